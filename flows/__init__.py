@@ -1,0 +1,1 @@
+"""The algorithms: each an async function with a thin Prefect flow around it."""

@@ -1,0 +1,1 @@
+"""One unit of work each: ask a model, judge, rank, count, record."""

@@ -1,0 +1,37 @@
+"""One SDK client per credentials and event loop, so that connections are reused."""
+
+import asyncio
+import hashlib
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tasks.providers import Endpoint
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()
+
+
+async def client_of(endpoint: Endpoint, model: str) -> Any:
+    """Return the client for `endpoint`; a changed key or address gives a new one."""
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
+    key = (endpoint.provider, endpoint.address, digest)
+    if key not in clients:
+        clients[key] = await _make(endpoint, model)
+    return clients[key]
+
+
+async def _make(endpoint: Endpoint, model: str) -> Any:
+    if endpoint.credentials is not None:
+        return endpoint.credentials.get_client()
+    from openai import AsyncOpenAI
+
+    from tasks.local_model import alocal_base_url
+
+    return AsyncOpenAI(api_key="none", base_url=await alocal_base_url(model), max_retries=0)
+
+
+async def close_clients() -> None:
+    """Close every client of this event loop."""
+    for client in (_clients.pop(asyncio.get_running_loop(), None) or {}).values():
+        close = getattr(client, "close", None) or client.aclose
+        await close()

@@ -1,0 +1,64 @@
+"""The errors of this package. Each is built from one message, carries plain values, and can be pickled and stored."""
+
+from typing import Any
+
+from tasks.request import ErrorKind
+
+
+class ConsensusError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigurationError(ConsensusError, ValueError):
+    """Something the user wrote cannot be used; found before any call is paid for."""
+
+
+class ModelError(ConsensusError):
+    """A model call that gave no complete answer.
+
+    Attributes:
+        kind: What went wrong, one of `tasks.request.ErrorKind`.
+        retryable: Whether the same call may succeed later.
+        wait_s: Seconds that the provider asked to wait, if it said so.
+        max_attempts: After so many attempts a retry is pointless; None for no such bound.
+        status: HTTP status, if there was a response.
+        text: Text that the model did write, if any.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: ErrorKind = "unknown",
+        retryable: bool = False,
+        wait_s: float | None = None,
+        max_attempts: int | None = None,
+        status: int | None = None,
+        text: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
+        self.retryable = retryable
+        self.wait_s = wait_s
+        self.max_attempts = max_attempts
+        self.status = status
+        self.text = text
+
+    def as_record(self) -> dict[str, Any]:
+        """The error in the shape of a run's record."""
+        return {"kind": self.kind, "message": self.message, "retryable": self.retryable}
+
+
+class BudgetError(ModelError):
+    """The budget of the run does not cover the call; it was not sent."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, kind="budget")
+
+
+class QuorumError(ConsensusError):
+    """Fewer members answered than the quorum needs; the message lists every member's cause."""

@@ -1,0 +1,45 @@
+"""Quotes the answers of members for a judge: without names, in shuffled order, between markers that no answer contains."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+from tasks.record import Response
+
+
+def labels(count: int) -> list[str]:
+    """Return `count` labels: A to Z, then AA, AB and so on."""
+    found: list[str] = []
+    for number in range(count):
+        label = ""
+        while number >= 0:
+            label = ascii_uppercase[number % 26] + label
+            number = number // 26 - 1
+        found.append(label)
+    return found
+
+
+def shuffled(responses: Sequence[Response], seed: str) -> dict[str, Response]:
+    """Return `responses` under anonymous labels, in an order that `seed` decides."""
+    order = list(responses)
+    random.Random(seed).shuffle(order)
+    return dict(zip(labels(len(order)), order, strict=True))
+
+
+def fence_tag(texts: Sequence[str], seed: str) -> str:
+    """Return a tag that none of `texts` contains.
+
+    It depends on all the texts, so that no member can guess it, and on nothing else but the seed, so that the same
+    answers give the same prompt and a judgement can be taken from the store.
+    """
+    digest = hashlib.sha256("\0".join((seed, *texts)).encode("utf-8", "surrogatepass"))
+    while any(digest.hexdigest()[:12] in text for text in texts):
+        digest.update(b"again")
+    return digest.hexdigest()[:12]
+
+
+def fenced(answers: dict[str, str], seed: str) -> str:
+    """Return the labelled `answers` between markers that carry the tag."""
+    tag = fence_tag(list(answers.values()), seed)
+    return "\n\n".join(f"[answer {label} {tag}]\n{text}\n[end {label} {tag}]" for label, text in answers.items())

@@ -1,0 +1,25 @@
+"""The prompts, as text files that a person edits. Their version is part of every cache key."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from string import Template
+
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def prompt(name: str) -> str:
+    """Return the text of the prompt file `name`."""
+    return (_FOLDER / f"{name}.md").read_text(encoding="utf-8").strip()
+
+
+def fill(name: str, **values: object) -> str:
+    """Return the prompt file `name` with each `$word` in it replaced by the value of that name."""
+    return Template(prompt(name)).substitute({key: str(value) for key, value in values.items()})
+
+
+@cache
+def version(*names: str) -> str:
+    """Return a short digest of the prompt files `names`, so that an edited prompt is never answered from the store."""
+    return hashlib.sha256("\0".join(prompt(name) for name in names).encode()).hexdigest()[:12]

@@ -1,0 +1,184 @@
+"""What a run shows in the Prefect UI: artifacts for every iteration, events for automations, names that can be read."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any
+
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+
+from tasks.errors import QuorumError
+from tasks.record import Iteration, Record, Response
+
+LIMIT = 20_000
+"""Characters of a text that an artifact shows; the whole text is in the flow's result."""
+
+
+def run_name() -> str:
+    """Name a flow run after its question."""
+    prompt = str(flow_run.parameters.get("prompt") or "")
+    words = " ".join(prompt.split())
+    return words if len(words) <= 60 else words[:59] + "…"
+
+
+def start_record(flow: str, prompt: str, seed: int | None = None) -> Record:
+    """Return the record of a run that starts now."""
+    return Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=seed)
+
+
+def told_of_end(record: Record) -> Any:
+    """Return what the flow returns: the record, or a failed state that says why there is no answer.
+
+    Raises:
+        QuorumError: If there is no answer; `record` holds the record.
+    """
+    if record.answer is not None:
+        return record
+    error = QuorumError(record.error or "no member gave an answer")
+    error.record = record  # type: ignore[attr-defined]
+    raise error
+
+
+class Report:
+    """Writes artifacts and events while the run goes on, without making it wait for them."""
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self._threshold = threshold
+        self._writing: set[asyncio.Task[Any]] = set()
+        self._record: Record | None = None
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of the run."""
+        if event == "started":
+            self._record = value
+        elif event == "iterated":
+            self._write(self._iteration(value))
+        elif event == "ended":
+            self._emit_end(value)
+            if self._writing:
+                await asyncio.gather(*self._writing, return_exceptions=True)
+
+    def _write(self, work: Coroutine[Any, Any, None]) -> None:
+        writing = asyncio.ensure_future(work)
+        self._writing.add(writing)
+
+    async def _iteration(self, iteration: Iteration) -> None:
+        record = self._record
+        name = record.flow if record else "run"
+        self._emit_iteration(iteration)
+        done = self._progress(iteration)
+        await asyncio.gather(
+            acreate_markdown_artifact(iteration_markdown(iteration), f"{key(name)}-iteration", f"Iteration {iteration.number}"),
+            acreate_table_artifact(calls_table(iteration), f"{key(name)}-calls", f"Calls of iteration {iteration.number}"),
+            acreate_progress_artifact(done, f"{key(name)}-progress", f"Confidence after iteration {iteration.number}"),
+        )
+
+    def _progress(self, iteration: Iteration) -> float:
+        """How near the run is to its threshold, in per cent."""
+        confidence = iteration.synthesis.confidence if iteration.synthesis else None
+        if confidence is None:
+            return 0.0
+        return 100.0 if not self._threshold else round(min(1.0, confidence / self._threshold) * 100, 1)
+
+    def _emit_iteration(self, iteration: Iteration) -> None:
+        synthesis = iteration.synthesis
+        _emit(
+            "consensus.iteration.ended",
+            self._record,
+            {
+                "iteration": iteration.number,
+                "confidence": synthesis.confidence if synthesis else None,
+                "agreement": iteration.agreement,
+                "failed_members": [r.member for r in iteration.responses if not r.answered],
+            },
+        )
+
+    def _emit_end(self, record: Record) -> None:
+        payload = {
+            "status": record.status,
+            "confidence": record.confidence,
+            "agreement": record.agreement,
+            "degraded": record.degraded,
+            "cost_usd": record.cost_usd,
+        }
+        _emit("consensus.run.ended", record, payload)
+        if self._threshold is not None and (record.confidence is None or record.confidence < self._threshold):
+            _emit("consensus.run.below-threshold", record, payload | {"threshold": self._threshold})
+
+
+def _emit(event: str, record: Record | None, payload: dict[str, Any]) -> None:
+    run_id = record.flow_run_id if record else None
+    resource = {
+        "prefect.resource.id": f"consensus.run.{run_id or 'local'}",
+        "prefect.resource.name": record.flow if record else "run",
+    }
+    related = [{"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}] if run_id else []
+    emit_event(event, resource=resource, related=related, payload=payload)
+
+
+def key(name: str) -> str:
+    """Return `name` as an artifact key: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def quoted(text: str) -> str:
+    """Return model text for markdown: fenced longer than any fence in it, so that nothing in it is rendered."""
+    text = text if len(text) <= LIMIT else f"{text[:LIMIT]}\n… ({len(text)} characters in all)"
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def cell(text: str) -> str:
+    """Return text for a table cell, without what markdown or HTML would act on."""
+    return re.sub(r"[<>\[\]!`|]", " ", " ".join(text.split()))[:300]
+
+
+def percent(value: float | None) -> str:
+    """Return a share as per cent, or a dash."""
+    return "–" if value is None else f"{value * 100:.0f} %"
+
+
+def iteration_markdown(iteration: Iteration) -> str:
+    """Describe an iteration for a person."""
+    synthesis = iteration.synthesis
+    if synthesis is None:
+        failed = "\n".join(f"- {r.member}: {cell(r.error.message)}" for r in iteration.responses if r.error)
+        return f"# Iteration {iteration.number}\n\nToo few members answered.\n\n{failed}"
+    by = f"by `{synthesis.arbiter}`" if synthesis.arbiter else "no arbiter could judge"
+    parts = [
+        f"# Iteration {iteration.number}",
+        f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by}) · "
+        f"**agreement** {percent(iteration.agreement)} (measured)",
+        "## Synthesis" if not synthesis.chosen else f"## Answer of `{synthesis.chosen}`",
+        quoted(synthesis.text),
+    ]
+    if synthesis.dissent:
+        parts += ["## Dissent", quoted(synthesis.dissent)]
+    if synthesis.refinement_areas:
+        parts += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+    if synthesis.analysis:
+        parts += ["## Analysis", quoted(synthesis.analysis)]
+    parts += ["## Answers", *(f"### `{r.member}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered)]
+    return "\n\n".join(parts)
+
+
+def calls_table(iteration: Iteration) -> list[dict[str, Any]]:
+    """List the calls of an iteration, one row each."""
+    return [_row(r, "member") for r in iteration.responses] + [_row(r, "arbiter") for r in iteration.judgements]
+
+
+def _row(response: Response, role: str) -> dict[str, Any]:
+    return {
+        "role": role,
+        "member": response.member,
+        "latency s": round(response.latency_s, 2),
+        "input tokens": response.usage.input_tokens,
+        "output tokens": response.usage.output_tokens,
+        "cost USD": "unknown" if response.cost_usd is None else round(response.cost_usd, 6),
+        "attempts": response.attempts,
+        "cached": "yes" if response.cached else "no",
+        "error": cell(response.error.message) if response.error else "",
+    }

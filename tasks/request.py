@@ -1,0 +1,109 @@
+"""What is asked of a model and what comes back: plain JSON, frozen, in modules that a stored result can name."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from blocks.sampling import Sampling
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
+ErrorKind = Literal[
+    "rate_limit",
+    "quota",
+    "auth",
+    "not_found",
+    "bad_request",
+    "context_length",
+    "content_filter",
+    "truncated",
+    "empty",
+    "malformed",
+    "overloaded",
+    "server",
+    "timeout",
+    "connection",
+    "straggler",
+    "budget",
+    "unknown",
+]
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    content: str
+
+
+class Request(BaseModel):
+    """One call of a model.
+
+    Credentials travel by name: `provider` is looked up inside the task. What decides the answer is in the cache key;
+    `label`, `timeout` and `attempts` are not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str
+    model: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    sampling: Sampling = Sampling()
+    response_schema: dict[str, JsonValue] | None = None
+    """JSON schema of the answer; the vendor's own structured output is used where there is one."""
+    reader: str = ""
+    """Name of the function in `tasks.readers` that must be able to read the answer before it is stored."""
+    sample: int = Field(0, ge=0)
+    """Tells apart repeated samples of one question, which would otherwise share one stored answer."""
+    prompt_version: str = ""
+
+    label: str = ""
+    """Name of the call in logs and in the UI, for example `openai/gpt-x #2 · iteration 1`."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds that one attempt may take."""
+
+    @property
+    def name(self) -> str:
+        """The model as `provider/model`."""
+        return f"{self.provider}/{self.model}"
+
+    @property
+    def title(self) -> str:
+        """What the call is called in the UI."""
+        return self.label or self.name
+
+
+class Usage(BaseModel):
+    """Tokens of one or several calls, counted alike for all vendors.
+
+    Cached input is part of `input_tokens`; reasoning is part of `output_tokens`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class Answer(BaseModel):
+    """A complete answer, as it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    model_served: str | None = None
+    """The model that the provider says has answered, which may differ from the one asked."""
+    usage: Usage = Usage()
+    cost_usd: float | None = None
+    """What the call cost when it was made; None when unknown."""
+    latency_s: float = 0.0
+    warnings: tuple[str, ...] = ()

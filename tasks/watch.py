@@ -1,0 +1,38 @@
+"""Who looks on while a run goes: the artifacts in the UI, the live view in a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, runtime_checkable
+
+from prefect.logging import get_logger
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Is told of what happens: `event` is `started`, `answered`, `iterated` or `ended`, `value` what it is about."""
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event."""
+
+
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
+
+
+async def tell(event: str, value: Any) -> None:
+    """Tell every watcher. One that fails is logged: a run that is paid for does not end because a view broke."""
+    for watcher in _watchers.get():
+        try:
+            await watcher.told(event, value)
+        except Exception as error:
+            get_logger("consensus").warning("%s could not show %s: %r", type(watcher).__name__, event, error)
+
+
+@contextmanager
+def watched_by(*watchers: Watcher) -> Iterator[None]:
+    """Let `watchers` look on in the block, beside those that do already."""
+    token = _watchers.set((*_watchers.get(), *watchers))
+    try:
+        yield
+    finally:
+        _watchers.reset(token)

@@ -1,0 +1,75 @@
+"""A Prefect server of the tests' own, a result folder of their own, and vendors on loopback. No key, no network.
+
+The environment is set before anything imports Prefect, because Prefect reads it at import.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+_HOME = tempfile.mkdtemp(prefix="consensus-tests-")
+for _name in [name for name in os.environ if name.startswith("PREFECT_") or name.startswith("CONSENSUS_")]:
+    del os.environ[_name]
+for _name in (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL",
+    "OPENROUTER_API_KEY",
+    "OPENROUTER_BASE_URL",
+    "HF_TOKEN",
+):
+    os.environ.pop(_name, None)
+os.environ |= {
+    "PREFECT_HOME": _HOME,
+    "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{_HOME}/results",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "CONSENSUS_BACKOFF_S": "0.01",
+}
+
+import pytest  # noqa: E402
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+
+from tests.vendors import LoopbackVendors  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Start a real server with a database of its own; every test that runs a task or a flow asks for this."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def results(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[str]:
+    """Give the test an empty result folder, so that no answer of another test is found in it."""
+    folder = tmp_path_factory.mktemp("results")
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: folder}):
+        yield str(folder)
+
+
+@pytest.fixture
+def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackVendors]:
+    """Start the loopback vendors and point the built-in providers at them, each with a key that is none."""
+    from tasks import ask, providers
+
+    with LoopbackVendors() as server:
+        for name, value in {
+            "OPENAI_API_KEY": "sk-test-openai",
+            "OPENAI_BASE_URL": server.openai_url,
+            "ANTHROPIC_API_KEY": "sk-ant-test",
+            "ANTHROPIC_BASE_URL": server.anthropic_url,
+            "GEMINI_API_KEY": "test-google",
+            "GOOGLE_GEMINI_BASE_URL": server.google_url,
+            "OPENROUTER_API_KEY": "sk-or-test",
+            "OPENROUTER_BASE_URL": server.openrouter_url,
+        }.items():
+            monkeypatch.setenv(name, value)
+        providers._saved.clear()
+        ask._repairs.clear()
+        yield server

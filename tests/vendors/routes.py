@@ -1,0 +1,97 @@
+"""Which vendor a path and its headers belong to, and that vendor's half of the work."""
+
+from __future__ import annotations
+
+import json
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote
+
+from . import anthropic_wire, google_wire, openai_wire
+from .connection import RawRequest
+from .script import Body, Reply, SeenRequest, Vendor
+from .wire import is_object, resolve
+
+_WIRES: dict[Vendor, ModuleType] = {"openai": openai_wire, "anthropic": anthropic_wire, "google": google_wire}
+
+
+def recognise(raw: RawRequest) -> SeenRequest | None:
+    """Read a request in the wire format its path ends in.
+
+    Args:
+        raw: The request.
+
+    Returns:
+        The request normalised, or None if no vendor has such a path; raises ValueError on a body that is no JSON.
+    """
+    path = unquote(raw.path.partition("?")[0]).rstrip("/")
+    headers = raw.headers
+    if raw.method == "POST":
+        params: Any = json.loads(raw.body) if raw.body else {}
+        if not is_object(params):
+            raise ValueError("the body is no JSON object")
+        model = str(params.get("model", ""))
+        if path.endswith("/chat/completions"):
+            seen = SeenRequest("openai", "chat", model, path, [], None, params, headers)
+            openai_wire.read(seen)
+            return seen
+        if path.endswith("/embeddings"):
+            return SeenRequest("openai", "embeddings", model, path, [], None, params, headers)
+        if path.endswith("/messages"):
+            seen = SeenRequest("anthropic", "chat", model, path, [], None, params, headers)
+            anthropic_wire.read(seen)
+            return seen
+        if path.endswith(":generateContent"):
+            model = path.rpartition("/models/")[2].removesuffix(":generateContent")
+            seen = SeenRequest("google", "chat", model, path, [], None, params, headers)
+            google_wire.read(seen)
+            return seen
+        return None
+    before, found, name = path.partition("/models")
+    if raw.method != "GET" or not found or (name and not name.startswith("/")):
+        return None
+    vendor: Vendor = "openai"
+    if "anthropic-version" in headers or "x-api-key" in headers:
+        vendor = "anthropic"
+    elif before.endswith("/v1beta") or "x-goog-api-key" in headers:
+        vendor = "google"
+    return SeenRequest(vendor, "models", name[1:], path, [], None, {}, headers)
+
+
+def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str, str], bytes]:
+    """Put a reply into the vendor's shape.
+
+    Args:
+        seen: The request.
+        reply: What was scripted.
+        names: The models to list.
+
+    Returns:
+        Response headers and body.
+    """
+    wire = _WIRES[seen.vendor]
+    body: Body = reply.body
+    if body is None:
+        if reply.status >= 400:
+            body = plain_error(seen, reply.status, reply.text if isinstance(reply.text, str) else "scripted failure")
+        elif seen.kind == "models":
+            body = wire.model(seen.model) if seen.model else wire.models(names)
+        elif seen.kind == "embeddings":
+            body = openai_wire.embeddings(seen)
+        else:
+            body = wire.answer(seen, resolve(reply, seen))
+    headers = {"content-type": "application/json"}
+    headers["request-id" if seen.vendor == "anthropic" else "x-request-id"] = f"req_{seen.index}"
+    for name, value in reply.headers.items():
+        headers[name.lower()] = value
+    if isinstance(body, bytes):
+        return headers, body
+    return headers, (body if isinstance(body, str) else json.dumps(body)).encode("utf-8", "surrogatepass")
+
+
+def plain_error(seen: SeenRequest, status: int, message: str) -> dict[str, Any]:
+    """Build the vendor's usual error object of a status."""
+    if seen.openrouter:
+        return openai_wire.openrouter_error(status, message)
+    built: dict[str, Any] = _WIRES[seen.vendor].error(status, message)
+    return built
