@@ -8,8 +8,11 @@ loop), cannot be stopped while it answers (its destructor waits for the answer f
 process ends in a segmentation fault), and does not survive a fork. So this file, run as a script, is a small child
 process that holds the server, and ends at once when the pipe to its parent closes, however the parent ended.
 
-Settings, read when a server starts: `CONSENSUS_LOCAL_THREADS` (default: all cores),
-`CONSENSUS_LOCAL_CONTEXT` (tokens per slot, default 4096; SmolLM2 was trained on 8192, which takes 900 MB) and `CONSENSUS_LOCAL_SLOTS` (requests answered at once, default 4).
+Settings, read when a server starts:
+    CONSENSUS_LOCAL_THREADS: Default half the cores. With all of them, one other busy process makes an answer seven
+        times slower, since llama.cpp's threads wait for each other spinning.
+    CONSENSUS_LOCAL_CONTEXT: Tokens per slot, default 4096. SmolLM2 was trained on 8192; four such slots take 900 MB.
+    CONSENSUS_LOCAL_SLOTS: Requests answered at once, default 4.
 """
 
 from __future__ import annotations
@@ -160,7 +163,7 @@ def _start(path: Path) -> _Server:
         "path": str(path),
         "slots": _setting("CONSENSUS_LOCAL_SLOTS", DEFAULT_SLOTS),
         "context": _setting("CONSENSUS_LOCAL_CONTEXT", DEFAULT_CONTEXT),
-        "threads": _setting("CONSENSUS_LOCAL_THREADS", os.cpu_count() or 1),
+        "threads": _setting("CONSENSUS_LOCAL_THREADS", max(1, (os.cpu_count() or 1) // 2)),
     }
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
         [sys.executable, "-P", __file__, json.dumps(settings)],

@@ -1,0 +1,68 @@
+"""The command `consensus`."""
+
+import os
+import sys
+
+# Before Prefect is imported: its log goes to the server and to the UI as ever, but on the terminal the view speaks.
+if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+if "--verbose" in sys.argv:
+    sys.argv.remove("--verbose")
+
+from importlib.metadata import version  # noqa: E402
+
+from cyclopts import App, CycloptsError  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from deployments.terminal import Exit, Stop, leave  # noqa: E402
+
+MAIN = "consortium"
+"""The command that `consensus "PROMPT"` stands for."""
+
+app = App(
+    name="consensus",
+    help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
+    version=lambda: version("consensus-flows"),
+    version_flags=["--version"],
+    error_console=Console(stderr=True),
+    result_action="return_value",
+)
+
+# Commands are named by module so that only the one that is called is imported.
+app.command("deployments.consortium:run_command", name=MAIN, help="Ask a panel of models; an arbiter makes one answer of theirs.")
+app.command("deployments.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed.")
+app.command("deployments.saved:save", name="save", help="Save a configuration under a name.")
+app.command("deployments.saved:list_saved", name="list", help="List the saved configurations.")
+app.command("deployments.saved:show", name="show", help="Print a saved configuration as JSON.")
+app.command("deployments.saved:remove", name="remove", help="Remove a saved configuration.")
+app.command("deployments.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
+app.command("deployments.check:check", name="check", help="Is the server there, do the credentials answer, what will a run call?")
+app.command("deployments.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine.")
+app.command("deployments.up:down", name="down", help="Stop what up has started.")
+
+
+def main() -> None:
+    """Run the command line."""
+    leave(_dispatch)
+
+
+def _dispatch() -> Exit | None:
+    try:
+        result: Exit | None = app(tokens(sys.argv[1:]), exit_on_error=False, print_error=True)
+    except CycloptsError:
+        raise Stop("", Exit.BAD_INPUT) from None
+    return result
+
+
+def tokens(arguments: list[str]) -> list[str]:
+    """Put the main command before arguments that name none."""
+    if not arguments:
+        return [] if sys.stdin.isatty() else [MAIN]
+    first = arguments[0]
+    if first in {"--help", "-h", "--version"} or first in app:
+        return arguments
+    return [MAIN, *arguments]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`consensus demo`: a consortium of three instances of the small model that comes along. No key, no network."""
+
+from blocks.consortium import ConsortiumConfig
+from blocks.sampling import Sampling
+from deployments.run import OutputOptions, run_flow
+from deployments.terminal import Exit, say
+from flows.consortium import consortium
+
+QUESTION = "What is the capital of France?"
+MODEL = "local/smollm2"
+
+
+def demo(prompt: str = QUESTION, *, out: OutputOptions | None = None) -> Exit:
+    """Ask three instances of the small local model one question; a fourth call makes one answer of theirs.
+
+    Args:
+        prompt: The question.
+        out: What is printed and written.
+    """
+    config = ConsortiumConfig(
+        members=[f"{MODEL}:3"],
+        arbiter=MODEL,
+        max_iterations=2,
+        system="Answer in one short sentence.",
+        sampling=Sampling(temperature=0.7, max_output_tokens=96, seed=1),
+        arbiter_settings=Sampling(temperature=0.0, max_output_tokens=512, seed=1),
+    )
+    out = out or OutputOptions()
+    if not out.json and not out.raw:
+        say(f"Question: {prompt}")
+    return run_flow(lambda: consortium(prompt, config), [str(member) for member in config.panel()], out)

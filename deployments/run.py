@@ -1,0 +1,89 @@
+"""Runs a flow for the command line: finds the server, shows the run, prints the answer, chooses the exit code."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from deployments.options import OUTPUT
+from deployments.server import ServerInfo, find_or_start_server, use_server
+from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
+from deployments.view import Lines, LiveTable, summary
+from tasks.clients import close_clients
+from tasks.errors import ConsensusError
+from tasks.record import Record
+from tasks.watch import Watcher, watched_by
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class OutputOptions:
+    """What is printed and written."""
+
+    output: Annotated[Path | None, Parameter(group=OUTPUT)] = None
+    """File into which the whole record is written as JSON."""
+    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the whole record as JSON on stdout, and nothing else."""
+    raw: Annotated[bool, Parameter(group=OUTPUT)] = False
+    """Print the answer alone: no view of the run, no summary."""
+
+
+def server() -> ServerInfo:
+    """Find or start the Prefect server and let this process use it."""
+    info = find_or_start_server(say)
+    use_server(info)
+    return info
+
+
+def run_flow(start: Callable[[], Awaitable[Record]], members: Sequence[str], options: OutputOptions) -> Exit:
+    """Run a flow and report on it.
+
+    Args:
+        start: Starts the flow.
+        members: Names of those who are asked, for the live view.
+        options: What is printed and written.
+    """
+    output = checked_output(options.output)
+    info = server()
+    view = _view(members, quiet=options.raw or options.json)
+    try:
+        record = asyncio.run(_run(start, view))
+    finally:
+        if isinstance(view, LiveTable):
+            view.close()
+    document = record.model_dump(mode="json")
+    if output is not None:
+        write_whole(output, record.model_dump_json(indent=2) + "\n")
+    if options.json:
+        put_json(document)
+    elif record.answer is not None:
+        put(record.answer)
+    if not options.raw and not options.json:
+        summary(record, info.ui_url)
+    if record.answer is None:
+        say(f"consensus: no answer: {record.error}")
+        return Exit.NO_ANSWER
+    return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
+
+
+async def _run(start: Callable[[], Awaitable[Record]], view: Watcher | None) -> Record:
+    with watched_by(*([view] if view else [])):
+        try:
+            return await start()
+        except ConsensusError as error:
+            record: Any = getattr(error, "record", None)
+            if record is None:
+                raise
+            return Record.model_validate(record)
+        finally:
+            await close_clients()
+
+
+def _view(members: Sequence[str], *, quiet: bool) -> "Lines | LiveTable | None":
+    if quiet:
+        return None
+    return LiveTable(members) if sys.stderr.isatty() else Lines()

@@ -1,0 +1,141 @@
+"""How the command line speaks: the answer on stdout, everything else on stderr, and an exit code that scripts can use."""
+
+import json
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    ANSWER = 0
+    NO_ANSWER = 1
+    BAD_INPUT = 2
+    BUDGET = 3
+
+
+class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.
+    """Ends the command with a message and an exit code."""
+
+    def __init__(self, message: str, code: Exit = Exit.BAD_INPUT) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+def say(text: str) -> None:
+    """Print a line for the person who looks on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def put(text: str) -> None:
+    """Print what the command is for."""
+    # A model's text may hold half a character, which no terminal can show.
+    data = text.encode("utf-8", "replace").decode("utf-8")
+    print(data, flush=True)
+
+
+def put_json(value: Any) -> None:
+    """Print a value as JSON."""
+    put(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def explain(error: ValidationError, names: dict[str, str] | None = None) -> str:
+    """Say in one line a field what is wrong with it and what would be right.
+
+    Args:
+        error: What pydantic says.
+        names: The command line's names of fields, where they differ.
+    """
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        field = ".".join(str(part) for part in item["loc"])
+        field = (names or {}).get(field, field)
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{field}: {message}" if field else message)
+    return "\n".join(dict.fromkeys(lines))
+
+
+def checked_output(path: Path | None) -> Path | None:
+    """Check before any paid call that the output file can be written.
+
+    Raises:
+        Stop: If not.
+    """
+    if path is None:
+        return None
+    if path.is_dir():
+        raise Stop(f"--output {path} is a folder: name a file")
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise Stop(f"--output {path}: the folder {parent} does not exist")
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise Stop(f"--output {path} cannot be written: {error.strerror}") from None
+    if path.stat().st_size == 0:
+        path.unlink()
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half-written."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8", errors="replace")
+    beside.replace(path)
+
+
+def read_prompt(prompt: str | None, stdin: bool | None) -> str:
+    """Return the prompt from the argument, from stdin, or both.
+
+    Args:
+        prompt: The argument; `-` stands for stdin.
+        stdin: True to append stdin to the argument, False never to read it, None to read it in place of a missing one.
+
+    Raises:
+        Stop: If there is none.
+    """
+    if prompt == "-":
+        prompt, stdin = None, True
+    if prompt is None and stdin is None and not sys.stdin.isatty():
+        stdin = True
+    given = sys.stdin.read().strip() if stdin else ""
+    text = "\n\n".join(part for part in ((prompt or "").strip(), given) if part)
+    if not text:
+        raise Stop('there is no prompt: consensus "your question", or pipe it in')
+    return text
+
+
+def leave(action: Callable[[], Exit | None]) -> NoReturn:
+    """Run a command and end the process with its exit code; expected errors are one sentence, not a traceback."""
+    try:
+        code = action() or Exit.ANSWER
+    except Stop as stop:
+        if stop.message:
+            say(f"consensus: {stop.message}")
+        code = stop.code
+    except ValidationError as error:
+        say(f"consensus: {explain(error)}")
+        code = Exit.BAD_INPUT
+    except KeyboardInterrupt:
+        say("consensus: interrupted; answers that were paid for are stored, and the next run takes them from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        # Imported only now, because importing the tasks imports Prefect, which takes seconds.
+        from deployments.server import ServerUnavailable
+        from tasks.errors import ConfigurationError, ConsensusError
+
+        if not isinstance(error, ConsensusError | ServerUnavailable):
+            raise
+        say(f"consensus: {error}")
+        code = Exit.BAD_INPUT if isinstance(error, ConfigurationError | ServerUnavailable) else Exit.NO_ANSWER
+    sys.exit(int(code))

@@ -1,0 +1,116 @@
+"""What a person sees on stderr while a run goes on: a live table in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from deployments.terminal import say
+from tasks.record import Iteration, Record, Response
+from tasks.report import percent
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+
+def cost(value: float | None) -> str:
+    """Return a sum of US dollars for a person."""
+    return "cost unknown" if value is None else f"${value:.4f}"
+
+
+def state(response: Response) -> str:
+    """Describe in a few words how a call ended."""
+    if response.error is not None:
+        return response.error.message
+    source = "from the store" if response.cached else f"{response.latency_s:.1f} s"
+    tokens = f"{response.usage.output_tokens} tokens"
+    retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
+    return f"{source}, {tokens}{retried}"
+
+
+class Lines:
+    """Tells what happens in plain lines."""
+
+    async def told(self, event: str, value: Any) -> None:
+        """Print an event."""
+        if event == "answered":
+            say(f"  {'✗' if value.error else '✓'} {value.member}: {state(value)}")
+        elif event == "iterated":
+            say(_heading(value))
+
+
+class LiveTable:
+    """Shows a table of the calls under way, brought up to date as they end."""
+
+    def __init__(self, members: Sequence[str]) -> None:
+        self._members = list(members)
+        self._done: dict[str, Response] = {}
+        self._number = 1
+        self._started = time.monotonic()
+        self._live: Live | None = None
+
+    async def told(self, event: str, value: Any) -> None:
+        """Bring the table up to date."""
+        from rich.console import Console
+        from rich.live import Live
+
+        if event == "started":
+            self._live = Live(get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8)
+            self._live.start()
+        elif event == "answered":
+            self._done[value.member] = value
+        elif event == "iterated" and self._live:
+            self._live.console.print(_heading(value), markup=False, highlight=False)
+            self._done, self._number, self._started = {}, value.number + 1, time.monotonic()
+        elif event == "ended":
+            self.close()
+
+    def close(self) -> None:
+        """Take the table away."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _table(self) -> "Table":
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"Iteration {self._number}", title_justify="left", box=None, show_header=False)
+        for member in [*self._members, *(name for name in self._done if name not in self._members)]:
+            response = self._done.get(member)
+            if response is None:
+                waited = time.monotonic() - self._started
+                table.add_row(Spinner("dots"), Text(member), Text(f"{waited:.0f} s", style="dim"))
+            else:
+                mark = Text("✗", style="red") if response.error else Text("✓", style="green")
+                table.add_row(mark, Text(member), Text(state(response), style="dim"))
+        return table
+
+
+def _heading(iteration: Iteration) -> str:
+    synthesis = iteration.synthesis
+    confidence = percent(synthesis.confidence) if synthesis else "–"
+    return f"Iteration {iteration.number}: confidence {confidence}, agreement {percent(iteration.agreement)}"
+
+
+def summary(record: Record, ui_url: str | None) -> None:
+    """Say on stderr who said what, what it cost, and where the run can be seen."""
+    iteration = next((one for one in record.iterations if one.number == record.best_iteration), None)
+    if iteration is None and record.iterations:
+        iteration = record.iterations[-1]
+    if iteration is not None:
+        say("\nWho said what:")
+        for response in iteration.responses:
+            text = " ".join((response.text or "").split())
+            shown = text if len(text) <= 160 else f"{text[:159]}…"
+            say(f"  {response.member} ({state(response)})" + (f": {shown}" if response.error is None else ""))
+    for warning in dict.fromkeys(record.warnings):
+        say(f"  ! {warning}")
+    say(
+        f"\n{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
+        f"agreement {percent(record.agreement)} · {record.calls} calls, {record.cached_calls} from the store · "
+        f"{cost(record.cost_usd)} · {record.duration_s:.1f} s"
+    )
+    if ui_url and record.flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")
