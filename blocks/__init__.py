@@ -10,6 +10,7 @@ from blocks.credentials import (
     OpenAICredentials,
 )
 from blocks.member import Member, ModelName, parse_member, parse_model
+from blocks.panel import PanelConfig, RunConfig
 from blocks.sampling import Sampling
 
 __version__ = "0.1.0"
@@ -25,6 +26,8 @@ __all__ = [
     "ModelName",
     "OpenAICompatibleCredentials",
     "OpenAICredentials",
+    "PanelConfig",
+    "RunConfig",
     "Sampling",
     "parse_member",
     "parse_model",

@@ -18,5 +18,8 @@ class Budget(BaseModel):
         None, gt=0, description="Most US dollars spent.", json_schema_extra={"position": 3}
     )
     max_seconds: float | None = Field(
-        None, gt=0, description="No call starts later than so many seconds into the run.", json_schema_extra={"position": 4}
+        None,
+        gt=0,
+        description="No call starts later than so many seconds into the run.",
+        json_schema_extra={"position": 4},
     )

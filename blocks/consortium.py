@@ -3,24 +3,16 @@
 from typing import Literal
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, HttpUrl, model_validator
 
-from blocks.budget import Budget
-from blocks.member import Member, ModelName, members_of, parse_member
+from blocks.member import ModelName, parse_member
+from blocks.panel import PanelConfig
 from blocks.sampling import Sampling
 
 
-class ConsortiumConfig(BaseModel):
+class ConsortiumConfig(PanelConfig):
     """Who is asked, who judges, and when to stop."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-    members: list[str] = Field(
-        min_length=1,
-        description="Models that answer, each provider/model or provider/model:count for several instances.",
-        examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
-        json_schema_extra={"position": 1},
-    )
     arbiter: str = Field(
         description="Model that compares the answers, as provider/model.", json_schema_extra={"position": 2}
     )
@@ -48,48 +40,12 @@ class ConsortiumConfig(BaseModel):
         description="Return the iteration of the highest confidence, or the last one.",
         json_schema_extra={"position": 8},
     )
-    system: str | None = Field(
-        None, description="System prompt of the members; the arbiter is told of it.", json_schema_extra={"position": 9}
-    )
-    quorum: int | None = Field(
-        None,
-        ge=1,
-        description="Members that must answer in each iteration; empty for more than half.",
-        json_schema_extra={"position": 10},
-    )
-    straggler_grace: float | None = Field(
-        None,
-        gt=0,
-        description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
-        json_schema_extra={"position": 11},
-    )
-    timeout: float = Field(
-        120.0, gt=0, description="Seconds that one request may take.", json_schema_extra={"position": 12}
-    )
-    sampling: Sampling = Field(
-        default_factory=Sampling, description="Sampling settings of all members.", json_schema_extra={"position": 13}
-    )
-    member_settings: dict[str, Sampling] = Field(
-        default_factory=dict,
-        description="Sampling settings of one member, by provider/model; laid over those of all.",
-        json_schema_extra={"position": 14},
-    )
     arbiter_settings: Sampling = Field(
         default_factory=Sampling, description="Sampling settings of the arbiter.", json_schema_extra={"position": 15}
-    )
-    budget: Budget = Field(
-        default_factory=Budget, description="What the run may spend.", json_schema_extra={"position": 16}
-    )
-    seed: int = Field(
-        0, description="Seed of the order in which the arbiter sees the answers.", json_schema_extra={"position": 17}
-    )
-    fresh: bool = Field(
-        False, description="Ask again even where an answer is stored, and replace it.", json_schema_extra={"position": 18}
     )
 
     @model_validator(mode="after")
     def _check(self) -> "ConsortiumConfig":
-        members = self.panel()
         for field, names in (("arbiter", [self.arbiter]), ("fallback_arbiters", self.fallback_arbiters)):
             for name in names:
                 if parse_member(name)[1] > 1:
@@ -99,26 +55,7 @@ class ConsortiumConfig(BaseModel):
                 f"min_iterations is {self.min_iterations}, more than max_iterations, {self.max_iterations}: "
                 "lower the first or raise the second"
             )
-        if self.quorum is not None and self.quorum > len(members):
-            raise ValueError(f"quorum is {self.quorum}, but there are only {len(members)} members")
-        known = {str(member.name) for member in members}
-        for name in self.member_settings:
-            if name not in known:
-                raise ValueError(f"member_settings: {name!r} is no member; members are {', '.join(sorted(known))}")
         return self
-
-    def panel(self) -> list[Member]:
-        """List every instance of every member, in the order given."""
-        return members_of(self.members)
-
-    def needed(self) -> int:
-        """The quorum: how many members must answer."""
-        return self.quorum or len(self.panel()) // 2 + 1
-
-    def settings_of(self, member: Member) -> Sampling:
-        """Return the sampling settings of `member`."""
-        own = self.member_settings.get(str(member.name))
-        return own.over(self.sampling) if own else self.sampling
 
     def arbiters(self) -> list[ModelName]:
         """The arbiter and then its fallbacks."""
@@ -139,7 +76,10 @@ class Consortium(Block):
 
     _block_type_name = "Consortium"
     _block_type_slug = "consortium"
-    _logo_url = f"{'https://raw.githubusercontent.com/PrefectHQ/prefect/main/assets/block-logos'}/json.png"  # type: ignore[assignment]
-    _documentation_url = "https://github.com/search?q=consensus-flows"  # type: ignore[assignment]
+    # The picture that `prefect.filesystems` uses: a configuration is a small document.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
 
     config: ConsortiumConfig = Field(description="The settings of the run.")

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.addresses import checked_base_url
 
@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 Wire = Literal["openai", "anthropic", "google"]
 
-_LOGOS = "https://raw.githubusercontent.com/PrefectHQ/prefect/main/assets/block-logos"
-_DOCUMENTATION = "https://github.com/search?q=consensus-flows"
+# Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
+_LOGO = HttpUrl(
+    "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/secret.png"
+)
+_DOCUMENTATION = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
 
 
 class ModelCredentials(CredentialsBlock):
     """What the credentials of every provider share."""
+
+    # An error of pydantic quotes its input, and the input of a block holds the key.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     wire: ClassVar[Wire]
     default_base_url: ClassVar[str | None] = None
@@ -41,6 +47,19 @@ class ModelCredentials(CredentialsBlock):
     requests_per_minute: int | None = Field(
         default=None, ge=1, title="Requests per minute", description="Most calls started a minute in one process."
     )
+
+    @field_validator("api_key", check_fields=False)
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None:
+            return None
+        text = key.get_secret_value().strip()  # a key read from a file ends with a line break
+        if not text and cls.model_fields["api_key"].is_required():
+            raise ValueError("the key is empty")
+        # An HTTP library that cannot put a key into a header says so with the key in the message.
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("the key holds a blank or a character that no key has: copy it again")
+        return SecretStr(text)
 
     @model_validator(mode="after")
     def _check_base_url(self) -> "ModelCredentials":
@@ -65,6 +84,20 @@ class ModelCredentials(CredentialsBlock):
         """Return a fresh async client of the vendor's SDK, with the SDK's own retries off."""
 
 
+def _openai_client(key: str, address: str, timeout: float, organization: str | None = None) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    return AsyncOpenAI(
+        api_key=key,
+        base_url=address,
+        organization=organization,
+        max_retries=0,
+        timeout=timeout,
+        # A redirect would carry the key to an address that nobody has checked.
+        http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+    )
+
+
 class OpenAICredentials(ModelCredentials):
     """Key for OpenAI's API.
 
@@ -80,8 +113,8 @@ class OpenAICredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Credentials"
     _block_type_slug = "openai-credentials"
-    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
-    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
 
     wire: ClassVar[Wire] = "openai"
     default_base_url: ClassVar[str | None] = "https://api.openai.com/v1"
@@ -95,15 +128,7 @@ class OpenAICredentials(ModelCredentials):
         Args:
             timeout: Seconds to wait for a response.
         """
-        from openai import AsyncOpenAI
-
-        return AsyncOpenAI(
-            api_key=self.api_key.get_secret_value(),
-            base_url=self.address,
-            organization=self.organization,
-            max_retries=0,
-            timeout=timeout,
-        )
+        return _openai_client(self.api_key.get_secret_value(), self.address, timeout, self.organization)
 
 
 class OpenAICompatibleCredentials(ModelCredentials):
@@ -121,17 +146,15 @@ class OpenAICompatibleCredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Compatible Credentials"
     _block_type_slug = "openai-compatible-credentials"
-    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
-    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
 
     wire: ClassVar[Wire] = "openai"
 
-    base_url: str = Field(  # type: ignore[assignment]
+    base_url: str = Field(
         title="Base URL", description="Address of the server's API, for example https://openrouter.ai/api/v1."
     )
-    api_key: SecretStr | None = Field(
-        default=None, title="API key", description="Secret key, if the server wants one."
-    )
+    api_key: SecretStr | None = Field(default=None, title="API key", description="Secret key, if the server wants one.")
 
     def get_client(self, timeout: float = 120.0) -> "AsyncOpenAI":
         """Return a fresh `AsyncOpenAI` client of this server.
@@ -139,10 +162,8 @@ class OpenAICompatibleCredentials(ModelCredentials):
         Args:
             timeout: Seconds to wait for a response.
         """
-        from openai import AsyncOpenAI
-
-        key = self.api_key.get_secret_value() if self.api_key else "none"
-        return AsyncOpenAI(api_key=key or "none", base_url=self.address, max_retries=0, timeout=timeout)
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        return _openai_client(key or "none", self.address, timeout)
 
 
 class AnthropicCredentials(ModelCredentials):
@@ -160,8 +181,8 @@ class AnthropicCredentials(ModelCredentials):
 
     _block_type_name = "Anthropic Credentials"
     _block_type_slug = "anthropic-credentials"
-    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
-    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
 
     wire: ClassVar[Wire] = "anthropic"
     default_base_url: ClassVar[str | None] = "https://api.anthropic.com"
@@ -174,10 +195,14 @@ class AnthropicCredentials(ModelCredentials):
         Args:
             timeout: Seconds to wait for a response.
         """
-        from anthropic import AsyncAnthropic
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         return AsyncAnthropic(
-            api_key=self.api_key.get_secret_value(), base_url=self.address, max_retries=0, timeout=timeout
+            api_key=self.api_key.get_secret_value(),
+            base_url=self.address,
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
         )
 
 
@@ -196,8 +221,8 @@ class GoogleCredentials(ModelCredentials):
 
     _block_type_name = "Google Gemini Credentials"
     _block_type_slug = "google-gemini-credentials"
-    _logo_url = f"{_LOGOS}/secret.png"  # type: ignore[assignment]
-    _documentation_url = _DOCUMENTATION  # type: ignore[assignment]
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
 
     wire: ClassVar[Wire] = "google"
     default_base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
@@ -211,7 +236,14 @@ class GoogleCredentials(ModelCredentials):
             timeout: Seconds to wait for a response; the SDK itself would wait for ever.
         """
         from google import genai
-        from google.genai.types import HttpOptions
+        from google.genai.types import HttpOptions, HttpRetryOptions
 
-        options = HttpOptions(base_url=self.address, timeout=int(timeout * 1000))
+        options = HttpOptions(
+            base_url=self.address,
+            timeout=int(timeout * 1000),
+            # One attempt, said aloud: without it the SDK sends again by itself when it runs on aiohttp.
+            retry_options=HttpRetryOptions(attempts=1),
+            # The SDK takes what the library under it knows: the first is httpx's word, the second aiohttp's.
+            async_client_args={"follow_redirects": False, "allow_redirects": False},
+        )
         return genai.Client(api_key=self.api_key.get_secret_value(), vertexai=False, http_options=options).aio

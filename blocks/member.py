@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-_COUNT = re.compile(r"(?P<model>.+):(?P<count>[+-]?\d+)\Z", re.DOTALL)
+_COUNT = re.compile(r"(?P<model>.+):(?P<count>[+-]?[0-9]+)\Z", re.DOTALL)
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
 
 

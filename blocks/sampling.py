@@ -24,12 +24,8 @@ class Sampling(BaseModel):
     max_output_tokens: int | None = Field(
         None, ge=1, description="Most tokens in an answer, reasoning included.", json_schema_extra={"position": 4}
     )
-    stop: tuple[str, ...] = Field(
-        (), description="Texts at which the answer ends.", json_schema_extra={"position": 5}
-    )
-    seed: int | None = Field(
-        None, description="Seed, where the vendor takes one.", json_schema_extra={"position": 6}
-    )
+    stop: tuple[str, ...] = Field((), description="Texts at which the answer ends.", json_schema_extra={"position": 5})
+    seed: int | None = Field(None, description="Seed, where the vendor takes one.", json_schema_extra={"position": 6})
     reasoning_effort: ReasoningEffort | None = Field(
         None, description="How long a reasoning model may think.", json_schema_extra={"position": 7}
     )

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from blocks.consortium import ConsortiumConfig
 from deployments.keys import saved as saved_keys
 from deployments.run import server
-from deployments.terminal import Exit, put
-from flows.consortium import load_saved
+from deployments.terminal import Exit, Stop, put
+from deployments.saved import load
 from tasks.clients import client_of, close_clients
 from tasks.errors import ConfigurationError
 from tasks.failures import classify, fault_of
@@ -33,9 +33,9 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
     put(f"server      {info.api_url} answers; UI at {info.ui_url}")
     good = asyncio.run(_providers(offline=offline))
     try:
-        config = asyncio.run(load_saved(name))
-    except ConfigurationError as error:
-        put(f"run         {error.message}")
+        config = ConsortiumConfig.model_validate(load(name, "consortium"))
+    except Stop as stop:
+        put(f"run         {stop.message}")
         return Exit.ANSWER if good else Exit.BAD_INPUT
     put(f"run         {name}: {calls(config)}")
     return Exit.ANSWER if good else Exit.BAD_INPUT

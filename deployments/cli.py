@@ -14,10 +14,8 @@ from importlib.metadata import version  # noqa: E402
 from cyclopts import App, CycloptsError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from deployments.kinds import KINDS, MAIN  # noqa: E402
 from deployments.terminal import Exit, Stop, leave  # noqa: E402
-
-MAIN = "consortium"
-"""The command that `consensus "PROMPT"` stands for."""
 
 app = App(
     name="consensus",
@@ -29,14 +27,20 @@ app = App(
 )
 
 # Commands are named by module so that only the one that is called is imported.
-app.command("deployments.consortium:run_command", name=MAIN, help="Ask a panel of models; an arbiter makes one answer of theirs.")
+for _name, _kind in KINDS.items():
+    app.command(f"{_kind.module}:run_command", name=_name, help=_kind.help)
+    app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
 app.command("deployments.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed.")
-app.command("deployments.saved:save", name="save", help="Save a configuration under a name.")
+app.command(
+    f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind."
+)
 app.command("deployments.saved:list_saved", name="list", help="List the saved configurations.")
 app.command("deployments.saved:show", name="show", help="Print a saved configuration as JSON.")
 app.command("deployments.saved:remove", name="remove", help="Remove a saved configuration.")
 app.command("deployments.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
-app.command("deployments.check:check", name="check", help="Is the server there, do the credentials answer, what will a run call?")
+app.command(
+    "deployments.check:check", name="check", help="Is the server there, do the credentials answer, what will a run call?"
+)
 app.command("deployments.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine.")
 app.command("deployments.up:down", name="down", help="Stop what up has started.")
 
@@ -55,10 +59,20 @@ def _dispatch() -> Exit | None:
 
 
 def tokens(arguments: list[str]) -> list[str]:
-    """Put the main command before arguments that name none."""
+    """Put the main command before arguments that name none, and turn `save --flow KIND` into that kind's own command.
+
+    Raises:
+        Stop: If there is no such kind.
+    """
     if not arguments:
         return [] if sys.stdin.isatty() else [MAIN]
-    first = arguments[0]
+    first, *rest = arguments
+    if first == "save" and "--flow" in rest:
+        at = rest.index("--flow")
+        kind = rest[at + 1] if at + 1 < len(rest) else ""
+        if kind not in KINDS:
+            raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
+        return [f"save-{kind}", *rest[:at], *rest[at + 2 :]]
     if first in {"--help", "-h", "--version"} or first in app:
         return arguments
     return [MAIN, *arguments]

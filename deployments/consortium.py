@@ -3,37 +3,23 @@
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ValidationError
 
-from blocks.consortium import ConsortiumConfig
-from deployments.options import FIELD_NAMES, OUTPUT, PanelOptions, settings
-from deployments.run import OutputOptions, run_flow, server
-from deployments.terminal import Exit, Stop, explain, read_prompt
-from flows.consortium import consortium, load_saved
+from blocks.consortium import Consortium, ConsortiumConfig
+from deployments.kinds import MAIN, module_of
+from deployments.options import OUTPUT, ConsortiumOptions, configured
+from deployments.run import OutputOptions, run_flow
+from deployments.saved import find, save_block
+from deployments.terminal import Exit, read_prompt
+from flows.consortium import consortium
 
-
-def config_of(panel: PanelOptions, saved: dict[str, Any] | None) -> ConsortiumConfig:
-    """Make the configuration of a run.
-
-    Raises:
-        Stop: Naming each option that is wrong.
-    """
-    values = settings(panel, saved)
-    if not values.get("members"):
-        raise Stop("no member is given: -m provider/model, as often as you like")
-    if not values.get("arbiter"):
-        raise Stop("no arbiter is given: --arbiter provider/model")
-    try:
-        return ConsortiumConfig.model_validate(values)
-    except ValidationError as error:
-        raise Stop(explain(error, FIELD_NAMES)) from None
+REQUIRED = {"members": "-m provider/model, as often as you like", "arbiter": "--arbiter provider/model"}
 
 
 def run_command(
     prompt: str | None = None,
     *,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
-    panel: PanelOptions | None = None,
+    panel: ConsortiumOptions | None = None,
     out: OutputOptions | None = None,
     stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
 ) -> Exit:
@@ -46,17 +32,33 @@ def run_command(
         out: What is printed and written.
         stdin: Append standard input to the prompt.
     """
-    panel, out = panel or PanelOptions(), out or OutputOptions()
+    panel, out = panel or ConsortiumOptions(), out or OutputOptions()
     text = read_prompt(prompt, stdin)
     if name is None and panel.member is None and panel.config is None:
         name = "default"
-    saved = _saved(name) if name else None
-    config = config_of(panel, saved)
-    return run_flow(lambda: consortium(text, config), [str(member) for member in config.panel()], out)
+    found = find(name) if name else None
+    if found and found.kind != MAIN:
+        return module_of(found.kind).run_saved(text, found.values, out)  # type: ignore[no-any-return]
+    saved = found.values if found else None
+    return _run(text, configured(ConsortiumConfig, panel, saved, **REQUIRED), out)
 
 
-def _saved(name: str) -> dict[str, Any]:
-    import asyncio
+def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
+    """Run a saved configuration."""
+    return _run(prompt, ConsortiumConfig.model_validate(values), out)
 
-    server()
-    return asyncio.run(load_saved(name)).model_dump(exclude_unset=True)
+
+def save(name: str, *, panel: ConsortiumOptions | None = None) -> Exit:
+    """Save the configuration of a consortium; `consensus "PROMPT" --name NAME` uses it, and `default` without.
+
+    Args:
+        name: Lower-case letters, digits and dashes.
+        panel: Who is asked and who judges.
+    """
+    config = configured(ConsortiumConfig, panel or ConsortiumOptions(), **REQUIRED)
+    models = [*(member.name for member in config.panel()), *config.arbiters()]
+    return save_block(name, Consortium(config=config), models)
+
+
+def _run(prompt: str, config: ConsortiumConfig, out: OutputOptions) -> Exit:
+    return run_flow(lambda: consortium(prompt, config), [str(member) for member in config.panel()], out)

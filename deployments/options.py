@@ -1,15 +1,16 @@
-"""The options of the command line that several commands share."""
+"""The options of the command line that several commands share, and the configuration that is made of them."""
 
 import json
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
+from pydantic import BaseModel, ValidationError
 
 from blocks.sampling import ReasoningEffort
-from deployments.terminal import Stop
+from deployments.terminal import Stop, explain
 
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)
@@ -17,18 +18,14 @@ SAMPLING = Group("Sampling", sort_key=3)
 BUDGET = Group("Budget", sort_key=4)
 OUTPUT = Group("Input and output", sort_key=5)
 
+Config = TypeVar("Config", bound=BaseModel)
+
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class PanelOptions:
-    """Who is asked and who judges. What is not given comes from the saved configuration, or is the default."""
+class RunOptions:
+    """Conditions of every run. What is not given comes from the saved configuration, or is the default."""
 
-    member: Annotated[list[str] | None, Parameter(name=["--member", "--model", "-m"], group=PANEL, negative="")] = None
-    """A model that answers: provider/model, or provider/model:count for several instances. May be repeated."""
-    arbiter: Annotated[str | None, Parameter(group=PANEL)] = None
-    """The model that judges: provider/model."""
-    fallback_arbiter: Annotated[list[str] | None, Parameter(group=PANEL, negative="")] = None
-    """A model that judges when the arbiter fails. May be repeated."""
     system: Annotated[str | None, Parameter(group=PANEL)] = None
     """System prompt of the members."""
     quorum: Annotated[int | None, Parameter(group=PANEL)] = None
@@ -37,18 +34,8 @@ class PanelOptions:
     """With the quorum in, wait for the rest at most so many times the median time."""
     timeout: Annotated[float | None, Parameter(group=PANEL)] = None
     """Seconds that one request may take; default 120."""
-    judging_method: Annotated[Literal["synthesize", "rank"] | None, Parameter(group=JUDGING)] = None
-    """One new answer of all, or the best one word for word; default synthesize."""
-    confidence_threshold: Annotated[float | None, Parameter(group=JUDGING)] = None
-    """Stop at this confidence, 0 to 1; default 0.8."""
-    max_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Most iterations; default 3."""
-    min_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Fewest iterations; default 1."""
-    keep: Annotated[Literal["best", "last"] | None, Parameter(group=JUDGING)] = None
-    """Which iteration's answer is returned; default best."""
     order_seed: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Seed of the order in which the arbiter sees the answers; default 0."""
+    """Seed of every order that is shuffled; default 0."""
     temperature: Annotated[float | None, Parameter(group=SAMPLING)] = None
     """Temperature of the members."""
     top_p: Annotated[float | None, Parameter(group=SAMPLING)] = None
@@ -58,7 +45,7 @@ class PanelOptions:
     max_output_tokens: Annotated[int | None, Parameter(group=SAMPLING)] = None
     """Most tokens in a member's answer."""
     seed: Annotated[int | None, Parameter(group=SAMPLING)] = None
-    """Sampling seed of the members."""
+    """Sampling seed of the members; each further instance of a model takes the next one."""
     reasoning_effort: Annotated[ReasoningEffort | None, Parameter(group=SAMPLING)] = None
     """How long reasoning members may think."""
     max_calls: Annotated[int | None, Parameter(group=BUDGET)] = None
@@ -75,41 +62,93 @@ class PanelOptions:
     """A JSON or TOML file with the settings; options given here are laid over it."""
 
 
-_TOP = {
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class PanelOptions(RunOptions):
+    """Who is asked."""
+
+    member: Annotated[list[str] | None, Parameter(name=["--member", "--model", "-m"], group=PANEL, negative="")] = None
+    """A model that answers: provider/model, or provider/model:count for several instances. May be repeated."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class ConsortiumOptions(PanelOptions):
+    """Who judges, and when to stop."""
+
+    arbiter: Annotated[str | None, Parameter(group=PANEL)] = None
+    """The model that judges: provider/model."""
+    fallback_arbiter: Annotated[list[str] | None, Parameter(group=PANEL, negative="")] = None
+    """A model that judges when the arbiter fails. May be repeated."""
+    judging_method: Annotated[Literal["synthesize", "rank"] | None, Parameter(group=JUDGING)] = None
+    """One new answer of all, or the best one word for word; default synthesize."""
+    confidence_threshold: Annotated[float | None, Parameter(group=JUDGING)] = None
+    """Stop at this confidence, 0 to 1; default 0.8."""
+    max_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
+    """Most iterations; default 3."""
+    min_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
+    """Fewest iterations; default 1."""
+    keep: Annotated[Literal["best", "last"] | None, Parameter(group=JUDGING)] = None
+    """Which iteration's answer is returned; default best."""
+
+
+FIELDS = {
     "member": "members",
     "fallback_arbiter": "fallback_arbiters",
     "order_seed": "seed",
-    **{
-        name: name
-        for name in (
-            "arbiter system quorum straggler_grace timeout judging_method confidence_threshold max_iterations "
-            "min_iterations keep fresh"
-        ).split()
-    },
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "top_k": "sampling.top_k",
+    "max_output_tokens": "sampling.max_output_tokens",
+    "seed": "sampling.seed",
+    "reasoning_effort": "sampling.reasoning_effort",
+    "max_calls": "budget.max_calls",
+    "max_tokens": "budget.max_tokens",
+    "max_cost": "budget.max_cost_usd",
+    "deadline": "budget.max_seconds",
 }
-_SAMPLING = ("temperature", "top_p", "top_k", "max_output_tokens", "seed", "reasoning_effort")
-_BUDGET = {"max_calls": "max_calls", "max_tokens": "max_tokens", "max_cost": "max_cost_usd", "deadline": "max_seconds"}
-
-FIELD_NAMES = {
-    **{field: f"--{option.replace('_', '-')}" for option, field in _TOP.items()},
-    **{f"sampling.{name}": f"--{name.replace('_', '-')}" for name in _SAMPLING},
-    **{f"budget.{field}": f"--{option.replace('_', '-')}" for option, field in _BUDGET.items()},
-}
-"""The command line's names of a configuration's fields, for error messages."""
+"""Where an option goes in the configuration, if not to the field of the same name."""
 
 
-def settings(options: PanelOptions, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+def settings(options: RunOptions, saved: dict[str, Any] | None = None) -> dict[str, Any]:
     """Lay the options that were given over the configuration file, and that over the saved configuration."""
     result: dict[str, Any] = {**(saved or {}), **(_read(options.config) if options.config else {})}
-    given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) is not None}
-    result |= {field: given[option] for option, field in _TOP.items() if option in given}
-    sampling = {name: given[name] for name in _SAMPLING if name in given}
-    budget = {field: given[option] for option, field in _BUDGET.items() if option in given}
-    if sampling:
-        result["sampling"] = {**result.get("sampling", {}), **sampling}
-    if budget:
-        result["budget"] = {**result.get("budget", {}), **budget}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if value is None or option.name == "config":
+            continue
+        *group, name = FIELDS.get(option.name, option.name).split(".")
+        if group:
+            result[group[0]] = {**result.get(group[0], {}), name: value}
+        else:
+            result[name] = value
     return result
+
+
+def configured(
+    config_class: type[Config], options: RunOptions, saved: dict[str, Any] | None = None, **required: str
+) -> Config:
+    """Make the configuration of a run.
+
+    Args:
+        config_class: The configuration's model.
+        options: What was given on the command line.
+        saved: A saved configuration that lies under it.
+        required: For each field that must be given, how to give it.
+
+    Raises:
+        Stop: Naming each option that is missing or wrong.
+    """
+    values = settings(options, saved)
+    missing = [f"{field}: give {how}" for field, how in required.items() if not values.get(field)]
+    if missing:
+        raise Stop("\n".join(missing))
+    names = {field: f"--{option.replace('_', '-')}" for option, field in FIELDS.items()}
+    plain = {name: f"--{name.replace('_', '-')}" for name in config_class.model_fields if name not in names}
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise Stop(explain(error, plain | names)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

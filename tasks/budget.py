@@ -50,7 +50,9 @@ class Purse:
         if self._counts_money() and endpoint.credentials is not None:
             worst = await price(endpoint, request.model, Usage(input_tokens=entry, output_tokens=output))
             if worst is None:
-                raise BudgetError(f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered")
+                raise BudgetError(
+                    f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
+                )
             cost = worst
         reservation = Reservation(entry + output, cost)
         self._take(reservation)
@@ -66,13 +68,18 @@ class Purse:
 
     def _take(self, wanted: Reservation) -> None:
         for purse in self._chain():
-            purse._check(wanted)
+            purse.check(wanted)
         for purse in self._chain():
             purse.calls += 1
             purse.tokens += wanted.tokens
             purse.cost_usd += wanted.cost_usd
 
-    def _check(self, wanted: Reservation) -> None:
+    def check(self, wanted: Reservation) -> None:
+        """Check that this purse alone covers `wanted`.
+
+        Raises:
+            BudgetError: If it does not.
+        """
         limits = self.limits
         if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
             raise BudgetError(f"the budget of {limits.max_calls} calls is used up")

@@ -9,6 +9,7 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
+from tasks.errors import ConfigurationError
 from tasks.request import Request
 from tasks.result_folder import guard
 
@@ -44,12 +45,20 @@ class RequestKey(CachePolicy):
     address_of: Callable[[str, str], str] | None = None
 
     def compute_key(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002  # what decides the answer is in the request
+        **_: Any,
     ) -> str | None:
-        """Return the key of the request among the task's inputs."""
+        """Return the key of the request among the task's inputs; None when the call cannot be made anyway."""
         request = inputs.get("request")
         if not isinstance(request, Request) or self.address_of is None:
             return None
-        key = request_key(request, self.address_of(request.provider, request.model))
-        guard(task_ctx.result_store, key)
+        try:
+            key = request_key(request, self.address_of(request.provider, request.model))
+            guard(task_ctx.result_store, key)
+        except ConfigurationError:
+            # Prefect would log it with a traceback and go on; the task itself raises the same before it pays.
+            return None
         return key

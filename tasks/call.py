@@ -1,9 +1,14 @@
 """One call of the `ask` task, turned into an entry of the run's record: a failure is data, not an exception."""
 
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any, cast
 
-from tasks.ask import Ledger, ask_task, ledger
+from prefect.client.schemas.objects import State
+
+from tasks.ask import ask_task
+from tasks.attempt import Ledger, ledger
 from tasks.errors import ConfigurationError, ModelError
 from tasks.record import CallError, Response
 from tasks.request import Answer, Request, Usage
@@ -35,7 +40,8 @@ class Caller:
         token = ledger.set(book)
         started = time.monotonic()
         try:
-            state = await ask_task(fresh=self.fresh)(request, return_state=True)
+            # Prefect's types say that an asynchronous task returns its state at once; it returns a coroutine.
+            state = await cast("Awaitable[State[Any]]", ask_task(fresh=self.fresh)(request, return_state=True))
         finally:
             ledger.reset(token)
         result = await state.aresult(raise_on_failure=False)
@@ -78,5 +84,3 @@ def _error_of(result: object) -> CallError:
     if isinstance(result, ConfigurationError):
         return CallError(kind="bad_request", message=result.message)
     return CallError(kind="unknown", message=scrub(f"{type(result).__name__}: {result}"))
-
-

@@ -12,11 +12,15 @@ _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str
 
 async def client_of(endpoint: Endpoint, model: str) -> Any:
     """Return the client for `endpoint`; a changed key or address gives a new one."""
+    for loop in [loop for loop in _clients if loop.is_closed()]:
+        # Open connections hold on to their loop, so that the weak key alone would never let go of it.
+        del _clients[loop]
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
     key = (endpoint.provider, endpoint.address, digest)
     if key not in clients:
-        clients[key] = await _make(endpoint, model)
+        made = await _make(endpoint, model)
+        clients.setdefault(key, made)  # the local model takes its time to start, and a second call may be faster
     return clients[key]
 
 

@@ -12,10 +12,10 @@ def labels(count: int) -> list[str]:
     """Return `count` labels: A to Z, then AA, AB and so on."""
     found: list[str] = []
     for number in range(count):
-        label = ""
-        while number >= 0:
-            label = ascii_uppercase[number % 26] + label
-            number = number // 26 - 1
+        label, rest = "", number
+        while rest >= 0:
+            label = ascii_uppercase[rest % 26] + label
+            rest = rest // 26 - 1
         found.append(label)
     return found
 
@@ -39,7 +39,9 @@ def fence_tag(texts: Sequence[str], seed: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def fenced(answers: dict[str, str], seed: str) -> str:
-    """Return the labelled `answers` between markers that carry the tag."""
-    tag = fence_tag(list(answers.values()), seed)
-    return "\n\n".join(f"[answer {label} {tag}]\n{text}\n[end {label} {tag}]" for label, text in answers.items())
+def fenced(quotations: dict[str, str], seed: str, kind: str = "answer", tag: str | None = None) -> str:
+    """Return the labelled `quotations` between markers that carry the tag; a `tag` may be given that fits several calls."""
+    tag = tag or fence_tag(list(quotations.values()), seed)
+    return "\n\n".join(
+        f"[{kind} {label} {tag}]\n{text}\n[end {kind} {label} {tag}]" for label, text in quotations.items()
+    )

@@ -1,110 +1,19 @@
-"""An arbiter's judgement: what it is shown, how its answer is read, and what happens when it cannot be read."""
+"""Let an arbiter judge: what it is shown, and what happens when its answer cannot be read."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import JsonValue
+from dataclasses import dataclass, field
 
 from blocks.member import ModelName
 from blocks.sampling import Sampling
 from tasks.agreement import medoid
-from tasks.fence import fenced, shuffled
+from tasks.fence import fence_tag, fenced, shuffled
+from tasks.judgement import Judgement, Method, read_judgement, schema_of
 from tasks.prompts import fill, prompt, version
-from tasks.readers import UnreadableError, flag, json_object, reader, share, texts
-from tasks.record import Response, Synthesis
+from tasks.readers import UnreadableError
+from tasks.record import CallError, Response, Synthesis
 from tasks.request import Message, Request
 
-Method = Literal["synthesize", "rank"]
 Call = Callable[..., Awaitable[Response]]
-
-_COMMON: dict[str, JsonValue] = {
-    # A whole number, because servers enforce the range of integers and not that of fractions.
-    "confidence": {"type": "integer", "minimum": 0, "maximum": 100},
-    "needs_iteration": {"type": "boolean"},
-    "refinement_areas": {"type": "array", "items": {"type": "string"}, "maxItems": 5},
-}
-
-
-def schema_of(method: Method, labels: Sequence[str]) -> dict[str, JsonValue]:
-    """Return the JSON schema of a judgement."""
-    result: dict[str, JsonValue] = (
-        {"synthesis": {"type": "string", "minLength": 1}}
-        if method == "synthesize"
-        else {
-            "ranking": {
-                "type": "array",
-                "items": {"type": "string", "enum": list(labels)},
-                "minItems": len(labels),
-                "maxItems": len(labels),
-            }
-        }
-    )
-    properties = {"analysis": {"type": "string"}, "dissent": {"type": "string"}, **result, **_COMMON}
-    return {
-        "type": "object",
-        "properties": properties,  # type: ignore[dict-item]
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """An arbiter's answer as read."""
-
-    confidence: float
-    analysis: str
-    dissent: str
-    needs_iteration: bool
-    refinement_areas: list[str]
-    synthesis: str | None = None
-    ranking: tuple[str, ...] = ()
-
-
-@reader("judgement")
-def read_judgement(text: str, schema: dict[str, Any] | None) -> Judgement:
-    """Read an arbiter's answer; `schema` tells whether it ranks and under which labels.
-
-    Raises:
-        UnreadableError: If a field is missing or wrong. Nothing is filled in.
-    """
-    properties = (schema or {}).get("properties", {})
-    ranks = "ranking" in properties
-    fields = json_object(text, ("confidence", "ranking" if ranks else "synthesis"))
-    synthesis, ranking = None, ()
-    if ranks:
-        ranking = _ranking(fields["ranking"], properties["ranking"]["items"]["enum"])
-    else:
-        synthesis = fields["synthesis"]
-        if not isinstance(synthesis, str) or not synthesis.strip():
-            raise UnreadableError("synthesis is empty")
-    return Judgement(
-        confidence=share(fields["confidence"]),
-        analysis=_text(fields.get("analysis"), "analysis"),
-        dissent=_text(fields.get("dissent"), "dissent"),
-        needs_iteration=flag(fields.get("needs_iteration", False), "needs_iteration"),
-        refinement_areas=texts(fields.get("refinement_areas"), "refinement_areas"),
-        synthesis=synthesis,
-        ranking=ranking,
-    )
-
-
-def _ranking(value: Any, labels: Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UnreadableError("ranking must be a list of labels")
-    ranking = tuple(item.strip().upper() for item in value)
-    if sorted(ranking) != sorted(labels):
-        raise UnreadableError(f"ranking must name each of {', '.join(labels)} once, from best to worst")
-    return ranking
-
-
-def _text(value: Any, field: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UnreadableError(f"{field} must be a text")
-    return value.strip()
 
 
 @dataclass(frozen=True)
@@ -126,7 +35,7 @@ class Court:
 
     arbiters: Sequence[ModelName]
     method: Method = "synthesize"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     timeout: float = 120.0
 
 
@@ -139,18 +48,39 @@ async def judge(case: Case, court: Court, call: Call) -> tuple[Synthesis, list[R
     calls: list[Response] = []
     for arbiter in court.arbiters:
         candidates = _candidates(case, court, arbiter)
+        if not candidates:
+            continue
         labelled = shuffled(candidates, f"{case.seed}:{arbiter}")
         request = _request(case, court, arbiter, labelled)
-        response = await call(request)
+        response, judgement = await _heard(request, call)
         calls.append(response)
-        if response.error is not None and response.error.kind in {"malformed", "truncated"}:
+        if _unusable(response):
             request = _again(request, response)
-            response = await call(request)
+            response, judgement = await _heard(request, call)
             calls.append(response)
-        if response.error is None:
-            judgement = read_judgement(response.text or "", request.response_schema)
+        if judgement is not None:
             return _synthesis(judgement, arbiter, labelled), calls
     return fallback(case.responses), calls
+
+
+async def _heard(request: Request, call: Call) -> tuple[Response, Judgement | None]:
+    """Make the call and read the judgement; what cannot be read is an error of the call, its text kept."""
+    response = await call(request)
+    if response.error is not None:
+        return response, None
+    try:
+        return response, read_judgement(response.text or "", request.response_schema)
+    except UnreadableError as error:
+        message = f"{request.name}: malformed: {error.message}"
+        response.error = CallError(kind="malformed", message=message)
+        return response, None
+
+
+def _unusable(response: Response) -> bool:
+    """Tell whether the arbiter has written something that it may write better; a broken transfer is not its fault."""
+    if response.error is None:
+        return False
+    return response.error.kind == "truncated" or (response.error.kind == "malformed" and bool(response.text))
 
 
 def fallback(responses: Sequence[Response]) -> Synthesis:
@@ -160,23 +90,25 @@ def fallback(responses: Sequence[Response]) -> Synthesis:
 
 
 def _candidates(case: Case, court: Court, arbiter: ModelName) -> Sequence[Response]:
-    """A judge that ranks is not shown its own answers, unless there are no others."""
+    """A judge that ranks is never shown its own answers; where there are no others it cannot judge."""
     if court.method == "synthesize":
         return case.responses
-    others = [r for r in case.responses if (r.provider, r.model) != tuple(arbiter)]
-    return others or case.responses
+    return [r for r in case.responses if (r.provider, r.model) != tuple(arbiter)]
 
 
 def _request(case: Case, court: Court, arbiter: ModelName, labelled: dict[str, Response]) -> Request:
     name = f"arbiter_{court.method}"
     instructions = f"The answers had to follow these instructions:\n\n{case.system}\n\n" if case.system else ""
+    answers = {label: response.text or "" for label, response in labelled.items()}
+    # One tag for all that models wrote: earlier syntheses may be a member's answer word for word.
+    tag = fence_tag([*answers.values(), *(one.text for one in case.history)], case.seed)
     text = fill(
         name,
         question=case.question,
         instructions=instructions,
-        history=_history(case.history),
+        history=_history(case.history, case.seed, tag),
         count=len(labelled),
-        answers=fenced({label: response.text or "" for label, response in labelled.items()}, case.seed),
+        answers=fenced(answers, case.seed, tag=tag),
     )
     return Request(
         provider=arbiter.provider,
@@ -195,14 +127,14 @@ def _request(case: Case, court: Court, arbiter: ModelName, labelled: dict[str, R
     )
 
 
-def _history(syntheses: Sequence[Synthesis]) -> str:
+def _history(syntheses: Sequence[Synthesis], seed: str, tag: str) -> str:
     if not syntheses:
         return ""
-    parts = [
-        f"Round {number}, confidence {'unknown' if one.confidence is None else round(one.confidence * 100)}:\n{one.text}"
+    rounds = {
+        f"{number}, confidence {'unknown' if one.confidence is None else round(one.confidence * 100)},": one.text
         for number, one in enumerate(syntheses, 1)
-    ]
-    return "The best answers of earlier rounds:\n\n" + "\n\n".join(parts) + "\n\n"
+    }
+    return f"The best answers of earlier rounds:\n\n{fenced(rounds, seed, 'round', tag)}\n\n"
 
 
 def _again(request: Request, response: Response) -> Request:
@@ -210,13 +142,22 @@ def _again(request: Request, response: Response) -> Request:
     error = response.error
     assert error is not None
     cause = "it was cut off, so be brief" if error.kind == "truncated" else error.message.split(": ", 2)[-1]
-    said = [Message(role="assistant", content=response.text)] if response.text else []
+    remark = fill("reask", error=cause)
+    *before, last = request.messages
+    if response.text:
+        said: tuple[Message, ...] = (
+            last,
+            Message(role="assistant", content=response.text),
+            Message(role="user", content=remark),
+        )
+    else:  # two turns of one side in a row are refused by some servers
+        said = (Message(role="user", content=f"{last.content}\n\n{remark}"),)
     sampling = request.sampling
     if error.kind == "truncated" and sampling.max_output_tokens:
         sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
     return request.model_copy(
         update={
-            "messages": (*request.messages, *said, Message(role="user", content=fill("reask", error=cause))),
+            "messages": (*before, *said),
             "sampling": sampling,
             "prompt_version": f"{request.prompt_version}+{version('reask')}",
             "label": f"{request.label} · again",

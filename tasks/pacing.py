@@ -32,7 +32,7 @@ class Pace:
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a free slot and for the time to start, and keep the slot until the end of the block."""
         async with self._slots:
-            while (wait := self._wait()) > 0:
+            while (wait := self._wait()) > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
                 await asyncio.sleep(wait)
             if self._spacing:
                 self._next_start = max(self._next_start, time.monotonic()) + self._spacing
@@ -46,13 +46,18 @@ class Pace:
         return self._next_start - now
 
 
-_paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Pace]]" = WeakKeyDictionary()
+_paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int, int | None], Pace]]" = (
+    WeakKeyDictionary()
+)
 
 
 def pace_of(endpoint: Endpoint) -> Pace:
     """Return the turnstile that all calls on the credentials of `endpoint` share in this event loop."""
+    for loop in [loop for loop in _paces if loop.is_closed()]:
+        del _paces[loop]
     paces = _paces.setdefault(asyncio.get_running_loop(), {})
-    key = (endpoint.provider, endpoint.address)
+    # The limits are in it, so that credentials saved with others are followed at once.
+    key = (endpoint.provider, endpoint.address, endpoint.max_concurrency, endpoint.requests_per_minute)
     if key not in paces:
         paces[key] = Pace(endpoint.max_concurrency, endpoint.requests_per_minute)
     return paces[key]

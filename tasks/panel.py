@@ -3,23 +3,22 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
+from tasks.cut import cuttable
 from tasks.errors import QuorumError
 from tasks.record import CallError, Response
-from tasks.request import Request
+from tasks.request import ErrorKind, Request
+from tasks.scrub import scrub
+
+Asked = tuple[Request, int, Awaitable[Response]]
 
 
-async def gather_panel(
-    asked: Sequence[tuple[Request, int, Coroutine[Any, Any, Response]]],
-    quorum: int,
-    straggler_grace: float | None,
-) -> list[Response]:
+async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: float | None) -> list[Response]:
     """Wait for the members' answers, in the order in which they were asked.
 
-    Once `quorum` members have answered, the rest have until `straggler_grace` times the median latency of those
-    answers, counted from the start; then they are cut and named as stragglers.
+    Once `quorum` members have answered, the rest have until `straggler_grace` times the median time that those
+    answers took, counted from the start; then they are cut and named as stragglers.
 
     Args:
         asked: For each member its request, its instance number and the call under way.
@@ -27,14 +26,18 @@ async def gather_panel(
         straggler_grace: None to wait for all.
     """
     started = time.monotonic()
-    calls = [asyncio.ensure_future(call) for _, _, call in asked]
+    with cuttable() as scissors:
+        calls = [asyncio.ensure_future(call) for _, _, call in asked]
+    took: dict[asyncio.Future[Response], float] = {}
     pending = set(calls)
     try:
         while pending:
-            wait = _patience(calls, quorum, straggler_grace, started)
+            wait = _patience(took, quorum, straggler_grace, started)
             if wait is not None and wait <= 0:
+                scissors.cut(f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered")
                 break
-            _, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            took |= {call: time.monotonic() - started for call in done}
     finally:
         for call in pending:
             call.cancel()
@@ -42,29 +45,50 @@ async def gather_panel(
             await asyncio.wait(pending)
     waited = time.monotonic() - started
     return [
-        _straggler(request, instance, waited) if call in pending and _was_cut(call) else call.result()
+        _outcome(call, request, instance, took.get(call, waited), scissors.reason)
         for call, (request, instance, _) in zip(calls, asked, strict=True)
     ]
 
 
 def _patience(
-    calls: Sequence["asyncio.Future[Response]"], quorum: int, grace: float | None, started: float
+    took: dict["asyncio.Future[Response]", float], quorum: int, grace: float | None, started: float
 ) -> float | None:
+    """Seconds that are left for those that have not answered, or None for as long as it takes."""
     if grace is None:
         return None
-    done = [call.result() for call in calls if call.done()]
-    latencies = [response.latency_s for response in done if response.answered]
-    if len(latencies) < quorum:
+    times = [time_of for call, seconds in took.items() if (time_of := _time_of(call, seconds)) is not None]
+    if len(times) < quorum:
         return None
-    return started + grace * statistics.median(latencies) - time.monotonic()
+    return started + grace * statistics.median(times) - time.monotonic()
 
 
-def _was_cut(call: "asyncio.Future[Response]") -> bool:
-    return call.cancelled() or call.exception() is not None
+def _time_of(call: "asyncio.Future[Response]", seconds: float) -> float | None:
+    """How long an answer took: with its retries, but one from the store as long as it took when it was made."""
+    if call.cancelled() or call.exception() is not None or not call.result().answered:
+        return None
+    response = call.result()
+    return max(seconds, response.latency_s) if response.cached else seconds
 
 
-def _straggler(request: Request, instance: int, waited: float) -> Response:
-    message = f"{request.name}: straggler: cut after {waited:.1f} s, when the quorum had answered"
+def _outcome(
+    call: "asyncio.Future[Response]", request: Request, instance: int, waited: float, cut: str | None
+) -> Response:
+    """The entry of one member in the record; whatever ended its call is data, and never ends the panel's run."""
+    if call.cancelled():
+        return _failed(request, instance, waited, "straggler", cut or "cancelled")
+    error = call.exception()
+    if error is not None:
+        return _failed(request, instance, waited, "unknown", scrub(f"{type(error).__name__}: {error}"))
+    response = call.result()
+    if response.error is not None and response.error.kind == "straggler":
+        # The request was under way: what it would have answered may be billed.
+        response.attempts += 1
+        response.possibly_billed += 1
+        response.cost_usd = None
+    return response
+
+
+def _failed(request: Request, instance: int, waited: float, kind: ErrorKind, cause: str) -> Response:
     return Response(
         member=f"{request.name}#{instance}",
         provider=request.provider,
@@ -73,7 +97,7 @@ def _straggler(request: Request, instance: int, waited: float) -> Response:
         latency_s=round(waited, 4),
         attempts=1,
         possibly_billed=1,
-        error=CallError(kind="straggler", message=message, retryable=True),
+        error=CallError(kind=kind, message=f"{request.name}: {kind}: {cause}", retryable=kind == "straggler"),
     )
 
 

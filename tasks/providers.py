@@ -89,6 +89,11 @@ def _saved_key(provider: str) -> tuple[str, str]:
     return str(get_current_settings().api.url), provider
 
 
+def _fresh(provider: str) -> bool:
+    known = _saved.get(_saved_key(provider))
+    return known is not None and time.monotonic() - known[0] <= REMEMBER_S
+
+
 async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
     """Read the saved credentials of all `providers` in one request, and remember what was found.
 
@@ -97,11 +102,7 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
         again: Read even what was read a moment ago.
     """
     now = time.monotonic()
-    wanted = sorted(
-        name
-        for name in set(providers)
-        if again or (known := _saved.get(_saved_key(name))) is None or now - known[0] > REMEMBER_S
-    )
+    wanted = sorted(name for name in set(providers) if again or not _fresh(name))
     if not wanted:
         return
     async with AsyncClientContext.get_or_create() as context:
@@ -120,12 +121,19 @@ def _instances(documents: Any) -> dict[str, ModelCredentials]:
     for document in documents:
         block = BLOCKS.get((document.get("block_type") or {}).get("slug", ""))
         if block is not None:
+            if document["name"] in found:
+                # Block names are unique within a type only, and a guess might bill the wrong account.
+                raise ConfigurationError(
+                    f"two saved blocks of credentials are called {document['name']!r}: delete or rename one"
+                )
             data = {name: value for name, value in document["data"].items() if name in block.model_fields}
             try:
                 found[document["name"]] = block.model_validate(data)
             except ValidationError as error:
                 fields = ", ".join(str(item["loc"][0]) for item in error.errors() if item["loc"]) or "a field"
-                raise ConfigurationError(f"the saved credentials {document['name']!r} cannot be used: check {fields}") from None
+                raise ConfigurationError(
+                    f"the saved credentials {document['name']!r} cannot be used: check {fields}"
+                ) from None
     return found
 
 
@@ -174,7 +182,7 @@ def from_environment(provider: str) -> ModelCredentials:
         )
     hosts = [host.strip() for host in os.environ.get("CONSENSUS_ALLOWED_HTTP_HOSTS", "").split(",") if host.strip()]
     try:
-        return built_in.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=hosts)  # type: ignore[call-arg]
+        return built_in.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=hosts)
     except ValidationError as error:
         cause = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{variable or provider}: {cause}") from None
@@ -192,8 +200,9 @@ def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
 
 
 def address_of(provider: str, model: str) -> str:
-    """Return the address of `provider`/`model`, for the cache key; blocks only when it was never looked up."""
-    if _saved_key(provider) not in _saved:
+    """Return the address of `provider`/`model`, for the cache key; blocks only when it was not looked up lately."""
+    # As fresh as what the call itself goes by, or an answer would be stored under the key of another address.
+    if not _fresh(provider):
         run_coro_as_sync(look_up([provider]))
     return _known_endpoint(provider, model).address
 

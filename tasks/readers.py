@@ -7,8 +7,8 @@ from typing import Any
 
 from tasks.errors import ConsensusError
 
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
-_PERCENT = re.compile(r"(?P<number>[+-]?\d+(?:[.,]\d+)?)\s*(?P<sign>%|percent)?\Z", re.I)
+_PERCENT = re.compile(r"(?P<number>[+-]?\d+(?P<fraction>[.,]\d+)?)\s*(?P<sign>%|percent)?\Z", re.IGNORECASE)
+_STARTS_OBJECT = re.compile(r"""\{\s*["'}]""")  # any other brace is prose
 
 
 class UnreadableError(ConsensusError, ValueError):
@@ -21,63 +21,67 @@ def json_object(text: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
     The last one, because a model that quotes another's object does so before it gives its own.
 
     Raises:
-        UnreadableError: If there is no such object.
+        UnreadableError: If there is no such object, or if one in it is broken: what stands inside a broken object
+            may be a quotation, and the broken one may be the model's own.
     """
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        whole = None
-    if isinstance(whole, dict):
-        candidates = [whole]
-    else:
-        fenced = [found for block in _FENCE.findall(text) for found in _objects(block)]
-        candidates = fenced or list(_objects(text))
+    candidates = list(_objects(text))
     if not candidates:
         raise UnreadableError("there is no JSON object in the answer")
     complete = [candidate for candidate in candidates if all(key in candidate for key in required)]
     if not complete:
         missing = [key for key in required if key not in candidates[-1]]
         raise UnreadableError(f"the JSON object lacks {', '.join(missing)}")
-    return complete[-1]
+    return _whole_characters(complete[-1])
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the outermost JSON objects in `text`, in order."""
-    decoder = json.JSONDecoder()
-    position = text.find("{")
-    while position >= 0:
+    # Not strict: small models write line breaks into their texts as they are, and nothing else can be meant by them.
+    decoder = json.JSONDecoder(strict=False)
+    found = _STARTS_OBJECT.search(text)
+    while found is not None:
         try:
-            value, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            end = position + 1
-        else:
-            if isinstance(value, dict):
-                yield value
-        position = text.find("{", end)
+            value, end = decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError) as error:
+            cause = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be parsed"
+            raise UnreadableError(f"the JSON object is broken: {cause}") from None
+        yield value
+        found = _STARTS_OBJECT.search(text, end)
+
+
+def _whole_characters(value: dict[str, Any]) -> dict[str, Any]:
+    """Replace halves of surrogate pairs, which JSON escapes can spell but no record can store."""
+    plain = json.dumps(value, ensure_ascii=False)
+    try:
+        plain.encode()
+    except UnicodeEncodeError:
+        value = json.loads(plain.encode(errors="replace"))
+    return value
 
 
 def share(value: Any, field: str = "confidence") -> float:
     """Read a share between 0 and 1: `0.95`, `95` and `"95%"` are the same.
 
-    A number above 1 counts as per cent. What is out of range is refused, not clamped.
+    A whole number counts as per cent, because that is what judges are asked for: `1` is one per cent, `1.0` is all.
+    So does any number above 1. What is out of range is refused, not clamped.
 
     Raises:
         UnreadableError: If `value` is no number between 0 and 100.
     """
-    if isinstance(value, bool) or value is None:
-        raise UnreadableError(f"{field} is {value!r}: write a number from 0 to 100")
-    percent = False
+    wanted = f"{field} is {str(value)[:40]!r}: write a number from 0 to 100"
+    percent = isinstance(value, int)
     if isinstance(value, str):
         found = _PERCENT.match(value.strip())
         if found is None:
-            raise UnreadableError(f"{field} is {value!r}: write a number from 0 to 100")
-        value, percent = float(found["number"].replace(",", ".")), found["sign"] is not None
-    if not isinstance(value, int | float):
-        raise UnreadableError(f"{field} is no number: write a number from 0 to 100")
-    number = float(value) / 100 if percent or value > 1 else float(value)
-    if not 0 <= number <= 1:
-        raise UnreadableError(f"{field} is {value!r}: it must lie between 0 and 100")
-    return number
+            raise UnreadableError(wanted)
+        percent = found["sign"] is not None or found["fraction"] is None
+        value = float(found["number"].replace(",", "."))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnreadableError(wanted)
+    # Compared before it is divided: a whole number may be too large for a float. Not a number fails every comparison.
+    if not 0 <= value <= 100:
+        raise UnreadableError(wanted)
+    return value / 100 if percent or value > 1 else float(value)
 
 
 def texts(value: Any, field: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
 from prefect.events import emit_event
+from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from tasks.errors import QuorumError
@@ -28,8 +29,8 @@ def start_record(flow: str, prompt: str, seed: int | None = None) -> Record:
     return Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=seed)
 
 
-def told_of_end(record: Record) -> Any:
-    """Return what the flow returns: the record, or a failed state that says why there is no answer.
+def told_of_end(record: Record) -> Record:
+    """Return what the flow returns, or fail it with the reason why there is no answer.
 
     Raises:
         QuorumError: If there is no answer; `record` holds the record.
@@ -57,8 +58,9 @@ class Report:
             self._write(self._iteration(value))
         elif event == "ended":
             self._emit_end(value)
-            if self._writing:
-                await asyncio.gather(*self._writing, return_exceptions=True)
+            for outcome in await asyncio.gather(*self._writing, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    get_logger("consensus").warning("An artifact could not be written: %r", outcome)
 
     def _write(self, work: Coroutine[Any, Any, None]) -> None:
         writing = asyncio.ensure_future(work)
@@ -70,8 +72,12 @@ class Report:
         self._emit_iteration(iteration)
         done = self._progress(iteration)
         await asyncio.gather(
-            acreate_markdown_artifact(iteration_markdown(iteration), f"{key(name)}-iteration", f"Iteration {iteration.number}"),
-            acreate_table_artifact(calls_table(iteration), f"{key(name)}-calls", f"Calls of iteration {iteration.number}"),
+            acreate_markdown_artifact(
+                iteration_markdown(iteration), f"{key(name)}-iteration", f"Iteration {iteration.number}"
+            ),
+            acreate_table_artifact(
+                calls_table(iteration), f"{key(name)}-calls", f"Calls of iteration {iteration.number}"
+            ),
             acreate_progress_artifact(done, f"{key(name)}-progress", f"Confidence after iteration {iteration.number}"),
         )
 
@@ -114,7 +120,9 @@ def _emit(event: str, record: Record | None, payload: dict[str, Any]) -> None:
         "prefect.resource.id": f"consensus.run.{run_id or 'local'}",
         "prefect.resource.name": record.flow if record else "run",
     }
-    related = [{"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}] if run_id else []
+    related = (
+        [{"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}] if run_id else []
+    )
     emit_event(event, resource=resource, related=related, payload=payload)
 
 
@@ -133,26 +141,26 @@ def quoted(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return text for a table cell, without what markdown or HTML would act on."""
-    return re.sub(r"[<>\[\]!`|]", " ", " ".join(text.split()))[:300]
+    return " ".join(re.sub(r"[<>\[\]!`|]", " ", text).split())[:300]
 
 
 def percent(value: float | None) -> str:
     """Return a share as per cent, or a dash."""
-    return "–" if value is None else f"{value * 100:.0f} %"
+    return "-" if value is None else f"{value * 100:.0f} %"
 
 
 def iteration_markdown(iteration: Iteration) -> str:
     """Describe an iteration for a person."""
     synthesis = iteration.synthesis
+    failed = [f"{r.member}: {r.error.message}" for r in iteration.responses if r.error]
     if synthesis is None:
-        failed = "\n".join(f"- {r.member}: {cell(r.error.message)}" for r in iteration.responses if r.error)
-        return f"# Iteration {iteration.number}\n\nToo few members answered.\n\n{failed}"
-    by = f"by `{synthesis.arbiter}`" if synthesis.arbiter else "no arbiter could judge"
+        return f"# Iteration {iteration.number}\n\nToo few members answered.\n\n" + quoted("\n".join(failed))
+    by = f"by `{cell(synthesis.arbiter)}`" if synthesis.arbiter else "no arbiter could judge"
+    confidence = f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by})"
     parts = [
         f"# Iteration {iteration.number}",
-        f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by}) · "
-        f"**agreement** {percent(iteration.agreement)} (measured)",
-        "## Synthesis" if not synthesis.chosen else f"## Answer of `{synthesis.chosen}`",
+        f"{confidence} · **agreement** {percent(iteration.agreement)} (measured)",
+        f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
         quoted(synthesis.text),
     ]
     if synthesis.dissent:
@@ -161,7 +169,10 @@ def iteration_markdown(iteration: Iteration) -> str:
         parts += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
     if synthesis.analysis:
         parts += ["## Analysis", quoted(synthesis.analysis)]
-    parts += ["## Answers", *(f"### `{r.member}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered)]
+    parts.append("## Answers")
+    parts += [f"### `{cell(r.member)}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered]
+    if failed:
+        parts += ["## Failed", quoted("\n".join(failed))]
     return "\n\n".join(parts)
 
 

@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -27,7 +28,10 @@ def retry_after(headers: Mapping[str, str], body: Any = None, now: float | None 
     value = headers.get("retry-after")
     if value is not None:
         seconds = _number(value)
-        return seconds if seconds is not None else _until(value, time.time() if now is None else now)
+        if seconds is None:
+            seconds = _until(value, time.time() if now is None else now)
+        if seconds is not None:
+            return seconds
     return _retry_info(body)
 
 
@@ -41,7 +45,9 @@ def _number(value: str | None) -> float | None:
 
 def _until(value: str, now: float) -> float | None:
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        date = parsedate_to_datetime(value)
+        # HTTP dates are in Greenwich time; one that does not say so would be taken for local time.
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None
 

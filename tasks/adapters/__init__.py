@@ -39,6 +39,9 @@ class Adapter(Protocol):
     def read(self, response: Any) -> Reply:
         """Read the SDK's response object."""
 
+    def unsent(self, request: Request) -> tuple[str, ...]:
+        """Name the settings of `request` for which this wire format has no parameter."""
+
 
 _MODULES: dict[Wire, str] = {
     "openai": "tasks.adapters.openai_chat",

@@ -21,7 +21,19 @@ _FINISH: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
     "tool_use": "tool_calls",
+    "pause_turn": "tool_calls",
 }
+_STATUS = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+"""The status that goes with an error object, for one that comes with status 200."""
 
 
 def body(request: Request, repairs: Repairs) -> dict[str, Any]:
@@ -63,15 +75,24 @@ def read(response: Any) -> Reply:
     if not isinstance(response, Message) or response.content is None:
         error = (getattr(response, "model_extra", None) or {}).get("error")
         if isinstance(error, Mapping):
-            return Reply(fault=Fault(_status(error), body={"error": dict(error)}, message=str(error.get("message", ""))))
+            return Reply(
+                fault=Fault(_status(error), body={"error": dict(error)}, message=str(error.get("message", "")))
+            )
         return Reply(fault=Fault(200, message="the response is no message", transport="malformed"))
     text = "".join(block.text for block in response.content if block.type == "text")
     finish = _FINISH.get(response.stop_reason or "", "other")
     return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")
 
 
+def unsent(request: Request) -> tuple[str, ...]:
+    """Messages has no seed, and no effort below `low`."""
+    sampling = request.sampling
+    seed = ("seed",) if sampling.seed is not None else ()
+    return (*seed, "reasoning_effort") if sampling.reasoning_effort in {"none", "minimal"} else seed
+
+
 def _status(error: Mapping[str, Any]) -> int:
-    return {"overloaded_error": 529, "rate_limit_error": 429, "authentication_error": 401}.get(str(error.get("type")), 500)
+    return _STATUS.get(str(error.get("type")), 500)
 
 
 def _usage(response: Message) -> Usage | None:

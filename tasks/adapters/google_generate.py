@@ -32,6 +32,7 @@ _FINISH: dict[str, FinishReason] = {
     "UNEXPECTED_TOOL_CALL": "tool_calls",
     "TOO_MANY_TOOL_CALLS": "tool_calls",
     "MALFORMED_FUNCTION_CALL": "tool_calls",
+    "LANGUAGE": "content_filter",
 }
 
 
@@ -77,7 +78,7 @@ async def post(client: AsyncClient, body: Mapping[str, Any], timeout: float) -> 
     contents = [
         Content(role="model" if m["role"] == "assistant" else "user", parts=[Part(text=m["content"])]) for m in messages
     ]
-    return await client.models.generate_content(model=model, contents=contents, config=config)  # type: ignore[arg-type]
+    return await client.models.generate_content(model=model, contents=contents, config=config)
 
 
 def read(response: Any) -> Reply:
@@ -90,12 +91,22 @@ def read(response: Any) -> Reply:
         if feedback and feedback.block_reason:
             reason = feedback.block_reason.value
             return Reply(None, "content_filter", usage, None, response.model_version, f"prompt blocked: {reason}")
+        if usage is None and response.model_version is None:
+            # The SDK drops fields it does not know, and an error object is one: what is left is nothing.
+            return Reply(
+                fault=Fault(200, message="neither an answer nor its usage in the response", transport="malformed")
+            )
         return Reply(usage=usage, model=response.model_version, detail="no candidate in the response")
     candidate = response.candidates[0]
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
     reason = candidate.finish_reason.value if candidate.finish_reason else "none"
     return Reply(text, _FINISH.get(reason, "other"), usage, None, response.model_version, f"finishReason {reason}")
+
+
+def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol
+    """Every setting has a parameter here."""
+    return ()
 
 
 def _thinking(effort: str) -> ThinkingConfig:

@@ -1,5 +1,6 @@
 """OpenAI chat completions, and every server that speaks them: OpenRouter, Hugging Face, vLLM, Ollama, llama.cpp."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,24 +64,40 @@ def read(response: Any) -> Reply:
     """Read a chat completion."""
     if not isinstance(response, ChatCompletion):
         return Reply(fault=Fault(200, message="the response is no chat completion", transport="malformed"))
-    error = (response.model_extra or {}).get("error")
     choice = response.choices[0] if response.choices else None
-    if error and not (choice and choice.message and choice.message.content):
-        return Reply(fault=fault_in_body(error))
+    error = _error(response, choice)
     usage, cost = _usage(response)
-    if choice is None or choice.message is None:
+    if error is not None:
+        # Even beside a text: what was written before generation broke is no complete answer.
+        return Reply(usage=usage, cost_usd=cost, fault=fault_in_body(error))
+    message = choice.message if choice is not None else None
+    if choice is None or message is None:
         return Reply(usage=usage, cost_usd=cost, model=response.model, detail="no choice in the response")
     finish = _FINISH.get(choice.finish_reason or "", "other")
-    if choice.message.refusal:
-        return Reply(None, "content_filter", usage, cost, response.model, choice.message.refusal)
-    return Reply(choice.message.content, finish, usage, cost, response.model, f"finish_reason {choice.finish_reason}")
+    if message.refusal:
+        return Reply(None, "content_filter", usage, cost, response.model, message.refusal)
+    return Reply(message.content, finish, usage, cost, response.model, f"finish_reason {choice.finish_reason}")
+
+
+def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol
+    """Every setting has a parameter here; what a server does not take, it refuses."""
+    return ()
+
+
+def _error(response: ChatCompletion, choice: Any) -> Any:
+    """Find the error object that OpenRouter and others put into a response of status 200."""
+    for part in (response, choice):
+        found = (getattr(part, "model_extra", None) or {}).get("error")
+        if found:
+            return found
+    return {"message": "generation ended with an error"} if getattr(choice, "finish_reason", "") == "error" else None
 
 
 def fault_in_body(error: Any) -> Fault:
     """Read an error object that came with HTTP status 200, as OpenRouter sends it."""
     fields = error if isinstance(error, Mapping) else {"message": str(error)}
-    code = fields.get("code")
-    status = int(code) if str(code).isdigit() and 400 <= int(code) < 600 else 502
+    code = str(fields.get("code"))
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
     return Fault(status, body={"error": dict(fields)}, message=str(fields.get("message") or "error in the response"))
 
 
@@ -104,7 +121,9 @@ def _usage(response: ChatCompletion) -> tuple[Usage | None, float | None]:
         return None, None
     read_tokens = usage.prompt_tokens_details
     spent = usage.completion_tokens_details
-    cost = (usage.model_extra or {}).get("cost")
+    fields = usage.model_extra or {}
+    cost = fields.get("cost")
+    upstream = (fields.get("cost_details") or {}).get("upstream_inference_cost") if fields.get("is_byok") else None
     return (
         Usage(
             input_tokens=usage.prompt_tokens or 0,
@@ -112,7 +131,8 @@ def _usage(response: ChatCompletion) -> tuple[Usage | None, float | None]:
             cached_input_tokens=(read_tokens.cached_tokens if read_tokens else 0) or 0,
             reasoning_tokens=(spent.reasoning_tokens if spent else 0) or 0,
         ),
-        float(cost) if isinstance(cost, int | float) else None,
+        # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
+        float(cost) + float(upstream or 0.0) if isinstance(cost, int | float) else None,
     )
 
 

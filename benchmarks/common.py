@@ -1,0 +1,57 @@
+"""What the benchmarks share: vendors in a process of their own, a Prefect server in a home of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@contextmanager
+def vendors(delay: float) -> Iterator[str]:
+    """Start the loopback vendors with a fixed delay a request, in seconds; gives their address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.vendors", "--port", "0", "--delay", str(delay)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def prefect_server(vendors_url: str) -> Iterator[None]:
+    """Start a Prefect server with the settings of prefect.toml, and point the built-in providers at the vendors."""
+    with tempfile.TemporaryDirectory(prefix="consensus-bench-") as home:
+        os.environ.pop("PREFECT_API_URL", None)
+        os.environ |= {
+            "PREFECT_HOME": home,
+            "PREFECT_SERVER_API_PORT": "4377",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            "OPENAI_API_KEY": "bench",
+            "OPENAI_BASE_URL": f"{vendors_url}/v1",
+        }
+        from deployments.server import find_or_start_server, stop_server, use_server
+
+        use_server(find_or_start_server(lambda _text: None))
+        try:
+            yield
+        finally:
+            stop_server()
+
+
+def requests_seen(vendors_url: str) -> int:
+    """Return how many model calls the vendors have seen."""
+    import httpx
+
+    return int(httpx.get(f"{vendors_url}/_seen").json()["count"])

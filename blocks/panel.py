@@ -1,0 +1,89 @@
+"""What the settings of all flows share: who is asked, and under which conditions."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from blocks.budget import Budget
+from blocks.member import Member, members_of
+from blocks.sampling import Sampling
+
+
+class RunConfig(BaseModel):
+    """Conditions that hold for every flow: sampling, time, money."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    system: str | None = Field(
+        None, description="System prompt of the members; judges are told of it.", json_schema_extra={"position": 50}
+    )
+    quorum: int | None = Field(
+        None,
+        ge=1,
+        description="Members that must answer in each round; empty for more than half.",
+        json_schema_extra={"position": 51},
+    )
+    straggler_grace: float | None = Field(
+        None,
+        gt=0,
+        description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
+        json_schema_extra={"position": 52},
+    )
+    timeout: float = Field(
+        120.0, gt=0, description="Seconds that one request may take.", json_schema_extra={"position": 53}
+    )
+    sampling: Sampling = Field(
+        default_factory=Sampling, description="Sampling settings of all members.", json_schema_extra={"position": 54}
+    )
+    member_settings: dict[str, Sampling] = Field(
+        default_factory=dict,
+        description="Sampling settings of one member, by provider/model; laid over those of all.",
+        json_schema_extra={"position": 55},
+    )
+    budget: Budget = Field(
+        default_factory=Budget, description="What the run may spend.", json_schema_extra={"position": 56}
+    )
+    seed: int = Field(0, description="Seed of every order that is shuffled.", json_schema_extra={"position": 57})
+    fresh: bool = Field(
+        False,
+        description="Ask again even where an answer is stored, and replace it.",
+        json_schema_extra={"position": 58},
+    )
+
+    def settings_of(self, member: Member) -> Sampling:
+        """Return the sampling settings of `member`; with a seed, each instance of a model has one of its own."""
+        own = self.member_settings.get(str(member.name))
+        settings = own.over(self.sampling) if own else self.sampling
+        if settings.seed is None or member.instance == 1:
+            return settings
+        return settings.model_copy(update={"seed": settings.seed + member.instance - 1})
+
+
+class PanelConfig(RunConfig):
+    """Settings of a flow that asks one panel of members."""
+
+    members: list[str] = Field(
+        min_length=1,
+        description="Models that answer, each provider/model or provider/model:count for several instances.",
+        examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
+        json_schema_extra={"position": 1},
+    )
+
+    @model_validator(mode="after")
+    def _check_panel(self) -> Self:
+        members = self.panel()
+        if self.quorum is not None and self.quorum > len(members):
+            raise ValueError(f"quorum is {self.quorum}, but there are only {len(members)} members")
+        known = {str(member.name) for member in members}
+        for name in self.member_settings:
+            if name not in known:
+                raise ValueError(f"member_settings: {name!r} is no member; members are {', '.join(sorted(known))}")
+        return self
+
+    def panel(self) -> list[Member]:
+        """List every instance of every member, in the order given."""
+        return members_of(self.members)
+
+    def needed(self) -> int:
+        """The quorum: how many members must answer."""
+        return self.quorum or len(self.panel()) // 2 + 1

@@ -1,0 +1,37 @@
+"""The kinds of flows that can be saved and run by name; each has a module in this folder."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+MAIN = "consortium"
+"""The command that `consensus "PROMPT"` stands for."""
+
+
+class Kind(NamedTuple):
+    """One kind of flow.
+
+    The module has `run_command` for the command line, `save` for `consensus save`, and `run_saved(prompt, values, out)`
+    for a configuration that was saved.
+    """
+
+    module: str
+    block: str
+    help: str
+
+
+KINDS = {
+    MAIN: Kind(
+        "deployments.consortium", "blocks.consortium:Consortium", "Ask a panel; an arbiter makes one answer of theirs."
+    ),
+}
+
+
+def block_class(kind: str) -> Any:
+    """Return the block in which configurations of this kind are saved."""
+    module, name = KINDS[kind].block.split(":")
+    return getattr(import_module(module), name)
+
+
+def module_of(kind: str) -> Any:
+    """Return the command module of a kind."""
+    return import_module(KINDS[kind].module)
