@@ -66,6 +66,11 @@ def tokens(arguments: list[str]) -> list[str]:
     """
     if not arguments:
         return [] if sys.stdin.isatty() else [MAIN]
+    arguments = [
+        # A lone dash stands for the prompt; behind an option it is that option's value.
+        "--prompt=-" if text == "-" and not before.startswith("-") else text
+        for before, text in zip(["", *arguments], arguments, strict=False)
+    ]
     first, *rest = arguments
     if first == "save" and "--flow" in rest:
         at = rest.index("--flow")

@@ -48,7 +48,7 @@ def set_key(
     key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
     block = _make(block_class, provider, fields | ({"api_key": SecretStr(key)} if key else {}))
     server()
-    asyncio.run(block.save(provider, overwrite=True))
+    asyncio.run(_save({provider: block}))
     say(f"saved the credentials of {provider}")
     return Exit.ANSWER
 
@@ -68,7 +68,7 @@ def import_keys(file: Path) -> Exit:
         raise Stop(f"{file} is no JSON: line {getattr(error, 'lineno', '?')}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise Stop(f'{file} must hold an object by provider: {{"openai": {{"api-key": "..."}}}}')
-    blocks = {}
+    blocks: dict[str, ModelCredentials] = {}
     for provider, entry in entries.items():
         fields = {name.replace("-", "_"): value for name, value in entry.items()}
         block_class, default_url = _class_of(provider, fields.get("base_url"))
@@ -78,12 +78,7 @@ def import_keys(file: Path) -> Exit:
             raise Stop(f"{provider}: unknown field {unknown[0].replace('_', '-')}")
         blocks[provider] = _make(block_class, provider, fields)
     server()
-
-    async def write() -> None:
-        for provider, block in blocks.items():
-            await block.save(provider, overwrite=True)
-
-    asyncio.run(write())
+    asyncio.run(_save(blocks))
     say(f"saved the credentials of {', '.join(blocks) or 'nobody: the file is empty'}")
     return Exit.ANSWER
 
@@ -127,6 +122,12 @@ async def saved() -> list[tuple[str, str, dict[str, Any]]]:
             "POST", "/block_documents/filter", json={"block_types": {"slug": {"any_": sorted(BLOCKS)}}}
         )
     return sorted((item["name"], item["block_type"]["slug"], item["data"]) for item in response.json())
+
+
+async def _save(blocks: dict[str, ModelCredentials]) -> None:
+    for provider, block in blocks.items():
+        # Awaited, as `save` is asynchronous where an event loop runs.
+        await block.save(provider, overwrite=True)  # type: ignore[misc]
 
 
 def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredentials], str | None]:

@@ -16,6 +16,7 @@ from deployments.view import Lines, LiveTable, summary
 from tasks.clients import close_clients
 from tasks.errors import ConsensusError
 from tasks.record import Record
+from tasks.warm_up import warm_up
 from tasks.watch import Watcher, watched_by
 
 
@@ -48,6 +49,7 @@ def run_flow(start: Callable[[], Awaitable[Record]], members: Sequence[str], opt
         options: What is printed and written.
     """
     output = checked_output(options.output)
+    warm_up(member.partition("/")[0] for member in members)
     info = server()
     view = _view(members, quiet=options.raw or options.json)
     try:

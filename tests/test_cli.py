@@ -1,0 +1,234 @@
+"""The command line: what goes to stdout and what to stderr, exit codes, bad input before any paid call."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from deployments.cli import main, tokens
+from deployments.terminal import Stop
+from tests.vendors import LoopbackVendors, faults, json_reply
+
+PANEL = ["-m", "openai/a", "-m", "anthropic/b", "-m", "google/c", "--arbiter", "openai/judge"]
+JUDGEMENT = {
+    "analysis": "They agree.",
+    "dissent": "",
+    "synthesis": "Forty-two.",
+    "confidence": 90,
+    "needs_iteration": False,
+    "refinement_areas": [],
+}
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def consensus(
+    results: str,
+    vendors: LoopbackVendors,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Ran]:
+    """Run the command in this process, against the tests' server and the loopback vendors."""
+    monkeypatch.setattr("deployments.run.use_server", lambda info: None)
+    vendors.script("judge", then=json_reply(JUDGEMENT))
+
+    def run(*arguments: str, stdin: str | None = None) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["consensus", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+def test_answer_on_stdout_and_the_rest_on_stderr(consensus):
+    ran = consensus("What is six times seven?", *PANEL)
+    assert (ran.code, ran.out) == (0, "Forty-two.\n")
+    assert "openai/a#1" in ran.err and "anthropic/b#1" in ran.err and "google/c#1" in ran.err
+    assert "/runs/flow-run/" in ran.err
+    assert "confidence 90 %" in ran.err
+
+
+def test_json_is_the_whole_record_and_nothing_else(consensus, vendors):
+    ran = consensus("consortium"[:0] + "Six times seven?", *PANEL, "--json")
+    record = json.loads(ran.out)
+    assert ran.code == 0 and ran.err == ""
+    assert record["answer"] == "Forty-two." and record["status"] == "confident" and record["confidence"] == 0.9
+    assert [r["member"] for r in record["iterations"][0]["responses"]] == ["openai/a#1", "anthropic/b#1", "google/c#1"]
+    assert record["calls"] == 4 == vendors.count()
+
+
+def test_second_run_sends_nothing_and_fresh_asks_again(consensus, vendors):
+    consensus("Seven?", *PANEL, "--raw")
+    again = consensus("Seven?", *PANEL, "--json")
+    assert vendors.count() == 4 and json.loads(again.out)["cached_calls"] == 4
+    consensus("Seven?", *PANEL, "--raw", "--fresh")
+    assert vendors.count() == 8
+
+
+def test_raw_prints_the_answer_alone(consensus):
+    ran = consensus("Eight?", *PANEL, "--raw")
+    assert (ran.code, ran.out, ran.err) == (0, "Forty-two.\n", "")
+
+
+def test_output_file_holds_the_record(consensus, tmp_path):
+    file = tmp_path / "record.json"
+    consensus("Nine?", *PANEL, "--output", str(file), "--raw")
+    assert json.loads(file.read_text())["answer"] == "Forty-two."
+
+
+def test_prompt_from_stdin(consensus, vendors):
+    assert consensus("-", *PANEL, "--raw", stdin="From a pipe?").code == 0
+    assert "From a pipe?" in vendors.seen[0].prompt
+    assert consensus("Look at this:", *PANEL, "--raw", "--stdin", stdin="the pipe's text").code == 0
+    assert "Look at this:\n\nthe pipe's text" in vendors.seen[-1].prompt or any(
+        "Look at this:\n\nthe pipe's text" in seen.prompt for seen in vendors.seen
+    )
+
+
+def test_no_answer_is_exit_1_and_names_every_cause(consensus, vendors):
+    for model in "abc":
+        vendors.script(model, then=faults.unauthorized())
+    ran = consensus("Ten?", *PANEL, "--json")
+    assert ran.code == 1
+    record = json.loads(ran.out)
+    assert record["status"] == "failed" and record["answer"] is None
+    assert all(name in record["error"] for name in ("openai/a", "anthropic/b", "google/c"))
+
+
+def test_budget_is_exit_3_with_the_best_answer_so_far(consensus, vendors):
+    vendors.script("judge", then=json_reply(JUDGEMENT | {"confidence": 10}))
+    ran = consensus("Eleven?", *PANEL, "--max-calls", "6", "--json")
+    record = json.loads(ran.out)
+    assert ran.code == 3 and record["status"] == "budget"
+    assert record["answer"] == "Forty-two." and vendors.count() <= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-m", "openai/a:0", "--arbiter", "openai/b"], "count"),
+        (["-m", "openai/a", "--arbiter", "openai/b", "--min-iterations", "5", "--max-iterations", "2"], "min_iterations"),
+        (["-m", "openai/a", "--arbiter", "openai/b", "--confidence-threshold", "80"], "--confidence-threshold"),
+        (["-m", "nowhere/a", "--arbiter", "openai/b"], "nowhere"),
+        (["-m", "huggingface/a", "--arbiter", "openai/b"], "HF_TOKEN"),
+        (["-m", "justaname", "--arbiter", "openai/b"], "provider/model"),
+        (["-m", "openai/a"], "arbiter"),
+        (["--arbiter", "openai/b", "-m", "openai/a", "--quorum", "3"], "quorum"),
+        (["-m", "openai/a", "--arbiter", "openai/b", "--output", "/nowhere/at/all.json"], "--output"),
+        (["-m", "openai/a", "--arbiter", "openai/b", "--config", "missing.json"], "--config"),
+        (["-m", "openai/a", "--arbiter", "openai/b", "--temperature", "9"], "--temperature"),
+        (["--no-such-option"], "no-such-option"),
+        (["--name", "never-saved"], "never-saved"),
+    ],
+)
+def test_bad_input_is_exit_2_names_the_field_and_calls_nobody(consensus, vendors, arguments, named):
+    ran = consensus("Twelve?", *arguments)
+    assert ran.code == 2, ran
+    assert named in ran.err and ran.out == ""
+    assert vendors.count() == 0
+
+
+def test_empty_prompt(consensus, vendors):
+    assert consensus("-", *PANEL, stdin="  \n").code == 2
+    assert vendors.count() == 0
+
+
+def test_save_list_show_use_remove(consensus, vendors):
+    assert consensus("save", "night-panel", *PANEL, "--max-iterations", "2").code == 0
+    assert consensus("list").out.startswith("night-panel\tconsortium")
+    shown = json.loads(consensus("show", "night-panel").out)
+    assert shown["members"] == ["openai/a", "anthropic/b", "google/c"] and shown["max_iterations"] == 2
+    assert consensus("Thirteen?", "--name", "night-panel", "--raw").out == "Forty-two.\n"
+    # What is given lies over what is saved.
+    changed = consensus("Fourteen?", "--name", "night-panel", "-m", "openai/a", "--json")
+    assert [r["member"] for r in json.loads(changed.out)["iterations"][0]["responses"]] == ["openai/a#1"]
+    assert consensus("remove", "night-panel").code == 0
+    assert consensus("show", "night-panel").code == 2
+
+
+def test_the_saved_default_answers_a_bare_prompt(consensus):
+    assert consensus("Without any default?").code == 2
+    assert consensus("save", "default", *PANEL).code == 0
+    try:
+        assert consensus("With a default?", "--raw").out == "Forty-two.\n"
+    finally:
+        consensus("remove", "default")
+
+
+def test_save_refuses_a_bad_name_and_a_bad_provider(consensus):
+    assert "no name" in consensus("save", "Not A Name", *PANEL).err
+    assert consensus("save", "fine", "-m", "nowhere/x", "--arbiter", "openai/b").code == 2
+    assert "fine" not in consensus("list").out
+
+
+def test_keys_set_import_list_remove(consensus, vendors, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert consensus("Fifteen?", *PANEL).code == 2
+    ran = consensus("keys", "set", "openai", "--base-url", vendors.openai_url, stdin="sk-typed-secret\n")
+    assert ran.code == 0 and "sk-typed-secret" not in ran.out + ran.err
+    try:
+        assert consensus("Sixteen?", *PANEL, "--raw").out == "Forty-two.\n"
+        assert "sk-typed-secret" in str(vendors.seen[0].headers) or any(
+            "sk-typed-secret" in str(seen.headers) for seen in vendors.seen
+        )
+        monkeypatch.setenv("MY_KEY", "sk-from-variable")
+        file = tmp_path / "keys.json"
+        file.write_text(json.dumps({"my-server": {"base-url": vendors.openai_url, "api-key": "sk-imported"}}))
+        assert consensus("keys", "import", str(file)).code == 0
+        assert consensus("keys", "set", "other", "--base-url", vendors.openai_url, "--from-env", "MY_KEY").code == 0
+        listed = consensus("keys", "list").out
+        assert {line.split("\t")[0] for line in listed.splitlines()} >= {"openai", "my-server", "other"}
+        assert "sk-" not in listed
+        assert consensus("Seventeen?", "-m", "my-server/x", "--arbiter", "other/judge", "--raw").code == 0
+    finally:
+        for name in ("openai", "my-server", "other"):
+            consensus("keys", "remove", name)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{not json", "no JSON"),
+        ("[]", "object by provider"),
+        ('{"openai": {"api-key": "k", "colour": "red"}}', "colour"),
+        ('{"my-server": {"api-key": "k"}}', "--base-url"),
+        ('{"openai": {}}', "api-key"),
+    ],
+)
+def test_import_of_a_bad_file_saves_nothing(consensus, tmp_path, text, named):
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+    ran = consensus("keys", "import", str(file))
+    assert ran.code == 2 and named in ran.err
+    assert consensus("keys", "list").out == ""
+
+
+def test_check_says_what_is_there(consensus, vendors):
+    ran = consensus("check")
+    assert "server" in ran.out and "answers" in ran.out
+    assert f"openai      {vendors.openai_url}" in ran.out
+    assert "no key for huggingface" in ran.out
+    assert "local" in ran.out
+    assert vendors.count() == 0
+    assert "sk-test" not in ran.out + ran.err
+
+
+def test_tokens_put_the_main_command_first():
+    assert tokens(["What is love?"]) == ["consortium", "What is love?"]
+    assert tokens(["-m", "a/b", "x"]) == ["consortium", "-m", "a/b", "x"]
+    assert tokens(["save", "x", "--flow", "consortium", "-m", "a/b"]) == ["save-consortium", "x", "-m", "a/b"]
+    assert tokens(["keys", "list"]) == ["keys", "list"]
+    with pytest.raises(Stop, match="nonsense"):
+        tokens(["save", "x", "--flow", "nonsense"])
