@@ -1,11 +1,13 @@
 """What is saved: the credentials of a vendor, a saved configuration of a flow."""
 
 from blocks.budget import Budget
+from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from blocks.consortium import Consortium, ConsortiumConfig
+
+# Not their base: Prefect registers every class of blocks that it finds here, and would offer it in the UI.
 from blocks.credentials import (
     AnthropicCredentials,
     GoogleCredentials,
-    ModelCredentials,
     OpenAICompatibleCredentials,
     OpenAICredentials,
 )
@@ -18,11 +20,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AnthropicCredentials",
     "Budget",
+    "ConsensusLearning",
+    "ConsensusLearningConfig",
     "Consortium",
     "ConsortiumConfig",
     "GoogleCredentials",
     "Member",
-    "ModelCredentials",
     "ModelName",
     "OpenAICompatibleCredentials",
     "OpenAICredentials",

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, model_validator
+from pydantic import Field, HttpUrl, field_validator, model_validator
 
 from blocks.member import ModelName, parse_member
 from blocks.panel import PanelConfig
@@ -44,12 +44,16 @@ class ConsortiumConfig(PanelConfig):
         default_factory=Sampling, description="Sampling settings of the arbiter.", json_schema_extra={"position": 15}
     )
 
+    @field_validator("arbiter", "fallback_arbiters")
+    @classmethod
+    def _check_arbiters(cls, value: str | list[str]) -> str | list[str]:
+        for name in [value] if isinstance(value, str) else value:
+            if parse_member(name)[1] > 1:
+                raise ValueError(f"{name!r} has a count; one instance judges, so write it without")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> "ConsortiumConfig":
-        for field, names in (("arbiter", [self.arbiter]), ("fallback_arbiters", self.fallback_arbiters)):
-            for name in names:
-                if parse_member(name)[1] > 1:
-                    raise ValueError(f"{field}: {name!r} has a count; one instance judges, so write it without")
         if self.min_iterations > self.max_iterations:
             raise ValueError(
                 f"min_iterations is {self.min_iterations}, more than max_iterations, {self.max_iterations}: "

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from blocks.budget import Budget
 from blocks.member import Member, members_of
@@ -68,6 +68,12 @@ class PanelConfig(RunConfig):
         examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
         json_schema_extra={"position": 1},
     )
+
+    @field_validator("members")
+    @classmethod
+    def _check_members(cls, names: list[str]) -> list[str]:
+        members_of(names)  # here, so that the error names the field
+        return names
 
     @model_validator(mode="after")
     def _check_panel(self) -> Self:

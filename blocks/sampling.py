@@ -36,6 +36,9 @@ class Sampling(BaseModel):
     )
 
     def over(self, base: "Sampling") -> "Sampling":
-        """Return these settings laid over `base`: what is set here wins, `extra` is merged key by key."""
-        changed = {name: getattr(self, name) for name in self.model_fields_set if name != "extra"}
+        """Return these settings laid over `base`: what is set here wins, `extra` is merged key by key.
+
+        An empty setting is not set: a saved configuration comes back with every field named, the empty ones too.
+        """
+        changed = {name: value for name in Sampling.model_fields if (value := getattr(self, name)) not in (None, ())}
         return base.model_copy(update=changed | {"extra": {**base.extra, **self.extra}})

@@ -34,6 +34,7 @@ app.command("deployments.demo:demo", name="demo", help="Ask three instances of t
 app.command(
     f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind."
 )
+app.command("deployments.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
 app.command("deployments.saved:list_saved", name="list", help="List the saved configurations.")
 app.command("deployments.saved:show", name="show", help="Print a saved configuration as JSON.")
 app.command("deployments.saved:remove", name="remove", help="Remove a saved configuration.")

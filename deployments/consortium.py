@@ -55,7 +55,7 @@ def save(name: str, *, panel: ConsortiumOptions | None = None) -> Exit:
         name: Lower-case letters, digits and dashes.
         panel: Who is asked and who judges.
     """
-    config = configured(ConsortiumConfig, panel or ConsortiumOptions(), **REQUIRED)
+    config = configured(ConsortiumConfig, panel or ConsortiumOptions(), None, **REQUIRED)
     models = [*(member.name for member in config.panel()), *config.arbiters()]
     return save_block(name, Consortium(config=config), models)
 

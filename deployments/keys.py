@@ -127,7 +127,7 @@ async def saved() -> list[tuple[str, str, dict[str, Any]]]:
 async def _save(blocks: dict[str, ModelCredentials]) -> None:
     for provider, block in blocks.items():
         # Awaited, as `save` is asynchronous where an event loop runs.
-        await block.save(provider, overwrite=True)  # type: ignore[misc]
+        await block.save(provider, overwrite=True)
 
 
 def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredentials], str | None]:

@@ -23,6 +23,16 @@ KINDS = {
     MAIN: Kind(
         "deployments.consortium", "blocks.consortium:Consortium", "Ask a panel; an arbiter makes one answer of theirs."
     ),
+    "learn": Kind(
+        "deployments.learn",
+        "blocks.consensus_learning:ConsensusLearning",
+        "Ask a panel, aggregate, and let each improve its answer; reads Flare's input.json.",
+    ),
+    "pump": Kind("deployments.pump", "blocks.pump:Pump", "Ask many models at once; print every answer with its time."),
+    "prefer": Kind("deployments.prefer", "blocks.prefer:Prefer", "Ask many models, and let them rank each other."),
+    "vote": Kind(
+        "deployments.vote", "blocks.vote:Vote", "Ask many models and count their answers, or compare them in pairs."
+    ),
 }
 
 

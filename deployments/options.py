@@ -95,6 +95,11 @@ class ConsortiumOptions(PanelOptions):
 FIELDS = {
     "member": "members",
     "fallback_arbiter": "fallback_arbiters",
+    "fallback_aggregator": "fallback_aggregators",
+    "k": "decentralized.k",
+    "alpha": "decentralized.alpha",
+    "beta": "decentralized.beta",
+    "max_rounds": "decentralized.max_rounds",
     "order_seed": "seed",
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",

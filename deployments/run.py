@@ -1,6 +1,7 @@
 """Runs a flow for the command line: finds the server, shows the run, prints the answer, chooses the exit code."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -40,31 +41,45 @@ def server() -> ServerInfo:
     return info
 
 
-def run_flow(start: Callable[[], Awaitable[Record]], members: Sequence[str], options: OutputOptions) -> Exit:
+def run_flow(
+    start: Callable[[], Awaitable[Record]],
+    members: Sequence[str],
+    options: OutputOptions,
+    *,
+    view: Watcher | None = None,
+    show: Callable[[Record, str], None] | None = None,
+    shape: Callable[[Record], dict[str, Any]] | None = None,
+) -> Exit:
     """Run a flow and report on it.
 
     Args:
         start: Starts the flow.
         members: Names of those who are asked, for the live view.
         options: What is printed and written.
+        view: Looks on in place of the live view.
+        show: Shows the record, given the address of the UI, in place of the answer and its summary.
+        shape: Makes the document that is printed and written as JSON, in place of the whole record.
     """
     output = checked_output(options.output)
     warm_up(member.partition("/")[0] for member in members)
     info = server()
-    view = _view(members, quiet=options.raw or options.json)
+    quiet = options.raw or options.json
+    view = None if quiet else view or _view(members)
     try:
         record = asyncio.run(_run(start, view))
     finally:
         if isinstance(view, LiveTable):
             view.close()
-    document = record.model_dump(mode="json")
+    document = shape(record) if shape else record.model_dump(mode="json")
     if output is not None:
-        write_whole(output, record.model_dump_json(indent=2) + "\n")
+        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if options.json:
         put_json(document)
+    elif show and not quiet:
+        show(record, info.ui_url)
     elif record.answer is not None:
         put(record.answer)
-    if not options.raw and not options.json:
+    if not quiet and not show:
         summary(record, info.ui_url)
     if record.answer is None:
         say(f"consensus: no answer: {record.error}")
@@ -85,7 +100,5 @@ async def _run(start: Callable[[], Awaitable[Record]], view: Watcher | None) -> 
             await close_clients()
 
 
-def _view(members: Sequence[str], *, quiet: bool) -> "Lines | LiveTable | None":
-    if quiet:
-        return None
+def _view(members: Sequence[str]) -> "Lines | LiveTable":
     return LiveTable(members) if sys.stderr.isatty() else Lines()

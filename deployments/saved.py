@@ -41,7 +41,7 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         others = [one.kind for one in await saved_configurations(name) if slug != slug_of(one.kind)]
         if others:
             raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
-        await block.save(name, overwrite=True)  # type: ignore[misc]
+        await block.save(name, overwrite=True)
 
     asyncio.run(write())
     say(f"saved as {name}")

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from blocks.consortium import ConsortiumConfig
+from blocks.consortium import Consortium, ConsortiumConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
 from tasks.call import Caller
 from tasks.errors import ConfigurationError, ConsensusError, QuorumError
 from tasks.judge import Call, Case, Court, fallback, judge
-from tasks.panel import check_quorum, gather_panel
+from tasks.panel import check_quorum
 from tasks.prompts import fill, version
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.report import Report, run_name, start_record, told_of_end
-from tasks.request import Message, Request
-from tasks.saved import load_saved
+from tasks.request import Message
+from tasks.rounds import ask_members
+from tasks.saved_config import load_config
 from tasks.turns import Turns, apart
 from tasks.watch import tell, watched_by
 
@@ -93,20 +94,15 @@ class _Run:
 async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool:
     """Run one iteration, and tell whether it was the last one."""
     config, record, number = run.config, run.record, iteration.number
-    asked = []
-    for member, voice in zip(config.panel(), voices, strict=True):
-        request = Request(
-            provider=member.name.provider,
-            model=member.name.model,
-            messages=voice.messages,
-            sampling=config.settings_of(member),
-            sample=member.instance - 1,
-            prompt_version=version("iterate") if number > 1 else "",
-            label=f"{member.name} #{member.instance} · iteration {number}",
-            timeout=config.timeout,
-        )
-        asked.append((request, member.instance, run.call(request, instance=member.instance)))
-    iteration.responses = await gather_panel(asked, config.needed(), config.straggler_grace)
+    iteration.responses = await ask_members(
+        config.panel(),
+        [voice.messages for voice in voices],
+        config,
+        run.call,
+        quorum=config.needed(),
+        label=f"iteration {number}",
+        prompt_version=version("iterate") if number > 1 else "",
+    )
     answered = [response for response in iteration.responses if response.answered]
     iteration.agreement = agreement([response.text or "" for response in answered])
     try:
@@ -226,6 +222,11 @@ async def consortium(
     with watched_by(Report(config.confidence_threshold)):
         record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
+
+
+async def load_saved(name: str) -> ConsortiumConfig:
+    """Load the saved configuration `name`."""
+    return await load_config(Consortium, ConsortiumConfig, name)
 
 
 def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import combinations, islice
 
+from rapidfuzz.distance import Indel
+
 MAX_WORDS = 2000
 """Words of a text that are compared; the comparison's time grows with their square."""
 
@@ -35,20 +37,8 @@ def similarity(one: str, other: str) -> float:
 
 
 def _similarity(one: list[str], other: list[str]) -> float:
-    return 2 * _common(one, other) / (len(one) + len(other)) if one or other else 1.0
-
-
-def _common(one: list[str], other: list[str]) -> int:
-    """Length of the longest common subsequence, by the bits of one large number (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for index, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << index
-    every = (1 << len(one)) - 1
-    left = every
-    for word in other:
-        met = left & places.get(word, 0)
-        left = ((left + met) | (left - met)) & every
-    return len(one) - left.bit_count()
+    # Twice the longest common subsequence over both lengths, which is ROUGE-L's F1.
+    return float(Indel.normalized_similarity(one, other))
 
 
 def agreement(texts: Sequence[str]) -> float | None:

@@ -13,6 +13,7 @@ from prefect.transactions import CommitMode, get_transaction
 
 from tasks.attempt import REPAIRS, attempt, setting
 from tasks.cache_key import RequestKey, request_key
+from tasks.cut import failing_when_cut
 from tasks.errors import ModelError
 from tasks.providers import address_of, endpoint_of
 from tasks.request import Answer, Request
@@ -45,6 +46,11 @@ async def _ask(request: Request) -> Answer:
         ModelError: If there is none; Prefect retries it when it is `retryable`.
         ConfigurationError: If the provider is unknown or has no key, or the answer could not be stored.
     """
+    with failing_when_cut(request.name):
+        return await _answer(request)
+
+
+async def _answer(request: Request) -> Answer:
     _commit_at_once()
     endpoint = await endpoint_of(request.provider, request.model)
     key = request_key(request, endpoint.address)

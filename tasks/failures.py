@@ -149,7 +149,9 @@ def fault_of(error: BaseException) -> Fault:
         headers = {str(k).lower(): str(v) for k, v in dict(getattr(response, "headers", None) or {}).items()}
         if "APIResponseValidationError" in names or status < 300:
             return Fault(status, headers, body, "the response is not in the vendor's format", transport="malformed")
-        return Fault(status, headers, body, _message(body) or _plain(status, headers, error))
+        return Fault(
+            status, headers, body, _message(body) or _plain(status, headers, body if isinstance(body, str) else error)
+        )
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) or names & {
         "UnknownApiResponseError",
         "DecodingError",
@@ -164,12 +166,11 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(message=f"{type(error).__name__}: {error}")
 
 
-def _plain(status: int, headers: Mapping[str, str], error: BaseException) -> str:
+def _plain(status: int, headers: Mapping[str, str], said: object) -> str:
     """Words for a response without an error object: a proxy's page, a redirect."""
     if 300 <= status < 400:
         return f"redirected to {headers.get('location', 'nowhere')}; a key is not sent on, so correct the base URL"
-    text = re.sub(r"<[^>]*>", " ", str(error)) if "<" in str(error) else str(error)
-    return " ".join(text.split())
+    return " ".join(re.sub(r"<[^>]*>", " ", str(said)).split())
 
 
 def _flagged(body: Any) -> bool:

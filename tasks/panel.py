@@ -74,18 +74,12 @@ def _outcome(
     call: "asyncio.Future[Response]", request: Request, instance: int, waited: float, cut: str | None
 ) -> Response:
     """The entry of one member in the record; whatever ended its call is data, and never ends the panel's run."""
-    if call.cancelled():
+    if call.cancelled():  # between two attempts: a request under way would have made a response of its own
         return _failed(request, instance, waited, "straggler", cut or "cancelled")
     error = call.exception()
     if error is not None:
         return _failed(request, instance, waited, "unknown", scrub(f"{type(error).__name__}: {error}"))
-    response = call.result()
-    if response.error is not None and response.error.kind == "straggler":
-        # The request was under way: what it would have answered may be billed.
-        response.attempts += 1
-        response.possibly_billed += 1
-        response.cost_usd = None
-    return response
+    return call.result()
 
 
 def _failed(request: Request, instance: int, waited: float, kind: ErrorKind, cause: str) -> Response:
@@ -96,7 +90,7 @@ def _failed(request: Request, instance: int, waited: float, kind: ErrorKind, cau
         instance=instance,
         latency_s=round(waited, 4),
         attempts=1,
-        possibly_billed=1,
+        possibly_billed=0 if kind == "straggler" else 1,
         error=CallError(kind=kind, message=f"{request.name}: {kind}: {cause}", retryable=kind == "straggler"),
     )
 

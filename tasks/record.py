@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from tasks.ballot import Comparison, Option, Vote
+from tasks.ranked import JudgeRanking, Scores
 from tasks.request import ErrorKind, Usage
+from tasks.settled import Settlement
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 
@@ -43,6 +46,8 @@ class Response(BaseModel):
     """Requests whose response was lost on the way; the vendor may have billed them."""
     model_served: str | None = None
     warnings: list[str] = Field(default_factory=list)
+    recorded: bool = False
+    """Whether it was given to the run as a recorded answer; nobody was called for it."""
 
     @property
     def answered(self) -> bool:
@@ -67,6 +72,12 @@ class Synthesis(BaseModel):
     """Members from best to worst, where the arbiter ranked."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Which member stood behind each label that the arbiter saw, in the order in which it saw them."""
+    method: str | None = None
+    """How it was made, where a flow has several ways; another one than was asked for is a stand-in."""
+    value: str | None = None
+    """The answer that was counted or compared, where one was extracted."""
+    votes: dict[str, list[str]] = Field(default_factory=dict)
+    """Who gave each value; members whose answer could not be read are in none."""
 
 
 class Iteration(BaseModel):
@@ -79,6 +90,10 @@ class Iteration(BaseModel):
     judgements: list[Response] = Field(default_factory=list)
     """Every call of an arbiter in this iteration, failed ones included."""
     duration_s: float = 0.0
+    settlement: Settlement | None = None
+    """How the members came to one value among themselves, where no aggregator did it."""
+    shown: dict[str, list[str]] = Field(default_factory=dict)
+    """For each member that was shown answers of the round before: whose, in the order in which it saw them."""
 
 
 class Record(BaseModel):
@@ -106,6 +121,24 @@ class Record(BaseModel):
     duration_s: float = 0.0
     error: str | None = None
     seed: int | None = None
+    rankings: list[JudgeRanking] = Field(default_factory=list)
+    """How each judge ranked the answers, where members rank each other."""
+    scores: Scores | None = None
+    """Those rankings put together."""
+    votes: list[Vote] = Field(default_factory=list)
+    """What each member that was asked voted for, where votes are counted."""
+    tally: list[Option] = Field(default_factory=list)
+    """Those votes counted, from most to fewest."""
+    tie: bool | None = None
+    """Whether several answers had the most votes, or were found equally good; the member listed first decided."""
+    unanimous: bool | None = None
+    """Whether every member that was asked voted for the same."""
+    margin: float | None = None
+    """By how much of the votes cast the winner is ahead of the next, 0 to 1."""
+    full_text: str | None = None
+    """All that the first member wrote that gave the winning answer."""
+    comparisons: list[Comparison] = Field(default_factory=list)
+    """The pairs of answers that a judge compared."""
 
     def calls_made(self) -> list[Response]:
         """Every call of the run, in order."""

@@ -2,10 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
 from typing import Any
+from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.events import emit_event
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
@@ -47,39 +52,50 @@ class Report:
 
     def __init__(self, threshold: float | None = None) -> None:
         self._threshold = threshold
-        self._writing: set[asyncio.Task[Any]] = set()
+        self._writing: list[asyncio.Task[None]] = []
         self._record: Record | None = None
+        self._bars: list[asyncio.Task[UUID]] = []
+        self._ended = 0
 
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event of the run."""
         if event == "started":
             self._record = value
+        elif event == "answered" and len(self._bars) == self._ended:
+            # While the others think: what is left for the end is what a run waits for.
+            self._bars.append(asyncio.ensure_future(self._begin(self._ended + 1)))
         elif event == "iterated":
-            self._write(self._iteration(value))
+            self._ended += 1
+            # At once, not with the artifacts: an automation must not hear of the end before.
+            self._emit_iteration(value)
+            before = self._writing[-1] if self._writing else None
+            self._writing.append(asyncio.ensure_future(self._write(value, before)))
         elif event == "ended":
             self._emit_end(value)
-            for outcome in await asyncio.gather(*self._writing, return_exceptions=True):
+            for outcome in await asyncio.gather(*self._bars, *self._writing, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     get_logger("consensus").warning("An artifact could not be written: %r", outcome)
 
-    def _write(self, work: Coroutine[Any, Any, None]) -> None:
-        writing = asyncio.ensure_future(work)
-        self._writing.add(writing)
-
-    async def _iteration(self, iteration: Iteration) -> None:
-        record = self._record
-        name = record.flow if record else "run"
-        self._emit_iteration(iteration)
-        done = self._progress(iteration)
+    async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:  # one after the other, so that the last one written is the latest
+            await asyncio.wait([before])
+        name = key(self._record.flow if self._record else "run")
+        number, done = iteration.number, self._progress(iteration)
         await asyncio.gather(
-            acreate_markdown_artifact(
-                iteration_markdown(iteration), f"{key(name)}-iteration", f"Iteration {iteration.number}"
-            ),
-            acreate_table_artifact(
-                calls_table(iteration), f"{key(name)}-calls", f"Calls of iteration {iteration.number}"
-            ),
-            acreate_progress_artifact(done, f"{key(name)}-progress", f"Confidence after iteration {iteration.number}"),
+            acreate_markdown_artifact(iteration_markdown(iteration), f"{name}-iteration", f"Iteration {number}"),
+            acreate_table_artifact(calls_table(iteration), f"{name}-calls", f"Calls of iteration {number}"),
+            self._advance(number, done),
         )
+
+    async def _begin(self, number: int) -> UUID:
+        name = key(self._record.flow if self._record else "run")
+        created: UUID = await acreate_progress_artifact(0.0, f"{name}-progress", f"Confidence in iteration {number}")
+        return created
+
+    async def _advance(self, number: int, done: float) -> None:
+        description = f"Confidence after iteration {number}"
+        if len(self._bars) >= number:
+            await aupdate_progress_artifact(await self._bars[number - 1], done, description)
 
     def _progress(self, iteration: Iteration) -> float:
         """How near the run is to its threshold, in per cent."""

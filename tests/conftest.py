@@ -29,6 +29,8 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "CONSENSUS_BACKOFF_S": "0.01",
+    # Some tests make calls outside of a flow, where there is no flow to log to.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
 import pytest  # noqa: E402

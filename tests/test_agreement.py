@@ -20,7 +20,7 @@ def test_similarity_is_symmetric_and_a_share(one, other):
 
 
 def longest(one, other):
-    """The textbook's table, to hold the bits against."""
+    """The textbook's table, to hold the library against."""
     rows = [0] * (len(other) + 1)
     for a in one:
         before = 0
@@ -32,7 +32,7 @@ def longest(one, other):
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.lists(st.sampled_from("abcd"), max_size=30))
 def test_similarity_is_that_of_the_longest_common_subsequence(one, other):
     expected = 2 * longest(one, other) / (len(one) + len(other)) if one or other else 1
-    assert similarity(" ".join(one), " ".join(other)) == expected
+    assert similarity(" ".join(one), " ".join(other)) == pytest.approx(expected)
 
 
 @given(st.lists(prose, min_size=2, max_size=5), st.randoms(use_true_random=False))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from blocks.consortium import Consortium
 from flows.consortium import consortium, run_consortium
 from tasks.errors import ConfigurationError
 from tasks.record import Record
@@ -11,7 +12,11 @@ from tasks.request import Message
 from tests.consortium_kit import ARBITER, asked, config, judged, say
 from tests.vendors import Reply, faults
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = [
+    pytest.mark.usefixtures("results"),
+    # Most tests call the algorithm without the flow around it, where Prefect has nowhere to send its logs.
+    pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted"),
+]
 
 
 async def test_it_stops_when_the_arbiter_is_confident(vendors):
@@ -134,6 +139,18 @@ async def test_settings_reach_the_wire(vendors):
     assert (second["temperature"], second["max_tokens"], second["service_tier"]) == (0.1, 50, "flex")
     assert (arbiter["temperature"], arbiter["seed"]) == (0, 3)
     assert "max_tokens" not in arbiter
+
+
+async def test_a_saved_configuration_is_run_by_its_name(vendors):
+    vendors.script("arbiter", judged(90))
+    settings = {"sampling": {"max_output_tokens": 50}, "member_settings": {"openai/two": {"temperature": 0.1}}}
+    await Consortium(config=config(**settings)).save("three-of-mine", overwrite=True)
+    record = await consortium("What?", saved="three-of-mine")
+    assert record.answer == "the synthesis"
+    sent = asked(vendors, "two")[0].params
+    assert (sent["temperature"], sent["max_tokens"]) == (0.1, 50), "a member's settings lie over those of all"
+    with pytest.raises(ConfigurationError, match="no configuration is saved as 'nothing'"):
+        await consortium("What?", saved="nothing")
 
 
 async def test_instances_of_one_model_are_asked_apart(vendors):

@@ -1,0 +1,41 @@
+"""How the answer is read out of what a model wrote: `number`, `choice`, `json:FIELD`, `label:A,B`, `text`, `llm`."""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["number", "choice", "json", "label", "text", "llm"]
+
+FORMS = "number, choice, json:FIELD, label:A,B, text, text:FIELD or llm"
+"""The forms that `parse_extraction` reads, for people."""
+
+_ALONE: dict[str, Kind] = {"number": "number", "choice": "choice", "text": "text", "llm": "llm"}
+
+
+class Extraction(NamedTuple):
+    """A way to read an answer; `field` is that of a JSON object, `labels` are the answers that there can be."""
+
+    kind: Kind
+    field: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+def parse_extraction(text: str) -> Extraction:
+    """Read the name of an extraction, for example `json:answer`.
+
+    Raises:
+        ValueError: If there is no such extraction, or what it needs is missing.
+    """
+    name, colon, rest = (part.strip() for part in text.partition(":"))
+    if name in _ALONE and not colon:
+        return Extraction(_ALONE[name])
+    if name == "json" and rest:
+        return Extraction("json", rest)
+    if name == "text" and rest:
+        return Extraction("text", rest)
+    if name == "label":
+        labels = tuple(label.strip() for label in rest.split(","))
+        if len(labels) < 2 or not all(labels):
+            raise ValueError(f"{text!r} names no labels: write two or more, for example label:yes,no")
+        if len({label.casefold() for label in labels}) < len(labels):
+            raise ValueError(f"{text!r} names a label twice")
+        return Extraction("label", labels=labels)
+    raise ValueError(f"{text!r} is no extraction: write {FORMS}")

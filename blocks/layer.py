@@ -1,0 +1,89 @@
+"""One layer of a mixture of agents, and the instructions of its models."""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from blocks.member import Member, members_of
+from blocks.sampling import Sampling
+
+
+class Layer(BaseModel):
+    """The models of one layer and their settings. A text `P/A,P/B:2`, or a list of models, stands for a layer of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: list[str] = Field(
+        min_length=1,
+        description="Models of the layer, each provider/model or provider/model:count.",
+        examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
+        json_schema_extra={"position": 1},
+    )
+    sampling: Sampling = Field(
+        default_factory=Sampling,
+        description="Sampling settings of the layer; laid over those of the run.",
+        json_schema_extra={"position": 2},
+    )
+    member_settings: dict[str, Sampling] = Field(
+        default_factory=dict,
+        description="Sampling settings of one model of the layer, by provider/model; laid over all others.",
+        json_schema_extra={"position": 3},
+    )
+    system: str | None = Field(
+        None, description="System prompt of the layer in place of the run's.", json_schema_extra={"position": 4}
+    )
+    quorum: int | None = Field(
+        None,
+        ge=1,
+        description="Models of the layer that must answer; empty for the run's quorum.",
+        json_schema_extra={"position": 5},
+    )
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that one request of the layer may take; empty for the run's timeout.",
+        json_schema_extra={"position": 6},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        return {"members": value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = {str(member.name) for member in self.panel()}
+        for name in self.member_settings:
+            if name not in known:
+                raise ValueError(f"member_settings: {name!r} is not in the layer; it has {', '.join(sorted(known))}")
+        return self
+
+    def panel(self) -> list[Member]:
+        """List every instance of every model of the layer, in the order given."""
+        return members_of(self.members)
+
+
+class MixturePrompts(BaseModel):
+    """Instructions in place of the built-in ones. The question and the answers are shown in any case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    initial: str | None = Field(
+        None,
+        description="What the models of the first layer are told; an empty text for nothing.",
+        json_schema_extra={"position": 1},
+    )
+    aggregate: str | None = Field(
+        None,
+        min_length=1,
+        description="What the models of the further layers are told to do with the answers before.",
+        json_schema_extra={"position": 2},
+    )
+    final: str | None = Field(
+        None,
+        min_length=1,
+        description="What the aggregator is told to do with the answers.",
+        json_schema_extra={"position": 3},
+    )

@@ -1,0 +1,146 @@
+"""The settings of a mixture-of-agents run, and the block in which they are saved."""
+
+from typing import Any, Self
+
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, field_validator, model_validator
+
+from blocks.layer import Layer, MixturePrompts
+from blocks.member import Member, ModelName, parse_member
+from blocks.panel import PanelConfig, RunConfig
+from blocks.sampling import Sampling
+
+
+class MixtureOfAgentsConfig(RunConfig):
+    """Who proposes in each layer, and who makes the one answer."""
+
+    layers: list[Layer] = Field(
+        default_factory=list,
+        description="Layers of proposers in order; each sees the answers of the one before. The aggregator is apart.",
+        json_schema_extra={"position": 1},
+    )
+    aggregator: str = Field(
+        "",
+        description="Model of the last layer, as provider/model; empty for the model of self_moa.",
+        json_schema_extra={"position": 2},
+    )
+    fallback_aggregators: list[str] = Field(
+        default_factory=list,
+        description="Models that aggregate, in order, when the aggregator fails.",
+        json_schema_extra={"position": 3},
+    )
+    self_moa: str | None = Field(
+        None,
+        description="Instead of layers: one model, as provider/model, that is sampled several times (Self-MoA).",
+        json_schema_extra={"position": 4},
+    )
+    samples: int = Field(
+        6, ge=1, le=1000, description="How often the model of self_moa answers.", json_schema_extra={"position": 5}
+    )
+    window: int | None = Field(
+        None,
+        ge=2,
+        description=(
+            "Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far "
+            "(Self-MoA-Seq). Empty: all at once."
+        ),
+        json_schema_extra={"position": 6},
+    )
+    reserved: int = Field(
+        1,
+        ge=1,
+        description="Places in each further window that the synthesis so far takes; more of them give it more weight.",
+        json_schema_extra={"position": 7},
+    )
+    prompts: MixturePrompts = Field(
+        default_factory=MixturePrompts,
+        description="Instructions in place of the built-in ones.",
+        json_schema_extra={"position": 8},
+    )
+    aggregator_settings: Sampling = Field(
+        default_factory=Sampling, description="Sampling settings of the aggregator.", json_schema_extra={"position": 15}
+    )
+
+    @field_validator("aggregator", "fallback_aggregators", "self_moa")
+    @classmethod
+    def _check_names(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in value if isinstance(value, list) else [value or ""]:
+            if name and parse_member(name)[1] > 1:
+                raise ValueError(f"{name!r} has a count: write it without; self_moa has `samples` for it")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.self_moa and self.layers:
+            raise ValueError("self_moa stands in for layers: give one of them")
+        if not self.aggregator and not self.self_moa:
+            raise ValueError("aggregator: name the model that makes the one answer, as provider/model")
+        if self.window is not None and self.reserved >= self.window:
+            raise ValueError(
+                f"reserved is {self.reserved}, which leaves no place for answers in a window of {self.window}"
+            )
+        self._check_layers()
+        return self
+
+    def _check_layers(self) -> None:
+        known = {str(member.name) for layer in self.proposer_layers() for member in layer.panel()}
+        for name in self.member_settings:
+            if known and name not in known:
+                raise ValueError(f"member_settings: {name!r} is in no layer; there are {', '.join(sorted(known))}")
+        for number, layer in enumerate(self.proposer_layers(), 1):
+            quorum = layer.quorum or self.quorum
+            if quorum is not None and quorum > len(layer.panel()):
+                raise ValueError(f"layer {number}: quorum is {quorum}, but it has only {len(layer.panel())} members")
+
+    def proposer_layers(self) -> list[Layer]:
+        """The layers before the aggregator."""
+        return [Layer(members=[f"{self.self_moa}:{self.samples}"])] if self.self_moa else self.layers
+
+    def panel_of(self, layer: Layer) -> PanelConfig:
+        """Return the settings that hold in `layer`: its own laid over those of the run."""
+        members = layer.panel()
+        names = {str(member.name) for member in members}
+        own = {**self.member_settings}
+        for name, sampling in layer.member_settings.items():
+            own[name] = sampling.over(own[name]) if name in own else sampling
+        values: dict[str, Any] = {name: getattr(self, name) for name in RunConfig.model_fields}
+        values |= {
+            "members": layer.members,
+            "system": self.system if layer.system is None else layer.system,
+            "quorum": layer.quorum or self.quorum,
+            "timeout": layer.timeout or self.timeout,
+            "sampling": layer.sampling.over(self.sampling),
+            "member_settings": {name: sampling for name, sampling in own.items() if name in names},
+        }
+        return PanelConfig.model_validate(values)
+
+    def members(self) -> list[Member]:
+        """Every proposer of every layer, in order."""
+        return [member for layer in self.proposer_layers() for member in layer.panel()]
+
+    def aggregators(self) -> list[ModelName]:
+        """The aggregator and then its fallbacks."""
+        return [parse_member(name)[0] for name in (self.aggregator or self.self_moa or "", *self.fallback_aggregators)]
+
+
+class MixtureOfAgents(Block):
+    """A saved configuration of the mixture-of-agents flow.
+
+    Example:
+        Load a saved configuration:
+        ```python
+        from blocks.mixture_of_agents import MixtureOfAgents
+
+        saved = MixtureOfAgents.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "Mixture of Agents"
+    _block_type_slug = "mixture-of-agents"
+    # The picture that `prefect.filesystems` uses: a configuration is a small document.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
+
+    config: MixtureOfAgentsConfig = Field(description="The settings of the run.")

@@ -1,0 +1,174 @@
+"""The settings of a vote, and the block in which they are saved."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+from prefect.blocks.core import Block
+from pydantic import BeforeValidator, Field, HttpUrl, field_validator, model_validator
+
+from blocks.extraction import parse_extraction
+from blocks.member import Member, ModelName, parse_member
+from blocks.panel import PanelConfig
+from blocks.sampling import Sampling
+
+
+def _read_weights(value: Any) -> Any:
+    """Let `a=1,b=2` stand for the weights, as they are written on a command line."""
+    if not isinstance(value, str):
+        return value
+    weights: dict[str, str] = {}
+    for part in value.split(","):
+        name, equals, weight = part.strip().rpartition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{part.strip()!r} is no weight: write member=weight, for example openai/gpt-6-luna=2")
+        weights[name.strip()] = weight.strip()
+    return weights
+
+
+class VoteConfig(PanelConfig):
+    """Who votes, how an answer is read and when to stop; or who compares the answers in pairs."""
+
+    extract: str = Field(
+        "text",
+        description=(
+            "How the answer is read out of a text: number, choice (a letter), json:FIELD, label:A,B, text (all of it, "
+            "normalised), text:FIELD or llm (a model reads it)."
+        ),
+        examples=["number", "json:answer"],
+        json_schema_extra={"position": 2},
+    )
+    extractor: str | None = Field(
+        None,
+        description="Model that reads the answers where extract is llm, as provider/model.",
+        json_schema_extra={"position": 3},
+    )
+    stop_when: int | None = Field(
+        None,
+        ge=1,
+        description="Stop as soon as an answer has so many votes; weights count. Empty: ask all.",
+        json_schema_extra={"position": 4},
+    )
+    waves: int | None = Field(
+        None,
+        ge=1,
+        description="Members asked at once where stop_when is given, in the order of the list; empty: one by one.",
+        json_schema_extra={"position": 5},
+    )
+    weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
+        Field(
+            default_factory=dict,
+            description=(
+                "What votes count, by provider/model, provider/model#instance or the model's name alone; 1 where nothing "
+                "is said."
+            ),
+            json_schema_extra={"position": 6},
+        )
+    )
+    pairwise_judge: str | None = Field(
+        None,
+        description="Model that compares the answers in pairs instead of a count, as provider/model.",
+        json_schema_extra={"position": 7},
+    )
+    comparisons: int | None = Field(
+        None,
+        ge=1,
+        description="Sort by so many compared pairs, the best first; empty: compare all pairs.",
+        json_schema_extra={"position": 8},
+    )
+    fuse: str | None = Field(
+        None,
+        description="Model that writes one answer of the best ones that the pairwise judge found, as provider/model.",
+        json_schema_extra={"position": 9},
+    )
+    top_k: int = Field(3, ge=1, description="How many of the best are fused.", json_schema_extra={"position": 10})
+    judge_settings: Sampling = Field(
+        default_factory=Sampling,
+        description="Sampling settings of the extractor, of the pairwise judge and of the model that fuses.",
+        json_schema_extra={"position": 15},
+    )
+
+    @field_validator("extract")
+    @classmethod
+    def _check_extract(cls, value: str) -> str:
+        parse_extraction(value)
+        return value
+
+    @field_validator("extractor", "pairwise_judge", "fuse")
+    @classmethod
+    def _check_model(cls, value: str | None) -> str | None:
+        if value is not None and parse_member(value)[1] > 1:
+            raise ValueError(f"{value!r} has a count; one instance is asked, so write it without")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight}: it must be above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _check_vote(self) -> Self:
+        if (parse_extraction(self.extract).kind == "llm") != (self.extractor is not None):
+            raise ValueError("extractor: give the model that reads the answers with extract llm, and only then")
+        if self.fuse is not None and self.pairwise_judge is None:
+            raise ValueError("fuse: the best answers are found by a pairwise_judge, so name one")
+        if self.comparisons is not None and self.pairwise_judge is None:
+            raise ValueError("comparisons: answers are compared by a pairwise_judge, so name one")
+        if self.pairwise_judge is not None and (self.stop_when is not None or self.weights or self.extractor):
+            raise ValueError(
+                "pairwise_judge: it compares whole answers, and no votes are counted: leave out stop_when, weights and "
+                "extractor, or the judge"
+            )
+        if self.waves is not None and self.stop_when is None:
+            raise ValueError("waves: members are asked in waves to stop early, so say when by stop_when")
+        members = self.panel()
+        for name in self.weights:
+            if not _names_one(name, members):
+                known = ", ".join(dict.fromkeys(str(member.name) for member in members))
+                raise ValueError(f"weights: {name!r} names no member, or several models; members are {known}")
+        votes = math.fsum(self.weights_of(members))
+        if self.stop_when is not None and self.stop_when > votes:
+            raise ValueError(f"stop_when is {self.stop_when}, but all members together have {votes:g} votes")
+        return self
+
+    def weights_of(self, members: Sequence[Member]) -> list[float]:
+        """What the vote of each of `members` counts; the most exact name decides."""
+        names = ((str(member), str(member.name), member.name.model) for member in members)
+        return [next((self.weights[name] for name in own if name in self.weights), 1.0) for own in names]
+
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        others = [name for name in (self.extractor, self.pairwise_judge, self.fuse) if name]
+        return [*(member.name for member in self.panel()), *(parse_member(name)[0] for name in others)]
+
+
+def _names_one(name: str, members: Sequence[Member]) -> bool:
+    """Tell whether `name` is that of an instance, of a model, or of a model without its provider, and of one model only."""
+    named = {member.name for member in members if name in {str(member), str(member.name), member.name.model}}
+    return len(named) == 1
+
+
+class Vote(Block):
+    """A saved configuration of the vote flow.
+
+    Example:
+        Load a saved configuration:
+        ```python
+        from blocks.vote import Vote
+
+        saved = Vote.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "Vote"
+    _block_type_slug = "vote"
+    # The picture that `prefect.filesystems` uses: a configuration is a small document.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
+
+    config: VoteConfig = Field(description="The settings of the run.")

@@ -1,0 +1,269 @@
+"""Mixture of agents: layers of models, each of which sees all answers of the layer before; the last makes one answer.
+
+The algorithm is that of Wang et al., arXiv:2406.04692 (github.com/togethercomputer/MoA), and Self-MoA with its sliding
+window that of Li et al., arXiv:2502.00674. L layers of N proposers and the aggregator are N * L + 1 calls. Unlike the
+original, a model that fails is left out and named, every call has a timeout and a budget, and the answers are fenced.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefect import flow
+
+from blocks.layer import Layer
+from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from tasks.agreement import agreement
+from tasks.budget import spending
+from tasks.call import Caller
+from tasks.errors import ConfigurationError, QuorumError
+from tasks.judge import Call, fallback
+from tasks.mixture import Task, in_order, windows
+from tasks.mixture_aggregator import Material, synthesize
+from tasks.mixture_end import conclude, out_of_budget
+from tasks.mixture_report import MixtureReport, QueriesReport, queries_run_name
+from tasks.panel import check_quorum
+from tasks.providers import check_models
+from tasks.record import Iteration, Record, Response
+from tasks.recorded import Recorded, recorded_for
+from tasks.report import start_record, told_of_end
+from tasks.request import Message
+from tasks.rounds import ask_members
+from tasks.saved_config import load_config
+from tasks.scrub import scrub
+from tasks.watch import tell, watched_by
+
+QUERIES_AT_ONCE = 8
+"""Queries of a list that are under way at the same time."""
+
+
+async def run_mixture_of_agents(
+    prompt: str,
+    config: MixtureOfAgentsConfig,
+    call: Call | None = None,
+    *,
+    conversation: tuple[Message, ...] = (),
+    reference: Recorded | None = None,
+) -> Record:
+    """Ask layer after layer, and let the aggregator make one answer of the last one's.
+
+    Args:
+        prompt: The question.
+        config: Who is in which layer, and who aggregates.
+        call: Makes the calls; by default the `ask` task.
+        conversation: Earlier turns, which every model of every layer sees.
+        reference: Recorded answers that stand in for a layer before those of `config`.
+
+    Returns:
+        The record of the run: one iteration a layer, the aggregator's being the last, or one for each window of it.
+        Where a layer is below its quorum the status is `failed` and `error` says why.
+
+    Raises:
+        ConfigurationError: Before any call, if the prompt is empty, there is no layer, or a model cannot be asked.
+    """
+    await _check([prompt], config, [reference])
+    record = start_record("mixture_of_agents", prompt, seed=config.seed)
+    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), conversation)
+    started = time.monotonic()
+    await tell("started", record)
+    with spending(config.budget):
+        if await _propose(run, reference):
+            await _aggregate(run)
+    conclude(record, config)
+    record.duration_s = round(time.monotonic() - started, 4)
+    await tell("ended", record)
+    return record
+
+
+async def run_queries(
+    prompts: Sequence[str],
+    config: MixtureOfAgentsConfig,
+    call: Call | None = None,
+    *,
+    conversation: tuple[Message, ...] = (),
+    references: Sequence[Recorded] = (),
+) -> list[Record]:
+    """Run a mixture of agents for each of `prompts`; the budget is that of all together.
+
+    Raises:
+        ConfigurationError: Before any call, if one of them cannot be run.
+    """
+    found = recorded_for(prompts, references)
+    await _check(prompts, config, found)
+    turns = asyncio.Semaphore(QUERIES_AT_ONCE)
+
+    async def one(prompt: str, reference: Recorded | None) -> Record:
+        try:
+            async with turns:
+                return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
+        except Exception as error:  # whatever ends one query is written into its record, and the others go on
+            record = start_record("mixture_of_agents", prompt, seed=config.seed)
+            record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
+            return record
+
+    with spending(config.budget):
+        return await asyncio.gather(*(one(*pair) for pair in zip(prompts, found, strict=True)))
+
+
+async def _check(prompts: Sequence[str], config: MixtureOfAgentsConfig, references: Sequence[Recorded | None]) -> None:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ConfigurationError("prompt is empty: write a question")
+    if not config.proposer_layers() and None in references:
+        raise ConfigurationError("layers: there is none: name models for at least one, or give recorded answers")
+    await check_models([*(member.name for member in config.members()), *config.aggregators()])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change from one layer to the next."""
+
+    prompt: str
+    config: MixtureOfAgentsConfig
+    record: Record
+    call: Call
+    conversation: tuple[Message, ...]
+
+    def answers(self) -> list[Response]:
+        """What the layer before has answered; failures are left out."""
+        return [r for r in self.record.iterations[-1].responses if r.answered] if self.record.iterations else []
+
+    def next(self) -> Iteration:
+        """Begin the next iteration."""
+        iteration = Iteration(number=len(self.record.iterations) + 1)
+        self.record.iterations.append(iteration)
+        return iteration
+
+
+async def _propose(run: _Run, reference: Recorded | None) -> bool:
+    """Ask the layers of proposers, one after the other, and tell whether each had its quorum."""
+    if reference is not None:
+        iteration = run.next()
+        iteration.responses = reference.responses()
+        if not await _layer_done(run, iteration, len(iteration.responses) // 2 + 1):
+            return False
+    for layer in run.config.proposer_layers():
+        before, began = run.answers(), time.monotonic()
+        iteration = run.next()
+        await _ask(run, layer, iteration, before)
+        iteration.duration_s = round(time.monotonic() - began, 4)
+        if not await _layer_done(run, iteration, run.config.panel_of(layer).needed()):
+            return False
+    return True
+
+
+async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[Response]) -> None:
+    """Ask all models of a layer at once; each sees what the layer `before` has answered."""
+    config, members = run.config.panel_of(layer), layer.panel()
+    prompts = run.config.prompts
+    task = Task(run.prompt, "initial", prompts.initial, config.system, run.conversation)
+    if before:
+        task = Task(run.prompt, "aggregate", prompts.aggregate, config.system, run.conversation)
+    conversations = []
+    for member in members:
+        seed = f"{config.seed}:{iteration.number}:{member}"
+        order = in_order(before, seed)
+        if before:
+            iteration.shown[str(member)] = [response.member for response in order]
+        conversations.append(task.messages([response.text or "" for response in order], seed))
+    await tell("asking", [str(member) for member in members])
+    iteration.responses = await ask_members(
+        members,
+        conversations,
+        config,
+        run.call,
+        quorum=config.needed(),
+        label=f"layer {iteration.number}",
+        prompt_version=task.version,
+    )
+
+
+async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
+    """Note what came of a layer, and tell whether enough of it answered."""
+    iteration.agreement = agreement([response.text or "" for response in iteration.responses if response.answered])
+    try:
+        check_quorum(iteration.responses, quorum)
+    except QuorumError as error:
+        record = run.record
+        record.error = f"layer {iteration.number}: {error.message}"
+        record.status = "failed"
+        if out_of_budget(iteration.responses):
+            # The models did not fail, they were not asked: the best answer that the budget paid for is one.
+            paid = [[r for r in one.responses if r.answered] for one in reversed(record.iterations)]
+            best = next((answers for answers in paid if answers), None)
+            if best:
+                iteration.synthesis = fallback(best)
+                record.status = "budget"
+        await tell("iterated", iteration)
+        return False
+    await tell("iterated", iteration)
+    return True
+
+
+async def _aggregate(run: _Run) -> None:
+    """Let the aggregator make one answer, of all answers at once or window after window."""
+    config, record, answers = run.config, run.record, run.answers()
+    task = Task(run.prompt, "final", config.prompts.final, config.system, run.conversation)
+    so_far = None
+    parts = windows(len(answers), config.window, config.reserved)
+    for place, part in enumerate(parts, 1):
+        began = time.monotonic()
+        iteration = run.next()
+        material = Material(
+            [answers[index] for index in part],
+            so_far.text if so_far else None,
+            seed=f"{config.seed}:{iteration.number}",
+            label=f"layer {iteration.number}" if len(parts) == 1 else f"window {place} of {len(parts)}",
+        )
+        await tell("asking", [str(config.aggregators()[0])])
+        made, iteration.judgements = await synthesize(task, material, config, run.call)
+        iteration.synthesis = made or so_far or fallback(answers)
+        iteration.duration_s = round(time.monotonic() - began, 4)
+        if made is None:
+            record.status = "budget" if out_of_budget(iteration.judgements) else "finished"
+            stands_in = f"the synthesis of window {place - 1}" if so_far else "the answer nearest to the others"
+            record.warnings.append(f"layer {iteration.number}: no aggregator could answer, so {stands_in} stands in")
+            record.degraded = True
+        await tell("iterated", iteration)
+        if made is None:
+            break
+        so_far = made
+
+
+@flow(
+    name="mixture_of_agents",
+    flow_run_name=queries_run_name,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
+async def mixture_of_agents(
+    prompt: str | list[str],
+    config: MixtureOfAgentsConfig | None = None,
+    saved: str = "default",
+    conversation: list[Message] | None = None,
+    reference: list[Recorded] | None = None,
+) -> Record | list[Record]:
+    """Ask layers of models, each of which sees the answers of the one before; the last model makes one answer.
+
+    Args:
+        prompt: The question, or a list of questions.
+        config: Who is in which layer, and who aggregates. Empty: the saved configuration.
+        saved: Name of the Mixture of Agents block to use when no configuration is given.
+        conversation: Earlier turns of a conversation that this question goes on.
+        reference: Recorded answers that stand in for the first layer.
+    """
+    config = config or await load_config(MixtureOfAgents, MixtureOfAgentsConfig, saved)
+    turns, recorded = tuple(conversation or ()), reference or []
+    if isinstance(prompt, str):
+        (found,) = recorded_for([prompt], recorded)
+        with watched_by(MixtureReport(len(config.proposer_layers()) + 1 + (found is not None))):
+            record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
+        return told_of_end(record)
+    with watched_by(QueriesReport(len(prompt))):
+        records = await run_queries(prompt, config, conversation=turns, references=recorded)
+    if all(record.answer is None for record in records):
+        error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")
+        error.records = records  # type: ignore[attr-defined]
+        raise error
+    return records

@@ -1,0 +1,194 @@
+"""Prefer: many models answer, then every one of them ranks the answers of the others.
+
+After the `prefer` of parallellm-pump (github.com/lukerm/parallellm-pump), with its failures mended: each judge sees the
+answers in an order of its own and never its own among them, failures are not ranked, rankings come by schema, and they
+are counted (Borda 1781, Condorcet 1785, Kendall 1939) and not just printed.
+"""
+
+import time
+from dataclasses import dataclass
+
+from prefect import flow
+
+from blocks.prefer import Prefer, PreferConfig
+from tasks.agreement import agreement
+from tasks.budget import spending
+from tasks.call import Caller
+from tasks.draws import drawing
+from tasks.errors import ConfigurationError, QuorumError
+from tasks.judge import Call, fallback
+from tasks.panel import check_quorum
+from tasks.poll import Poll, poll
+from tasks.preference import best_round, score
+from tasks.preference_report import PreferReport
+from tasks.providers import check_models
+from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.report import run_name, start_record, told_of_end
+from tasks.request import Message
+from tasks.rounds import ask_members
+from tasks.saved_config import load_config
+from tasks.turns import Turns, apart
+from tasks.watch import tell, watched_by
+
+
+async def run_prefer(
+    prompt: str,
+    config: PreferConfig,
+    call: Call | None = None,
+    *,
+    conversation: tuple[Message, ...] = (),
+) -> Record:
+    """Let the members answer and rank each other's answers.
+
+    Args:
+        prompt: The question.
+        config: Who takes part, and how often.
+        call: Makes the calls; by default the `ask` task.
+        conversation: Earlier turns, which members see when they answer and when they judge.
+
+    Returns:
+        The record of the run; `rankings` holds what each judge said, `scores` what follows from all of it. The answer
+        is that of the member with the highest Borda count, word for word, from the round in which it was ranked best.
+        If no judge ranks anything it is the answer nearest to all others, marked degraded.
+
+    Raises:
+        ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
+    """
+    if not prompt.strip():
+        raise ConfigurationError("prompt is empty: write a question")
+    await check_models([member.name for member in config.panel()])
+    record = start_record("prefer", prompt, seed=config.seed)
+    system, turns = apart(config.system, conversation)
+    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), system, turns)
+    started = time.monotonic()
+    await tell("started", record)
+    with spending(config.budget):
+        for number in range(1, config.rounds + 1):
+            began = time.monotonic()
+            iteration = Iteration(number=number)
+            record.iterations.append(iteration)
+            goes_on = await _round(run, iteration)
+            iteration.duration_s = round(time.monotonic() - began, 4)
+            await tell("iterated", iteration)
+            if not goes_on:
+                break
+    _conclude(record, config)
+    record.add_up()
+    record.duration_s = round(time.monotonic() - started, 4)
+    await tell("ended", record)
+    return record
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change from one round to the next."""
+
+    prompt: str
+    config: PreferConfig
+    record: Record
+    call: Call
+    system: str | None
+    conversation: tuple[Message, ...]
+
+
+async def _round(run: _Run, iteration: Iteration) -> bool:
+    """Run one round, and tell whether another may follow."""
+    config, record, number = run.config, run.record, iteration.number
+    members = config.panel()
+    call = drawing(run.call, members, number)
+    iteration.responses = await ask_members(
+        members,
+        [Turns(run.prompt, run.system, run.conversation).messages] * len(members),
+        config,
+        call,
+        quorum=config.needed(),
+        label=f"round {number}",
+    )
+    answered = [response for response in iteration.responses if response.answered]
+    iteration.agreement = agreement([response.text or "" for response in answered])
+    try:
+        check_quorum(iteration.responses, config.needed())
+    except QuorumError as error:
+        _stop_short(record, iteration, answered, error)
+        return False
+    asked = Poll(run.prompt, config, run.system, run.conversation, number)
+    entries, iteration.judgements = await poll(asked, members, iteration.responses, call)
+    record.rankings += entries
+    scores = score(entries, [response.member for response in answered])
+    if scores.winner is None:
+        iteration.synthesis = fallback(answered)
+        cause = "no judge ranked anything" if entries else f"{len(answered)} answers are too few to rank"
+        record.warnings.append(f"round {number}: {cause}")
+    else:
+        text = next(response.text or "" for response in answered if response.member == scores.winner)
+        iteration.synthesis = Synthesis(text=text, chosen=scores.winner, ranking=list(scores.members))
+    if _out_of_budget([*iteration.responses, *iteration.judgements]):
+        record.status = "budget"
+        return False
+    return True
+
+
+def _stop_short(record: Record, iteration: Iteration, answered: list[Response], error: QuorumError) -> None:
+    """End the run where the quorum is lost; what earlier rounds gave stands."""
+    record.error = error.message
+    out_of_budget = _out_of_budget(iteration.responses)
+    earlier = any(one.synthesis for one in record.iterations)
+    if earlier:
+        record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
+    elif out_of_budget and answered:
+        # The members did not fail, they were not asked: the best answer that the budget paid for is one.
+        iteration.synthesis = fallback(answered)
+    if earlier or iteration.synthesis:
+        record.status = "budget" if out_of_budget else "finished"
+    else:
+        record.status = "failed"
+
+
+def _out_of_budget(calls: list[Response]) -> bool:
+    return any(call.error is not None and call.error.kind == "budget" for call in calls)
+
+
+def _conclude(record: Record, config: PreferConfig) -> None:
+    """Count all rankings, choose the answer, and say what was not as it should be."""
+    record.scores = scores = score(record.rankings, [str(member) for member in config.panel()])
+    number = best_round(record.rankings, scores.winner) if scores.winner else None
+    best = next((one for one in record.iterations if number in {None, one.number} and one.synthesis), None)
+    if best is not None and best.synthesis is not None:
+        texts = {response.member: response.text for response in best.responses if response.answered}
+        record.answer = texts[scores.winner] if scores.winner else best.synthesis.text
+        record.agreement = best.agreement
+        record.best_iteration = best.number
+    record.degraded = scores.winner is None
+    if scores.tied:
+        record.warnings.append(f"{', '.join(scores.tied)} have the same Borda count; {scores.winner} is taken")
+    for entry in record.rankings:
+        record.degraded |= entry.error is not None
+        if entry.abstained and entry.error is None:
+            record.warnings.append(f"round {entry.round}: {entry.judge} abstained as judge")
+    for one in record.iterations:
+        record.degraded |= not all(response.answered for response in one.responses)
+        for call in (*one.responses, *one.judgements):
+            if call.error is not None:
+                record.warnings.append(f"round {one.number}: {call.member}: {call.error.kind}")
+            record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
+
+
+@flow(name="prefer", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+async def prefer(
+    prompt: str,
+    config: PreferConfig | None = None,
+    saved: str = "default",
+    conversation: list[Message] | None = None,
+) -> Record:
+    """Let models answer and rank each other's answers.
+
+    Args:
+        prompt: The question.
+        config: Who takes part, and how often. Empty: the saved configuration.
+        saved: Name of the Prefer block to use when no configuration is given.
+        conversation: Earlier turns of a conversation that this question goes on.
+    """
+    config = config or await load_config(Prefer, PreferConfig, saved)
+    with watched_by(PreferReport(config.rounds)):
+        record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
+    return told_of_end(record)

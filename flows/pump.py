@@ -1,0 +1,119 @@
+"""The pump: one question to many models at once, every answer back with its time. Nobody judges.
+
+After the `pump` of parallellm-pump (github.com/lukerm/parallellm-pump). Unlike there, a failure is named and never
+stands in for an answer, one failing model does not end the run, and every answer is recorded with its usage and cost.
+"""
+
+import time
+
+from prefect import flow
+
+from blocks.pump import Pump, PumpConfig
+from tasks.agreement import agreement
+from tasks.budget import spending
+from tasks.call import Caller
+from tasks.errors import ConfigurationError, QuorumError
+from tasks.judge import Call
+from tasks.panel import check_quorum
+from tasks.providers import check_models
+from tasks.pump_report import PumpReport, answers_text
+from tasks.record import Iteration, Record
+from tasks.report import run_name, start_record, told_of_end
+from tasks.request import Message
+from tasks.rounds import ask_members
+from tasks.saved_config import load_config
+from tasks.turns import Turns, apart
+from tasks.watch import tell, watched_by
+
+
+async def run_pump(
+    prompt: str,
+    config: PumpConfig,
+    call: Call | None = None,
+    *,
+    conversation: tuple[Message, ...] = (),
+) -> Record:
+    """Ask all members at once.
+
+    Args:
+        prompt: The question.
+        config: Who is asked.
+        call: Makes the calls; by default the `ask` task.
+        conversation: Earlier turns.
+
+    Returns:
+        The record of the run, of one iteration. `answer` is the text of a panel's only member, else the answers of all
+        who gave one, each under its member's name. Below the quorum there is none, and `error` says why.
+
+    Raises:
+        ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
+    """
+    if not prompt.strip():
+        raise ConfigurationError("prompt is empty: write a question")
+    members = config.panel()
+    await check_models([member.name for member in members])
+    record = start_record("pump", prompt)
+    system, turns = apart(config.system, conversation)
+    iteration = Iteration(number=1)
+    record.iterations.append(iteration)
+    started = time.monotonic()
+    await tell("started", record)
+    with spending(config.budget):
+        iteration.responses = await ask_members(
+            members,
+            [Turns(prompt, system, turns).messages] * len(members),
+            config,
+            call or Caller(fresh=config.fresh),
+            quorum=config.needed(),
+            label="pump",
+        )
+    iteration.duration_s = round(time.monotonic() - started, 4)
+    _conclude(record, iteration, config)
+    await tell("iterated", iteration)
+    record.add_up()
+    record.duration_s = round(time.monotonic() - started, 4)
+    await tell("ended", record)
+    return record
+
+
+def _conclude(record: Record, iteration: Iteration, config: PumpConfig) -> None:
+    """Decide whether the answers suffice, and say what was not as it should be."""
+    answered = [response for response in iteration.responses if response.answered]
+    errors = {response.member: response.error.kind for response in iteration.responses if response.error}
+    iteration.agreement = record.agreement = agreement([response.text or "" for response in answered])
+    record.degraded = bool(errors)
+    record.warnings += [f"{member}: {kind}" for member, kind in errors.items()]
+    for response in iteration.responses:
+        record.warnings += [warning for warning in response.warnings if warning not in record.warnings]
+    out_of_budget = "budget" in errors.values()
+    try:
+        check_quorum(iteration.responses, config.needed())
+    except QuorumError as error:
+        record.error = error.message
+        if not (out_of_budget and answered):  # members that were never asked have not failed
+            record.status = "failed"
+            return
+    record.status = "budget" if out_of_budget else "finished"
+    record.answer = (answered[0].text or "") if len(iteration.responses) == 1 else answers_text(answered)
+    record.best_iteration = 1
+
+
+@flow(name="pump", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+async def pump(
+    prompt: str,
+    config: PumpConfig | None = None,
+    saved: str = "default",
+    conversation: list[Message] | None = None,
+) -> Record:
+    """Ask many models at once and return every answer.
+
+    Args:
+        prompt: The question.
+        config: Who is asked. Empty: the saved configuration.
+        saved: Name of the Pump block to use when no configuration is given.
+        conversation: Earlier turns of a conversation that this question goes on.
+    """
+    config = config or await load_config(Pump, PumpConfig, saved)
+    with watched_by(PumpReport()):
+        record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
+    return told_of_end(record)

@@ -1,0 +1,50 @@
+"""Finds one field of a JSON object in what a model wrote, however it wrapped or broke the object."""
+
+import json
+import re
+from typing import Any
+
+MAX_BRACES = 1000
+"""Opening braces of a text at which an object is looked for."""
+
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+
+
+def field_of(text: str, field: str) -> Any:
+    """Return the field of the JSON object that `text` holds, or None.
+
+    It is that of the first balanced `{...}` that parses and has the key; where none does, what stands after `"FIELD":`,
+    as a text.
+    """
+    key = json.dumps(field, ensure_ascii=False)
+    if key not in text:
+        return None
+    # Not strict: models write line breaks into their texts as they are.
+    decoder = json.JSONDecoder(strict=False)
+    at = text.find("{")
+    for _ in range(MAX_BRACES):
+        if at < 0:
+            break
+        try:
+            value, _end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            value = {}
+        if field in value:
+            return value[field]
+        at = text.find("{", at + 1)
+    found = re.search(rf"{re.escape(key)}\s*:\s*", text)
+    if found is None:
+        return None
+    rest = text[found.end() :]
+    string = _STRING.match(rest)
+    if string is not None:
+        return string[1]
+    value = re.split(r"[\n}]", rest, maxsplit=1)[0].strip().rstrip(",").strip()
+    return None if value == "null" else value
+
+
+def written(value: Any) -> str:
+    """Write a JSON value as a text; null is an empty one."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,113 @@
+"""What a mixture of agents shows in the Prefect UI: every layer with its answers, or how many of the queries are done."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.runtime import flow_run
+
+from tasks.record import Iteration, Record
+from tasks.report import Report, calls_table, cell, percent, quoted
+
+
+def queries_run_name() -> str:
+    """Name a flow run after its question, or the first of them."""
+    prompt = flow_run.parameters.get("prompt") or ""
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    more = f" (and {len(prompts) - 1} more)" if len(prompts) > 1 else ""
+    words = " ".join(str(prompts[0]).split()) if prompts else ""
+    return (words if len(words) <= 60 else words[:59] + "…") + more
+
+
+class MixtureReport(Report):
+    """Writes the answers and the calls of each layer, and how many of the layers are done."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self._layers = layers
+
+    async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:  # one after the other, so that the last one written is the latest
+            await asyncio.wait([before])
+        number = iteration.number
+        # How many windows there will be is known only when the last layer has answered.
+        done = 100.0 if number >= self._layers else round(number / self._layers * 100, 1)
+        await asyncio.gather(
+            acreate_markdown_artifact(layer_markdown(iteration), "mixture-of-agents-layer", f"Layer {number}"),
+            acreate_table_artifact(calls_table(iteration), "mixture-of-agents-calls", f"Calls of layer {number}"),
+            acreate_progress_artifact(
+                done, "mixture-of-agents-progress", f"Layer {number} of {max(number, self._layers)}"
+            ),
+        )
+
+
+class QueriesReport:
+    """Shows of a list of queries how many are done, and at the end what came of each."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._ended: list[Record] = []
+        self._progress: UUID | None = None
+        self._turn = asyncio.Lock()
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of one of the runs."""
+        if event != "ended":
+            return
+        self._ended.append(value)
+        async with self._turn:  # one after the other, so that it never goes back
+            done = round(100 * len(self._ended) / max(1, self._total), 1)
+            if self._progress is None:
+                self._progress = await acreate_progress_artifact(
+                    done, "mixture-of-agents-queries-progress", f"Of {self._total} queries"
+                )
+            else:
+                await aupdate_progress_artifact(self._progress, done)
+        if len(self._ended) == self._total:
+            await acreate_table_artifact(
+                [query_row(record) for record in self._ended], "mixture-of-agents-queries", "What came of each query"
+            )
+
+
+def query_row(record: Record) -> dict[str, Any]:
+    """Describe the run of one query in a row."""
+    return {
+        "query": cell(record.prompt),
+        "status": record.status + (", degraded" if record.degraded else ""),
+        "answer": cell(record.answer or ""),
+        "agreement": percent(record.agreement),
+        "calls": record.calls,
+        "cost USD": "unknown" if record.cost_usd is None else round(record.cost_usd, 6),
+        "error": cell(record.error or ""),
+    }
+
+
+def layer_markdown(iteration: Iteration) -> str:
+    """Describe a layer for a person."""
+    synthesis, number = iteration.synthesis, iteration.number
+    answered = [response for response in iteration.responses if response.answered]
+    calls = [*iteration.responses, *iteration.judgements]
+    failed = [f"{call.member}: {call.error.message}" for call in calls if call.error]
+    parts = [f"# Layer {number}"]
+    if iteration.responses:
+        recorded = ", recorded earlier" if any(response.recorded for response in answered) else ""
+        parts.append(
+            f"{len(answered)} of {len(iteration.responses)} models answered{recorded} · "
+            f"**agreement** {percent(iteration.agreement)} (measured)"
+        )
+    if synthesis:
+        if synthesis.arbiter:
+            by = f"by `{cell(synthesis.arbiter)}` from {len(synthesis.labels)} answers"
+        else:
+            by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
+        parts += ["## Answer", by, quoted(synthesis.text)]
+    parts += [f"## `{cell(response.member)}`\n\n{quoted(response.text or '')}" for response in answered]
+    if failed:
+        parts += ["## Failed", quoted("\n".join(failed))]
+    return "\n\n".join(parts)

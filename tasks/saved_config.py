@@ -1,0 +1,29 @@
+"""Loads a saved configuration of any kind."""
+
+from typing import Any, TypeVar
+
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ValidationError
+
+from tasks.errors import ConfigurationError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:
+    """Load the configuration that is saved as `name` in a block of `block_class`.
+
+    Raises:
+        ConfigurationError: If there is none, or it can no longer be used.
+    """
+    kind = block_class.get_block_type_slug()
+    try:
+        block: Any = await block_class.aload(name)
+        # Prefect stores every field. Only what differs from the default was chosen, and may lie over other settings.
+        return config_class.model_validate(block.config.model_dump(exclude_defaults=True))
+    except (ValidationError, RuntimeError) as error:
+        raise ConfigurationError(f"the configuration saved as {name!r} cannot be used: {error}") from None
+    except ValueError:
+        raise ConfigurationError(
+            f"no configuration is saved as {name!r} for {kind}: `consensus save {name} --flow {kind} -m provider/model ...`"
+        ) from None

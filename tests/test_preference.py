@@ -1,0 +1,159 @@
+"""What rankings come to: pure functions, no Prefect and no model."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.preference import best_round, position_effect, score, without_own
+from tasks.preference_judgement import preference_schema, read_preference
+from tasks.ranked import JudgeRanking
+from tasks.readers import UnreadableError
+
+A, B, C, D = "p/a#1", "p/b#1", "p/c#1", "p/d#1"
+
+
+def said(judge, *groups, order=None, number=1):
+    ranking = [[group] if isinstance(group, str) else list(group) for group in groups]
+    flat = [member for group in ranking for member in group]
+    return JudgeRanking(round=number, judge=judge, order=order or flat, ranking=ranking, abstained=not ranking)
+
+
+def test_the_best_by_borda_wins_and_the_rest_is_in_order():
+    scores = score([said(A, B, C), said(B, C, A), said(C, B, A)], [A, B, C])
+    assert (scores.winner, scores.condorcet_winner, scores.tied) == (B, B, [])
+    assert list(scores.members) == [B, C, A]
+    assert [one.borda for one in scores.members.values()] == [2, 1, 0]
+    assert [one.mean_rank for one in scores.members.values()] == [1, 1.5, 2]
+    assert [one.wins for one in scores.members.values()] == [2, 1, 0]
+    assert [one.first_places for one in scores.members.values()] == [2, 1, 0]
+    assert (scores.rankings, scores.abstentions) == (3, 0)
+
+
+def test_a_judge_that_abstains_gains_nothing_by_it():
+    votes = [said(A, B, C, D), said(B, A, C, D), said(C, A, B, D)]
+    scores = score([*votes, said(D)], [A, B, C, D])
+    assert scores.abstentions == 1
+    assert scores.members[D].borda == 0
+    assert scores.winner == A
+
+
+def test_of_equals_the_condorcet_winner_then_first_places_then_the_panels_order():
+    cycle = [said(D, A, B, C), said(D, B, C, A), said(D, C, A, B)]
+    scores = score(cycle, [C, A, B, D])
+    assert scores.condorcet_winner is None
+    assert (scores.winner, scores.tied) == (C, [C, A, B])
+    scores = score([said(D, A, B, C), said(D, A, B, C), said(D, B, C, A)], [B, A, C, D])
+    assert scores.members[A].borda == scores.members[B].borda == 4
+    assert (scores.condorcet_winner, scores.winner, scores.tied) == (A, A, [A, B])
+    scores = score([said(D, A, B, C), said(C, B, A, D), said(D, (A, B), C), said(D, B, C), said(D, A, C)], [B, A, C, D])
+    assert scores.condorcet_winner is None
+    assert (scores.winner, scores.tied) == (B, [B, A]), "as many first places: the one named first"
+
+
+def test_own_answers_do_not_count_for_the_best_but_show_self_preference():
+    selfish = [said(A, A, B, C), said(B, B, A, C), said(C, C, A, B)]
+    scores = score(selfish, [A, B, C])
+    assert scores.members[A].borda == 2, "the two others put it before the third"
+    assert scores.members[A].ranked == 2
+    assert scores.members[C].borda == 0
+    assert (scores.members[C].rank_by_self, scores.members[C].rank_by_others) == (1, 3)
+    assert scores.members[C].self_preference == 2
+    assert scores.self_preference == pytest.approx((1 + 1.5 + 2) / 3, abs=1e-3)
+    assert scores.kendall_w is not None, "of all that they saw"
+
+
+def test_without_own_answers_self_preference_is_not_known():
+    scores = score([said(A, B, C), said(B, C, A)], [A, B, C])
+    assert scores.self_preference is None
+    assert scores.members[A].rank_by_self is None
+
+
+def test_judges_of_the_same_model_count_as_itself():
+    scores = score([said("p/a#2", "p/a#1", B), said(B, "p/a#2", "p/a#1")], ["p/a#1", "p/a#2", B])
+    assert (scores.members["p/a#1"].rank_by_self, scores.members["p/a#1"].rank_by_others) == (1, 2)
+
+
+def test_position_effect():
+    biased = [said(D, *order, number=number) for number, order in enumerate([(A, B, C), (C, A, B), (B, C, A)], 1)]
+    effect = position_effect(biased)
+    assert effect.mean_rank == [1, 2, 3]
+    assert effect.correlation == 1
+    assert score(biased, [A, B, C, D]).position_effect == effect
+    assert score(biased[:1], [A, B, C, D]).position_effect is None, "one round has one order"
+    against = [said(D, C, B, A, order=[A, B, C])]
+    assert position_effect(against).correlation == -1
+    assert position_effect([said(D, (A, B))]).correlation is None
+    assert position_effect([said(D)]) is None
+
+
+def test_nothing_ranked_is_nothing_known():
+    scores = score([said(A), said(B)], [A, B, C])
+    assert (scores.winner, scores.condorcet_winner, scores.kendall_w, scores.abstentions) == (None, None, None, 2)
+    assert scores.members[A].borda is None
+    assert score([], []).winner is None
+
+
+def test_the_round_in_which_a_member_was_ranked_best():
+    entries = [said(A, B, C), said(A, C, B, number=2), said(A, C, D, B, number=3), said(A, number=4)]
+    assert best_round(entries, B) == 1
+    assert best_round(entries, C) == 2
+    assert best_round(entries, D) == 3
+    assert best_round(entries, A) is None
+    assert best_round([said(A, (B, C)), said(A, B, C, number=2), said(A, B, C, number=3)], B) == 2
+
+
+@given(st.lists(st.permutations([A, B, C, D]), min_size=1, max_size=8), st.permutations([A, B, C, D]))
+def test_who_is_named_first_changes_nothing_but_ties(orders, members):
+    entries = [said(judge, *order) for judge, order in zip([A, B, C, D] * 2, orders, strict=False)]
+    one, other = score(entries, [A, B, C, D]), score(entries, members)
+    assert one.members == other.members
+    assert one.winner == other.winner or {one.winner, other.winner} <= set(one.tied)
+    assert sum(value.borda for value in one.members.values() if value.borda is not None) >= 0
+    assert all(judge not in group for judge, group in ((e.judge, g) for e in entries for g in without_own(e)))
+    assert one.kendall_w is None or -math.inf < one.kendall_w <= 1 + 1e-9
+
+
+SCHEMA = preference_schema(["A", "B", "C"])
+
+
+@pytest.mark.parametrize(
+    ("text", "ranking"),
+    [
+        ('{"analysis": "x", "abstain": false, "ranks": {"A": 2, "B": 1, "C": 3}}', (("B",), ("A",), ("C",))),
+        ('{"ranks": {"a": 1, "b": 1, "c": 3}}', (("A", "B"), ("C",))),
+        ('{"abstain": "no", "ranks": {"A": "2", "B": 3.0, "C": 2}}', (("A", "C"), ("B",))),
+        ('{"abstain": true}', ()),
+        ('{"abstain": true, "ranks": {"A": 9}}', ()),
+        (
+            'B said {"abstain": true} but I say\n```json\n{"ranks": {"A": 3, "B": 2, "C": 1}}\n```',
+            (("C",), ("B",), ("A",)),
+        ),
+    ],
+)
+def test_rankings_are_read(text, ranking):
+    assert read_preference(text, SCHEMA).ranking == ranking
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("A is best", "there is no JSON object"),
+        ('{"abstain": false}', "ranks must be an object"),
+        ('{"ranks": ["A", "B", "C"]}', "ranks must be an object"),
+        ('{"ranks": {"A": 1, "B": 2}}', "each of A, B, C one rank"),
+        ('{"ranks": {"A": 1, "B": 2, "C": 3, "D": 3}}', "each of A, B, C one rank"),
+        ('{"ranks": {"A": 1, "a": 2, "B": 2, "C": 3}}', "each of A, B, C one rank"),
+        ('{"ranks": {"A": 0, "B": 1, "C": 2}}', "a rank is '0'"),
+        ('{"ranks": {"A": 1, "B": 2, "C": 4}}', "a rank is '4'"),
+        ('{"ranks": {"A": true, "B": 2, "C": 3}}', "a rank is 'True'"),
+        ('{"ranks": {"A": 1.5, "B": 2, "C": 3}}', "a rank is '1.5'"),
+        ('{"abstain": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "abstain is 'perhaps'"),
+        ('{"analysis": 3, "ranks": {"A": 1, "B": 2, "C": 3}}', "analysis must be a text"),
+    ],
+)
+def test_what_is_no_ranking_is_refused(text, cause):
+    with pytest.raises(UnreadableError) as error:
+        read_preference(text, SCHEMA)
+    assert cause in error.value.message
