@@ -13,6 +13,8 @@ from blocks.credentials import (
 )
 from blocks.member import Member, ModelName, parse_member, parse_model
 from blocks.panel import PanelConfig, RunConfig
+from blocks.prefer import Prefer, PreferConfig
+from blocks.pump import Pump, PumpConfig
 from blocks.sampling import Sampling
 
 __version__ = "0.1.0"
@@ -30,6 +32,10 @@ __all__ = [
     "OpenAICompatibleCredentials",
     "OpenAICredentials",
     "PanelConfig",
+    "Prefer",
+    "PreferConfig",
+    "Pump",
+    "PumpConfig",
     "RunConfig",
     "Sampling",
     "parse_member",

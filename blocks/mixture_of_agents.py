@@ -58,7 +58,9 @@ class MixtureOfAgentsConfig(RunConfig):
         json_schema_extra={"position": 8},
     )
     aggregator_settings: Sampling = Field(
-        default_factory=Sampling, description="Sampling settings of the aggregator.", json_schema_extra={"position": 15}
+        default_factory=Sampling,
+        description="Sampling settings of the aggregator; laid over those of all.",
+        json_schema_extra={"position": 15},
     )
 
     @field_validator("aggregator", "fallback_aggregators", "self_moa")
@@ -117,6 +119,10 @@ class MixtureOfAgentsConfig(RunConfig):
     def members(self) -> list[Member]:
         """Every proposer of every layer, in order."""
         return [member for layer in self.proposer_layers() for member in layer.panel()]
+
+    def aggregator_sampling(self) -> Sampling:
+        """Return the sampling settings of the aggregator: its own laid over those of the run."""
+        return self.aggregator_settings.over(self.sampling)
 
     def aggregators(self) -> list[ModelName]:
         """The aggregator and then its fallbacks."""

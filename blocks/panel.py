@@ -49,6 +49,12 @@ class RunConfig(BaseModel):
         description="Ask again even where an answer is stored, and replace it.",
         json_schema_extra={"position": 58},
     )
+    prompt_set: str = Field(
+        "plain",
+        min_length=1,
+        description="How members are prompted: plain, few-shot, chain-of-thought, citations, a set of your own, or a file.",
+        json_schema_extra={"position": 59},
+    )
 
     def settings_of(self, member: Member) -> Sampling:
         """Return the sampling settings of `member`; with a seed, each instance of a model has one of its own."""

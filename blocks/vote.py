@@ -81,7 +81,7 @@ class VoteConfig(PanelConfig):
         description="Model that writes one answer of the best ones that the pairwise judge found, as provider/model.",
         json_schema_extra={"position": 9},
     )
-    top_k: int = Field(3, ge=1, description="How many of the best are fused.", json_schema_extra={"position": 10})
+    fuse_top: int = Field(3, ge=1, description="How many of the best are fused.", json_schema_extra={"position": 10})
     judge_settings: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the extractor, of the pairwise judge and of the model that fuses.",

@@ -14,6 +14,7 @@ from deployments.saved import load
 from tasks.clients import client_of, close_clients
 from tasks.errors import ConfigurationError
 from tasks.failures import classify, fault_of
+from tasks.history.place import history_place
 from tasks.providers import BUILT_IN, LOCAL, Endpoint, endpoint_of
 from tasks.scrub import scrub
 
@@ -31,6 +32,7 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
     """
     info = server()
     put(f"server      {info.api_url} answers; UI at {info.ui_url}")
+    put(f"history     {_history()}")
     good = asyncio.run(_providers(offline=offline))
     try:
         config = ConsortiumConfig.model_validate(load(name, "consortium"))
@@ -39,6 +41,18 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
         return Exit.ANSWER if good else Exit.BAD_INPUT
     put(f"run         {name}: {calls(config)}")
     return Exit.ANSWER if good else Exit.BAD_INPUT
+
+
+def _history() -> str:
+    from tasks.history.database import opened, shown
+    from tasks.history.errors import HistoryError
+    from tasks.history.reading import count_runs
+
+    try:
+        with opened() as history:
+            return f"{history.read(count_runs)} runs in {shown(history_place())}"
+    except HistoryError as error:
+        return error.message
 
 
 def calls(config: ConsortiumConfig) -> str:

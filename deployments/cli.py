@@ -28,19 +28,27 @@ app = App(
 
 # Commands are named by module so that only the one that is called is imported.
 for _name, _kind in KINDS.items():
-    app.command(f"{_kind.module}:run_command", name=_name, help=_kind.help)
+    app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
 app.command("deployments.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed.")
-app.command(
-    f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind."
-)
+app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
 app.command("deployments.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
+app.command("deployments.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
+app.command("deployments.history:list_history", name="runs", help="List the runs of the history, newest first.")
+app.command("deployments.history:show_run", name="run", help="Show a run of the history.")
+app.command("deployments.stats:stats", name="stats", help="How each model did, over the runs of the history.")
 app.command("deployments.saved:list_saved", name="list", help="List the saved configurations.")
 app.command("deployments.saved:show", name="show", help="Print a saved configuration as JSON.")
 app.command("deployments.saved:remove", name="remove", help="Remove a saved configuration.")
 app.command("deployments.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
 app.command(
-    "deployments.check:check", name="check", help="Is the server there, do the credentials answer, what will a run call?"
+    "deployments.openrouter:app", name="openrouter", help="OpenRouter's own: credits, models, which free ones work."
+)
+app.command("deployments.prompts:app", name="prompts", help="Prompt sets: examples, steps of thought, citations.")
+app.command(
+    "deployments.check:check",
+    name="check",
+    help="Is the server there, do the credentials answer, what will a run call?",
 )
 app.command("deployments.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine.")
 app.command("deployments.up:down", name="down", help="Stop what up has started.")

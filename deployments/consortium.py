@@ -61,4 +61,6 @@ def save(name: str, *, panel: ConsortiumOptions | None = None) -> Exit:
 
 
 def _run(prompt: str, config: ConsortiumConfig, out: OutputOptions) -> Exit:
-    return run_flow(lambda: consortium(prompt, config), [str(member) for member in config.panel()], out)
+    return run_flow(
+        lambda: consortium(prompt, config, conversation=out.turns()), [str(member) for member in config.panel()], out
+    )

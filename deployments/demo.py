@@ -23,7 +23,7 @@ def demo(prompt: str = QUESTION, *, out: OutputOptions | None = None) -> Exit:
         max_iterations=2,
         system="Answer in one short sentence.",
         sampling=Sampling(temperature=0.7, max_output_tokens=96, seed=1),
-        arbiter_settings=Sampling(temperature=0.0, max_output_tokens=512, seed=1),
+        arbiter_settings=Sampling(temperature=0.0, max_output_tokens=700, seed=1),
     )
     out = out or OutputOptions()
     if not out.json and not out.raw:

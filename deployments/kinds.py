@@ -17,6 +17,8 @@ class Kind(NamedTuple):
     module: str
     block: str
     help: str
+    command: str = "run_command"
+    """What the module calls the command, where it is an app with commands of its own."""
 
 
 KINDS = {
@@ -30,6 +32,12 @@ KINDS = {
     ),
     "pump": Kind("deployments.pump", "blocks.pump:Pump", "Ask many models at once; print every answer with its time."),
     "prefer": Kind("deployments.prefer", "blocks.prefer:Prefer", "Ask many models, and let them rank each other."),
+    "moa": Kind(
+        "deployments.mixture_of_agents",
+        "blocks.mixture_of_agents:MixtureOfAgents",
+        "Ask layers of models, each of which sees the answers of the one before.",
+        "app",
+    ),
     "vote": Kind(
         "deployments.vote", "blocks.vote:Vote", "Ask many models and count their answers, or compare them in pairs."
     ),

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from blocks.sampling import ReasoningEffort
 from deployments.terminal import Stop, explain
+from tasks.errors import ConfigurationError
+from tasks.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)
@@ -60,6 +62,8 @@ class RunOptions:
     """Ask again even where an answer is stored, and replace it."""
     config: Annotated[Path | None, Parameter(group=OUTPUT)] = None
     """A JSON or TOML file with the settings; options given here are laid over it."""
+    prompt_set: Annotated[str | None, Parameter(group=PANEL)] = None
+    """How members are prompted: a name that `consensus prompts list` shows, or a file; default plain."""
 
 
 @Parameter(name="*")
@@ -107,6 +111,8 @@ FIELDS = {
     "max_output_tokens": "sampling.max_output_tokens",
     "seed": "sampling.seed",
     "reasoning_effort": "sampling.reasoning_effort",
+    "final_temperature": "aggregator_settings.temperature",
+    "final_max_output_tokens": "aggregator_settings.max_output_tokens",
     "max_calls": "budget.max_calls",
     "max_tokens": "budget.max_tokens",
     "max_cost": "budget.max_cost_usd",
@@ -150,10 +156,27 @@ def configured(
         raise Stop("\n".join(missing))
     names = {field: f"--{option.replace('_', '-')}" for option, field in FIELDS.items()}
     plain = {name: f"--{name.replace('_', '-')}" for name in config_class.model_fields if name not in names}
+    if values.get("prompt_set"):
+        values["prompt_set"] = _checked_set(values["prompt_set"])
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
         raise Stop(explain(error, plain | names)) from None
+
+
+def _checked_set(name: Any) -> Any:
+    """Return the name of a prompt set that can be used, and a path as one that holds wherever the run takes place.
+
+    Raises:
+        Stop: If there is no such set, or its file is not right.
+    """
+    if not isinstance(name, str):
+        return name  # the configuration says what is wrong
+    try:
+        prompt_set(name)
+        return str(path_of(name)) if is_path(name) else name
+    except ConfigurationError as error:
+        raise Stop(f"--prompt-set: {error.message.removeprefix('prompt_set: ')}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class PreferOptions(PanelOptions):
 
 
 def run_command(
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT, allow_leading_hyphen=True)] = None,
     *,
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
     prompts: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     at_once: Annotated[int, Parameter(group=OUTPUT)] = 4,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,

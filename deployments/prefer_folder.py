@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.prefer import PreferConfig
-from deployments.preference_view import table
+from deployments.preference_view import console, table
 from deployments.questions import folder
 from deployments.run import OutputOptions, server
 from deployments.terminal import Exit, Stop, put_json, say
@@ -79,8 +79,6 @@ class _Done:
 
 def _show(found: Outcomes) -> None:
     """Print a row for each prompt on stdout."""
-    from rich.console import Console
-
     rows = [
         [
             one.prompt,
@@ -94,4 +92,4 @@ def _show(found: Outcomes) -> None:
         for one in found.outcomes
     ]
     header = ["prompt", "status", "best by Borda", "Condorcet", "Kendall's W", "calls", "cost"]
-    Console().print(table("Prompts", header, rows))
+    console().print(table("Prompts", header, rows))

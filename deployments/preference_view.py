@@ -14,25 +14,31 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def show_record(record: Record, ui_url: str) -> None:
-    """Print the answer on stdout, and the rankings on stderr."""
+def console(*, stderr: bool = False) -> "Console":
+    """Return where tables are printed: wide where no terminal sets the width, so that a pipe gets whole names."""
     from rich.console import Console
 
+    made = Console(stderr=stderr)
+    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, 200))
+
+
+def show_record(record: Record, ui_url: str) -> None:
+    """Print the answer on stdout, and the rankings on stderr."""
     if record.answer is not None:
         put(record.answer)
-    console = Console(stderr=True)
     if record.rankings and record.scores:
-        console.print()
-        console.print(judges_table(record.rankings))
-        console.print(members_table(record.scores))
-        say_scores(console, record.scores)
+        screen = console(stderr=True)
+        for part in (judges_table(record.rankings), members_table(record.scores)):
+            screen.print()
+            screen.print(part)
+        say_scores(screen, record.scores)
     summary(record, ui_url)
 
 
-def say_scores(console: "Console", scores: Scores) -> None:
+def say_scores(screen: "Console", scores: Scores) -> None:
     """Print what all rankings come to."""
     for line in scores_lines(scores):
-        console.print(f"  {line}", markup=False, highlight=False)
+        screen.print(f"  {line}", markup=False, highlight=False)
 
 
 def judges_table(entries: Sequence[JudgeRanking]) -> "Table":
@@ -58,7 +64,7 @@ def members_table(scores: Scores) -> "Table":
         ]
         for member, one in scores.members.items()
     ]
-    return table("Scores", ["member", "Borda", "mean rank", "beats", "first", "by itself", "by others"], rows)
+    return table("Scores", ["member", "Borda", "mean rank", "beats", "first", "rank by itself", "rank by others"], rows)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":

@@ -3,13 +3,14 @@
 import hashlib
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from blocks.pump import Pump, PumpConfig
-from deployments.options import OUTPUT, PanelOptions, configured
+from deployments.options import OUTPUT, PANEL, PanelOptions, configured
 from deployments.questions import folder, question
 from deployments.run import OutputOptions, run_flow
 from deployments.saved import load, save_block
@@ -23,13 +24,22 @@ from tasks.record import Record, Response
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class PumpOptions(PanelOptions):
+    """Who is asked."""
+
+    quorum: Annotated[int | None, Parameter(group=PANEL)] = None
+    """Members that must answer; default one."""
+
+
 def run_command(
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT, allow_leading_hyphen=True)] = None,
     *,
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
     responses: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
-    panel: PanelOptions | None = None,
+    panel: PumpOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
     """Ask many models at once, and print every answer as it comes under its model's name with its time.
@@ -47,7 +57,7 @@ def run_command(
     """
     text = question(prompt, prompt_file)
     saved = load(name, "pump") if name else None
-    config = configured(PumpConfig, panel or PanelOptions(), saved, **REQUIRED)
+    config = configured(PumpConfig, panel or PumpOptions(), saved, **REQUIRED)
     return _run(text, config, out or OutputOptions(), folder(responses, "--responses") if responses else None)
 
 
@@ -56,14 +66,14 @@ def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
     return _run(prompt, PumpConfig.model_validate(values), out)
 
 
-def save(name: str, *, panel: PanelOptions | None = None) -> Exit:
+def save(name: str, *, panel: PumpOptions | None = None) -> Exit:
     """Save a panel for `consensus pump --name NAME`.
 
     Args:
         name: Lower-case letters, digits and dashes.
         panel: Who is asked.
     """
-    config = configured(PumpConfig, panel or PanelOptions(), None, **REQUIRED)
+    config = configured(PumpConfig, panel or PumpOptions(), None, **REQUIRED)
     return save_block(name, Pump(config=config), [member.name for member in config.panel()])
 
 
@@ -95,7 +105,7 @@ class AsTheyCome:
         """Print an answer."""
         if event == "started":
             self._began = time.monotonic()
-            say(f"asking {self._members} members")
+            say(f"asking {self._members} member{'s' if self._members > 1 else ''}")
         elif event == "answered":
             took = f"{value.latency_s if value.cached else time.monotonic() - self._began:.1f} s"
             took += ", from the store" if value.cached else ""
@@ -109,7 +119,9 @@ def _end(record: Record, ui_url: str) -> None:
     responses = record.iterations[0].responses if record.iterations else []
     for warning in dict.fromkeys(record.warnings):
         say(f"  ! {warning}")
-    slowest = max(responses, key=lambda response: response.latency_s, default=None)
+    # One from the store took its time in an earlier run.
+    made = [response for response in responses if not response.cached]
+    slowest = max(made, key=lambda response: response.latency_s, default=None)
     beside = f", the slowest {slowest.member} {slowest.latency_s:.1f} s" if slowest else ""
     say(
         f"total {record.duration_s:.1f} s{beside} · {sum(r.answered for r in responses)} of {len(responses)} answered, "
@@ -138,7 +150,7 @@ def file_name(response: Response) -> str:
     Where characters had to be replaced, or the name cut, a digest of the whole name keeps it apart from others.
     """
     plain = response.member.replace("/", "_", 1).replace("#", "-")
-    safe = re.sub(r"[^a-z0-9._-]+", "-", plain)[:100].strip(".-")
+    safe = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", plain)[:100].strip(".-")
     if safe != plain:
         safe = f"{safe}-{hashlib.sha256(response.member.encode('utf-8', 'replace')).hexdigest()[:8]}"
     return f"{safe}.md"

@@ -10,21 +10,24 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from deployments.conversations import ConversationOptions
 from deployments.options import OUTPUT
 from deployments.server import ServerInfo, find_or_start_server, use_server
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
-from deployments.view import Lines, LiveTable, summary
+from deployments.view import Lines, LiveTable, outcome, summary
 from tasks.clients import close_clients
 from tasks.errors import ConsensusError
+from tasks.history.conversation import continuing
 from tasks.record import Record
+from tasks.recording import NOT_RECORDED
 from tasks.warm_up import warm_up
 from tasks.watch import Watcher, watched_by
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class OutputOptions:
-    """What is printed and written."""
+class OutputOptions(ConversationOptions):
+    """What is printed and written, and which conversation is gone on with."""
 
     output: Annotated[Path | None, Parameter(group=OUTPUT)] = None
     """File into which the whole record is written as JSON."""
@@ -32,6 +35,9 @@ class OutputOptions:
     """Print the whole record as JSON on stdout, and nothing else."""
     raw: Annotated[bool, Parameter(group=OUTPUT)] = False
     """Print the answer alone: no view of the run, no summary."""
+
+    brief = False
+    """Whether a line will do for a summary; for commands that run many flows, and no option."""
 
 
 def server() -> ServerInfo:
@@ -53,7 +59,7 @@ def run_flow(
     """Run a flow and report on it.
 
     Args:
-        start: Starts the flow.
+        start: Starts the flow, with `options.turns()` for its conversation.
         members: Names of those who are asked, for the live view.
         options: What is printed and written.
         view: Looks on in place of the live view.
@@ -61,12 +67,14 @@ def run_flow(
         shape: Makes the document that is printed and written as JSON, in place of the whole record.
     """
     output = checked_output(options.output)
+    conversation = options.conversation
     warm_up(member.partition("/")[0] for member in members)
     info = server()
     quiet = options.raw or options.json
     view = None if quiet else view or _view(members)
     try:
-        record = asyncio.run(_run(start, view))
+        with continuing(conversation):
+            record = asyncio.run(_run(start, view))
     finally:
         if isinstance(view, LiveTable):
             view.close()
@@ -79,8 +87,18 @@ def run_flow(
         show(record, info.ui_url)
     elif record.answer is not None:
         put(record.answer)
-    if not quiet and not show:
-        summary(record, info.ui_url)
+    if options.brief and not quiet:
+        if not show:
+            outcome(record)
+    elif not quiet:
+        if not show:
+            summary(record, info.ui_url)
+        if record.conversation_id:
+            say(f"The conversation: {record.conversation_id} (go on with -c, or --cid {record.conversation_id[:8]})")
+    else:
+        for warning in record.warnings:
+            if warning.startswith(NOT_RECORDED):
+                say(f"consensus: {warning}")
     if record.answer is None:
         say(f"consensus: no answer: {record.error}")
         return Exit.NO_ANSWER

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deployments.preference_view import members_table, say_scores, table
+from deployments.preference_view import console, members_table, say_scores, table
 from deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
 from tasks.record_files import read_preferences
 from tasks.tally import Tally, rank_rows, table_rows
@@ -73,24 +73,22 @@ def tally(
 
 
 def _show(found: Tally) -> None:
-    from rich.console import Console
-
-    console = Console()
+    screen = console()
     (_, *header), *rows = table_rows(found)
     prompts = [rest for kind, *rest in rows if kind == "prompt"]
     totals = [[name, *rest] for kind, name, _, *rest in rows if kind == "total"]
     if all(row.round == 1 for row in found.rows):
         header, prompts = [header[0], *header[2:]], [[name, *rest] for name, _, *rest in prompts]
-    console.print(table("Whom each judge puts first", header, prompts))
-    console.print()
-    console.print(table("How often", ["member", *found.judges, "agreed"], totals))
-    console.print()
-    console.print(members_table(found.scores))
-    console.print()
-    say_scores(console, found.scores)
+    screen.print(table("Whom each judge puts first", header, prompts))
+    screen.print()
+    screen.print(table("How often", ["member", *found.judges, "agreed"], totals))
+    screen.print()
+    screen.print(members_table(found.scores))
+    screen.print()
+    say_scores(screen, found.scores)
     for title, counts in (("best by Borda", found.answers), ("Condorcet winner", found.condorcet_wins)):
         text = ", ".join(f"{member} {count}" for member, count in counts.items())
-        console.print(f"  prompts as {title}: {text}", markup=False, highlight=False)
+        screen.print(f"  prompts as {title}: {text}", markup=False, highlight=False)
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

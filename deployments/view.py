@@ -55,7 +55,9 @@ class LiveTable:
         from rich.live import Live
 
         if event == "started":
-            self._live = Live(get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8)
+            self._live = Live(
+                get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
+            )
             self._live.start()
         elif event == "answered":
             self._done[value.member] = value
@@ -105,12 +107,18 @@ def summary(record: Record, ui_url: str | None) -> None:
             text = " ".join((response.text or "").split())
             shown = text if len(text) <= 160 else f"{text[:159]}…"
             say(f"  {response.member} ({state(response)})" + (f": {shown}" if response.error is None else ""))
+    say("")
+    outcome(record)
+    if ui_url and record.flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")
+
+
+def outcome(record: Record) -> None:
+    """Say on stderr how the run ended, and what was not as it should be."""
     for warning in dict.fromkeys(record.warnings):
         say(f"  ! {warning}")
     say(
-        f"\n{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
+        f"{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
         f"agreement {percent(record.agreement)} · {record.calls} calls, {record.cached_calls} from the store · "
         f"{cost(record.cost_usd)} · {record.duration_s:.1f} s"
     )
-    if ui_url and record.flow_run_id:
-        say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")

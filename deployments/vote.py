@@ -39,8 +39,8 @@ class VoteOptions(PanelOptions):
     """Sort by at most so many compared pairs; default: compare all pairs."""
     fuse: Annotated[str | None, Parameter(group=JUDGING)] = None
     """The model that writes one answer of the best ones: provider/model."""
-    top_k: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """How many of the best are fused; default 3."""
+    fuse_top: Annotated[int | None, Parameter(group=JUDGING)] = None
+    """How many of the best ones are fused; default 3."""
 
 
 def run_command(

@@ -139,7 +139,7 @@ async def _put_together(run: _Run, iteration: Iteration, answered: list[Response
             if iteration.synthesis and others:
                 run.record.warnings.append(
                     f"round {iteration.number}: a tie of {iteration.synthesis.value} with {', '.join(others)}: "
-                    "the one that was given first is taken"
+                    "the one whose first voter is listed first is taken"
                 )
         case "medoid":
             iteration.synthesis = nearest(answered)

@@ -20,12 +20,13 @@ from tasks.panel import check_quorum
 from tasks.prompts import fill, version
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.recording import recorded
 from tasks.report import Report, run_name, start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
 from tasks.turns import Turns, apart
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 
 async def run_consortium(
@@ -219,7 +220,7 @@ async def consortium(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = config or await load_saved(saved)
-    with watched_by(Report(config.confidence_threshold)):
+    async with recorded(Report(config.confidence_threshold), conversation=conversation):
         record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
 

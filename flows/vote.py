@@ -24,6 +24,7 @@ from tasks.pairwise import Bench, candidates, fuse, rank_pairs, told
 from tasks.panel import check_quorum
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.recording import recorded
 from tasks.report import run_name, start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
@@ -32,7 +33,7 @@ from tasks.turns import Turns, apart
 from tasks.vote import count_votes
 from tasks.vote_record import nothing_read, write_votes
 from tasks.vote_report import VoteReport
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 
 async def run_vote(
@@ -194,7 +195,9 @@ async def _compare(run: _Run, judge: str) -> None:
         text=best.text or "", arbiter=judge, chosen=best.member, ranking=order, method="pairwise"
     )
     if config.fuse is not None:
-        text, calls = await fuse([by_name[name] for name in order[: config.top_k]], _bench(run, config.fuse), run.call)
+        text, calls = await fuse(
+            [by_name[name] for name in order[: config.fuse_top]], _bench(run, config.fuse), run.call
+        )
         iteration.judgements += calls
         if text is None:
             record.degraded = True
@@ -255,6 +258,6 @@ async def vote(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = config or await load_config(Vote, VoteConfig, saved)
-    with watched_by(VoteReport()):
+    async with recorded(VoteReport(), conversation=conversation):
         record = await run_vote(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -1,20 +1,16 @@
 """Let a model put the answers of a round together: what it is shown, and what happens when it cannot."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from blocks.consensus_learning import ConsensusLearningConfig, Turn
 from blocks.member import ModelName
 from tasks.fence import fenced, shuffled
 from tasks.judge import Call
 from tasks.prompts import fill, prompt, version
-from tasks.readers import UnreadableError, reader
-from tasks.record import CallError, Response, Synthesis
+from tasks.record import Response, Synthesis
 from tasks.request import Message, Request
-
-_MARKER = re.compile(r"\[(?:end )?(?:answer|consensus)\b[^\[\]\n]{0,40} [0-9a-f]{12}\]")
+from tasks.text_hearing import READER, hear_text
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,8 @@ async def aggregate(
     for model in config.aggregators():
         labelled = shuffled(material.responses, f"{material.seed}:{model}")
         request = request_of(material, config, model, labelled)
-        text = await _said(request, call, calls)
-        error = calls[-1].error
-        if text is None and error is not None and error.kind in {"truncated", "malformed"}:
-            text = await _said(_again(request, error), call, calls)
+        text, heard = await hear_text(request, call)
+        calls += heard
         if text is not None:
             names = {label: response.member for label, response in labelled.items()}
             return Synthesis(text=text, arbiter=str(model), labels=names, method="centralized_llm"), calls
@@ -90,25 +84,11 @@ def request_of(
             *joined(turns),
         ),
         sampling=config.aggregator_settings,
-        reader="aggregate",
+        reader=READER,
         prompt_version=version("aggregator_system", "aggregate", "aggregate_task"),
         label=f"aggregator {model} · {material.label}",
         timeout=config.timeout,
     )
-
-
-@reader("aggregate")
-def read_aggregate(text: str, schema: dict[str, Any] | None = None) -> str:  # noqa: ARG001  # a reader's form
-    """Return the aggregate that `text` is, without blanks around it.
-
-    Raises:
-        UnreadableError: If markers of quoted answers stand in it: then it repeats what it was shown.
-    """
-    if not text.strip():
-        raise UnreadableError("it is empty")
-    if _MARKER.search(text):
-        raise UnreadableError("it holds the markers between which the answers were quoted")
-    return text.strip()
 
 
 def joined(turns: Sequence[Message]) -> list[Message]:
@@ -120,38 +100,6 @@ def joined(turns: Sequence[Message]) -> list[Message]:
         else:
             result.append(turn)
     return result
-
-
-async def _said(request: Request, call: Call, calls: list[Response]) -> str | None:
-    """Make the call and read the aggregate; what cannot be used is an error of the call, its text kept."""
-    response = await call(request)
-    calls.append(response)
-    if response.error is not None:
-        return None
-    try:
-        return read_aggregate(response.text or "")
-    except UnreadableError as error:
-        response.error = CallError(kind="malformed", message=f"{request.name}: malformed: {error.message}")
-        return None
-
-
-def _again(request: Request, error: CallError) -> Request:
-    """Ask once more, with what was wrong; an aggregate that was cut off gets twice the room."""
-    cut = error.kind == "truncated"
-    cause = "it was cut off, so be brief" if cut else error.message.split(": ", 2)[-1]
-    *before, last = request.messages
-    asked = Message(role="user", content=f"{last.content}\n\n{fill('reask_text', error=cause)}")
-    sampling = request.sampling
-    if cut and sampling.max_output_tokens:
-        sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
-    return request.model_copy(
-        update={
-            "messages": (*before, asked),
-            "sampling": sampling,
-            "prompt_version": f"{request.prompt_version}+{version('reask_text')}",
-            "label": f"{request.label} · again",
-        }
-    )
 
 
 def _message(turn: Turn) -> Message:

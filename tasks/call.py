@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
+from prefect.tasks import Task
 
 from tasks.ask import ask_task
 from tasks.attempt import Ledger, ledger
@@ -21,6 +22,11 @@ class Caller:
     """How a flow makes its calls. Flows take one as an argument, so that they can be tested without models."""
 
     fresh: bool = False
+
+    @property
+    def task(self) -> Task[[Request], Any]:
+        """The task that makes the calls."""
+        return ask_task(fresh=self.fresh)
 
     async def __call__(self, request: Request, *, instance: int = 1, member: str | None = None) -> Response:
         """Ask, and return what came of it; a model's failure is an entry in the response.
@@ -41,7 +47,7 @@ class Caller:
         started = time.monotonic()
         try:
             # Prefect's types say that an asynchronous task returns its state at once; it returns a coroutine.
-            state = await cast("Awaitable[State[Any]]", ask_task(fresh=self.fresh)(request, return_state=True))
+            state = await cast("Awaitable[State[Any]]", self.task(request, return_state=True))
         finally:
             ledger.reset(token)
         result = await state.aresult(raise_on_failure=False)

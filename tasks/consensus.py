@@ -11,6 +11,7 @@ from tasks.extract import extract
 from tasks.fence import labels
 from tasks.record import Iteration, Response, Synthesis
 from tasks.settled import Adopted, Settlement
+from tasks.vote import count_votes
 
 
 def nearest(responses: Sequence[Response], method: str = "medoid") -> Synthesis:
@@ -49,17 +50,17 @@ def votes_of(responses: Sequence[Response], values: Sequence[str | None]) -> dic
 
 
 def majority(responses: Sequence[Response], config: ConsensusLearningConfig) -> Synthesis | None:
-    """Count the extracted answers; of values with equally many votes, the one that was given first wins.
+    """Count the extracted answers; of a tie the value wins whose first voter is listed first.
 
     Returns:
         The answer word for word of the member nearest to all that gave the winning value, or None where no answer
         could be read.
     """
-    votes = votes_of(responses, values_of(responses, config.extract or "text"))
-    if not votes:
+    values = values_of(responses, config.extract or "text")
+    winner = count_votes(values).winner
+    if winner is None:
         return None
-    winner = max(votes, key=lambda value: len(votes[value]))  # of equals the first in the dictionary
-    return _word_for_word(responses, votes, winner, True, "majority")
+    return _word_for_word(responses, votes_of(responses, values), str(winner.value), True, "majority")
 
 
 def tied(synthesis: Synthesis) -> list[str]:

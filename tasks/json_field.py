@@ -39,7 +39,7 @@ def field_of(text: str, field: str) -> Any:
     string = _STRING.match(rest)
     if string is not None:
         return string[1]
-    value = re.split(r"[\n}]", rest, maxsplit=1)[0].strip().rstrip(",").strip()
+    value = re.split(r'[\n}]|,\s*"', rest, maxsplit=1)[0].strip().rstrip(",").strip()
     return None if value == "null" else value
 
 

@@ -8,7 +8,7 @@ from tasks.judge import Call
 from tasks.mixture import Task, in_order
 from tasks.record import Response, Synthesis
 from tasks.request import Request
-from tasks.text_hearing import hear_text
+from tasks.text_hearing import READER, hear_text
 
 SO_FAR = "synthesis so far"
 
@@ -47,8 +47,8 @@ async def synthesize(
             provider=model.provider,
             model=model.model,
             messages=task.messages([text for _, text in shown], material.seed),
-            sampling=config.aggregator_settings,
-            reader="text",
+            sampling=config.aggregator_sampling(),
+            reader=READER,
             prompt_version=task.version,
             label=f"aggregator {model} · {material.label}",
             timeout=config.timeout,

@@ -22,7 +22,8 @@ def preference_schema(labels: Sequence[str]) -> dict[str, JsonValue]:
         "required": list(labels),
         "additionalProperties": False,
     }
-    properties: dict[str, JsonValue] = {"analysis": {"type": "string"}, "abstain": {"type": "boolean"}, "ranks": ranks}
+    # Not `abstain`: small models are fond of `true`, and would abstain from everything.
+    properties: dict[str, JsonValue] = {"analysis": {"type": "string"}, "can_rank": {"type": "boolean"}, "ranks": ranks}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
@@ -49,7 +50,7 @@ def read_preference(text: str, schema: dict[str, Any] | None) -> Preference:
     analysis = fields.get("analysis") or ""
     if not isinstance(analysis, str):
         raise UnreadableError("analysis must be a text")
-    if flag(fields.get("abstain", False), "abstain"):
+    if not flag(fields.get("can_rank", True), "can_rank"):
         return Preference((), analysis.strip())
     ranks = _ranks(fields.get("ranks"), labels)
     groups = (tuple(label for label in labels if ranks[label] == rank) for rank in sorted(set(ranks.values())))

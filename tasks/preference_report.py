@@ -124,9 +124,9 @@ def scores_lines(scores: Scores) -> list[str]:
         f"{scores.rankings} rankings, {scores.abstentions} abstentions",
     ]
     if scores.self_preference is not None:
-        lines.append(
-            f"self-preference: members rank themselves {number_text(scores.self_preference)} places better than others do"
-        )
+        better = number_text(scores.self_preference)
+        lines.append(f"self-preference: members rank themselves {better} places better than others do")
+        lines.append("ranks by itself and by others are among all answers; all else leaves judges' own answers out")
     effect = scores.position_effect
     if effect is not None:
         ranks = ", ".join(number_text(rank) for rank in effect.mean_rank)

@@ -26,7 +26,7 @@ class JudgeRanking(BaseModel):
 
 
 class MemberScore(BaseModel):
-    """How one member's answers were ranked. What no ranking says is None."""
+    """How one member's answers were ranked; what judges say of their own answers is left out. What is not known is None."""
 
     mean_rank: float | None = None
     """Mean place, 1 is best, tied answers sharing the mean of their places."""
@@ -39,8 +39,9 @@ class MemberScore(BaseModel):
     ranked: int = 0
     """Rankings in which it is."""
     rank_by_self: float | None = None
-    """Mean rank given by judges of the same model."""
+    """Mean rank given by judges of the same model, among all the answers they saw."""
     rank_by_others: float | None = None
+    """Mean rank given by the other judges, among all the answers they saw, their own included."""
     self_preference: float | None = None
     """Places by which judges of its own model rank it better than the others do; below 0 for worse."""
 

@@ -1,10 +1,12 @@
 """The record of a run: what `--json` prints, what `--output` writes and what the flow returns."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from tasks.ballot import Comparison, Option, Vote
+from tasks.citations import Citation, put_together
 from tasks.ranked import JudgeRanking, Scores
 from tasks.request import ErrorKind, Usage
 from tasks.settled import Settlement
@@ -48,6 +50,10 @@ class Response(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     recorded: bool = False
     """Whether it was given to the run as a recorded answer; nobody was called for it."""
+    reasoning: str | None = None
+    """What was written before the answer, where the prompt set keeps it apart; it does not vote and no judge sees it."""
+    citations: list[str] = Field(default_factory=list)
+    """The sources that were named, where the prompt set keeps them apart."""
 
     @property
     def answered(self) -> bool:
@@ -139,6 +145,10 @@ class Record(BaseModel):
     """All that the first member wrote that gave the winning answer."""
     comparisons: list[Comparison] = Field(default_factory=list)
     """The pairs of answers that a judge compared."""
+    conversation_id: str | None = None
+    """The conversation that goes on with this answer; see `tasks.history`."""
+    citations: list[Citation] = Field(default_factory=list)
+    """The sources behind the answer, and who named each; nobody has looked them up."""
 
     def calls_made(self) -> list[Response]:
         """Every call of the run, in order."""
@@ -155,3 +165,14 @@ class Record(BaseModel):
         self.cached_calls = sum(call.cached for call in calls)
         self.requests = sum(call.attempts for call in calls)
         self.possibly_billed = sum(call.possibly_billed for call in calls)
+        self.citations = put_together(self._cited())
+
+    def _cited(self) -> Iterator[tuple[str, list[str]]]:
+        """The sources of the member whose answer it is word for word, or else of all whose answers it was made of."""
+        best = self.best_iteration or 0
+        answers = next((one.responses for one in reversed(self.iterations[:best]) if one.responses), [])
+        synthesis = self.iterations[best - 1].synthesis if answers else None
+        chosen = synthesis.chosen if synthesis else None
+        for call in answers:
+            if call.answered and chosen in {None, call.member}:
+                yield call.member, call.citations

@@ -6,6 +6,7 @@ from blocks.member import Member
 from blocks.panel import RunConfig
 from tasks.judge import Call
 from tasks.panel import gather_panel
+from tasks.prompt_sets import prompt_set
 from tasks.record import Response
 from tasks.request import Message, Request
 
@@ -22,6 +23,9 @@ async def ask_members(
 ) -> list[Response]:
     """Ask every member of `members` what stands in its conversation; the responses are in the same order.
 
+    The prompt set of `config` is applied here, so that it holds in every flow: it is put around what is asked, and what it
+    keeps apart from the answer is taken out of the responses' text.
+
     Args:
         members: Who is asked.
         conversations: For each member the messages it is sent.
@@ -30,18 +34,24 @@ async def ask_members(
         quorum: How many answers are needed before stragglers may be cut.
         label: What the round is called in the UI, for example `iteration 1`.
         prompt_version: Version of the prompt files that went into the conversations.
+
+    Raises:
+        ConfigurationError: Before any call, if there is no such prompt set.
     """
+    prompting = prompt_set(config.prompt_set)
+    versions = "+".join(text for text in (prompt_version, prompting.version) if text)
     asked = []
     for member, messages in zip(members, conversations, strict=True):
         request = Request(
             provider=member.name.provider,
             model=member.name.model,
-            messages=messages,
+            messages=prompting.prompted(messages),
             sampling=config.settings_of(member),
             sample=member.instance - 1,
-            prompt_version=prompt_version,
+            prompt_version=versions,
             label=f"{member.name} #{member.instance} · {label}",
             timeout=config.timeout,
         )
         asked.append((request, member.instance, call(request, instance=member.instance)))
-    return await gather_panel(asked, quorum, config.straggler_grace)
+    responses = await gather_panel(asked, quorum, config.straggler_grace)
+    return [prompting.divided(response) for response in responses]

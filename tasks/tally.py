@@ -91,7 +91,8 @@ def _apart(records: Mapping[str, Record]) -> list[JudgeRanking]:
 
 def _members(record: Record) -> list[str]:
     named = [response.member for one in record.iterations for response in one.responses]
-    return [*named, *(member for entry in record.rankings for member in entry.order)]
+    judges = [entry.judge for entry in record.rankings]
+    return [*named, *judges, *(member for entry in record.rankings for member in entry.order)]
 
 
 def _rows(name: str, entries: Sequence[JudgeRanking]) -> list[Row]:

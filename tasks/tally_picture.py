@@ -13,9 +13,9 @@ WIDTH = 900
 NAMES = 250
 """Width that is kept for names, in pixels."""
 ROW = 30
-_PLOT = WIDTH - NAMES - 60
+_PLOT = WIDTH - NAMES - 90
 _LONGEST = 34
-_BLUE, _ORANGE, _GREEN, _GREY = "#4477aa", "#ee7733", "#228833", "#bbbbbb"  # told apart by the colour-blind (Tol 2021)
+_BLUE, _ORANGE, _GREY = "#4477aa", "#ee7733", "#bbbbbb"  # told apart by the colour-blind (Tol 2021)
 _INVALID = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -23,7 +23,7 @@ def picture(tally: Tally) -> str:
     """Draw a tally.
 
     Returns:
-        An SVG document: on top the mean rank of each member, by all judges, by its own model and by the others; below
+        An SVG document: on top the mean rank of each member, by the others and by its own model; below
         the mean rank that each judge gives each member, its own model's in a frame.
     """
     members = list(tally.scores.members)
@@ -32,7 +32,7 @@ def picture(tally: Tally) -> str:
         _text(20, 32, "What the judges prefer", size=20, bold=True),
         _text(20, 54, _subtitle(tally), size=13, fill="#555555"),
     ]
-    top = 100
+    top = 115
     parts += _ranks(tally.scores.members, longest, top)
     top += ROW * len(members) + 110
     parts += _matrix(tally, members, longest, top)
@@ -55,7 +55,10 @@ def _subtitle(tally: Tally) -> str:
 
 
 def _ranks(scores: Mapping[str, MemberScore], longest: int, top: int) -> Iterable[str]:
-    """Draw a line for each member from the best rank to its own."""
+    """Draw for each member the rank that others give it, beside the one that its own model does.
+
+    Both are among all the answers shown. `mean_rank` is not: there judges' own answers are left out of the places.
+    """
 
     def x(rank: float) -> float:
         return NAMES + (rank - 1) / (longest - 1) * _PLOT
@@ -68,19 +71,21 @@ def _ranks(scores: Mapping[str, MemberScore], longest: int, top: int) -> Iterabl
     for number, (member, one) in enumerate(scores.items()):
         y = top + ROW * number + ROW / 2
         yield _name(NAMES - 14, y + 4, member, anchor="end")
-        if one.mean_rank is None:
+        if one.rank_by_self is None and one.rank_by_others is None:
             yield _text(NAMES + 6, y + 4, "not ranked", fill="#777777")
             continue
-        yield f'<line x1="{x(1):.1f}" y1="{y}" x2="{x(one.mean_rank):.1f}" y2="{y}" stroke="{_GREY}" stroke-width="3"/>'
-        if one.rank_by_self is not None:
-            yield _dot(x(one.rank_by_self), y, _ORANGE, f"by its own model {one.rank_by_self:.2f}", hollow=True)
-            if one.rank_by_others is not None:
-                yield _dot(x(one.rank_by_others), y, _GREEN, f"by others {one.rank_by_others:.2f}", hollow=True)
-        yield _dot(x(one.mean_rank), y, _BLUE, f"mean rank {one.mean_rank:.2f}")
-        yield _text(x(one.mean_rank), y - 9, f"{one.mean_rank:.2f}", anchor="middle", size=11)
-    keys = [("that counts", _BLUE, False)]
+        marks = [(one.rank_by_others, _BLUE, False), (one.rank_by_self, _ORANGE, True)]
+        found = [(rank, colour, hollow) for rank, colour, hollow in marks if rank is not None]
+        ends = [x(rank) for rank, _, _ in found] if len(found) > 1 else [x(1), x(found[0][0])]
+        yield f'<line x1="{ends[0]:.1f}" y1="{y}" x2="{ends[1]:.1f}" y2="{y}" stroke="{_GREY}" stroke-width="3"/>'
+        for rank, colour, hollow in reversed(found):
+            yield _dot(x(rank), y, colour, f"{member}: {rank:.2f}", hollow=hollow)
+        yield _text(
+            max(x(rank) for rank, _, _ in found) + 12, y + 4, " / ".join(f"{rank:.2f}" for rank, _, _ in found), size=11
+        )
+    keys = [("by the others", _BLUE, False)]
     if any(one.rank_by_self is not None for one in scores.values()):
-        keys += [("by its own model", _ORANGE, True), ("by the others", _GREEN, True)]
+        keys.append(("by its own model", _ORANGE, True))
     for number, (key, colour, hollow) in enumerate(keys):
         yield _dot(NAMES + 150 * number + 8, bottom + 40, colour, key, hollow=hollow)
         yield _text(NAMES + 150 * number + 22, bottom + 44, key)

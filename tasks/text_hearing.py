@@ -9,10 +9,12 @@ from tasks.readers import UnreadableError, reader
 from tasks.record import CallError, Response
 from tasks.request import Request
 
-_MARKER = re.compile(r"\[(?:end )?answer [^\[\]\n]{1,40} [0-9a-f]{12}\]")
+READER = "text"
+"""Name of `read_text` in requests."""
+_MARKER = re.compile(r"\[(?:end )?(?:answer|consensus) [^\[\]\n]{1,40} [0-9a-f]{12}\]")
 
 
-@reader("text")
+@reader(READER)
 def read_text(text: str, schema: dict[str, Any] | None) -> str:  # noqa: ARG001  # a reader's form
     """Return `text` without blanks around it.
 
@@ -30,7 +32,7 @@ async def hear_text(request: Request, call: Call) -> tuple[str | None, list[Resp
     """Ask for a text.
 
     Args:
-        request: What is asked. Its `reader` should be `text`, so that only what can be used is stored.
+        request: What is asked. Its `reader` should be `READER`, so that only what can be used is stored.
         call: Makes the calls.
 
     Returns:

@@ -49,7 +49,8 @@ def write_votes(
     record.tie, record.unanimous = tally.tie, tally.unanimous
     record.margin = round(tally.margin or 0.0, 4)
     record.full_text = first.text
-    iteration.agreement = round(tally.share or 0.0, 4)
+    if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
+        iteration.agreement = round(tally.share or 0.0, 4)
     iteration.synthesis = Synthesis(
         text=winner.answer,
         chosen=first.member,

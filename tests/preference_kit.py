@@ -31,7 +31,7 @@ def ranks(rule: Callable[[str, int], int]) -> Callable[[SeenRequest], Reply]:
 
     def reply(seen: SeenRequest) -> Reply:
         given = {label: rule(text, place) for place, (label, text) in enumerate(shown(seen).items(), 1)}
-        return json_reply({"analysis": "because", "abstain": False, "ranks": given})
+        return json_reply({"analysis": "because", "can_rank": True, "ranks": given})
 
     return reply
 

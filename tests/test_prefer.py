@@ -1,6 +1,8 @@
 """Prefer: who ranks what, what the judges see, and what happens when members or judges fail."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from pydantic import ValidationError
@@ -51,17 +53,13 @@ async def test_judges_see_the_others_answers_without_names_in_the_recorded_order
         (seen,) = judged_by(vendors, model)
         assert list(shown(seen).values()) == [texts[name] for name in entry.order]
         assert texts[entry.judge] not in seen.prompt, "its own answer is left out"
-        assert "Which one?" in seen.prompt and "Be brief." in seen.prompt and "charm" in seen.prompt
+        assert all(text in seen.prompt for text in ("Which one?", "Be brief.", "by charm"))
         everything = json.dumps(seen.params)
         assert not any(
             name in everything.replace(f'"model": "{model}"', "") for name in ("openai", "/one", "/two", "google")
         )
-    orders = {tuple(entry.order) for number in range(6) for entry in (await _with_seed(number)).rankings}
-    assert len(orders) == 6, "either order of each pair"
-
-
-async def _with_seed(number):
-    return await run_prefer("Which one?", config(seed=number))
+    other = await run_prefer("Which one?", config(seed=1))
+    assert [entry.order for entry in other.rankings] != [entry.order for entry in record.rankings]
 
 
 async def test_history_reaches_members_and_judges(vendors):
@@ -89,7 +87,7 @@ async def test_the_second_run_sends_nothing(vendors):
 async def test_the_answer_is_from_the_round_in_which_the_best_was_ranked_best(vendors):
     panel(vendors)
     answers = iter(["beta one", "beta two", "beta three"])
-    vendors.script("two", then=lambda seen: _two(seen, answers))
+    vendors.script("two", then=member(lambda _: Reply(text=next(answers)), prefers("gamma", "alpha")))
     likes = lambda text, _: 1 if text in {"beta two", "beta three"} else 2  # noqa: E731
     vendors.script("one", then=member("alpha", ranks(likes)))
     vendors.script("three", then=member("gamma", ranks(likes)))
@@ -97,12 +95,6 @@ async def test_the_answer_is_from_the_round_in_which_the_best_was_ranked_best(ve
     assert record.scores.winner == TWO
     assert (record.answer, record.best_iteration) == ("beta two", 2)
     assert record.scores.position_effect is not None
-
-
-def _two(seen, answers):
-    from tests.preference_kit import is_judge
-
-    return prefers("gamma", "alpha")(seen) if is_judge(seen) else Reply(text=next(answers))
 
 
 async def test_own_answers_are_shown_when_asked_for_but_elect_nobody(vendors):
@@ -116,9 +108,7 @@ async def test_own_answers_are_shown_when_asked_for_but_elect_nobody(vendors):
 
 async def test_instances_of_one_model_judge_each_for_themselves(vendors):
     answers = iter(["alpha", "beta", "gamma"])
-    vendors.script(
-        "one", then=lambda seen: member(lambda _: Reply(text=next(answers)), prefers("beta", "gamma", "alpha"))(seen)
-    )
+    vendors.script("one", then=member(lambda _: Reply(text=next(answers)), prefers("beta", "gamma", "alpha")))
     record = await run_prefer("Which?", config("openai/one:3"))
     assert record.answer == "beta"
     assert all(entry.judge not in entry.order for entry in record.rankings)
@@ -143,7 +133,7 @@ async def test_below_the_quorum_there_is_no_answer_and_all_causes(vendors):
     with pytest.raises(QuorumError) as failed:
         await prefer("Which?", config())
     assert "1 of 3 members answered, and the quorum is 2" in failed.value.message
-    assert "anthropic/two#1" in failed.value.message and "google/three#1" in failed.value.message
+    assert all(name in failed.value.message for name in (TWO, THREE))
     assert failed.value.record.status == "failed"
     assert vendors.count() == 3, "nobody judges"
 
@@ -172,7 +162,7 @@ async def test_a_judge_that_writes_rubbish_is_asked_again_once_and_then_abstains
 
 async def test_a_judge_that_does_better_the_second_time_has_judged(vendors):
     steps = iter([Reply(text='{"ranks": {"A": 1}}'), prefers("gamma", "beta")])
-    panel(vendors, one=lambda seen: _step(steps, seen))
+    panel(vendors, one=partial(_step, steps))
     record = await run_prefer("Which?", config())
     assert record.rankings[0].error is None
     assert record.rankings[0].ranking
@@ -180,8 +170,6 @@ async def test_a_judge_that_does_better_the_second_time_has_judged(vendors):
 
 
 def _step(steps, seen):
-    from dataclasses import replace
-
     step = next(steps)
     if isinstance(step, Reply):
         return step
@@ -190,19 +178,19 @@ def _step(steps, seen):
 
 
 async def test_ties_and_abstentions_are_allowed(vendors):
-    abstains = json_reply({"analysis": "I cannot tell.", "abstain": True, "ranks": {"A": 1, "B": 1, "C": 1}})
+    abstains = json_reply({"analysis": "I cannot tell.", "can_rank": False, "ranks": {"A": 1, "B": 1, "C": 1}})
     panel(vendors, one=abstains, two=ranks(lambda _, __: 1))
     record = await run_prefer("Which?", config(*MEMBERS, "openai/four"))
     one, two, *_ = record.rankings
     assert (one.abstained, one.analysis, one.error) == (True, "I cannot tell.", None)
-    assert len(two.ranking) == 1 and len(two.ranking[0]) == 3
+    assert [len(group) for group in two.ranking] == [3]
     assert not record.degraded
     assert record.warnings == [f"round 1: {ONE} abstained as judge"]
 
 
 async def test_when_all_abstain_the_answer_nearest_to_the_others_stands(vendors):
     for model, text in {"one": "it is six", "two": "it is seven", "three": "it is six now"}.items():
-        vendors.script(model, then=member(text, json_reply({"abstain": True})))
+        vendors.script(model, then=member(text, json_reply({"can_rank": False})))
     record = await prefer("Which?", config())
     assert (record.answer, record.degraded, record.status) == ("it is six", True, "finished")
     assert "round 1: no judge ranked anything" in record.warnings

@@ -121,13 +121,13 @@ SCHEMA = preference_schema(["A", "B", "C"])
 @pytest.mark.parametrize(
     ("text", "ranking"),
     [
-        ('{"analysis": "x", "abstain": false, "ranks": {"A": 2, "B": 1, "C": 3}}', (("B",), ("A",), ("C",))),
+        ('{"analysis": "x", "can_rank": true, "ranks": {"A": 2, "B": 1, "C": 3}}', (("B",), ("A",), ("C",))),
         ('{"ranks": {"a": 1, "b": 1, "c": 3}}', (("A", "B"), ("C",))),
-        ('{"abstain": "no", "ranks": {"A": "2", "B": 3.0, "C": 2}}', (("A", "C"), ("B",))),
-        ('{"abstain": true}', ()),
-        ('{"abstain": true, "ranks": {"A": 9}}', ()),
+        ('{"can_rank": "yes", "ranks": {"A": "2", "B": 3.0, "C": 2}}', (("A", "C"), ("B",))),
+        ('{"can_rank": false}', ()),
+        ('{"can_rank": false, "ranks": {"A": 9}}', ()),
         (
-            'B said {"abstain": true} but I say\n```json\n{"ranks": {"A": 3, "B": 2, "C": 1}}\n```',
+            'B said {"can_rank": false} but I say\n```json\n{"ranks": {"A": 3, "B": 2, "C": 1}}\n```',
             (("C",), ("B",), ("A",)),
         ),
     ],
@@ -140,7 +140,7 @@ def test_rankings_are_read(text, ranking):
     ("text", "cause"),
     [
         ("A is best", "there is no JSON object"),
-        ('{"abstain": false}', "ranks must be an object"),
+        ('{"can_rank": true}', "ranks must be an object"),
         ('{"ranks": ["A", "B", "C"]}', "ranks must be an object"),
         ('{"ranks": {"A": 1, "B": 2}}', "each of A, B, C one rank"),
         ('{"ranks": {"A": 1, "B": 2, "C": 3, "D": 3}}', "each of A, B, C one rank"),
@@ -149,7 +149,7 @@ def test_rankings_are_read(text, ranking):
         ('{"ranks": {"A": 1, "B": 2, "C": 4}}', "a rank is '4'"),
         ('{"ranks": {"A": true, "B": 2, "C": 3}}', "a rank is 'True'"),
         ('{"ranks": {"A": 1.5, "B": 2, "C": 3}}', "a rank is '1.5'"),
-        ('{"abstain": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "abstain is 'perhaps'"),
+        ('{"can_rank": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "can_rank is 'perhaps'"),
         ('{"analysis": 3, "ranks": {"A": 1, "B": 2, "C": 3}}', "analysis must be a text"),
     ],
 )

@@ -456,3 +456,17 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
     request = question(provider)
     server.script(request.model, Reply(text="Because.", thoughts="Hmm."))
     assert (await answer(request)).text == "Because."
+
+
+def test_the_local_model_is_told_how_long_its_texts_may_be():
+    from tasks.adapters.openai_chat import bounded
+    from tasks.judge import schema_of
+
+    schema = bounded(dict(schema_of("synthesize", "AB")), 512)
+    fields = schema["properties"]
+    assert fields["synthesis"] == {"maxLength": 256, "type": "string", "minLength": 1}
+    assert fields["refinement_areas"]["maxItems"] == 3
+    assert fields["refinement_areas"]["items"]["maxLength"] == 85
+    assert fields["confidence"] == {"type": "integer", "minimum": 0, "maximum": 100}
+    ranking = bounded(dict(schema_of("rank", "AB")), 512)["properties"]["ranking"]
+    assert ranking["items"] == {"type": "string", "enum": ["A", "B"]} and ranking["maxItems"] == 2

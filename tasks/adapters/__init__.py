@@ -47,6 +47,7 @@ _MODULES: dict[Wire, str] = {
     "openai": "tasks.adapters.openai_chat",
     "anthropic": "tasks.adapters.anthropic_messages",
     "google": "tasks.adapters.google_generate",
+    "openai-completions": "tasks.adapters.openai_completions",
 }
 
 

@@ -40,7 +40,7 @@ def body(request: Request, repairs: Repairs) -> dict[str, Any]:
         extra["top_k"] = sampling.top_k
     if request.response_schema is not None:
         if repairs.schema_mode == 0:
-            schema = request.response_schema if request.provider == "local" else strict(request.response_schema)
+            schema = _schema(request)
             wanted["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "schema": schema, "strict": True},
@@ -99,6 +99,33 @@ def fault_in_body(error: Any) -> Fault:
     code = str(fields.get("code"))
     status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
     return Fault(status, body={"error": dict(fields)}, message=str(fields.get("message") or "error in the response"))
+
+
+def _schema(request: Request) -> Any:
+    if request.provider != "local":
+        return strict(request.response_schema)
+    limit = request.sampling.max_output_tokens
+    return bounded(request.response_schema or {}, limit) if limit else request.response_schema
+
+
+def bounded(schema: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Return `schema` with texts so short that an object of them fits into `tokens`.
+
+    The grammar of llama.cpp keeps to it, and a small model that rambles still closes its object before it is cut off.
+    """
+    properties: dict[str, Any] = dict(schema.get("properties", {}))
+    open_ended = [
+        name for name, field in properties.items() if field.get("type") in {"string", "array"} and "enum" not in field
+    ]
+    length = max(40, 2 * tokens // max(1, len(open_ended)))
+    for name in open_ended:
+        field = properties[name]
+        if field["type"] == "string":
+            properties[name] = {"maxLength": length, **field}
+        elif field.get("items", {}).get("type") == "string" and "enum" not in field["items"]:
+            few = min(3, field.get("maxItems", 3))
+            properties[name] = {**field, "maxItems": few, "items": {"maxLength": length // 3, **field["items"]}}
+    return {**schema, "properties": properties}
 
 
 def strict(schema: Any) -> Any:

@@ -1,0 +1,61 @@
+"""The settings of a capability check: which models are tried out for which role, and on what."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from blocks.layer import MixturePrompts
+from blocks.panel import PanelConfig
+
+CheckRole = Literal["proposer", "aggregator"]
+
+
+class CheckCase(BaseModel):
+    """One prompt that every candidate is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(min_length=1, pattern=r"\S", description="The question.", json_schema_extra={"position": 1})
+    answers: tuple[str, ...] = Field(
+        (), description="For aggregators: prepared answers to the question.", json_schema_extra={"position": 2}
+    )
+    expected: str | None = Field(
+        None,
+        min_length=1,
+        description="Words that a right answer holds, if there are.",
+        json_schema_extra={"position": 3},
+    )
+    note: str = Field("", description="What the case is meant to show.", json_schema_extra={"position": 4})
+
+
+class CheckModelsConfig(PanelConfig):
+    """Which models are tried out, and on what."""
+
+    role: CheckRole = Field(
+        "proposer",
+        description="A proposer answers a question; an aggregator makes one answer of prepared ones.",
+        json_schema_extra={"position": 2},
+    )
+    cases: list[CheckCase] = Field(
+        default_factory=list,
+        description="Prompts, for aggregators with prepared answers; empty for the list that comes along.",
+        json_schema_extra={"position": 3},
+    )
+    prompts: MixturePrompts = Field(
+        default_factory=MixturePrompts,
+        description="Instructions in place of those that a mixture of agents gives in this role.",
+        json_schema_extra={"position": 4},
+    )
+
+    @model_validator(mode="after")
+    def _check_cases(self) -> Self:
+        seen: set[str] = set()
+        for number, case in enumerate(self.cases, 1):
+            if case.prompt in seen:
+                raise ValueError(
+                    f"cases: {case.prompt[:60]!r} is there twice; results are kept by prompt, so leave one"
+                )
+            if self.role == "aggregator" and not any(answer.strip() for answer in case.answers):
+                raise ValueError(f"cases: number {number} has no answers to aggregate")
+            seen.add(case.prompt)
+        return self

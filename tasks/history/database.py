@@ -1,0 +1,233 @@
+"""The connection to the history: SQLite with one writer at a time, or any other database that SQLAlchemy knows.
+
+A database without tables, or with those of an older version, is brought up to date when it is opened.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from tasks.history.errors import HistoryError, RowError
+from tasks.history.place import OFF, VARIABLE, Place, history_place
+from tasks.history.schema import HEAD
+from tasks.scrub import scrub
+
+BUSY_S = 30.0
+"""Seconds that a writer waits for another one."""
+CONNECT_S = 10
+LOCK = 0x636F6E73
+"""Number of the lock that a migration takes on PostgreSQL."""
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+
+class Database:
+    """The history, for use in one thread that runs no event loop.
+
+    Args:
+        place: Where it is.
+
+    Raises:
+        HistoryError: From every method, with one sentence that holds no password.
+    """
+
+    def __init__(self, place: Place) -> None:
+        with _explained(place if isinstance(place, Path) else VARIABLE):
+            self._url = url_of(place)
+            self._name = self._url.render_as_string(hide_password=True)
+            self._secret = str(self._url.password or "")
+            self._lock = threading.Lock()
+            self._runner: asyncio.Runner | None = None
+            self._engine = self._open()
+        self._ready = False
+
+    def write(self, work: Work[T]) -> T:
+        """Do `work` in one transaction that writes."""
+        return self._do(work, write=True)
+
+    def read(self, work: Work[T]) -> T:
+        """Do `work` in one transaction that reads."""
+        return self._do(work, write=False)
+
+    def close(self) -> None:
+        """Close all connections; SQLite then puts its write-ahead log into the file."""
+        with suppress(Exception):
+            if isinstance(self._engine, AsyncEngine):
+                assert self._runner is not None
+                self._runner.run(self._engine.dispose())
+                self._runner.close()
+            else:
+                self._engine.dispose()
+
+    def _open(self) -> Engine | AsyncEngine:
+        if self._url.get_backend_name() == "sqlite":
+            if self._url.database and not self._url.query:
+                _make_private(Path(self._url.database))
+            engine = create_engine(self._url, connect_args={"timeout": BUSY_S})
+            event.listen(engine, "connect", _on_connect)
+            event.listen(engine, "begin", _on_begin)
+            return engine
+        if self._url.get_dialect().is_async:
+            self._runner = asyncio.Runner()
+            return create_async_engine(self._url, connect_args={"timeout": CONNECT_S})
+        return create_engine(self._url)
+
+    def _do(self, work: Work[T], *, write: bool) -> T:
+        with self._lock, _explained(self._name, self._secret):
+            if not self._ready:
+                self._prepare()
+                self._ready = True
+            return self._transact(work, write=write)
+
+    def _transact(self, work: Work[T], *, write: bool) -> T:
+        options = {"consensus_write": write}
+        if isinstance(self._engine, AsyncEngine):
+            engine = self._engine.execution_options(**options)
+
+            async def run() -> T:
+                async with engine.begin() as connection:
+                    return await connection.run_sync(work)
+
+            assert self._runner is not None
+            return self._runner.run(run())
+        with self._engine.execution_options(**options).begin() as connection:
+            return work(connection)
+
+    def _prepare(self) -> None:
+        found = self._transact(revision_of, write=False)
+        if found != HEAD:
+            if self._url.get_backend_name() == "sqlite":
+                self._use_wal()
+            self._transact(_migrate, write=True)
+
+    def _use_wal(self) -> None:
+        """Let readers and the writer not wait for each other. SQLite asks no patience of those who switch at once."""
+        assert isinstance(self._engine, Engine)
+        deadline = time.monotonic() + BUSY_S
+        raw = self._engine.raw_connection()
+        try:
+            while True:
+                try:
+                    raw.cursor().execute("PRAGMA journal_mode=WAL")
+                except Exception as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise HistoryError(f"the history at {self._name} cannot be used: {error}") from None
+                    time.sleep(0.02)
+                else:
+                    return
+        finally:
+            raw.close()
+
+
+def url_of(place: Place) -> URL:
+    """Return the address of a history, with a driver that is installed."""
+    if isinstance(place, Path):
+        return URL.create("sqlite", database=str(place))
+    url = make_url(place)
+    if url.drivername in {"postgres", "postgresql"}:
+        # asyncpg comes with Prefect.
+        return url.set(drivername="postgresql+psycopg" if find_spec("psycopg") else "postgresql+asyncpg")
+    return url.set(drivername="sqlite") if url.drivername == "sqlite+aiosqlite" else url
+
+
+def shown(place: Place | None) -> str:
+    """Return where the history is, for a person and without a password."""
+    if place is None:
+        return f"off ({VARIABLE})"
+    with _explained(VARIABLE):
+        return str(place) if isinstance(place, Path) else url_of(place).render_as_string(hide_password=True)
+
+
+@contextmanager
+def opened() -> Iterator[Database]:
+    """Open the history for a command.
+
+    Raises:
+        HistoryError: If it is off.
+    """
+    place = history_place()
+    if place is None:
+        raise HistoryError(f"there is no history: {VARIABLE} is {OFF}")
+    database = Database(place)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Return which revision the tables have, or None where there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+    if revision_of(connection) == HEAD:  # another process was faster
+        return
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _make_private(path: Path) -> None:
+    """Make the file before SQLite does: prompts and answers are for their owner's eyes."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(path)
+
+
+def _on_connect(connection: Any, _: Any) -> None:
+    # The driver would begin transactions by rules of its own; we say when, and of which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    # A writer that begins as a reader fails at once when another one has written meanwhile; this one waits its turn.
+    write = connection.get_execution_options().get("consensus_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _explained(place: Place, secret: str = "") -> Iterator[None]:
+    """Turn what the database says into one sentence."""
+    try:
+        yield
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+        raise HistoryError(
+            f"{VARIABLE} is no database URL that can be used: sqlite:////path, postgresql://..."
+        ) from None
+    except CommandError as error:
+        raise HistoryError(f"the history at {place} was made by another version: {error}") from None
+    except (SQLAlchemyError, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
+        message = f"the history at {place} cannot be used: {type(cause).__name__}: {cause}"
+        raise kind(scrub(" ".join(message.split()), [secret])) from None

@@ -1,0 +1,11 @@
+"""What goes wrong with the history. A run is never lost for it."""
+
+from tasks.errors import ConsensusError
+
+
+class HistoryError(ConsensusError):
+    """The history cannot be read or written."""
+
+
+class RowError(HistoryError):
+    """The database refuses what is to be written, and may take something else."""

@@ -1,0 +1,183 @@
+"""What the history is asked: which runs there were, one of them in full, and how each model did."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select
+
+from tasks.history.rows import Row
+from tasks.history.schema import calls, runs
+from tasks.history.store import LISTED, only
+
+LIST = [column for column in runs.c if column.name not in {"answer", "record"}]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which runs are wanted; None wants all.
+
+    Attributes:
+        flow: Name of the flow, as the record has it.
+        status: How the run ended.
+        since: When it began at the earliest.
+        model: A model that was called, as `provider/model` or without the provider.
+    """
+
+    flow: str | None = None
+    status: str | None = None
+    since: datetime | None = None
+    model: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return what holds for a run that is wanted."""
+        found: list[ColumnElement[bool]] = []
+        if self.flow is not None:
+            found.append(func.replace(runs.c.flow, "_", "-") == self.flow.replace("_", "-"))
+        if self.status is not None:
+            found.append(runs.c.status == self.status)
+        if self.since is not None:
+            found.append(runs.c.started_at >= self.since)
+        if self.model is not None:
+            found.append(exists().where(and_(calls.c.run_id == runs.c.id, is_model(self.model))))
+        return found
+
+
+def is_model(name: str) -> ColumnElement[bool]:
+    """Return what holds for a call of the model `name`."""
+    plain = calls.c.model == name
+    provider, slash, model = name.partition("/")
+    # A model's own name may hold slashes too: openrouter/deepseek/deepseek-r1.
+    return or_(plain, and_(calls.c.provider == provider, calls.c.model == model)) if slash else plain
+
+
+def list_runs(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
+    """Return the latest runs without their answers, newest first."""
+    query = select(*LIST).where(*wanted.conditions()).order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    return [_plain(row._mapping) for row in connection.execute(query.limit(limit))]  # noqa: SLF001 - that is its public name
+
+
+def count_runs(connection: Connection) -> int:
+    """Return how many runs there are."""
+    return int(connection.execute(select(func.count()).select_from(runs)).scalar_one())
+
+
+def read_run(connection: Connection, name: str) -> tuple[Row, dict[str, Any]]:
+    """Return a run's row, and its record.
+
+    Args:
+        connection: Of the history.
+        name: The run's id, or the beginning of one that fits no other.
+
+    Raises:
+        HistoryError: If there is none, or the beginning fits several.
+    """
+    fits = runs.c.id.startswith(name, autoescape=True)
+    found = connection.execute(select(runs.c.id).where(fits).order_by(runs.c.id).limit(LISTED + 1)).scalars().all()
+    # The id of a flow run is the beginning of those of its further records.
+    run_id = name if name in found else only(found, name, "run")
+    row = _plain(connection.execute(select(runs).where(runs.c.id == run_id)).one()._mapping)  # noqa: SLF001
+    return row, json.loads(row.pop("record"))
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """How a model did.
+
+    Attributes:
+        model: As `provider/model`.
+        runs: Runs in which it was called.
+        calls: Calls, failed ones and those answered from the store included.
+        failures: Calls that gave no answer.
+        cached: Calls that were answered from the store.
+        p50_s: Median latency in seconds of the answers that were asked for, not taken from the store.
+        p95_s: The latency that 95 % of them stayed below.
+        cost_usd: What all calls cost; None as soon as the cost of one is not known.
+        wins: Times its answer became the run's, word for word.
+        agreement: Mean agreement of its answers as a member with the run's answer, 0 to 1.
+    """
+
+    model: str
+    runs: int
+    calls: int
+    failures: int
+    cached: int
+    p50_s: float | None
+    p95_s: float | None
+    cost_usd: float | None
+    wins: int
+    agreement: float | None
+
+
+def model_stats(connection: Connection, wanted: Filter) -> list[ModelStats]:
+    """Return how each model did, most called first."""
+    latencies = {
+        name: [row.latency_s for row in rows]
+        for name, rows in groupby(connection.execute(_latencies(wanted)), lambda row: (row.provider, row.model))
+    }
+    found = []
+    for row in connection.execute(_sums(wanted)):
+        times = latencies.get((row.provider, row.model), [])
+        found.append(
+            ModelStats(
+                model=f"{row.provider}/{row.model}",
+                runs=row.runs,
+                calls=row.calls,
+                failures=row.failures,
+                cached=row.cached,
+                p50_s=percentile(times, 0.50),
+                p95_s=percentile(times, 0.95),
+                cost_usd=None if row.costs < row.calls else round(row.cost, 10),
+                wins=row.wins,
+                agreement=None if row.agreement is None else round(row.agreement, 4),
+            )
+        )
+    return sorted(found, key=lambda one: (-one.calls, one.model))
+
+
+def _of_runs(query: Select[Any], wanted: Filter) -> Select[Any]:
+    query = query.join(runs, runs.c.id == calls.c.run_id).where(calls.c.role != "recorded", *wanted.conditions())
+    return query.where(is_model(wanted.model)) if wanted.model else query
+
+
+def _sums(wanted: Filter) -> Select[Any]:
+    one = case((calls.c.error_kind.is_not(None), 1), else_=0)
+    query = select(
+        calls.c.provider,
+        calls.c.model,
+        func.count(func.distinct(calls.c.run_id)).label("runs"),
+        func.count().label("calls"),
+        func.sum(one).label("failures"),
+        func.sum(case((calls.c.cached, 1), else_=0)).label("cached"),
+        func.count(calls.c.cost_usd).label("costs"),
+        func.sum(calls.c.cost_usd).label("cost"),
+        func.sum(case((calls.c.won, 1), else_=0)).label("wins"),
+        func.avg(calls.c.agreement).label("agreement"),
+    )
+    return _of_runs(query, wanted).group_by(calls.c.provider, calls.c.model)
+
+
+def _latencies(wanted: Filter) -> Select[Any]:
+    query: Select[Any] = select(calls.c.provider, calls.c.model, calls.c.latency_s)
+    query = _of_runs(query, wanted).where(calls.c.error_kind.is_(None), calls.c.cached.is_(False))
+    ordered: Select[Any] = query.order_by(calls.c.provider, calls.c.model, calls.c.latency_s)
+    return ordered
+
+
+def percentile(ordered: Sequence[float], share: float) -> float | None:
+    """Return the smallest value that `share` of all do not exceed: the nearest rank.
+
+    Args:
+        ordered: The values, ascending.
+        share: Above 0 and up to 1.
+    """
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def _plain(row: Any) -> Row:
+    """Return a row as JSON has it."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}

@@ -1,0 +1,136 @@
+"""Records runs in the history while watchers look on; the one thing that a flow puts around its algorithm."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from prefect.logging import get_logger
+from prefect.runtime import flow_run
+
+from tasks.history.conversation import Conversation, continued
+from tasks.history.place import history_place
+from tasks.history.rows import Entry, Turn
+from tasks.history.writer import Writer, writer_of
+from tasks.record import Iteration, Record, Response
+from tasks.request import Message
+from tasks.watch import Watcher, watched_by
+
+PATIENCE_S = 60.0
+"""Seconds that the end of a run waits for the history at most."""
+NOT_RECORDED = "this run is not in the history"
+"""How the warning begins."""
+
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+@asynccontextmanager
+async def recorded(
+    *watchers: Watcher, conversation: Sequence[Message] | None = None, in_conversation: bool = True
+) -> AsyncIterator[None]:
+    """Record every run in the block, with `watchers` looking on.
+
+    A history that cannot be written is a warning in the record and in the log, never an error.
+
+    Args:
+        watchers: Who else looks on.
+        conversation: The messages that the flow was given.
+        in_conversation: Whether the run is a turn of the conversation that is gone on with; a list of questions is none.
+    """
+    place = None if _recording.get() else history_place()
+    if place is None:  # off, or a flow around this one records already
+        with watched_by(*watchers):
+            yield
+        return
+    turn = continued() if in_conversation else None
+    recorder = Recorder(writer_of(place), turn, tuple(conversation or ()))
+    token = _recording.set(True)
+    try:
+        # First in line, so that the database writes while the other watchers do.
+        with watched_by(recorder, *watchers):
+            yield
+    except BaseException as error:
+        recorder.broken_off_by(error)
+        raise
+    finally:
+        _recording.reset(token)
+        await recorder.written()
+
+
+class _Started(NamedTuple):
+    record: Record
+    at: datetime
+    name: str | None
+
+
+class Recorder:
+    """A watcher that hands each run to the writer of the history when it ends."""
+
+    def __init__(self, writer: Writer, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
+        self._writer = writer
+        self._conversation = conversation
+        self._turn = Turn.of(conversation, given) if conversation else None
+        self._started: dict[int, _Started] = {}
+        self._heard: list[Response] = []
+        self._writing: set[asyncio.Task[None]] = set()
+        self._error = "the run ended before it was finished"
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of a run."""
+        if event == "started":
+            self._started[id(value)] = _Started(value, datetime.now(UTC), flow_run.name)
+            self._heard.clear()
+            self._writer.warm_up()
+        elif event == "answered" and len(self._started) == 1:  # of several, nobody knows whose call it was
+            self._heard.append(value)
+        elif event == "ended":
+            self._heard.clear()
+            self._hand_over(self._started.pop(id(value), _Started(value, datetime.now(UTC), None)))
+
+    def broken_off_by(self, error: BaseException) -> None:
+        """Note why runs that have not ended will not."""
+        self._error = f"the run was broken off: {type(error).__name__}"
+
+    async def written(self) -> None:
+        """Wait until all runs are written; those that were broken off are written with what they had."""
+        for left in list(self._started.values()):
+            _enter(left.record, self._heard)
+            self._hand_over(left, self._error)
+        if self._writing:
+            await asyncio.wait(self._writing)
+
+    def _hand_over(self, run: _Started, error: str | None = None) -> None:
+        entry = Entry(run.record, run.at, datetime.now(UTC), run.name, self._turn, error)
+        task = asyncio.ensure_future(self._settle(run.record, self._writer.write(entry)))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _settle(self, record: Record, written: Future[str]) -> None:
+        """Wait for the database; what it says to a failure goes into the record."""
+        run_id = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                run_id = await asyncio.shield(asyncio.wrap_future(written))
+        except Exception as error:
+            record.conversation_id = None
+            message = f"{NOT_RECORDED}: {str(error) or f'it took longer than {PATIENCE_S:.0f} s'}"
+            record.warnings.append(message)
+            get_logger("consensus").error(message)
+        if self._conversation is not None and self._turn is not None and record.answer is not None:
+            self._conversation.add(record.prompt, record.answer, run_id, self._turn.given)
+
+
+def _enter(record: Record, heard: Sequence[Response]) -> None:
+    """Enter the calls of the round in which a run was broken off: they may be paid for."""
+    known = {id(call) for call in record.calls_made()}
+    loose = [call for call in heard if id(call) not in known]
+    if loose:
+        if not record.iterations:
+            record.iterations.append(Iteration(number=1))
+        last = record.iterations[-1]
+        # A round is entered when all its members have answered; after that only judges are asked.
+        (last.judgements if last.responses else last.responses).extend(loose)
+    record.add_up()
