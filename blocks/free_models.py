@@ -9,7 +9,9 @@ class FreeModelsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     output_dir: str = Field(
-        ".", description="Folder of the JSON files, what was tried before among them.", json_schema_extra={"position": 1}
+        ".",
+        description="Folder of the JSON files, what was tried before among them.",
+        json_schema_extra={"position": 1},
     )
     models: list[str] = Field(
         default_factory=list,
@@ -29,11 +31,16 @@ class FreeModelsConfig(BaseModel):
         "Say hello in one word.", min_length=1, description="What is asked.", json_schema_extra={"position": 5}
     )
     max_output_tokens: int = Field(
-        64, ge=1, description="Most tokens of an answer; one that is cut off works too.", json_schema_extra={"position": 6}
+        64,
+        ge=1,
+        description="Most tokens of an answer; one that is cut off works too.",
+        json_schema_extra={"position": 6},
     )
     again: bool = Field(
         False,
         description="Try again what failed for a reason that may have passed.",
         json_schema_extra={"position": 7},
     )
-    fresh: bool = Field(False, description="Forget what was tried, and try all again.", json_schema_extra={"position": 8})
+    fresh: bool = Field(
+        False, description="Forget what was tried, and try all again.", json_schema_extra={"position": 8}
+    )

@@ -215,7 +215,7 @@ async def _aggregate(run: _Run) -> None:
             seed=f"{config.seed}:{iteration.number}",
             label=f"layer {iteration.number}" if len(parts) == 1 else f"window {place} of {len(parts)}",
         )
-        await tell("asking", [str(config.aggregators()[0])])
+        await tell("asking", [f"{config.aggregators()[0]}#1"])
         made, iteration.judgements = await synthesize(task, material, config, run.call)
         iteration.synthesis = made or so_far or fallback(answers)
         iteration.duration_s = round(time.monotonic() - began, 4)

@@ -5,30 +5,23 @@ without being taken for a fault of the models, and the next run goes on where th
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from blocks.free_models import FreeModelsConfig
-from blocks.sampling import Sampling
-from tasks.ask import ask_task
-from tasks.complete import as_completion, complete_task
-from tasks.errors import ConfigurationError, ModelError
-from tasks.openrouter import PROVIDER, free_models, list_models, openrouter
-from tasks.pacing import Pace, pace_of
-from tasks.record import CallError
+from tasks.errors import ConfigurationError
+from tasks.openrouter import free_models, list_models, openrouter
+from tasks.pacing import pace_of
 from tasks.record_files import record_folder
-from tasks.report import cell
-from tasks.request import Answer, Message, Request
-from tasks.scrub import scrub
 from tasks.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
-from tasks.watch import tell
+from tasks.try_model import Gate, trials_table, try_model
+from tasks.watch import tell, watched_by
 
 MINUTE_S = 60.0
 """How long nothing is sent after OpenRouter has said that its limit of requests a minute is reached."""
@@ -53,21 +46,6 @@ class WorkingModels(BaseModel):
     """Why the run ended early."""
 
 
-class _Gate:
-    """Lets one request start after another, `interval` seconds apart, and none while the server asks to wait."""
-
-    def __init__(self, interval: float, pace: Pace) -> None:
-        self._interval, self._pace = interval, pace
-        self._next = 0.0
-        self._lock = asyncio.Lock()
-
-    async def turn(self) -> None:
-        async with self._lock:
-            while (wait := max(self._pace.held_s, self._next - time.monotonic())) > 0:
-                await asyncio.sleep(wait)
-            self._next = time.monotonic() + self._interval
-
-
 async def try_models(
     models: Sequence[dict[str, Any]], trials: Trials, config: FreeModelsConfig, folder: Path
 ) -> WorkingModels:
@@ -80,7 +58,7 @@ async def try_models(
         folder: Where the files are.
     """
     pace = pace_of(await openrouter())
-    gate, wanted = _Gate(config.interval, pace), [str(model["id"]) for model in models]
+    gate, wanted = Gate(config.interval, pace), [str(model["id"]) for model in models]
     todo = trials.untried(wanted, again=config.again)
     result = WorkingModels()
     await tell("started", todo)
@@ -91,7 +69,7 @@ async def try_models(
                 await gate.turn()
             if result.stopped:
                 return
-            trial, limit = await _try(model, endpoint, config)
+            trial, limit = await try_model(model, endpoint, config)
             if limit == "account":
                 result.stopped = trial.error.message if trial.error else "the account's limit is reached"
                 return
@@ -118,45 +96,6 @@ async def try_models(
     return result
 
 
-async def _try(model: str, endpoint: Endpoint, config: FreeModelsConfig) -> tuple[Trial, Literal["minute", "account"] | None]:
-    """Send one request, and say which limit of the account's is in its way, if one is."""
-    request = Request(
-        provider=PROVIDER,
-        model=model,
-        messages=(Message(role="user", content=config.prompt),),
-        sampling=Sampling(max_output_tokens=config.max_output_tokens),
-        label=f"{model} · {endpoint}",
-        timeout=config.timeout,
-    )
-    # Always asked anew: a stored answer says nothing about today. Once, because each try counts against the limit.
-    task = ask_task(fresh=True) if endpoint == "chat_completions" else complete_task(fresh=True)
-    request = request if endpoint == "chat_completions" else as_completion(request)
-    began = time.monotonic()
-    state: Any = await task.with_options(retries=0)(request, return_state=True)  # type: ignore[misc]  # as in tasks.call
-    found = await state.aresult(raise_on_failure=False)
-    trial = Trial(
-        model=model,
-        endpoint=endpoint,
-        works=isinstance(found, Answer),
-        latency_s=round(time.monotonic() - began, 4),
-        tried_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    if isinstance(found, ModelError):
-        trial.works = found.kind == "truncated"  # it was at work when the limit of this trial cut it off
-        trial.error = CallError(kind=found.kind, message=found.message, retryable=found.retryable)
-        return trial, None if trial.works else limit_of(found)
-    if not trial.works:
-        trial.error = CallError(kind="unknown", message=scrub(f"{type(found).__name__}: {found}"))
-    return trial, None
-
-
-def limit_of(error: ModelError) -> Literal["minute", "account"] | None:
-    """Return which limit of the account `error` speaks of: of a minute, of the day or of money; None if of neither."""
-    if error.status == 401 or error.kind == "quota" or "free-models-per-day" in error.message:
-        return "account"
-    return "minute" if "free-models-per-min" in error.message else None
-
-
 class _Progress:
     """Shows in the UI how far the run is."""
 
@@ -176,15 +115,31 @@ class _Progress:
             )
 
 
-def trials_table(trials: Sequence[Trial]) -> list[dict[str, str]]:
-    """List the trials for a person, one row each."""
-    return [
-        {
-            "model": cell(trial.model),
-            "endpoint": trial.endpoint,
-            "works": "yes" if trial.works else "no",
-            "s": f"{trial.latency_s:.1f}",
-            "error": cell(trial.error.message) if trial.error else "",
-        }
-        for trial in trials
-    ]
+@flow(name=SLUG, persist_result=True, result_serializer="json", validate_parameters=True)
+async def openrouter_working_models(config: FreeModelsConfig | None = None) -> WorkingModels:
+    """Try OpenRouter's free models at both endpoints, and write those that work as JSON.
+
+    Args:
+        config: Which models are tried, how fast, and where the results are kept.
+
+    Raises:
+        ConfigurationError: If there is no key, no such model, or the folder cannot be used.
+        ModelError: If the list of models cannot be read.
+    """
+    config = config or FreeModelsConfig()
+    folder = record_folder(Path(config.output_dir))
+    address = (await openrouter()).address
+    trials = Trials(address=address) if config.fresh else read_trials(folder, address)
+    models = await list_models()
+    free = free_models(models)
+    unknown = set(config.models) - {str(model["id"]) for model in free}
+    if unknown:
+        raise ConfigurationError(f"models: not among OpenRouter's {len(free)} free ones: {', '.join(sorted(unknown))}")
+    write_models(folder, models, free)
+    with watched_by(_Progress()):
+        wanted = [model for model in free if not config.models or model["id"] in config.models]
+        result = await try_models(wanted, trials, config, folder)
+    await acreate_table_artifact(trials_table(result.trials), f"{SLUG}-trials", "OpenRouter's free models")
+    if result.stopped:
+        get_run_logger().warning("Stopped: %s", result.stopped)
+    return result

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
-_BULLET = re.compile(r"[ \t]*(?:[-*•–][ \t]+|(?=\[?\^?\d{1,3}(?:\]|[.)][ \t])))")
+_BULLET = re.compile(r"[ \t]*(?:[-*•][ \t]+|(?=\[?\^?\d{1,3}(?:\]|[.)][ \t])))")
 _MARK = re.compile(r"\[?\^?\d{1,3}(?:\]:?|[.)](?=\s))\s*")
 _NONE = re.compile(r"\W*(?:none|n/a|no sources?)\W*\Z", re.IGNORECASE)
 

@@ -31,6 +31,12 @@ class MixtureReport(Report):
     def __init__(self, layers: int) -> None:
         super().__init__()
         self._layers = layers
+        self._bar: UUID | None = None
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of the run."""
+        if event != "answered":  # the bar counts layers, and begins with the first of them
+            await super().told(event, value)
 
     async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
         if before is not None:  # one after the other, so that the last one written is the latest
@@ -41,10 +47,14 @@ class MixtureReport(Report):
         await asyncio.gather(
             acreate_markdown_artifact(layer_markdown(iteration), "mixture-of-agents-layer", f"Layer {number}"),
             acreate_table_artifact(calls_table(iteration), "mixture-of-agents-calls", f"Calls of layer {number}"),
-            acreate_progress_artifact(
-                done, "mixture-of-agents-progress", f"Layer {number} of {max(number, self._layers)}"
-            ),
+            self._show(done, f"Layer {number} of {max(number, self._layers)}"),
         )
+
+    async def _show(self, done: float, description: str) -> None:
+        if self._bar is None:
+            self._bar = await acreate_progress_artifact(done, "mixture-of-agents-progress", description)
+        else:
+            await aupdate_progress_artifact(self._bar, done, description)
 
 
 class QueriesReport:

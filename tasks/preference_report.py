@@ -68,7 +68,7 @@ def round_markdown(iteration: Iteration, entries: list[JudgeRanking]) -> str:
         "## Rankings",
     ]
     own = [entry for entry in entries if entry.round == iteration.number]
-    parts += [f"- `{cell(entry.judge)}`: {cell(said_by(entry)).replace('_', ' ')}" for entry in own] or ["None."]
+    parts.append(quoted("\n".join(f"{entry.judge}: {said_by(entry)}" for entry in own)) if own else "None.")
     if own:
         scores = score(own, [response.member for response in answered])
         parts.append(f"Best by Borda: `{cell(scores.winner or '-')}` · Kendall's W {number_text(scores.kendall_w)}")
@@ -80,7 +80,7 @@ def round_markdown(iteration: Iteration, entries: list[JudgeRanking]) -> str:
         for entry in remarks:
             shown = ", ".join(f"{label} {member}" for label, member in zip(_labels(entry), entry.order, strict=True))
             text = entry.analysis or entry.text or ""
-            parts.append(f"### `{cell(entry.judge)}`\n\nIt saw {cell(shown)}.\n\n{quoted(text)}")
+            parts.append(f"### `{cell(entry.judge)}`\n\nIt saw `{cell(shown)}`.\n\n{quoted(text)}")
     failed = [f"{response.member}: {response.error.message}" for response in iteration.responses if response.error]
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]
@@ -111,7 +111,7 @@ def scores_table(scores: Scores) -> list[dict[str, Any]]:
 
 def scores_markdown(scores: Scores) -> str:
     """Say what all rankings come to."""
-    return "\n".join(f"- {cell(line)}" for line in scores_lines(scores))
+    return quoted("\n".join(scores_lines(scores)))
 
 
 def scores_lines(scores: Scores) -> list[str]:

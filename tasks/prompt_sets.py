@@ -130,7 +130,9 @@ def path_of(name: str) -> Path:
     sets = prompt_sets()
     if name not in sets:
         own = os.environ.get(FOLDER)
-        missing = f" ({FOLDER} names {own!r}, which is no folder)" if own and not Path(own).expanduser().is_dir() else ""
+        missing = (
+            f" ({FOLDER} names {own!r}, which is no folder)" if own and not Path(own).expanduser().is_dir() else ""
+        )
         raise ConfigurationError(
             f"prompt_set: there is none called {name!r}; there are {', '.join(sets)}{missing}, or give the path of a file"
         )

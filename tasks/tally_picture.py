@@ -65,9 +65,9 @@ def _ranks(scores: Mapping[str, MemberScore], longest: int, top: int) -> Iterabl
 
     yield _text(20, top - 22, "Mean rank", size=15, bold=True)
     bottom = top + ROW * len(scores)
-    for rank in range(1, longest + 1):
-        yield f'<line x1="{x(rank):.1f}" y1="{top}" x2="{x(rank):.1f}" y2="{bottom}" stroke="#e5e5e5"/>'
-        yield _text(x(rank), bottom + 18, f"{rank}{' (best)' if rank == 1 else ''}", anchor="middle")
+    for place in range(1, longest + 1):
+        yield f'<line x1="{x(place):.1f}" y1="{top}" x2="{x(place):.1f}" y2="{bottom}" stroke="#e5e5e5"/>'
+        yield _text(x(place), bottom + 18, f"{place}{' (best)' if place == 1 else ''}", anchor="middle")
     for number, (member, one) in enumerate(scores.items()):
         y = top + ROW * number + ROW / 2
         yield _name(NAMES - 14, y + 4, member, anchor="end")

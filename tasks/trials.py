@@ -75,7 +75,9 @@ def read_trials(folder: Path, address: str) -> Trials:
     except FileNotFoundError:
         return Trials(address=address)
     except (OSError, ValidationError) as error:
-        raise ConfigurationError(f"{path} cannot be read ({type(error).__name__}): move it away, or use --fresh") from None
+        raise ConfigurationError(
+            f"{path} cannot be read ({type(error).__name__}): move it away, or use --fresh"
+        ) from None
     return trials if trials.address == address else Trials(address=address)
 
 

@@ -40,7 +40,7 @@ def read(response: Any) -> Reply:
     """Read a completion: all but the place of the text is as in a chat completion."""
     if not isinstance(response, Completion):
         return Reply(fault=Fault(200, message="the response is no completion", transport="malformed"))
-    fields = response.to_dict(mode="python")
+    fields: dict[str, Any] = response.to_dict(mode="python")
     choices = fields.get("choices")
     for choice in choices if isinstance(choices, list) else []:
         choice["message"] = {"role": "assistant", "content": choice.pop("text", None)}

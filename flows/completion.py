@@ -1,0 +1,39 @@
+"""A legacy completion: a text goes to models at `/completions`, and what each goes on with comes back.
+
+The counterpart of the pump for servers that still speak OpenAI's first format: OpenRouter, llama.cpp, vLLM.
+"""
+
+from prefect import flow
+
+from blocks.pump import Pump, PumpConfig
+from flows.pump import run_pump
+from tasks.complete import Completer
+from tasks.pump_report import PumpReport
+from tasks.record import Record
+from tasks.report import run_name, told_of_end
+from tasks.saved_config import load_config
+from tasks.watch import watched_by
+
+
+async def run_completion(prompt: str, config: PumpConfig) -> Record:
+    """Let every member of the panel go on with `prompt`; see `run_pump`."""
+    record = await run_pump(prompt, config, Completer(fresh=config.fresh))
+    record.flow = "completion"
+    return record
+
+
+@flow(
+    name="completion", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True
+)
+async def completion(prompt: str, config: PumpConfig | None = None, saved: str = "default") -> Record:
+    """Let models go on with a text, at the legacy endpoint for completions.
+
+    Args:
+        prompt: The text.
+        config: Who is asked. Empty: the saved configuration.
+        saved: Name of the Pump block to use when no configuration is given.
+    """
+    config = config or await load_config(Pump, PumpConfig, saved)
+    with watched_by(PumpReport()):
+        record = await run_completion(prompt, config)
+    return told_of_end(record)
