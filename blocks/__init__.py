@@ -16,6 +16,7 @@ from blocks.panel import PanelConfig, RunConfig
 from blocks.prefer import Prefer, PreferConfig
 from blocks.pump import Pump, PumpConfig
 from blocks.sampling import Sampling
+from blocks.vote import Vote, VoteConfig
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ __all__ = [
     "PumpConfig",
     "RunConfig",
     "Sampling",
+    "Vote",
+    "VoteConfig",
     "parse_member",
     "parse_model",
 ]

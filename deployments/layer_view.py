@@ -45,8 +45,8 @@ def heading(iteration: Iteration) -> str:
     """Say in a line what came of a layer."""
     responses = iteration.responses
     if not responses:
-        by = iteration.synthesis.arbiter if iteration.synthesis else None
-        return f"Layer {iteration.number}: " + (f"answer by {by}" if by else "no aggregator could answer")
+        made = iteration.synthesis if iteration.judgements and iteration.judgements[-1].answered else None
+        return f"Layer {iteration.number}: " + (f"answer by {made.arbiter}" if made else "no aggregator could answer")
     answered = sum(response.answered for response in responses)
     recorded = ", recorded earlier" if any(response.recorded for response in responses) else ""
     return (

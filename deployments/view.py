@@ -107,6 +107,10 @@ def summary(record: Record, ui_url: str | None) -> None:
             text = " ".join((response.text or "").split())
             shown = text if len(text) <= 160 else f"{text[:159]}…"
             say(f"  {response.member} ({state(response)})" + (f": {shown}" if response.error is None else ""))
+    if record.citations:
+        say("Sources that were named (nobody has looked them up):")
+        for citation in record.citations:
+            say(f"  {' '.join(citation.source.split())} ({', '.join(citation.members)})")
     say("")
     outcome(record)
     if ui_url and record.flow_run_id:

@@ -20,12 +20,12 @@ from tasks.call import Caller
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judge import Call, fallback
 from tasks.mixture import Task, in_order, windows
-from tasks.mixture_aggregator import Material, synthesize
+from tasks.mixture_aggregator import SO_FAR, Material, synthesize
 from tasks.mixture_end import conclude, out_of_budget
 from tasks.mixture_report import MixtureReport, QueriesReport, queries_run_name
 from tasks.panel import check_quorum
 from tasks.providers import check_models
-from tasks.record import Iteration, Record, Response
+from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recorded import Recorded, recorded_for
 from tasks.report import start_record, told_of_end
 from tasks.request import Message
@@ -217,7 +217,7 @@ async def _aggregate(run: _Run) -> None:
         )
         await tell("asking", [f"{config.aggregators()[0]}#1"])
         made, iteration.judgements = await synthesize(task, material, config, run.call)
-        iteration.synthesis = made or so_far or fallback(answers)
+        iteration.synthesis = made or _stand_in(so_far, answers)
         iteration.duration_s = round(time.monotonic() - began, 4)
         if made is None:
             record.status = "budget" if out_of_budget(iteration.judgements) else "finished"
@@ -228,6 +228,13 @@ async def _aggregate(run: _Run) -> None:
         if made is None:
             break
         so_far = made
+
+
+def _stand_in(so_far: Synthesis | None, answers: Sequence[Response]) -> Synthesis:
+    """Return what is the answer when no aggregator wrote one: the synthesis so far, or the answer nearest to all others."""
+    if so_far is not None:
+        return so_far.model_copy(update={"method": SO_FAR})
+    return fallback(answers).model_copy(update={"method": "medoid"})
 
 
 @flow(
@@ -260,8 +267,10 @@ async def mixture_of_agents(
         with watched_by(MixtureReport(len(config.proposer_layers()) + 1 + (found is not None))):
             record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
         return told_of_end(record)
-    with watched_by(QueriesReport(len(prompt))):
+    report = QueriesReport(len(prompt))
+    with watched_by(report):
         records = await run_queries(prompt, config, conversation=turns, references=recorded)
+    await report.show(records)
     if all(record.answer is None for record in records):
         error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")
         error.records = records  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """What a mixture of agents shows in the Prefect UI: every layer with its answers, or how many of the queries are done."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from tasks.record import Iteration, Record
@@ -62,27 +64,32 @@ class QueriesReport:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._ended: list[Record] = []
+        self._ended = 0
         self._progress: UUID | None = None
         self._turn = asyncio.Lock()
 
-    async def told(self, event: str, value: Any) -> None:
+    async def told(self, event: str, value: Any) -> None:  # noqa: ARG002  # a watcher's form
         """Take note of an event of one of the runs."""
         if event != "ended":
             return
-        self._ended.append(value)
+        self._ended += 1
         async with self._turn:  # one after the other, so that it never goes back
-            done = round(100 * len(self._ended) / max(1, self._total), 1)
+            done = round(100 * self._ended / self._total, 1)
             if self._progress is None:
                 self._progress = await acreate_progress_artifact(
                     done, "mixture-of-agents-queries-progress", f"Of {self._total} queries"
                 )
             else:
                 await aupdate_progress_artifact(self._progress, done)
-        if len(self._ended) == self._total:
+
+    async def show(self, records: Sequence[Record]) -> None:
+        """Write what came of each query, in their order."""
+        try:
             await acreate_table_artifact(
-                [query_row(record) for record in self._ended], "mixture-of-agents-queries", "What came of each query"
+                [query_row(record) for record in records], "mixture-of-agents-queries", "What came of each query"
             )
+        except Exception as error:  # a run that is paid for does not end because its table cannot be shown
+            get_logger("consensus").warning("An artifact could not be written: %r", error)
 
 
 def query_row(record: Record) -> dict[str, Any]:
@@ -112,7 +119,9 @@ def layer_markdown(iteration: Iteration) -> str:
             f"**agreement** {percent(iteration.agreement)} (measured)"
         )
     if synthesis:
-        if synthesis.arbiter:
+        if iteration.judgements and not iteration.judgements[-1].answered and synthesis.arbiter:
+            by = "no aggregator could answer; the synthesis so far stands in"
+        elif synthesis.arbiter:
             by = f"by `{cell(synthesis.arbiter)}` from {len(synthesis.labels)} answers"
         else:
             by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"

@@ -168,11 +168,11 @@ class Record(BaseModel):
         self.citations = put_together(self._cited())
 
     def _cited(self) -> Iterator[tuple[str, list[str]]]:
-        """The sources of the member whose answer it is word for word, or else of all whose answers it was made of."""
+        """The sources of those who gave the answer: who voted for it, whose it is word for word, or else all."""
         best = self.best_iteration or 0
         answers = next((one.responses for one in reversed(self.iterations[:best]) if one.responses), [])
-        synthesis = self.iterations[best - 1].synthesis if answers else None
-        chosen = synthesis.chosen if synthesis else None
+        made = (self.iterations[best - 1].synthesis if answers else None) or Synthesis(text="")
+        gave = made.votes.get(made.value or "") or ([made.chosen] if made.chosen else None)
         for call in answers:
-            if call.answered and chosen in {None, call.member}:
+            if call.answered and (gave is None or call.member in gave):
                 yield call.member, call.citations

@@ -264,6 +264,7 @@ async def test_a_window_that_fails_leaves_the_synthesis_so_far(vendors):
     vendors.script("final", Reply(text="so far so good"), then=faults.unauthorized())
     record = await run_mixture_of_agents("What?", self_moa(9, aggregator="openai/final", window=4))
     assert (record.answer, record.degraded, len(record.iterations)) == ("so far so good", True, 3)
+    assert record.iterations[-1].synthesis.method == "synthesis so far"
     assert "layer 3: no aggregator could answer, so the synthesis of window 1 stands in" in record.warnings
 
 

@@ -62,7 +62,7 @@ async def test_a_list_of_queries_has_one_bar_and_one_table(vendors):
     (bar,) = of_key(found, "mixture-of-agents-queries-progress")
     assert float(bar["data"]) == 100
     (table,) = of_key(found, "mixture-of-agents-queries")
-    assert {row["query"] for row in json.loads(table["data"])} == {record.prompt for record in records}
+    assert [row["query"] for row in json.loads(table["data"])] == [record.prompt for record in records]
     assert not of_key(found, "mixture-of-agents-layer"), "a hundred queries do not flood the UI"
 
 
@@ -82,10 +82,12 @@ def test_model_text_is_data():
 def test_headings_tell_what_came_of_a_layer():
     assert heading(Iteration(number=1, responses=[response(), failed()])) == "Layer 1: 1 of 2 answered, agreement -"
     assert "recorded earlier" in heading(Iteration(number=1, responses=[response(recorded=True)]))
-    done = Iteration(number=2, synthesis=Synthesis(text="x", arbiter="openai/e"))
+    done = Iteration(number=2, synthesis=Synthesis(text="x", arbiter="openai/e"), judgements=[response()])
     assert heading(done) == "Layer 2: answer by openai/e"
-    stand_in = Iteration(number=2, synthesis=Synthesis(text="x"))
-    assert heading(stand_in) == "Layer 2: no aggregator could answer"
+    for arbiter in (None, "openai/e"):
+        stand_in = Iteration(number=2, synthesis=Synthesis(text="x", arbiter=arbiter), judgements=[failed()])
+        assert heading(stand_in) == "Layer 2: no aggregator could answer"
+        assert "stands in" in layer_markdown(stand_in)
 
 
 async def test_the_live_table_shows_who_is_asked():

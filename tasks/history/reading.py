@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
 from tasks.history.rows import Row
 from tasks.history.schema import calls, runs
@@ -43,16 +43,17 @@ class Filter:
         if self.since is not None:
             found.append(runs.c.started_at >= self.since)
         if self.model is not None:
-            found.append(exists().where(and_(calls.c.run_id == runs.c.id, is_model(self.model))))
+            made = calls.alias()  # a query over calls itself must not be taken for this one
+            found.append(runs.c.id.in_(select(made.c.run_id).where(is_model(self.model, made))))
         return found
 
 
-def is_model(name: str) -> ColumnElement[bool]:
-    """Return what holds for a call of the model `name`."""
-    plain = calls.c.model == name
+def is_model(name: str, of: FromClause = calls) -> ColumnElement[bool]:
+    """Return what holds for a row in `of`, a table of calls, if the model `name` was called."""
+    plain = of.c.model == name
     provider, slash, model = name.partition("/")
     # A model's own name may hold slashes too: openrouter/deepseek/deepseek-r1.
-    return or_(plain, and_(calls.c.provider == provider, calls.c.model == model)) if slash else plain
+    return or_(plain, and_(of.c.provider == provider, of.c.model == model)) if slash else plain
 
 
 def list_runs(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
