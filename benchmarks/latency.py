@@ -71,7 +71,9 @@ def main() -> None:
         base = statistics.median(asyncio.run(bare(number)) for number in range(ROUNDS))
         flow = statistics.median(asyncio.run(flows("flow")))
         print(f"bare asyncio and SDK            {base:.3f} s  (critical path {2 * DELAY:.1f} s)")
-        print(f"consortium flow, warm process   {flow:.3f} s  = {flow / base:.2f} x, {flow - 2 * DELAY:.3f} s over the critical path")
+        print(
+            f"consortium flow, warm process   {flow:.3f} s  = {flow / base:.2f} x, {flow - 2 * DELAY:.3f} s over the critical path"
+        )
         imports = statistics.median(shell("-c", "import prefect, openai") for _ in range(5))
         whole = statistics.median(command(f"shell {number}") for number in range(5))
         print(f"process that only imports       {imports:.3f} s")

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from blocks.consortium import ConsortiumConfig
 from deployments.keys import saved as saved_keys
 from deployments.run import server
-from deployments.terminal import Exit, Stop, put
 from deployments.saved import load
+from deployments.terminal import Exit, Stop, put
 from tasks.clients import client_of, close_clients
 from tasks.errors import ConfigurationError
 from tasks.failures import classify, fault_of
@@ -83,7 +83,9 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         endpoint = await endpoint_of(name, "smollm2")
     except ConfigurationError as error:
         return not saved, error.message
-    where = "the model that runs here" if name == LOCAL else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+    where = (
+        "the model that runs here" if name == LOCAL else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+    )
     if offline:
         return True, where
     started = time.monotonic()

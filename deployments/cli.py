@@ -9,13 +9,13 @@ if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
 if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 
-from importlib.metadata import version  # noqa: E402
+from importlib.metadata import version
 
-from cyclopts import App, CycloptsError  # noqa: E402
-from rich.console import Console  # noqa: E402
+from cyclopts import App, CycloptsError
+from rich.console import Console
 
-from deployments.kinds import KINDS, MAIN  # noqa: E402
-from deployments.terminal import Exit, Stop, leave  # noqa: E402
+from deployments.kinds import KINDS, MAIN
+from deployments.terminal import Exit, Stop, leave
 
 app = App(
     name="consensus",

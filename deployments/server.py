@@ -204,7 +204,7 @@ def _is_server(pid: int) -> bool:
     except OSError:
         if Path("/proc/self").exists():
             return False
-        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False).stdout  # noqa: S603, S607 - macOS has no /proc.
+        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False).stdout  # noqa: S607 - macOS has no /proc.
     return b"prefect" in command and b"server start" in command
 
 

@@ -43,7 +43,9 @@ def down() -> Exit:
         _wait_for(lambda: _running_worker() is None, 20)
     _note().unlink(missing_ok=True)
     info = stop_server()
-    say(f"stopped: {', '.join(part for part, there in (('worker', pid), ('server', info)) if there) or 'nothing was running'}")
+    say(
+        f"stopped: {', '.join(part for part, there in (('worker', pid), ('server', info)) if there) or 'nothing was running'}"
+    )
     return Exit.ANSWER
 
 
@@ -73,7 +75,9 @@ def _worker() -> int:
             start_new_session=True,
         )
     _note().write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
-    if not _wait_for(lambda: process.poll() is not None or "started!" in log.read_text(errors="replace"), START_TIMEOUT_S):
+    if not _wait_for(
+        lambda: process.poll() is not None or "started!" in log.read_text(errors="replace"), START_TIMEOUT_S
+    ):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)
     if process.poll() is not None:
         raise Stop(f"the worker ended at once; its log is {log}", Exit.NO_ANSWER)
@@ -86,7 +90,7 @@ def _running_worker() -> int | None:
         pid = int(json.loads(_note().read_text(encoding="utf-8"))["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
     return pid if "worker start" in shown.stdout else None
 
 

@@ -92,7 +92,7 @@ class LiveTable:
 
 def _heading(iteration: Iteration) -> str:
     synthesis = iteration.synthesis
-    confidence = percent(synthesis.confidence) if synthesis else "–"
+    confidence = percent(synthesis.confidence) if synthesis else "-"
     return f"Iteration {iteration.number}: confidence {confidence}, agreement {percent(iteration.agreement)}"
 
 

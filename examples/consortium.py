@@ -46,6 +46,8 @@ if __name__ == "__main__":
     print(record.answer)
     for response in record.iterations[0].responses:
         print(f"  {response.member}: {response.text}")
-    print(f"confidence {record.confidence}, agreement {record.agreement}, {record.cached_calls} of {record.calls} stored")
+    print(
+        f"confidence {record.confidence}, agreement {record.agreement}, {record.cached_calls} of {record.calls} stored"
+    )
 
     asyncio.run(main())

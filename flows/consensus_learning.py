@@ -23,12 +23,13 @@ from tasks.learning_report import LearningReport
 from tasks.panel import check_quorum
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response
+from tasks.recording import recorded
 from tasks.report import run_name, start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
 from tasks.turns import apart
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 
 async def run_consensus_learning(
@@ -243,6 +244,6 @@ async def consensus_learning(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = config or await load_config(ConsensusLearning, ConsensusLearningConfig, saved)
-    with watched_by(LearningReport(config.iterations + 1)):
+    async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
         record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

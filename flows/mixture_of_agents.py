@@ -27,12 +27,13 @@ from tasks.panel import check_quorum
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recorded import Recorded, recorded_for
+from tasks.recording import recorded
 from tasks.report import start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
 from tasks.scrub import scrub
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 QUERIES_AT_ONCE = 8
 """Queries of a list that are under way at the same time."""
@@ -261,15 +262,16 @@ async def mixture_of_agents(
         reference: Recorded answers that stand in for the first layer.
     """
     config = config or await load_config(MixtureOfAgents, MixtureOfAgentsConfig, saved)
-    turns, recorded = tuple(conversation or ()), reference or []
+    turns, given = tuple(conversation or ()), reference or []
     if isinstance(prompt, str):
-        (found,) = recorded_for([prompt], recorded)
-        with watched_by(MixtureReport(len(config.proposer_layers()) + 1 + (found is not None))):
+        (found,) = recorded_for([prompt], given)
+        layers = len(config.proposer_layers()) + 1 + (found is not None)
+        async with recorded(MixtureReport(layers), conversation=conversation):
             record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
         return told_of_end(record)
     report = QueriesReport(len(prompt))
-    with watched_by(report):
-        records = await run_queries(prompt, config, conversation=turns, references=recorded)
+    async with recorded(report, in_conversation=False):
+        records = await run_queries(prompt, config, conversation=turns, references=given)
     await report.show(records)
     if all(record.answer is None for record in records):
         error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")

@@ -23,12 +23,13 @@ from tasks.preference import best_round, score
 from tasks.preference_report import PreferReport
 from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.recording import recorded
 from tasks.report import run_name, start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
 from tasks.turns import Turns, apart
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 
 async def run_prefer(
@@ -189,6 +190,6 @@ async def prefer(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = config or await load_config(Prefer, PreferConfig, saved)
-    with watched_by(PreferReport(config.rounds)):
+    async with recorded(PreferReport(config.rounds), conversation=conversation):
         record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -18,12 +18,13 @@ from tasks.panel import check_quorum
 from tasks.providers import check_models
 from tasks.pump_report import PumpReport, answers_text
 from tasks.record import Iteration, Record
+from tasks.recording import recorded
 from tasks.report import run_name, start_record, told_of_end
 from tasks.request import Message
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
 from tasks.turns import Turns, apart
-from tasks.watch import tell, watched_by
+from tasks.watch import tell
 
 
 async def run_pump(
@@ -114,6 +115,6 @@ async def pump(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = config or await load_config(Pump, PumpConfig, saved)
-    with watched_by(PumpReport()):
+    async with recorded(PumpReport(), conversation=conversation):
         record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

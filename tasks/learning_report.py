@@ -12,6 +12,8 @@ from tasks.settled import Settlement
 class LearningReport(Report):
     """Writes the aggregate, the answers and the calls of each round, and how many of the rounds are done."""
 
+    shows_confidence = False
+
     def __init__(self, rounds: int) -> None:
         super().__init__()
         self._rounds = rounds

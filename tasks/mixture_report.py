@@ -30,15 +30,12 @@ def queries_run_name() -> str:
 class MixtureReport(Report):
     """Writes the answers and the calls of each layer, and how many of the layers are done."""
 
+    shows_confidence = False
+
     def __init__(self, layers: int) -> None:
         super().__init__()
         self._layers = layers
         self._bar: UUID | None = None
-
-    async def told(self, event: str, value: Any) -> None:
-        """Take note of an event of the run."""
-        if event != "answered":  # the bar counts layers, and begins with the first of them
-            await super().told(event, value)
 
     async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
         if before is not None:  # one after the other, so that the last one written is the latest

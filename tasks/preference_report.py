@@ -14,6 +14,8 @@ from tasks.report import Report, calls_table, cell, percent, quoted
 class PreferReport(Report):
     """Shows rankings instead of an arbiter's judgement."""
 
+    shows_confidence = False
+
     def __init__(self, rounds: int = 1) -> None:
         super().__init__()
         self._rounds = rounds

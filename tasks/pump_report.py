@@ -22,6 +22,8 @@ def answers_text(answered: Sequence[Response]) -> str:
 class PumpReport(Report):
     """Shows the answers side by side instead of a judgement of them."""
 
+    shows_confidence = False
+
     async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:  # noqa: ARG002  # there is one
         await asyncio.gather(
             acreate_markdown_artifact(answers_markdown(iteration), "pump-answers", "All answers"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -50,6 +50,9 @@ def told_of_end(record: Record) -> Record:
 class Report:
     """Writes artifacts and events while the run goes on, without making it wait for them."""
 
+    shows_confidence: ClassVar[bool] = True
+    """Whether each iteration has a progress artifact of its confidence; flows without an arbiter show something else."""
+
     def __init__(self, threshold: float | None = None) -> None:
         self._threshold = threshold
         self._writing: list[asyncio.Task[None]] = []
@@ -61,7 +64,7 @@ class Report:
         """Take note of an event of the run."""
         if event == "started":
             self._record = value
-        elif event == "answered" and len(self._bars) == self._ended:
+        elif event == "answered" and self.shows_confidence and len(self._bars) == self._ended:
             # While the others think: what is left for the end is what a run waits for.
             self._bars.append(asyncio.ensure_future(self._begin(self._ended + 1)))
         elif event == "iterated":

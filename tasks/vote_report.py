@@ -13,10 +13,7 @@ from tasks.report import Report, calls_table, cell, percent, quoted
 class VoteReport(Report):
     """Shows a count instead of an arbiter's judgement."""
 
-    async def told(self, event: str, value: Any) -> None:
-        """Take note of an event of the run."""
-        if event != "answered":  # a vote is one round: there is no bar to move
-            await super().told(event, value)
+    shows_confidence = False
 
     async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
         if before is not None:  # one after the other, so that the last one written is the latest

@@ -15,7 +15,9 @@ def warm_up(providers: Iterable[str]) -> None:
     A provider of the user's own is left out: which SDK it needs is known only when its block has been read.
     """
     names = list(dict.fromkeys(providers))
-    wires: list[Wire] = ["openai" if name == LOCAL else BUILT_IN[name].block.wire for name in names if name in {*BUILT_IN, LOCAL}]
+    wires: list[Wire] = [
+        "openai" if name == LOCAL else BUILT_IN[name].block.wire for name in names if name in {*BUILT_IN, LOCAL}
+    ]
     paid = any(name != LOCAL for name in names)
 
     def load() -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 _HOME = tempfile.mkdtemp(prefix="consensus-tests-")
-for _name in [name for name in os.environ if name.startswith("PREFECT_") or name.startswith("CONSENSUS_")]:
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "CONSENSUS_"))]:
     del os.environ[_name]
 for _name in (
     "OPENAI_API_KEY",

@@ -119,7 +119,10 @@ def test_budget_is_exit_3_with_the_best_answer_so_far(consensus, vendors):
     ("arguments", "named"),
     [
         (["-m", "openai/a:0", "--arbiter", "openai/b"], "count"),
-        (["-m", "openai/a", "--arbiter", "openai/b", "--min-iterations", "5", "--max-iterations", "2"], "min_iterations"),
+        (
+            ["-m", "openai/a", "--arbiter", "openai/b", "--min-iterations", "5", "--max-iterations", "2"],
+            "min_iterations",
+        ),
         (["-m", "openai/a", "--arbiter", "openai/b", "--confidence-threshold", "80"], "--confidence-threshold"),
         (["-m", "nowhere/a", "--arbiter", "openai/b"], "nowhere"),
         (["-m", "huggingface/a", "--arbiter", "openai/b"], "HF_TOKEN"),

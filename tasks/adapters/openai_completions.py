@@ -1,7 +1,8 @@
 """OpenAI's legacy completions: one text in, its continuation out. OpenRouter and llama.cpp still speak them."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 from openai.types import Completion
@@ -31,20 +32,32 @@ def body(request: Request, repairs: Repairs) -> dict[str, Any]:
     return {"model": request.model, "prompt": prompt, **arguments, **({"extra_body": extra} if extra else {})}
 
 
+class Sent(NamedTuple):
+    """A response, and whether its length was limited by the request."""
+
+    response: Any
+    limited: bool
+
+
 async def post(client: AsyncOpenAI, body: Mapping[str, Any], timeout: float) -> Any:
     """Send one completion."""
-    return await client.completions.create(**body, timeout=timeout)
+    return Sent(await client.completions.create(**body, timeout=timeout), "max_tokens" in body)
 
 
 def read(response: Any) -> Reply:
-    """Read a completion: all but the place of the text is as in a chat completion."""
+    """Read a completion: all but the place of the text is as in a chat completion.
+
+    A continuation has no end of its own. One that stops at the length that was asked for is complete, not cut off.
+    """
+    response, limited = response
     if not isinstance(response, Completion):
         return Reply(fault=Fault(200, message="the response is no completion", transport="malformed"))
     fields: dict[str, Any] = response.to_dict(mode="python")
     choices = fields.get("choices")
     for choice in choices if isinstance(choices, list) else []:
         choice["message"] = {"role": "assistant", "content": choice.pop("text", None)}
-    return openai_chat.read(ChatCompletion.construct(**fields))
+    reply = openai_chat.read(ChatCompletion.construct(**fields))
+    return replace(reply, finish="other") if limited and reply.finish == "length" else reply
 
 
 def unsent(request: Request) -> tuple[str, ...]:

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tasks.history.errors import HistoryError, RowError
 from tasks.history.place import OFF, VARIABLE, Place, history_place
 from tasks.history.schema import HEAD
 from tasks.scrub import scrub
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 BUSY_S = 30.0
 """Seconds that a writer waits for another one."""
@@ -50,7 +51,9 @@ class Database:
             self._secret = str(self._url.password or "")
             self._lock = threading.Lock()
             self._runner: asyncio.Runner | None = None
-            self._engine = self._open()
+            self._engine: Engine | None = None
+            self._async: AsyncEngine | None = None
+            self._open()
         self._ready = False
 
     def write(self, work: Work[T]) -> T:
@@ -64,25 +67,26 @@ class Database:
     def close(self) -> None:
         """Close all connections; SQLite then puts its write-ahead log into the file."""
         with suppress(Exception):
-            if isinstance(self._engine, AsyncEngine):
-                assert self._runner is not None
-                self._runner.run(self._engine.dispose())
+            if self._async is not None and self._runner is not None:
+                self._runner.run(self._async.dispose())
                 self._runner.close()
-            else:
+            if self._engine is not None:
                 self._engine.dispose()
 
-    def _open(self) -> Engine | AsyncEngine:
+    def _open(self) -> None:
         if self._url.get_backend_name() == "sqlite":
             if self._url.database and not self._url.query:
                 _make_private(Path(self._url.database))
-            engine = create_engine(self._url, connect_args={"timeout": BUSY_S})
-            event.listen(engine, "connect", _on_connect)
-            event.listen(engine, "begin", _on_begin)
-            return engine
-        if self._url.get_dialect().is_async:
+            self._engine = create_engine(self._url, connect_args={"timeout": BUSY_S})
+            event.listen(self._engine, "connect", _on_connect)
+            event.listen(self._engine, "begin", _on_begin)
+        elif self._url.get_dialect().is_async:
+            from sqlalchemy.ext.asyncio import create_async_engine
+
             self._runner = asyncio.Runner()
-            return create_async_engine(self._url, connect_args={"timeout": CONNECT_S})
-        return create_engine(self._url)
+            self._async = create_async_engine(self._url, connect_args={"timeout": CONNECT_S})
+        else:
+            self._engine = create_engine(self._url)
 
     def _do(self, work: Work[T], *, write: bool) -> T:
         with self._lock, _explained(self._name, self._secret):
@@ -92,17 +96,10 @@ class Database:
             return self._transact(work, write=write)
 
     def _transact(self, work: Work[T], *, write: bool) -> T:
-        options = {"consensus_write": write}
-        if isinstance(self._engine, AsyncEngine):
-            engine = self._engine.execution_options(**options)
-
-            async def run() -> T:
-                async with engine.begin() as connection:
-                    return await connection.run_sync(work)
-
-            assert self._runner is not None
-            return self._runner.run(run())
-        with self._engine.execution_options(**options).begin() as connection:
+        if self._async is not None and self._runner is not None:
+            return self._runner.run(_run(self._async, work))
+        assert self._engine is not None
+        with self._engine.execution_options(consensus_write=write).begin() as connection:
             return work(connection)
 
     def _prepare(self) -> None:
@@ -114,7 +111,7 @@ class Database:
 
     def _use_wal(self) -> None:
         """Let readers and the writer not wait for each other. SQLite asks no patience of those who switch at once."""
-        assert isinstance(self._engine, Engine)
+        assert self._engine is not None
         deadline = time.monotonic() + BUSY_S
         raw = self._engine.raw_connection()
         try:
@@ -129,6 +126,11 @@ class Database:
                     return
         finally:
             raw.close()
+
+
+async def _run(engine: "AsyncEngine", work: Work[T]) -> T:
+    async with engine.begin() as connection:
+        return await connection.run_sync(work)
 
 
 def url_of(place: Place) -> URL:
@@ -178,6 +180,7 @@ def revision_of(connection: Connection) -> str | None:
 def _migrate(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
@@ -186,7 +189,11 @@ def _migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise HistoryError(f"the history at {where} was made by another version: {error}") from None
 
 
 def _make_private(path: Path) -> None:
@@ -224,8 +231,6 @@ def _explained(place: Place, secret: str = "") -> Iterator[None]:
         raise HistoryError(
             f"{VARIABLE} is no database URL that can be used: sqlite:////path, postgresql://..."
         ) from None
-    except CommandError as error:
-        raise HistoryError(f"the history at {place} was made by another version: {error}") from None
     except (SQLAlchemyError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
