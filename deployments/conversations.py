@@ -34,9 +34,9 @@ class ConversationOptions:
             return Conversation()
         if self.go_on and self.cid is not None:
             raise Stop("--continue and --cid both name a conversation: give one of them")
-        # Imported only now, because this imports SQLAlchemy.
+        # Imported only now, because it costs half a second.
         from tasks.history.database import opened
-        from tasks.history.store import latest, named
+        from tasks.history.lookup import latest, named
 
         option = "--continue" if self.cid is None else f"--cid {self.cid}"
         try:

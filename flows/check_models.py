@@ -16,10 +16,9 @@ from prefect.runtime import flow_run
 from blocks.check_models import CheckCase, CheckModelsConfig
 from tasks import providers
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.check_cases import CheckReport, as_expected, shipped_cases
 from tasks.errors import QuorumError
-from tasks.judge import Call
 from tasks.mixture import Task, in_order
 from tasks.record import Response
 from tasks.report import cell

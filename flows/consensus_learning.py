@@ -14,10 +14,9 @@ from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from tasks.aggregate import Material, aggregate
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.consensus import decentralized, held_texts, majority, nearest, stable, tied
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import Call
 from tasks.learner import Feedback, Learner, feedback
 from tasks.learning_report import LearningReport
 from tasks.panel import check_quorum

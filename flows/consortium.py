@@ -13,9 +13,9 @@ from prefect import flow
 from blocks.consortium import Consortium, ConsortiumConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.errors import ConfigurationError, ConsensusError, QuorumError
-from tasks.judge import Call, Case, Court, fallback, judge
+from tasks.judge import Case, Court, fallback, judge
 from tasks.panel import check_quorum
 from tasks.prompts import fill, version
 from tasks.providers import check_models

@@ -16,9 +16,9 @@ from blocks.layer import Layer
 from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import Call, fallback
+from tasks.judge import fallback
 from tasks.mixture import Task, in_order, windows
 from tasks.mixture_aggregator import SO_FAR, Material, synthesize
 from tasks.mixture_end import conclude, out_of_budget

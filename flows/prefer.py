@@ -13,10 +13,10 @@ from prefect import flow
 from blocks.prefer import Prefer, PreferConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.draws import drawing
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import Call, fallback
+from tasks.judge import fallback
 from tasks.panel import check_quorum
 from tasks.poll import Poll, poll
 from tasks.preference import best_round, score

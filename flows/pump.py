@@ -11,9 +11,8 @@ from prefect import flow
 from blocks.pump import Pump, PumpConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import Call
 from tasks.panel import check_quorum
 from tasks.providers import check_models
 from tasks.pump_report import PumpReport, answers_text

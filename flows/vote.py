@@ -15,11 +15,11 @@ from blocks.member import Member, parse_member
 from blocks.vote import Vote, VoteConfig
 from tasks.agreement import agreement
 from tasks.budget import spending
-from tasks.call import Caller
+from tasks.call import Call, Caller
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.extract import Reading, extract_all
 from tasks.extract_by_model import extract_by_model
-from tasks.judge import Call, fallback
+from tasks.judge import fallback
 from tasks.pairwise import Bench, candidates, fuse, rank_pairs, told
 from tasks.panel import check_quorum
 from tasks.providers import check_models

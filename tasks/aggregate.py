@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from blocks.consensus_learning import ConsensusLearningConfig, Turn
 from blocks.member import ModelName
+from tasks.call import Call
 from tasks.fence import fenced, shuffled
-from tasks.judge import Call
 from tasks.prompts import fill, prompt, version
 from tasks.record import Response, Synthesis
 from tasks.request import Message, Request

@@ -1,7 +1,7 @@
 """One call of the `ask` task, turned into an entry of the run's record: a failure is data, not an exception."""
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,9 @@ from tasks.record import CallError, Response
 from tasks.request import Answer, Request, Usage
 from tasks.scrub import scrub
 from tasks.watch import tell
+
+Call = Callable[..., Awaitable[Response]]
+"""What makes the calls of a flow: takes a request, gives a response, like `Caller`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blocks.member import Member
-from tasks.judge import Call
+from tasks.call import Call
 from tasks.record import Response
 from tasks.request import Request
 

@@ -8,9 +8,9 @@ from pydantic import JsonValue
 
 from blocks.member import ModelName
 from blocks.sampling import Sampling
+from tasks.call import Call
 from tasks.fence import fenced
 from tasks.hearing import hear
-from tasks.judge import Call
 from tasks.prompts import fill, prompt, version
 from tasks.readers import UnreadableError, json_object, reader
 from tasks.record import Response

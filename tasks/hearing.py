@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tasks.judge import Call
+from tasks.call import Call
 from tasks.prompts import fill, version
 from tasks.readers import UnreadableError
 from tasks.record import CallError, Response
@@ -14,7 +14,7 @@ Reading = Callable[[str, dict[str, Any] | None], Read]
 
 
 async def hear(
-    request: Request, call: Call, reading: Reading[Read], **options: Any
+    request: Request, call: Call, reading: Reading[Read], *, remark: str = "reask", shown: bool = True, **options: Any
 ) -> tuple[Read | None, list[Response]]:
     """Ask a judge and read what it says.
 
@@ -22,6 +22,8 @@ async def hear(
         request: What the judge is asked; `request.reader` should name `reading`, so that only what it can read is stored.
         call: Makes the calls.
         reading: Reads the judge's text; raises UnreadableError, whose message the judge is told.
+        remark: The prompt file that tells what was wrong.
+        shown: Whether the judge is shown again what it wrote.
         options: Passed on to `call`.
 
     Returns:
@@ -30,7 +32,7 @@ async def hear(
     response, judgement = await _once(request, call, reading, options)
     calls = [response]
     if _may_do_better(response):
-        response, judgement = await _once(again(request, response), call, reading, options)
+        response, judgement = await _once(again(request, response, remark, shown=shown), call, reading, options)
         calls.append(response)
     return judgement, calls
 
@@ -55,18 +57,18 @@ def _may_do_better(response: Response) -> bool:
     return response.error.kind == "truncated" or (response.error.kind == "malformed" and bool(response.text))
 
 
-def again(request: Request, response: Response) -> Request:
+def again(request: Request, response: Response, remark: str = "reask", *, shown: bool = True) -> Request:
     """Return the request to ask with once more, telling what was wrong; an answer that was cut off gets twice the room."""
     error = response.error
     assert error is not None
     cause = "it was cut off, so be brief" if error.kind == "truncated" else error.message.split(": ", 2)[-1]
-    remark = fill("reask", error=cause)
+    wrong = fill(remark, error=cause)
     *before, last = request.messages
     said: tuple[Message, ...]
-    if response.text:
-        said = (last, Message(role="assistant", content=response.text), Message(role="user", content=remark))
+    if response.text and shown:
+        said = (last, Message(role="assistant", content=response.text), Message(role="user", content=wrong))
     else:  # two turns of one side in a row are refused by some servers
-        said = (Message(role="user", content=f"{last.content}\n\n{remark}"),)
+        said = (Message(role="user", content=f"{last.content}\n\n{wrong}"),)
     sampling = request.sampling
     if error.kind == "truncated" and sampling.max_output_tokens:
         sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
@@ -74,7 +76,7 @@ def again(request: Request, response: Response) -> Request:
         update={
             "messages": (*before, *said),
             "sampling": sampling,
-            "prompt_version": f"{request.prompt_version}+{version('reask')}",
+            "prompt_version": f"{request.prompt_version}+{version(remark)}",
             "label": f"{request.label} · again",
         }
     )

@@ -1,19 +1,18 @@
 """Let an arbiter judge: what it is shown, and what happens when its answer cannot be read."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from blocks.member import ModelName
 from blocks.sampling import Sampling
 from tasks.agreement import medoid
+from tasks.call import Call
 from tasks.fence import fence_tag, fenced, shuffled
+from tasks.hearing import hear
 from tasks.judgement import Judgement, Method, read_judgement, schema_of
 from tasks.prompts import fill, prompt, version
-from tasks.readers import UnreadableError
-from tasks.record import CallError, Response, Synthesis
+from tasks.record import Response, Synthesis
 from tasks.request import Message, Request
-
-Call = Callable[..., Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -52,35 +51,11 @@ async def judge(case: Case, court: Court, call: Call) -> tuple[Synthesis, list[R
             continue
         labelled = shuffled(candidates, f"{case.seed}:{arbiter}")
         request = _request(case, court, arbiter, labelled)
-        response, judgement = await _heard(request, call)
-        calls.append(response)
-        if _unusable(response):
-            request = _again(request, response)
-            response, judgement = await _heard(request, call)
-            calls.append(response)
+        judgement, heard = await hear(request, call, read_judgement, member=str(arbiter))
+        calls += heard
         if judgement is not None:
             return _synthesis(judgement, arbiter, labelled), calls
     return fallback(case.responses), calls
-
-
-async def _heard(request: Request, call: Call) -> tuple[Response, Judgement | None]:
-    """Make the call and read the judgement; what cannot be read is an error of the call, its text kept."""
-    response = await call(request)
-    if response.error is not None:
-        return response, None
-    try:
-        return response, read_judgement(response.text or "", request.response_schema)
-    except UnreadableError as error:
-        message = f"{request.name}: malformed: {error.message}"
-        response.error = CallError(kind="malformed", message=message)
-        return response, None
-
-
-def _unusable(response: Response) -> bool:
-    """Tell whether the arbiter has written something that it may write better; a broken transfer is not its fault."""
-    if response.error is None:
-        return False
-    return response.error.kind == "truncated" or (response.error.kind == "malformed" and bool(response.text))
 
 
 def fallback(responses: Sequence[Response]) -> Synthesis:
@@ -135,34 +110,6 @@ def _history(syntheses: Sequence[Synthesis], seed: str, tag: str) -> str:
         for number, one in enumerate(syntheses, 1)
     }
     return f"The best answers of earlier rounds:\n\n{fenced(rounds, seed, 'round', tag)}\n\n"
-
-
-def _again(request: Request, response: Response) -> Request:
-    """Ask once more, with what was wrong; an answer that was cut off gets twice the room."""
-    error = response.error
-    assert error is not None
-    cause = "it was cut off, so be brief" if error.kind == "truncated" else error.message.split(": ", 2)[-1]
-    remark = fill("reask", error=cause)
-    *before, last = request.messages
-    if response.text:
-        said: tuple[Message, ...] = (
-            last,
-            Message(role="assistant", content=response.text),
-            Message(role="user", content=remark),
-        )
-    else:  # two turns of one side in a row are refused by some servers
-        said = (Message(role="user", content=f"{last.content}\n\n{remark}"),)
-    sampling = request.sampling
-    if error.kind == "truncated" and sampling.max_output_tokens:
-        sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
-    return request.model_copy(
-        update={
-            "messages": (*before, *said),
-            "sampling": sampling,
-            "prompt_version": f"{request.prompt_version}+{version('reask')}",
-            "label": f"{request.label} · again",
-        }
-    )
 
 
 def _synthesis(judgement: Judgement, arbiter: ModelName, labelled: dict[str, Response]) -> Synthesis:

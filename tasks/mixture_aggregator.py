@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from tasks.judge import Call
+from tasks.call import Call
 from tasks.mixture import Task, in_order
 from tasks.record import Response, Synthesis
 from tasks.request import Request

@@ -17,9 +17,9 @@ from pydantic import JsonValue
 from blocks.member import ModelName
 from blocks.sampling import Sampling
 from tasks.ballot import Comparison, Outcome
+from tasks.call import Call
 from tasks.fence import fenced, shuffled
 from tasks.hearing import hear
-from tasks.judge import Call
 from tasks.prompts import fill, prompt, version
 from tasks.ranking import ranked_by
 from tasks.readers import UnreadableError, json_object, reader

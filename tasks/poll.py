@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from blocks.member import Member
 from blocks.prefer import PreferConfig
+from tasks.call import Call
 from tasks.fence import fence_tag, fenced, shuffled
 from tasks.hearing import hear
-from tasks.judge import Call
 from tasks.preference_judgement import Preference, preference_schema, read_preference
 from tasks.prompts import fill, prompt, version
 from tasks.ranked import JudgeRanking

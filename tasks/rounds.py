@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blocks.member import Member
 from blocks.panel import RunConfig
-from tasks.judge import Call
+from tasks.call import Call
 from tasks.panel import gather_panel
 from tasks.prompt_sets import prompt_set
 from tasks.record import Response

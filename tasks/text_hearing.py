@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from tasks.judge import Call
-from tasks.prompts import fill, version
+from tasks.call import Call
+from tasks.hearing import hear
 from tasks.readers import UnreadableError, reader
-from tasks.record import CallError, Response
+from tasks.record import Response
 from tasks.request import Request
 
 READER = "text"
@@ -38,40 +38,4 @@ async def hear_text(request: Request, call: Call) -> tuple[str | None, list[Resp
     Returns:
         The text, or None; and every call made for it, the last one of which says why there is none.
     """
-    response, text = await _once(request, call)
-    calls = [response]
-    error = response.error
-    if error is not None and (error.kind == "truncated" or (error.kind == "malformed" and response.text)):
-        response, text = await _once(_again(request, error), call)
-        calls.append(response)
-    return text, calls
-
-
-async def _once(request: Request, call: Call) -> tuple[Response, str | None]:
-    response = await call(request)
-    if response.error is not None:
-        return response, None
-    try:
-        return response, read_text(response.text or "", None)
-    except UnreadableError as error:
-        response.error = CallError(kind="malformed", message=f"{request.name}: malformed: {error.message}")
-        return response, None
-
-
-def _again(request: Request, error: CallError) -> Request:
-    """Return the request to ask with once more, telling what was wrong; what was cut off gets twice the room."""
-    cut = error.kind == "truncated"
-    cause = "it was cut off, so be brief" if cut else error.message.split(": ", 2)[-1]
-    *before, last = request.messages
-    asked = last.model_copy(update={"content": f"{last.content}\n\n{fill('reask_text', error=cause)}"})
-    sampling = request.sampling
-    if cut and sampling.max_output_tokens:
-        sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
-    return request.model_copy(
-        update={
-            "messages": (*before, asked),
-            "sampling": sampling,
-            "prompt_version": f"{request.prompt_version}+{version('reask_text')}",
-            "label": f"{request.label} · again",
-        }
-    )
+    return await hear(request, call, read_text, remark="reask_text", shown=False)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.history.conversation import Conversation
-from tasks.history.database import Database
 from tasks.history.rows import Entry, Turn
 from tasks.record import CallError, Iteration, Record, Response, Synthesis
 from tasks.request import Usage
+
+if TYPE_CHECKING:
+    from tasks.history.database import Database
 
 ROOT = Path(__file__).parent.parent
 START = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
@@ -56,10 +58,10 @@ def rows(file: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def written(database: Database, *entries: Entry) -> list[str]:
-    from tasks.history.store import save
+def written(database: "Database", *entries: Entry) -> list[str]:
+    from tasks.history.saving import save
 
-    return [database.write(lambda connection, one=one: save(connection, one)) for one in entries]
+    return [database.save(lambda connection, one=one: save(connection, one)) for one in entries]
 
 
 def in_processes(number: int, code: str, url: str) -> None:
@@ -70,7 +72,8 @@ def in_processes(number: int, code: str, url: str) -> None:
     script = f"""
 import os, sys, threading
 from tests.history_kit import *
-from tasks.history.store import latest, named, save
+from tasks.history.database import Database
+from tasks.history.lookup import latest, named
 from tasks.history.writer import close_writers, writer_of
 gate, opener = os.pipe()
 back, ready = os.pipe()

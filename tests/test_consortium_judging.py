@@ -146,7 +146,7 @@ async def test_an_unreadable_judgement_is_asked_for_again_with_the_error(vendors
     assert unreadable.text == first.text, "what it wrote is kept"
     assert readable.error is None
     assert not record.degraded, "it did judge in the end"
-    assert record.warnings == ["iteration 1: openai/arbiter#1: malformed"]
+    assert record.warnings == ["iteration 1: openai/arbiter: malformed"]
 
 
 async def test_a_judgement_that_was_cut_off_is_asked_for_again_with_more_room(vendors):

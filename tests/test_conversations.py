@@ -24,7 +24,7 @@ from flows.vote import run_vote
 from tasks.history.conversation import Conversation, continuing
 from tasks.history.database import Database
 from tasks.history.errors import HistoryError
-from tasks.history.store import latest, named
+from tasks.history.lookup import latest, named
 from tasks.history.writer import close_writers
 from tasks.request import Message
 from tests.command_kit import commands

@@ -14,13 +14,14 @@ import pytest
 
 from flows.consortium import consortium
 from tasks.errors import QuorumError
+from tasks.history.conversation import Conversation, continuing
 from tasks.history.database import Database
 from tasks.history.errors import HistoryError
-from tasks.history.place import FILE, history_place
+from tasks.history.place import FILE, HEAD, history_place
 from tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
 from tasks.history.rows import call_rows, run_row, shared, won
-from tasks.history.schema import HEAD, metadata
-from tasks.history.store import save
+from tasks.history.saving import save
+from tasks.history.schema import metadata
 from tasks.history.writer import close_writers, writer_of
 from tasks.recording import NOT_RECORDED, recorded
 from tasks.report import start_record
@@ -81,7 +82,7 @@ def test_concurrent_runs_in_threads_lose_no_row(file):
             return writer_of(file).write(one).result(60)
         database = Database(file)
         try:
-            return database.write(lambda connection: save(connection, one))
+            return database.save(lambda connection: save(connection, one))
         finally:
             database.close()
 
@@ -132,7 +133,7 @@ def test_a_history_of_a_newer_version_is_left_alone(file, database):
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(HistoryError, match="another version"):
-        Database(file).write(lambda connection: save(connection, entry(record("run-2"))))
+        Database(file).save(lambda connection: save(connection, entry(record("run-2"))))
     assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -145,15 +146,40 @@ def test_by_default_it_is_in_the_home_folder_of_prefect(monkeypatch):
     assert history_place() is None
 
 
-def test_sqlalchemy_is_not_imported_before_it_is_needed():
-    code = "import sys, deployments.cli, deployments.chat, flows.consortium; print('sqlalchemy' in sys.modules)"
+def test_sqlalchemy_is_not_imported_to_write_a_run(file, database):
+    """It costs half a second of CPU, which every command would pay."""
+    written(database, entry(record("run-1")))
+    code = f"""
+import sys, deployments.cli, deployments.chat, flows.consortium
+import pathlib, tests.history_kit as kit
+from tasks.history.writer import close_writers, writer_of
+writer_of(pathlib.Path({str(file)!r})).write(kit.entry(kit.record("run-2"))).result(30)
+close_writers()
+print("sqlalchemy" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+    assert rows(file, "SELECT count(*) FROM runs") == [(2,)]
+
+
+def test_both_drivers_write_the_same(file, database):
+    from tasks.history.sqlite_file import SqliteFile
+
+    written(database, entry(record("run-1", conversation_id="c"), in_=Conversation("c")))
+    other = SqliteFile(file)
+    other.save(lambda transaction: save(transaction, entry(record("run-2"), in_=Conversation("c"))))
+    other.close()
+    tables = ("runs", "iterations", "calls", "turns")
+    for found in (rows(file, f"SELECT * FROM {table}") for table in tables):
+        half = len(found) // 2
+        assert half
+        for left, right in zip(found[:half], found[half:], strict=True):
+            assert repr(left).replace("run-1", "run-2") == repr(right)
 
 
 def broken_histories(file):
     """Ways in which a history cannot be written, as what the environment says."""
-    Database(file).write(lambda connection: save(connection, entry()))
+    Database(file).save(lambda connection: save(connection, entry()))
     yield f"sqlite:///file:{file}?mode=ro&uri=true"
     garbage = file.with_name("garbage.db")
     garbage.write_bytes(b"this is no database " * 100)
@@ -184,7 +210,7 @@ async def test_a_history_that_is_held_by_another_program_is_waited_for(file, dat
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
     assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
-    monkeypatch.setattr("tasks.history.database.BUSY_S", 0.2)
+    monkeypatch.setattr("tasks.history.sqlite_file.BUSY_S", 0.2)
     close_writers()
     holder.execute("BEGIN IMMEDIATE")
     found = await consortium("Too long?", config())
@@ -232,8 +258,6 @@ async def test_a_run_that_is_broken_off_is_written_with_the_calls_it_paid_for(fi
 
 
 async def test_several_records_of_one_flow_run_are_kept_apart(file):
-    from tasks.history.conversation import Conversation, continuing
-
     async def run(prompt):
         made = record("flow-run-1", prompt=prompt)
         await tell("started", made)

@@ -11,8 +11,8 @@ import pytest
 
 from tasks.history.conversation import Conversation
 from tasks.history.database import Database
+from tasks.history.lookup import latest, named
 from tasks.history.reading import Filter, list_runs, model_stats, read_run
-from tasks.history.store import latest, named
 from tasks.history.writer import close_writers, writer_of
 from tests.history_kit import START, entry, in_processes, record, written
 

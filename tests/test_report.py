@@ -178,7 +178,7 @@ async def test_every_iteration_is_shown_and_told_of(vendors):
             ("member", "openai/one#1", "no", 1),
             ("member", "openai/two#1", "no", 1),
             ("member", "openai/three#1", "no", 1),
-            ("arbiter", "openai/arbiter#1", "no", 1),
+            ("arbiter", "openai/arbiter", "no", 1),
         ]
         assert set(rows[0]) >= {"latency s", "input tokens", "output tokens", "cost USD", "error"}
         assert rows[0]["input tokens"] > 0

@@ -13,19 +13,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from tasks.history.errors import HistoryError, RowError
-from tasks.history.place import OFF, VARIABLE, Place, history_place
-from tasks.history.schema import HEAD
+from tasks.history.place import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place
+from tasks.history.rows import Row
+from tasks.history.saving import Transaction
+from tasks.history.schema import metadata
 from tasks.scrub import scrub
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-BUSY_S = 30.0
-"""Seconds that a writer waits for another one."""
 CONNECT_S = 10
 LOCK = 0x636F6E73
 """Number of the lock that a migration takes on PostgreSQL."""
@@ -56,9 +56,13 @@ class Database:
             self._open()
         self._ready = False
 
-    def write(self, work: Work[T]) -> T:
+    def save(self, work: Callable[[Transaction], T]) -> T:
         """Do `work` in one transaction that writes."""
-        return self._do(work, write=True)
+        return self._do(lambda connection: work(_Statements(connection)), write=True)
+
+    def warm_up(self) -> None:
+        """Connect, and make the tables if there are none."""
+        self._do(lambda _: None, write=False)
 
     def read(self, work: Work[T]) -> T:
         """Do `work` in one transaction that reads."""
@@ -126,6 +130,18 @@ class Database:
                     return
         finally:
             raw.close()
+
+
+class _Statements:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def value(self, query: str, **given: Any) -> Any:
+        return self._connection.execute(text(query), given).scalar()
+
+    def insert(self, table: str, rows: list[Row]) -> None:
+        if rows:
+            self._connection.execute(insert(metadata.tables[table]), rows)
 
 
 async def _run(engine: "AsyncEngine", work: Work[T]) -> T:

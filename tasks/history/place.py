@@ -1,4 +1,4 @@
-"""Where the history is kept."""
+"""Where the history is kept, and what everybody who opens it has to know."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,10 @@ from prefect.settings import get_current_settings
 FILE = "consensus-history.db"
 VARIABLE = "CONSENSUS_HISTORY_URL"
 OFF = "off"
+HEAD = "0001"
+"""The newest revision in `migrations/versions`."""
+BUSY_S = 30.0
+"""Seconds that a writer waits for another one."""
 
 Place = Path | str
 """A file for SQLite, or a database URL as SQLAlchemy reads it."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
+from tasks.history.lookup import LISTED, only
 from tasks.history.rows import Row
 from tasks.history.schema import calls, runs
-from tasks.history.store import LISTED, only
 
 LIST = [column for column in runs.c if column.name not in {"answer", "record"}]
 

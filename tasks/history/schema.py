@@ -19,9 +19,6 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
-"""The newest revision in `migrations/versions`."""
-
 metadata = MetaData()
 
 

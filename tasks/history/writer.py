@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tasks.history.errors import HistoryError, RowError
 from tasks.history.place import Place
 from tasks.history.rows import Entry
+from tasks.history.saving import save
+from tasks.history.sqlite_file import SqliteFile, file_of
 
 if TYPE_CHECKING:
     from tasks.history.database import Database
@@ -33,7 +35,7 @@ class Writer:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._database: Database | None = None
+        self._database: Database | SqliteFile | None = None
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
 
@@ -44,7 +46,7 @@ class Writer:
         return job.done
 
     def warm_up(self) -> None:
-        """Open the history while the models think: importing SQLAlchemy alone takes half a second."""
+        """Open the history while the models think."""
         self._jobs.put(_Job(None, Future()))
 
     def close(self) -> None:
@@ -84,21 +86,27 @@ class Writer:
                 job.done.set_result(found)
 
     def _save(self, jobs: list[_Job]) -> list[str]:
-        from tasks.history.database import Database
-        from tasks.history.store import save
-
         if self._database is None:
-            self._database = Database(self._place)
+            self._database = _opened(self._place)
         entries = [job.entry for job in jobs if job.entry is not None]
         if not entries:
-            self._database.read(lambda _: None)
+            self._database.warm_up()
             return []
-        return self._database.write(lambda connection: [save(connection, entry) for entry in entries])
+        return self._database.save(lambda transaction: [save(transaction, entry) for entry in entries])
 
     def _forget(self) -> None:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _opened(place: Place) -> "Database | SqliteFile":
+    file = file_of(place)
+    if file is not None:
+        return SqliteFile(file)
+    from tasks.history.database import Database
+
+    return Database(place)
 
 
 def _plain(error: Exception) -> HistoryError:

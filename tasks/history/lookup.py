@@ -1,59 +1,18 @@
-"""Writes runs into the history, and reads conversations from it."""
+"""Finds conversations in the history."""
 
 import json
 from collections.abc import Sequence
-from uuid import uuid4
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, select
 
 from tasks.history.conversation import Conversation
 from tasks.history.errors import HistoryError
-from tasks.history.rows import Entry, Row, call_rows, iteration_rows, run_row, username
-from tasks.history.schema import calls, conversations, iterations, runs, turns
+from tasks.history.rows import username
+from tasks.history.schema import conversations, runs, turns
 from tasks.request import Message
 
 LISTED = 5
 """Ids that are named when an abbreviation fits several."""
-
-
-def save(connection: Connection, entry: Entry) -> str:
-    """Write a run with all that belongs to it.
-
-    Returns:
-        The id under which it can be read again.
-    """
-    record = entry.record
-    turn = entry.turn if record.answer is not None else None
-    record.conversation_id = turn.conversation_id if turn else None
-    if turn and not _exists(connection, turn.conversation_id):
-        row: Row = {"id": turn.conversation_id, "username": username(), "started_at": entry.started_at}
-        connection.execute(insert(conversations), row)
-    position = _position(connection, record.flow_run_id)
-    run_id = record.flow_run_id or str(uuid4())
-    run_id = run_id if position == 1 else f"{run_id}-{position}"
-    connection.execute(insert(runs), run_row(entry, run_id, position))
-    for table, rows in ((iterations, iteration_rows(record, run_id)), (calls, call_rows(entry, run_id))):
-        if rows:
-            connection.execute(insert(table), rows)
-    if turn:
-        given = json.dumps([message.model_dump() for message in turn.given]) if turn.given else None
-        row = {"run_id": run_id, "conversation_id": turn.conversation_id, "parent_id": turn.parent_id}
-        connection.execute(insert(turns), row | {"ended_at": entry.ended_at, "given": given})
-    return run_id
-
-
-def _exists(connection: Connection, conversation_id: str) -> bool:
-    return (
-        connection.execute(select(conversations.c.id).where(conversations.c.id == conversation_id)).first() is not None
-    )
-
-
-def _position(connection: Connection, flow_run_id: str | None) -> int:
-    """Return the how manieth record of its flow run this is: a list of questions makes many, a retried run two."""
-    if flow_run_id is None:
-        return 1
-    found = connection.execute(select(func.max(runs.c.position)).where(runs.c.flow_run_id == flow_run_id)).scalar()
-    return int(found or 0) + 1
 
 
 def latest(connection: Connection) -> Conversation:
