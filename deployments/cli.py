@@ -30,28 +30,38 @@ app = App(
 for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
-app.command("deployments.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed.")
-app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
-app.command("deployments.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
-app.command("deployments.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
-app.command("deployments.history:list_history", name="runs", help="List the runs of the history, newest first.")
-app.command("deployments.history:show_run", name="run", help="Show a run of the history.")
-app.command("deployments.stats:stats", name="stats", help="How each model did, over the runs of the history.")
-app.command("deployments.saved:list_saved", name="list", help="List the saved configurations.")
-app.command("deployments.saved:show", name="show", help="Print a saved configuration as JSON.")
-app.command("deployments.saved:remove", name="remove", help="Remove a saved configuration.")
-app.command("deployments.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
 app.command(
-    "deployments.openrouter:app", name="openrouter", help="OpenRouter's own: credits, models, which free ones work."
+    "deployments.commands.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed."
 )
-app.command("deployments.prompts:app", name="prompts", help="Prompt sets: examples, steps of thought, citations.")
+app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
+app.command("deployments.commands.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
+app.command("deployments.commands.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
 app.command(
-    "deployments.check:check",
+    "deployments.commands.history:list_history", name="runs", help="List the runs of the history, newest first."
+)
+app.command("deployments.commands.history:show_run", name="run", help="Show a run of the history.")
+app.command("deployments.commands.stats:stats", name="stats", help="How each model did, over the runs of the history.")
+app.command("deployments.commands.saved:list_saved", name="list", help="List the saved configurations.")
+app.command("deployments.commands.saved:show", name="show", help="Print a saved configuration as JSON.")
+app.command("deployments.commands.saved:remove", name="remove", help="Remove a saved configuration.")
+app.command("deployments.commands.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
+app.command(
+    "deployments.commands.openrouter:app",
+    name="openrouter",
+    help="OpenRouter's own: credits, models, which free ones work.",
+)
+app.command(
+    "deployments.commands.prompts:app", name="prompts", help="Prompt sets: examples, steps of thought, citations."
+)
+app.command(
+    "deployments.commands.check:check",
     name="check",
     help="Is the server there, do the credentials answer, what will a run call?",
 )
-app.command("deployments.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine.")
-app.command("deployments.up:down", name="down", help="Stop what up has started.")
+app.command(
+    "deployments.commands.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine."
+)
+app.command("deployments.commands.up:down", name="down", help="Stop what up has started.")
 
 
 def main() -> None:

@@ -23,23 +23,31 @@ class Kind(NamedTuple):
 
 KINDS = {
     MAIN: Kind(
-        "deployments.consortium", "blocks.consortium:Consortium", "Ask a panel; an arbiter makes one answer of theirs."
+        "deployments.commands.consortium",
+        "blocks.consortium:Consortium",
+        "Ask a panel; an arbiter makes one answer of theirs.",
     ),
     "learn": Kind(
-        "deployments.learn",
+        "deployments.commands.learn",
         "blocks.consensus_learning:ConsensusLearning",
         "Ask a panel, aggregate, and let each improve its answer; reads Flare's input.json.",
     ),
-    "pump": Kind("deployments.pump", "blocks.pump:Pump", "Ask many models at once; print every answer with its time."),
-    "prefer": Kind("deployments.prefer", "blocks.prefer:Prefer", "Ask many models, and let them rank each other."),
+    "pump": Kind(
+        "deployments.commands.pump", "blocks.pump:Pump", "Ask many models at once; print every answer with its time."
+    ),
+    "prefer": Kind(
+        "deployments.commands.prefer", "blocks.prefer:Prefer", "Ask many models, and let them rank each other."
+    ),
     "moa": Kind(
-        "deployments.mixture_of_agents",
+        "deployments.commands.mixture_of_agents",
         "blocks.mixture_of_agents:MixtureOfAgents",
         "Ask layers of models, each of which sees the answers of the one before.",
         "app",
     ),
     "vote": Kind(
-        "deployments.vote", "blocks.vote:Vote", "Ask many models and count their answers, or compare them in pairs."
+        "deployments.commands.vote",
+        "blocks.vote:Vote",
+        "Ask many models and count their answers, or compare them in pairs.",
     ),
 }
 

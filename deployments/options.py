@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from blocks.sampling import ReasoningEffort
 from deployments.terminal import Stop, explain
 from tasks.errors import ConfigurationError
-from tasks.prompt_sets import is_path, path_of, prompt_set
+from tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deployments.conversations import ConversationOptions
+from deployments.commands.conversations import ConversationOptions
 from deployments.options import OUTPUT
 from deployments.server import ServerInfo, find_or_start_server, use_server
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from deployments.view import Lines, LiveTable, outcome, summary
-from tasks.clients import close_clients
+from tasks.calls.clients import close_clients
+from tasks.calls.warm_up import warm_up
 from tasks.errors import ConsensusError
 from tasks.history.conversation import continuing
 from tasks.record import Record
 from tasks.recording import NOT_RECORDED
-from tasks.warm_up import warm_up
 from tasks.watch import Watcher, watched_by
 
 

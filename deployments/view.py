@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.terminal import say
 from tasks.record import Iteration, Record, Response
-from tasks.report import percent
+from tasks.reports.report import percent
 
 if TYPE_CHECKING:
     from rich.live import Live

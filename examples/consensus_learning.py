@@ -12,7 +12,7 @@ import json
 from blocks.consensus_learning import ConsensusLearningConfig
 from deployments.server import find_or_start_server, use_server
 from flows.consensus_learning import consensus_learning
-from tasks.flare import document, read_input
+from tasks.reports.flare import document, read_input
 
 # ## A model merges the answers
 

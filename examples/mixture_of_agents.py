@@ -14,7 +14,7 @@ from deployments.server import find_or_start_server, use_server
 from flows.check_models import check_models
 from flows.mixture_of_agents import mixture_of_agents
 from tasks.record import Record
-from tasks.recorded import Recorded
+from tasks.reports.recorded import Recorded
 
 SYSTEM = "Answer in one short sentence."
 SAMPLING = {"temperature": 0.7, "max_output_tokens": 128, "seed": 1}

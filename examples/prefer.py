@@ -11,7 +11,7 @@ import asyncio
 from blocks.prefer import PreferConfig
 from deployments.server import find_or_start_server, use_server
 from flows.prefer import prefer
-from tasks.preference import score
+from tasks.counting.preference import score
 
 config = PreferConfig(
     members=["local/smollm2:3"],

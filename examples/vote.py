@@ -12,9 +12,9 @@ from blocks.extraction import parse_extraction
 from blocks.vote import VoteConfig
 from deployments.server import find_or_start_server, use_server
 from flows.vote import vote
-from tasks.extract import extract_all
-from tasks.ranking import borda, condorcet_winner, kendall_w
-from tasks.vote import count_votes
+from tasks.counting.extract import extract_all
+from tasks.counting.ranking import borda, condorcet_winner, kendall_w
+from tasks.counting.vote import count_votes
 
 SAMPLING = {"temperature": 0.7, "max_output_tokens": 120, "seed": 1}
 

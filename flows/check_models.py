@@ -14,17 +14,17 @@ from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from blocks.check_models import CheckCase, CheckModelsConfig
-from tasks import providers
-from tasks.budget import spending
-from tasks.call import Call, Caller
+from tasks.calls import providers
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.request import Request
 from tasks.check_cases import CheckReport, as_expected, shipped_cases
 from tasks.errors import QuorumError
-from tasks.mixture import Task, in_order
+from tasks.judging.mixture import Task, in_order
+from tasks.judging.text_hearing import READER
 from tasks.record import Response
-from tasks.report import cell
-from tasks.request import Request
+from tasks.reports.report import cell
 from tasks.rounds import ask_members
-from tasks.text_hearing import READER
 from tasks.watch import tell, watched_by
 
 CASES_AT_ONCE = 4

@@ -7,10 +7,10 @@ from prefect import flow
 
 from blocks.pump import Pump, PumpConfig
 from flows.pump import run_pump
-from tasks.complete import Completer
-from tasks.pump_report import PumpReport
+from tasks.openrouter.complete import Completer
 from tasks.record import Record
-from tasks.report import run_name, told_of_end
+from tasks.reports.pump_report import PumpReport
+from tasks.reports.report import run_name, told_of_end
 from tasks.saved_config import load_config
 from tasks.watch import watched_by
 

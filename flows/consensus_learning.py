@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from prefect import flow
 
 from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from tasks.aggregate import Material, aggregate
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
-from tasks.consensus import decentralized, held_texts, majority, nearest, stable, tied
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.counting.agreement import agreement
+from tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.learner import Feedback, Learner, feedback
-from tasks.learning_report import LearningReport
+from tasks.judging.aggregate import Material, aggregate
+from tasks.judging.learner import Feedback, Learner, feedback
 from tasks.panel import check_quorum
-from tasks.providers import check_models
+from tasks.prompting.turns import apart
 from tasks.record import Iteration, Record, Response
 from tasks.recording import recorded
-from tasks.report import run_name, start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.learning_report import LearningReport
+from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.turns import apart
 from tasks.watch import tell
 
 

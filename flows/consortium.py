@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from prefect import flow
 
 from blocks.consortium import Consortium, ConsortiumConfig
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.counting.agreement import agreement
 from tasks.errors import ConfigurationError, ConsensusError, QuorumError
-from tasks.judge import Case, Court, fallback, judge
+from tasks.judging.judge import Case, Court, fallback, judge
 from tasks.panel import check_quorum
+from tasks.prompting.turns import Turns, apart
 from tasks.prompts import fill, version
-from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recording import recorded
-from tasks.report import Report, run_name, start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.report import Report, run_name, start_record, told_of_end
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.turns import Turns, apart
 from tasks.watch import tell
 
 

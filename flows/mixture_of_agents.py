@@ -14,25 +14,25 @@ from prefect import flow
 
 from blocks.layer import Layer
 from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.calls.scrub import scrub
+from tasks.counting.agreement import agreement
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import fallback
-from tasks.mixture import Task, in_order, windows
-from tasks.mixture_aggregator import SO_FAR, Material, synthesize
-from tasks.mixture_end import conclude, out_of_budget
-from tasks.mixture_report import MixtureReport, QueriesReport, queries_run_name
+from tasks.judging.judge import fallback
+from tasks.judging.mixture import Task, in_order, windows
+from tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
+from tasks.judging.mixture_end import conclude, out_of_budget
 from tasks.panel import check_quorum
-from tasks.providers import check_models
 from tasks.record import Iteration, Record, Response, Synthesis
-from tasks.recorded import Recorded, recorded_for
 from tasks.recording import recorded
-from tasks.report import start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
+from tasks.reports.recorded import Recorded, recorded_for
+from tasks.reports.report import start_record, told_of_end
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.scrub import scrub
 from tasks.watch import tell
 
 QUERIES_AT_ONCE = 8

@@ -15,12 +15,12 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from blocks.free_models import FreeModelsConfig
+from tasks.calls.pacing import pace_of
 from tasks.errors import ConfigurationError
-from tasks.openrouter import free_models, list_models, openrouter
-from tasks.pacing import pace_of
-from tasks.record_files import record_folder
-from tasks.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
-from tasks.try_model import Gate, trials_table, try_model
+from tasks.openrouter.account import free_models, list_models, openrouter
+from tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
+from tasks.openrouter.try_model import Gate, trials_table, try_model
+from tasks.reports.record_files import record_folder
 from tasks.watch import tell, watched_by
 
 MINUTE_S = 60.0

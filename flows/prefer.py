@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from prefect import flow
 
 from blocks.prefer import Prefer, PreferConfig
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
-from tasks.draws import drawing
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.counting.agreement import agreement
+from tasks.counting.draws import drawing
+from tasks.counting.poll import Poll, poll
+from tasks.counting.preference import best_round, score
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.judge import fallback
+from tasks.judging.judge import fallback
 from tasks.panel import check_quorum
-from tasks.poll import Poll, poll
-from tasks.preference import best_round, score
-from tasks.preference_report import PreferReport
-from tasks.providers import check_models
+from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recording import recorded
-from tasks.report import run_name, start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.preference_report import PreferReport
+from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.turns import Turns, apart
 from tasks.watch import tell
 
 

@@ -15,15 +15,15 @@ from pydantic import BaseModel, Field
 
 from blocks.prefer import Prefer, PreferConfig
 from flows.prefer import run_prefer
-from tasks.budget import spending
+from tasks.calls.budget import spending
+from tasks.calls.providers import check_models
+from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError
-from tasks.preference_report import number_text
-from tasks.providers import check_models
 from tasks.record import Record
-from tasks.record_files import read_prompts, record_folder, write_record
-from tasks.report import cell
+from tasks.reports.preference_report import number_text
+from tasks.reports.record_files import read_prompts, record_folder, write_record
+from tasks.reports.report import cell
 from tasks.saved_config import load_config
-from tasks.scrub import scrub
 
 
 class PromptOutcome(BaseModel):

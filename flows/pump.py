@@ -9,20 +9,20 @@ import time
 from prefect import flow
 
 from blocks.pump import Pump, PumpConfig
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.counting.agreement import agreement
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.panel import check_quorum
-from tasks.providers import check_models
-from tasks.pump_report import PumpReport, answers_text
+from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record
 from tasks.recording import recorded
-from tasks.report import run_name, start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.pump_report import PumpReport, answers_text
+from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.turns import Turns, apart
 from tasks.watch import tell
 
 

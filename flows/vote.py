@@ -13,26 +13,26 @@ from prefect import flow
 from blocks.extraction import parse_extraction
 from blocks.member import Member, parse_member
 from blocks.vote import Vote, VoteConfig
-from tasks.agreement import agreement
-from tasks.budget import spending
-from tasks.call import Call, Caller
+from tasks.calls.budget import spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models
+from tasks.calls.request import Message
+from tasks.counting.agreement import agreement
+from tasks.counting.extract import Reading, extract_all
+from tasks.counting.extract_by_model import extract_by_model
+from tasks.counting.vote import count_votes
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.extract import Reading, extract_all
-from tasks.extract_by_model import extract_by_model
-from tasks.judge import fallback
-from tasks.pairwise import Bench, candidates, fuse, rank_pairs, told
+from tasks.judging.judge import fallback
+from tasks.judging.pairwise import Bench, candidates, fuse, rank_pairs, told
 from tasks.panel import check_quorum
-from tasks.providers import check_models
+from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recording import recorded
-from tasks.report import run_name, start_record, told_of_end
-from tasks.request import Message
+from tasks.reports.report import run_name, start_record, told_of_end
+from tasks.reports.vote_record import nothing_read, write_votes
+from tasks.reports.vote_report import VoteReport
 from tasks.rounds import ask_members
 from tasks.saved_config import load_config
-from tasks.turns import Turns, apart
-from tasks.vote import count_votes
-from tasks.vote_record import nothing_read, write_votes
-from tasks.vote_report import VoteReport
 from tasks.watch import tell
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from blocks.check_models import CheckCase, CheckRole
+from tasks.calls.request import Usage
 from tasks.errors import ConfigurationError
 from tasks.record import Response
-from tasks.request import Usage
 
 _FOLDER = Path(__file__).parent / "prompts"
 

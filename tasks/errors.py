@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.request import ErrorKind
+from tasks.calls.request import ErrorKind
 
 
 class ConsensusError(Exception):
@@ -21,7 +21,7 @@ class ModelError(ConsensusError):
     """A model call that gave no complete answer.
 
     Attributes:
-        kind: What went wrong, one of `tasks.request.ErrorKind`.
+        kind: What went wrong, one of `tasks.calls.request.ErrorKind`.
         retryable: Whether the same call may succeed later.
         wait_s: Seconds that the provider asked to wait, if it said so.
         max_attempts: After so many attempts a retry is pointless; None for no such bound.

@@ -5,11 +5,11 @@ import statistics
 import time
 from collections.abc import Awaitable, Sequence
 
-from tasks.cut import cuttable
+from tasks.calls.cut import cuttable
+from tasks.calls.request import ErrorKind, Request
+from tasks.calls.scrub import scrub
 from tasks.errors import QuorumError
 from tasks.record import CallError, Response
-from tasks.request import ErrorKind, Request
-from tasks.scrub import scrub
 
 Asked = tuple[Request, int, Awaitable[Response]]
 

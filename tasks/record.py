@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from tasks.ballot import Comparison, Option, Vote
-from tasks.citations import Citation, put_together
-from tasks.ranked import JudgeRanking, Scores
-from tasks.request import ErrorKind, Usage
-from tasks.settled import Settlement
+from tasks.calls.request import ErrorKind, Usage
+from tasks.counting.ballot import Comparison, Option, Vote
+from tasks.counting.settled import Settlement
+from tasks.judging.ranked import JudgeRanking, Scores
+from tasks.prompting.citations import Citation, put_together
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 

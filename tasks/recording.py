@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
+from tasks.calls.request import Message
 from tasks.history.conversation import Conversation, continued
 from tasks.history.place import history_place
 from tasks.history.rows import Entry, Turn
 from tasks.history.writer import Writer, writer_of
 from tasks.record import Iteration, Record, Response
-from tasks.request import Message
 from tasks.watch import Watcher, watched_by
 
 PATIENCE_S = 60.0

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from blocks.member import Member
 from blocks.panel import RunConfig
-from tasks.call import Call
+from tasks.calls.call import Call
+from tasks.calls.request import Message, Request
 from tasks.panel import gather_panel
-from tasks.prompt_sets import prompt_set
+from tasks.prompting.prompt_sets import prompt_set
 from tasks.record import Response
-from tasks.request import Message, Request
 
 
 async def ask_members(

@@ -15,11 +15,10 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from tasks import ask as ask_module
-from tasks import providers
-from tasks.ask import ask_task
-from tasks.attempt import Ledger, ledger
-from tasks.request import Answer, Message, Request
+from tasks.calls import providers
+from tasks.calls.ask import ask_task
+from tasks.calls.attempt import REPAIRS, Ledger, ledger
+from tasks.calls.request import Answer, Message, Request
 from tests.vendors import LoopbackVendors
 
 VENDORS = ("openai", "anthropic", "google")
@@ -60,7 +59,7 @@ def asking(results: Path, **environment: str) -> Iterator[LoopbackVendors]:
 def forget() -> None:
     """Forget what was learned of providers and models."""
     providers._saved.clear()
-    ask_module._repairs.clear()
+    REPAIRS.clear()
 
 
 def question(provider: str = "openai", text: str = "Why?", **fields: Any) -> Request:

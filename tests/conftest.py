@@ -58,7 +58,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> I
 @pytest.fixture
 def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackVendors]:
     """Start the loopback vendors and point the built-in providers at them, each with a key that is none."""
-    from tasks import ask, providers
+    from tasks.calls import attempt, providers
 
     with LoopbackVendors() as server:
         for name, value in {
@@ -73,5 +73,5 @@ def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackVendors]:
         }.items():
             monkeypatch.setenv(name, value)
         providers._saved.clear()
-        ask._repairs.clear()
+        attempt.REPAIRS.clear()
         yield server

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.calls.request import Usage
 from tasks.history.conversation import Conversation
 from tasks.history.rows import Entry, Turn
 from tasks.record import CallError, Iteration, Record, Response, Synthesis
-from tasks.request import Usage
 
 if TYPE_CHECKING:
     from tasks.history.database import Database

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.numbers import first_number
+from tasks.counting.numbers import first_number
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 from tests.vendors.ledger import ANY
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.agreement import MAX_WORDS, agreement, medoid, similarity, words
+from tasks.counting.agreement import MAX_WORDS, agreement, medoid, similarity, words
 
 prose = st.text(alphabet=st.sampled_from("ab c.,1é中🙂"), max_size=40)
 

@@ -20,14 +20,14 @@ from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH
 from pydantic import SecretStr
 
 from blocks import OpenAICompatibleCredentials, OpenAICredentials
-from tasks import providers
-from tasks.ask import ask, ask_task
-from tasks.call import Caller
-from tasks.clients import _clients, client_of, close_clients
+from tasks.calls import providers
+from tasks.calls.ask import ask, ask_task
+from tasks.calls.call import Caller
+from tasks.calls.clients import _clients, client_of, close_clients
+from tasks.calls.pacing import Pace, _paces, pace_of
+from tasks.calls.request import Answer, Message, Request
+from tasks.calls.single_flight import _under_way, once
 from tasks.errors import ConfigurationError, ModelError
-from tasks.pacing import Pace, _paces, pace_of
-from tasks.request import Answer, Message, Request
-from tasks.single_flight import _under_way, once
 from tests.asking import VENDORS, answer, asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
@@ -355,8 +355,8 @@ async def test_a_reader_that_refuses(server: LoopbackVendors) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from prefect import task
-from tasks.ask import ask
-from tasks.request import Request
+from tasks.calls.ask import ask
+from tasks.calls.request import Request
 
 @task
 async def around():

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from blocks import Budget, Sampling
-from tasks.budget import ASSUMED_OUTPUT_TOKENS, spending
+from tasks.calls.budget import ASSUMED_OUTPUT_TOKENS, spending
+from tasks.calls.request import Answer, Request
 from tasks.errors import BudgetError
-from tasks.request import Answer, Request
 from tests.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
 

@@ -17,10 +17,10 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from pydantic import BaseModel
 
 from blocks import Sampling
-from tasks.cache_key import KEYED, LEFT_OUT, request_key
+from tasks.calls.cache_key import KEYED, LEFT_OUT, request_key
+from tasks.calls.request import Answer, Message, Request
+from tasks.calls.result_folder import is_answer_record, private_folder
 from tasks.errors import ConfigurationError
-from tasks.request import Answer, Message, Request
-from tasks.result_folder import is_answer_record, private_folder
 from tests.asking import answer, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors
 
@@ -67,7 +67,7 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_every_field_is_keyed_or_left_out() -> None:
-    assert set(Request.model_fields) == KEYED | LEFT_OUT, "decide about the new field in tasks/cache_key.py"
+    assert set(Request.model_fields) == KEYED | LEFT_OUT, "decide about the new field in tasks/calls/cache_key.py"
     assert not KEYED & LEFT_OUT
     assert set(REQUEST_CHANGES) == KEYED
     assert set(SAMPLING_CHANGES) == set(Sampling.model_fields), "the key holds all of them: add the new one here"
@@ -121,7 +121,7 @@ def record(result: str, serializer: dict[str, Any] | None = None, **fields: Any)
 
 
 def payload(**data: Any) -> str:
-    return json.dumps({"__class__": "tasks.request.Answer", "data": {"text": "evil", **data}})
+    return json.dumps({"__class__": "tasks.calls.request.Answer", "data": {"text": "evil", **data}})
 
 
 def hostile(target: Path) -> dict[str, bytes]:
@@ -152,7 +152,7 @@ def hostile(target: Path) -> dict[str, bytes]:
         "old format beside the new": record(pickled, serializer=json_serializer) | {"serializer": pickle_serializer},
         "data beside the result": record(good, data=pickled),
         "no metadata": {"result": good},
-        "another answer": record(json.dumps({"__class__": "tasks.request.Usage", "data": {}})),
+        "another answer": record(json.dumps({"__class__": "tasks.calls.request.Usage", "data": {}})),
         "no answer": record(payload(surprise=1)),
         "a list": [],
         "a text": "x",

@@ -26,9 +26,9 @@ from pydantic import SecretStr
 
 from blocks import AnthropicCredentials, GoogleCredentials, OpenAICompatibleCredentials, OpenAICredentials
 from blocks.credentials import ModelCredentials
-from tasks.call import Caller
+from tasks.calls.call import Caller
+from tasks.calls.scrub import scrub
 from tasks.record import Response
-from tasks.scrub import scrub
 from tests.asking import asking, forget, outcome, question
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from deployments.chat import chat
-from deployments.conversations import ConversationOptions
-from deployments.history import moment
+from deployments.commands.chat import chat
+from deployments.commands.conversations import ConversationOptions
+from deployments.commands.history import moment
+from deployments.commands.rows import one_line, put_rows
 from deployments.options import ConsortiumOptions
-from deployments.rows import one_line, put_rows
 from deployments.terminal import Exit, Stop
 from tasks.history.writer import close_writers
 from tests.command_kit import commands

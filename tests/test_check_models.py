@@ -12,7 +12,7 @@ from flows.check_models import check_models, run_check_models
 from flows.mixture_of_agents import run_mixture_of_agents
 from tasks.check_cases import as_expected, read_cases, shipped_cases
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.recorded import Recorded, numbered
+from tasks.reports.recorded import Recorded, numbered
 from tests.command_kit import commands
 from tests.consortium_kit import asked, say
 from tests.mixture_kit import answers_of

@@ -7,10 +7,10 @@ import pytest
 
 from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from flows.consensus_learning import consensus_learning, run_consensus_learning
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.learning_report import round_markdown
 from tasks.record import Record
-from tasks.request import Message
+from tasks.reports.learning_report import round_markdown
 from tests.consortium_kit import asked, say
 from tests.vendors import Reply, faults
 

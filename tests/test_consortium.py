@@ -6,9 +6,9 @@ import pytest
 
 from blocks.consortium import Consortium
 from flows.consortium import consortium, run_consortium
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
 from tasks.record import Record
-from tasks.request import Message
 from tests.consortium_kit import ARBITER, asked, config, judged, say
 from tests.vendors import Reply, faults
 

@@ -21,12 +21,12 @@ from flows.mixture_of_agents import run_mixture_of_agents
 from flows.prefer import run_prefer
 from flows.pump import run_pump
 from flows.vote import run_vote
+from tasks.calls.request import Message
 from tasks.history.conversation import Conversation, continuing
 from tasks.history.database import Database
 from tasks.history.errors import HistoryError
 from tasks.history.lookup import latest, named
 from tasks.history.writer import close_writers
-from tasks.request import Message
 from tests.command_kit import commands
 from tests.consortium_kit import asked, config, judged, say
 from tests.history_kit import ROOT, entry, in_processes, record, rows, written

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.consensus_learning import ConsensusLearningConfig, Snowflake
-from tasks.clusters import clusters
-from tasks.consensus import decentralized, held_texts
-from tasks.decentralized import needed_of, settle
+from tasks.counting.clusters import clusters
+from tasks.counting.consensus import decentralized, held_texts
+from tasks.counting.decentralized import needed_of, settle
 from tasks.record import Response
 
 rules = st.builds(

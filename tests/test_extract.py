@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.extraction import parse_extraction
-from tasks.choices import chosen_label, chosen_letter
-from tasks.extract import extract, extract_all
-from tasks.json_field import field_of
-from tasks.numbers import first_number, show_number, stated_number
+from tasks.counting.choices import chosen_label, chosen_letter
+from tasks.counting.extract import extract, extract_all
+from tasks.counting.json_field import field_of
+from tasks.counting.numbers import first_number, show_number, stated_number
 
 FORMS = ["number", "choice", "json:answer", "label:yes,no", "label:A,B", "text", "text:answer", "llm"]
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tasks.calls.request import Answer, ErrorKind
 from tasks.errors import ModelError
-from tasks.request import Answer, ErrorKind
 from tests.asking import VENDORS, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, Step, faults
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from prefect.serializers import JSONSerializer
 
+from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
+from tasks.calls.request import ErrorKind, FinishReason
+from tasks.calls.retry_after import retry_after
 from tasks.errors import BudgetError, ConfigurationError, ConsensusError, ModelError, QuorumError
-from tasks.failures import Fault, Verdict, classify, fault_of, judge_answer
-from tasks.request import ErrorKind, FinishReason
-from tasks.retry_after import retry_after
 
 NOW = 1_780_000_000.0
 

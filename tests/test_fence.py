@@ -8,7 +8,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.fence import fence_tag, fenced, labels, shuffled
+from tasks.judging.fence import fence_tag, fenced, labels, shuffled
 from tasks.record import Response
 
 seeds = st.text(max_size=20)

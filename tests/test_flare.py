@@ -6,10 +6,10 @@ import json
 import pytest
 
 from blocks.consensus_learning import ConsensusLearningConfig
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
-from tasks.flare import FlareModel, document, name_of, read_input
 from tasks.record import CallError, Iteration, Record, Response, Synthesis
-from tasks.request import Message
+from tasks.reports.flare import FlareModel, document, name_of, read_input
 
 SETTINGS = {"max_tokens": 200, "temperature": 0.7}
 OLDER = {

@@ -24,7 +24,7 @@ from tasks.history.saving import save
 from tasks.history.schema import metadata
 from tasks.history.writer import close_writers, writer_of
 from tasks.recording import NOT_RECORDED, recorded
-from tasks.report import start_record
+from tasks.reports.report import start_record
 from tasks.watch import tell, watched_by
 from tests.consortium_kit import config, judged
 from tests.history_kit import ROOT, entry, in_processes, record, response, rows, written
@@ -150,7 +150,7 @@ def test_sqlalchemy_is_not_imported_to_write_a_run(file, database):
     """It costs half a second of CPU, which every command would pay."""
     written(database, entry(record("run-1")))
     code = f"""
-import sys, deployments.cli, deployments.chat, flows.consortium
+import sys, deployments.cli, deployments.commands.chat, flows.consortium
 import pathlib, tests.history_kit as kit
 from tasks.history.writer import close_writers, writer_of
 writer_of(pathlib.Path({str(file)!r})).write(kit.entry(kit.record("run-2"))).result(30)

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ("blocks", "tasks", "flows", "deployments")
 MOST_LINES = 400
-LONGER = {"tests/test_vendors.py": 470}
-"""Files that may be longer, each with a reason: this one is a table of three vendors' rows."""
+LONGER = {"tests/test_vendors.py": 470, "tests/test_ask.py": 490, "tests/test_wire.py": 490}
+"""Files that may be longer, because they are tables of the rows of three vendors."""
 FILES = sorted(
     path
     for folder in (*LAYERS, "tests", "benchmarks", "examples")
@@ -46,7 +46,7 @@ def test_imports_run_one_way_only(layer):
 
 
 def test_the_search_finds_imports():
-    assert "tasks.ask" in set(imported(ROOT / "tasks/call.py"))
+    assert "tasks.calls.ask" in set(imported(ROOT / "tasks/calls/call.py"))
     assert "flows.consortium" in set(imported(Path(__file__).parent / "test_consortium.py"))
 
 
@@ -58,7 +58,10 @@ def test_no_flow_bears_the_name_of_a_package():
             continue
         assert name not in sys.stdlib_module_names, name
         assert name not in LAYERS, name
-        assert importlib.util.find_spec(name) is None, f"flows/{name}.py shadows an installed package"
+        found = importlib.util.find_spec(name)
+        # Prefect leaves the folder of a flow that it has loaded on the path, and then finds the file itself.
+        ours = found is not None and found.origin is not None and Path(found.origin).is_relative_to(ROOT / "flows")
+        assert found is None or ours, f"flows/{name}.py shadows an installed package"
 
 
 def test_files_are_short():

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from deployments.query_files import read_queries, read_references
+from deployments.commands.query_files import read_queries, read_references
 from deployments.terminal import Stop
 from flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents, run_queries
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.recorded import Recorded, numbered, recorded_for
+from tasks.reports.recorded import Recorded, numbered, recorded_for
 from tests.command_kit import commands
 from tests.consortium_kit import asked, say
 from tests.mixture_kit import answers_of, config

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
 from flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.mixture import windows
-from tasks.request import Message
+from tasks.judging.mixture import windows
 from tests.consortium_kit import asked, say
 from tests.mixture_kit import answers_of, config, self_moa
 from tests.vendors import Reply, faults

@@ -5,11 +5,11 @@ import json
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.layer_view import LayerTable, heading
+from deployments.commands.layer_view import LayerTable, heading
 from flows.mixture_of_agents import mixture_of_agents
-from tasks.mixture_report import layer_markdown, query_row
 from tasks.record import CallError, Iteration, Record, Response, Synthesis
-from tasks.recorded import Recorded
+from tasks.reports.mixture_report import layer_markdown, query_row
+from tasks.reports.recorded import Recorded
 from tests.consortium_kit import say
 from tests.mixture_kit import config
 from tests.vendors import faults

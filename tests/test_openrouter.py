@@ -12,10 +12,11 @@ from deployments.terminal import Stop
 from flows import openrouter_models
 from flows.completion import run_completion
 from flows.openrouter_models import openrouter_working_models
-from tasks import ask, providers
+from tasks.calls import providers
+from tasks.calls.attempt import REPAIRS
 from tasks.errors import ConfigurationError, ModelError
-from tasks.openrouter import account, free_models, list_models
-from tasks.trials import FILES, TRIED, Trial, Trials
+from tasks.openrouter.account import account, free_models, list_models
+from tasks.openrouter.trials import FILES, TRIED, Trial, Trials
 from tests.command_kit import commands
 from tests.openrouter_server import FREE, OpenRouterServer, described
 from tests.vendors import Reply, faults
@@ -38,7 +39,7 @@ def server(monkeypatch):
         monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-canary0123456789")
         monkeypatch.setenv("OPENROUTER_BASE_URL", server.openrouter_url)
         providers._saved.clear()
-        ask._repairs.clear()
+        REPAIRS.clear()
         yield server
 
 
@@ -233,7 +234,7 @@ async def test_bad_input_tries_nothing(server, tmp_path):
 
 
 def test_trials_at_another_address_are_not_of_this_account(tmp_path):
-    from tasks.trials import read_trials, write_trials
+    from tasks.openrouter.trials import read_trials, write_trials
 
     trials = Trials(address="https://one")
     trials.add(Trial(model="a", endpoint="completions", works=True))
@@ -381,7 +382,7 @@ def test_a_file_of_settings_may_not_name_other_members(consensus, server, tmp_pa
 
 
 def test_names_of_models():
-    from deployments.openrouter import one_model
+    from deployments.commands.openrouter import one_model
 
     for given, meant in {
         "a/b:free": "a/b:free",

@@ -7,8 +7,8 @@ import pytest
 from blocks.member import ModelName
 from blocks.vote import VoteConfig
 from flows.vote import run_vote
-from tasks.ballot import Comparison
-from tasks.pairwise import bubble, read_comparison, win_shares
+from tasks.counting.ballot import Comparison
+from tasks.judging.pairwise import bubble, read_comparison, win_shares
 from tasks.readers import UnreadableError
 from tests.consortium_kit import asked, say
 from tests.vendors import Reply, faults, json_reply

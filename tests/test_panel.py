@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tasks.cut import cuttable, failing_when_cut
+from tasks.calls.cut import cuttable, failing_when_cut
+from tasks.calls.request import Message, Request
 from tasks.errors import ModelError, QuorumError
 from tasks.panel import check_quorum, gather_panel
 from tasks.record import CallError, Response
-from tasks.request import Message, Request
 
 REQUEST = Request(provider="p", model="m", messages=(Message(role="user", content="?"),))
 

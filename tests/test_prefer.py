@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from flows.prefer import prefer, run_prefer
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.record import Record
-from tasks.request import Message
 from tests.preference_kit import MEMBERS, ONE, THREE, TWO, config, judged_by, member, panel, prefers, ranks, shown
 from tests.vendors import Reply, faults, json_reply
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.preference import best_round, position_effect, score, without_own
-from tasks.preference_judgement import preference_schema, read_preference
-from tasks.ranked import JudgeRanking
+from tasks.counting.preference import best_round, position_effect, score, without_own
+from tasks.judging.preference_judgement import preference_schema, read_preference
+from tasks.judging.ranked import JudgeRanking
 from tasks.readers import UnreadableError
 
 A, B, C, D = "p/a#1", "p/b#1", "p/c#1", "p/d#1"

@@ -17,12 +17,12 @@ from flows.mixture_of_agents import run_mixture_of_agents
 from flows.prefer import run_prefer
 from flows.pump import run_pump
 from flows.vote import run_vote
-from tasks.answer_parts import divide
-from tasks.citations import put_together, read_sources
+from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
-from tasks.prompt_sets import PromptSet, prompt_set, prompt_sets
+from tasks.prompting.answer_parts import divide
+from tasks.prompting.citations import put_together, read_sources
+from tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
 from tasks.record import Response
-from tasks.request import Message
 from tests.command_kit import commands
 from tests.vendors import Reply, json_reply
 

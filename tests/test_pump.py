@@ -5,7 +5,7 @@ import json
 import pytest
 
 from blocks.pump import PumpConfig
-from deployments.pump import file_name
+from deployments.commands.pump import file_name
 from flows.pump import pump, run_pump
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.record import Response

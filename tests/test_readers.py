@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judgement import read_judgement, schema_of
+from tasks.judging.judgement import read_judgement, schema_of
 from tasks.readers import UnreadableError, flag, json_object, read_json, share, texts
 
 SYNTHESIS = schema_of("synthesize", ["A", "B"])

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 
 from flows.consortium import consortium
 from tasks.record import CallError, Iteration, Response, Synthesis
-from tasks.report import LIMIT, cell, iteration_markdown, key, quoted, run_name
+from tasks.reports.report import LIMIT, cell, iteration_markdown, key, quoted, run_name
 from tasks.watch import tell, watched_by
 from tests.consortium_kit import config, judged
 from tests.vendors import faults
@@ -286,7 +286,7 @@ async def test_what_is_wrong_in_the_form_is_said_before_any_call(vendors, settin
 
 
 def test_a_run_is_named_after_its_question(monkeypatch):
-    from tasks import report
+    from tasks.reports import report
 
     run = SimpleNamespace(parameters={"prompt": "  a\n b " + "x" * 100})
     monkeypatch.setattr(report, "flow_run", run)

@@ -6,11 +6,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tasks.ranked import JudgeRanking
+from tasks.judging.ranked import JudgeRanking
 from tasks.record import Record
-from tasks.record_files import read_preferences
-from tasks.tally import agreed, rank_rows, table_rows, tally
-from tasks.tally_picture import picture
+from tasks.reports.record_files import read_preferences
+from tasks.reports.tally import agreed, rank_rows, table_rows, tally
+from tasks.reports.tally_picture import picture
 from tests.command_kit import commands
 from tests.preference_kit import MEMBERS, ONE, THREE, TWO, panel, prefers
 from tests.vendors import faults

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from blocks.vote import VoteConfig
 from flows.vote import run_vote, vote
+from tasks.calls.request import Message
+from tasks.counting.vote import count_votes
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.record import Record
-from tasks.request import Message
-from tasks.vote import count_votes
 from tests.consortium_kit import asked, say
 from tests.vendors import Reply, faults, json_reply
 
@@ -299,11 +299,13 @@ class TestCalls:
 
 def options(monkeypatch, *arguments):
     """Return the prompt and the configuration that the command line makes of its arguments."""
-    import deployments.vote
+    import deployments.commands.vote
     from deployments.cli import app
 
     seen = []
-    monkeypatch.setattr(deployments.vote, "_run", lambda prompt, config, out: seen.append((prompt, config)) or 0)
+    monkeypatch.setattr(
+        deployments.commands.vote, "_run", lambda prompt, config, out: seen.append((prompt, config)) or 0
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)
     return seen[0]

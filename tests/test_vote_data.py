@@ -9,8 +9,8 @@ from prefect.context import AsyncClientContext
 from blocks.extraction import parse_extraction
 from blocks.vote import VoteConfig
 from flows.vote import run_vote
-from tasks.extract import extract_all
-from tasks.vote import count_votes
+from tasks.counting.extract import extract_all
+from tasks.counting.vote import count_votes
 from tests.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed, serve
 
 pytestmark = pytest.mark.skipif(

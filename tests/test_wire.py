@@ -11,11 +11,11 @@ import genai_prices
 import pytest
 
 from blocks import Sampling
-from tasks.adapters.openai_chat import strict
-from tasks.adapters.repair import Repairs, refused_parameter
-from tasks.call import Caller
-from tasks.failures import Fault
-from tasks.request import Message, Request, Usage
+from tasks.calls.adapters.openai_chat import strict
+from tasks.calls.adapters.repair import Repairs, refused_parameter
+from tasks.calls.call import Caller
+from tasks.calls.failures import Fault
+from tasks.calls.request import Message, Request, Usage
 from tests.asking import VENDORS, answer, asking, forget, outcome, question
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults, json_reply
 from tests.vendors import Usage as Counts
@@ -459,8 +459,8 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
 
 
 def test_the_local_model_is_told_how_long_its_texts_may_be():
-    from tasks.adapters.openai_chat import bounded
-    from tasks.judge import schema_of
+    from tasks.calls.adapters.openai_chat import bounded
+    from tasks.judging.judge import schema_of
 
     schema = bounded(dict(schema_of("synthesize", "AB")), 512)
     fields = schema["properties"]

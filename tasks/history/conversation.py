@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from tasks.request import Message
+from tasks.calls.request import Message
 
 
 @dataclass

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from tasks.calls.scrub import scrub
 from tasks.history.errors import HistoryError, RowError
 from tasks.history.place import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place
 from tasks.history.rows import Row
 from tasks.history.saving import Transaction
 from tasks.history.schema import metadata
-from tasks.scrub import scrub
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.agreement import similarity
+from tasks.calls.request import Message
+from tasks.counting.agreement import similarity
 from tasks.history.conversation import Conversation
 from tasks.record import Iteration, Record, Response
-from tasks.request import Message
 
 Row = dict[str, Any]
 

@@ -1,0 +1,106 @@
+"""`consensus check`: is the server there, which credentials are found and do they answer, how much will a run call."""
+
+import asyncio
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from blocks.consortium import ConsortiumConfig
+from deployments.commands.keys import saved as saved_keys
+from deployments.commands.saved import load
+from deployments.run import server
+from deployments.terminal import Exit, Stop, put
+from tasks.calls.clients import client_of, close_clients
+from tasks.calls.failures import classify, fault_of
+from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, endpoint_of
+from tasks.calls.scrub import scrub
+from tasks.errors import ConfigurationError
+from tasks.history.place import history_place
+
+PATIENCE_S = 15.0
+
+
+def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """Say whether the server is there, which credentials are found and answer, and how much a run will call.
+
+    Nothing that is paid for is called: a provider is asked for its list of models.
+
+    Args:
+        name: Saved configuration whose calls are counted.
+        offline: Do not ask the providers.
+    """
+    info = server()
+    put(f"server      {info.api_url} answers; UI at {info.ui_url}")
+    put(f"history     {_history()}")
+    good = asyncio.run(_providers(offline=offline))
+    try:
+        config = ConsortiumConfig.model_validate(load(name, "consortium"))
+    except Stop as stop:
+        put(f"run         {stop.message}")
+        return Exit.ANSWER if good else Exit.BAD_INPUT
+    put(f"run         {name}: {calls(config)}")
+    return Exit.ANSWER if good else Exit.BAD_INPUT
+
+
+def _history() -> str:
+    from tasks.history.database import opened, shown
+    from tasks.history.errors import HistoryError
+    from tasks.history.reading import count_runs
+
+    try:
+        with opened() as history:
+            return f"{history.read(count_runs)} runs in {shown(history_place())}"
+    except HistoryError as error:
+        return error.message
+
+
+def calls(config: ConsortiumConfig) -> str:
+    """Say how many calls a run makes."""
+    members = len(config.panel())
+    least, most = config.min_iterations * (members + 1), config.max_iterations * (members + 1)
+    return (
+        f"{members} members and an arbiter, {config.min_iterations} to {config.max_iterations} iterations: "
+        f"{least} to {most} calls, without retries and second askings"
+    )
+
+
+async def _providers(*, offline: bool) -> bool:
+    found = [name for name, _, _ in await saved_keys()]
+    names = list(dict.fromkeys([*found, *BUILT_IN, LOCAL]))
+    try:
+        lines = await asyncio.gather(*(_provider(name, saved=name in found, offline=offline) for name in names))
+    finally:
+        await close_clients()
+    for name, (_, text) in zip(names, lines, strict=True):
+        put(f"{name:<12}{text}")
+    return all(good for good, _ in lines)
+
+
+async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str]:
+    """Return whether all is well, and what to say; a built-in provider without a key is no fault."""
+    try:
+        endpoint = await endpoint_of(name, "smollm2")
+    except ConfigurationError as error:
+        return not saved, error.message
+    where = (
+        "the model that runs here" if name == LOCAL else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+    )
+    if offline:
+        return True, where
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _list_models(endpoint)
+    except Exception as error:
+        fault = fault_of(error)
+        return False, scrub(f"{where}: {classify(fault).kind}: {fault.message}", endpoint.secrets)
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s"
+
+
+async def _list_models(endpoint: Endpoint) -> None:
+    client = await client_of(endpoint, "smollm2")
+    if endpoint.wire == "google":
+        await client.models.list()
+    else:
+        await client.models.list(timeout=PATIENCE_S)

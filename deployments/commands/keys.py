@@ -1,0 +1,167 @@
+"""`consensus keys`: the credentials of providers, saved as Prefect blocks. A key is never an argument and never printed."""
+
+import asyncio
+import json
+import os
+import sys
+from getpass import getpass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from pydantic import SecretStr, ValidationError
+
+from blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
+from blocks.member import parse_model
+from deployments.run import server
+from deployments.terminal import Exit, Stop, explain, put, say
+from tasks.calls.providers import BLOCKS, BUILT_IN
+
+app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
+
+
+@app.command(name="set")
+def set_key(
+    provider: str,
+    *,
+    base_url: str | None = None,
+    from_env: str | None = None,
+    allow_http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
+    max_concurrency: int | None = None,
+    requests_per_minute: int | None = None,
+) -> Exit:
+    """Save the key of a provider. It is asked for without being shown, or taken from a variable or from standard input.
+
+    Args:
+        provider: openai, anthropic, google, openrouter, huggingface, or a name of your own for another server.
+        base_url: Address of the server, for a name of your own.
+        from_env: Name of the environment variable that holds the key.
+        allow_http_host: Host to which the key may travel over plain http. May be repeated.
+        max_concurrency: Most calls under way at once in one process.
+        requests_per_minute: Most calls started a minute in one process.
+    """
+    block_class, default_url = _class_of(provider, base_url)
+    limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
+    fields: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    fields |= {"base_url": base_url or default_url, "allowed_http_hosts": allow_http_host or []}
+    _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
+    key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
+    block = _make(block_class, provider, fields | ({"api_key": SecretStr(key)} if key else {}))
+    server()
+    asyncio.run(_save({provider: block}))
+    say(f"saved the credentials of {provider}")
+    return Exit.ANSWER
+
+
+@app.command(name="import")
+def import_keys(file: Path) -> Exit:
+    """Save the keys of a JSON file: {"openai": {"api-key": "..."}, "my-server": {"base-url": "...", "api-key": "..."}}.
+
+    Args:
+        file: The file.
+    """
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Stop(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Stop(f"{file} is no JSON: line {getattr(error, 'lineno', '?')}") from None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise Stop(f'{file} must hold an object by provider: {{"openai": {{"api-key": "..."}}}}')
+    blocks: dict[str, ModelCredentials] = {}
+    for provider, entry in entries.items():
+        fields = {name.replace("-", "_"): value for name, value in entry.items()}
+        block_class, default_url = _class_of(provider, fields.get("base_url"))
+        fields.setdefault("base_url", default_url)
+        unknown = sorted(set(fields) - set(block_class.model_fields))
+        if unknown:
+            raise Stop(f"{provider}: unknown field {unknown[0].replace('_', '-')}")
+        blocks[provider] = _make(block_class, provider, fields)
+    server()
+    asyncio.run(_save(blocks))
+    say(f"saved the credentials of {', '.join(blocks) or 'nobody: the file is empty'}")
+    return Exit.ANSWER
+
+
+@app.command(name="list")
+def list_keys() -> Exit:
+    """List the saved credentials, without the keys."""
+    server()
+    for name, slug, data in asyncio.run(saved()):
+        put(f"{name}\t{slug}\t{data.get('base_url') or BLOCKS[slug].default_base_url or ''}")
+    return Exit.ANSWER
+
+
+@app.command
+def remove(provider: str) -> Exit:
+    """Remove the saved credentials of a provider.
+
+    Args:
+        provider: Its name.
+    """
+    server()
+
+    async def delete() -> bool:
+        slugs = [slug for name, slug, _ in await saved() if name == provider]
+        for slug in slugs:
+            await BLOCKS[slug].adelete(provider)
+        return bool(slugs)
+
+    if not asyncio.run(delete()):
+        raise Stop(f"no credentials are saved as {provider!r}")
+    say(f"removed the credentials of {provider}")
+    return Exit.ANSWER
+
+
+async def saved() -> list[tuple[str, str, dict[str, Any]]]:
+    """List name, type and fields of all saved credentials; the server masks the keys."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        response = await client.request(
+            "POST", "/block_documents/filter", json={"block_types": {"slug": {"any_": sorted(BLOCKS)}}}
+        )
+    return sorted((item["name"], item["block_type"]["slug"], item["data"]) for item in response.json())
+
+
+async def _save(blocks: dict[str, ModelCredentials]) -> None:
+    for provider, block in blocks.items():
+        # Awaited, as `save` is asynchronous where an event loop runs.
+        await block.save(provider, overwrite=True)
+
+
+def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredentials], str | None]:
+    try:
+        parse_model(f"{provider}/x")
+    except ValueError:
+        raise Stop(f"{provider!r} is no provider name: lower-case letters, digits and dashes") from None
+    built_in = BUILT_IN.get(provider)
+    if built_in is not None:
+        return built_in.block, built_in.base_url
+    if base_url is None:
+        raise Stop(
+            f"{provider!r} is none of {', '.join(BUILT_IN)}: give the address of its OpenAI-compatible server with --base-url"
+        )
+    return OpenAICompatibleCredentials, None
+
+
+def _make(block_class: type[ModelCredentials], provider: str, fields: dict[str, Any]) -> ModelCredentials:
+    try:
+        return block_class.model_validate(fields)
+    except ValidationError as error:
+        raise Stop(f"{provider}: {explain(error, {'api_key': 'api-key', 'base_url': 'base-url'})}") from None
+
+
+def _read_key(provider: str, from_env: str | None, *, optional: bool) -> str:
+    if from_env is not None:
+        key = os.environ.get(from_env, "")
+        if not key:
+            raise Stop(f"--from-env {from_env}: this variable is not set")
+    elif sys.stdin.isatty():
+        key = getpass(f"Key of {provider}{' (empty for none)' if optional else ''}: ", stream=sys.stderr)
+    else:
+        key = sys.stdin.readline()
+    key = key.strip()
+    if not key and not optional:
+        raise Stop(f"no key given for {provider}")
+    return key

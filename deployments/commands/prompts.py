@@ -1,0 +1,45 @@
+"""`consensus prompts`: the prompt sets that members can be prompted with."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from deployments.terminal import Exit, put, put_json, say
+from tasks.errors import ConfigurationError
+from tasks.prompting.prompt_sets import path_of, prompt_set, prompt_sets
+
+app = App(name="prompts", help="Prompt sets: examples, steps of thought, citations. `--prompt-set` uses one.")
+
+
+@app.command(name="list")
+def list_sets(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """List the prompt sets that have a name, one's own and the shipped ones.
+
+    Args:
+        json: As JSON.
+    """
+    rows, good = [], True
+    for name, path in prompt_sets().items():
+        try:
+            description = prompt_set(str(path)).description
+        except ConfigurationError as error:
+            good, description = False, ""
+            say(f"consensus: {error.message}")
+        rows.append({"name": name, "description": description, "path": str(path)})
+    if json:
+        put_json(rows)
+    for row in [] if json else rows:
+        put(f"{row['name']}\t{row['description']}\t{row['path']}")
+    return Exit.ANSWER if good else Exit.BAD_INPUT
+
+
+@app.command
+def show(name: str) -> Exit:
+    """Print the file of a prompt set, for a copy of one's own: `consensus prompts show few-shot > mine.toml`.
+
+    Args:
+        name: Name of the set, or a file.
+    """
+    prompt_set(name)
+    put(path_of(name).read_text(encoding="utf-8-sig").rstrip())
+    return Exit.ANSWER

@@ -1,0 +1,145 @@
+"""`consensus save`, `list`, `show` and `remove`: saved configurations of all kinds of flows."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+from cyclopts import Parameter
+from prefect.blocks.core import Block
+
+from blocks.member import ModelName
+from deployments.kinds import KINDS, block_class
+from deployments.run import server
+from deployments.terminal import Exit, Stop, put, put_json, say
+from tasks.calls.providers import check_models
+
+_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
+
+
+class Saved(NamedTuple):
+    """A saved configuration."""
+
+    name: str
+    kind: str
+    values: dict[str, Any]
+
+
+def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
+    """Save a configuration under a name, after a check that its models can be asked.
+
+    Raises:
+        Stop: If the name cannot be one, or another kind of configuration has it.
+    """
+    if not _NAME.match(name):
+        raise Stop(f"{name!r} is no name: lower-case letters, digits and single dashes, for example night-panel")
+    server()
+
+    async def write() -> None:
+        await check_models(models)
+        slug = block.get_block_type_slug()
+        others = [one.kind for one in await saved_configurations(name) if slug != slug_of(one.kind)]
+        if others:
+            raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
+        await block.save(name, overwrite=True)
+
+    asyncio.run(write())
+    say(f"saved as {name}")
+    return Exit.ANSWER
+
+
+def load(name: str, kind: str | None = None) -> dict[str, Any]:
+    """Return the settings that were chosen in the saved configuration `name`.
+
+    Raises:
+        Stop: If there is none of that kind.
+    """
+    return find(name, kind).values
+
+
+def find(name: str, kind: str | None = None) -> Saved:
+    """Return the saved configuration `name`.
+
+    Raises:
+        Stop: If there is none of that kind.
+    """
+    server()
+    found = asyncio.run(saved_configurations(name))
+    if not found:
+        raise Stop(f"no configuration is saved as {name!r}: `consensus save {name} -m provider/model:count ...`")
+    if kind is not None and found[0].kind != kind:
+        raise Stop(f"{name!r} is saved for {found[0].kind}, not for {kind}")
+    return found[0]
+
+
+def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """List the saved configurations.
+
+    Args:
+        json: As JSON.
+    """
+    server()
+    found = asyncio.run(saved_configurations())
+    if json:
+        put_json([{"name": one.name, "flow": one.kind, "config": one.values} for one in found])
+        return Exit.ANSWER
+    for one in found:
+        put(f"{one.name}\t{one.kind}\t{_in_short(one.values)}")
+    if not found:
+        say("nothing is saved: `consensus save NAME -m provider/model --arbiter provider/model`")
+    return Exit.ANSWER
+
+
+def show(name: str) -> Exit:
+    """Print a saved configuration as JSON, as `--config` reads it.
+
+    Args:
+        name: Name of the configuration.
+    """
+    put_json(load(name))
+    return Exit.ANSWER
+
+
+def remove(name: str) -> Exit:
+    """Remove a saved configuration.
+
+    Args:
+        name: Name of the configuration.
+    """
+    one = find(name)
+    asyncio.run(block_class(one.kind).adelete(name))
+    say(f"removed {name}")
+    return Exit.ANSWER
+
+
+def slug_of(kind: str) -> str:
+    """Return the slug of the block type in which configurations of this kind are saved."""
+    return str(block_class(kind).get_block_type_slug())
+
+
+async def saved_configurations(name: str | None = None) -> list[Saved]:
+    """List the saved configurations of all kinds, or those called `name`."""
+    from prefect.client.orchestration import get_client
+
+    kinds = {slug_of(kind): kind for kind in KINDS}
+    body: dict[str, Any] = {"block_types": {"slug": {"any_": sorted(kinds)}}, "include_secrets": True}
+    if name is not None:
+        body["block_documents"] = {"name": {"any_": [name]}}
+    async with get_client() as client:
+        response = await client.request("POST", "/block_documents/filter", json=body)
+    found = []
+    for document in response.json():
+        kind = kinds[document["block_type"]["slug"]]
+        config = block_class(kind).model_fields["config"].annotation.model_validate(document["data"]["config"])
+        # Prefect stores every field; only what differs from the default was chosen.
+        found.append(Saved(document["name"], kind, config.model_dump(mode="json", exclude_defaults=True)))
+    return sorted(found)
+
+
+def _in_short(values: dict[str, Any]) -> str:
+    text = ", ".join(f"{name} {_flat(value)}" for name, value in values.items())
+    return text if len(text) <= 160 else f"{text[:159]}…"
+
+
+def _flat(value: Any) -> str:
+    return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,56 @@
+"""One thin adapter a wire format: build the body, send it through the vendor's SDK, read the response."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from blocks.credentials import Wire
+from tasks.calls.adapters.repair import Repairs
+from tasks.calls.failures import Fault
+from tasks.calls.request import FinishReason, Request, Usage
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a vendor's response says, in words that are the same for all vendors.
+
+    `fault` is set when a response of HTTP status 200 carries an error.
+    """
+
+    text: str | None = None
+    finish: FinishReason = "other"
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    model: str | None = None
+    detail: str = ""
+    fault: Fault | None = None
+
+
+class Adapter(Protocol):
+    """The module of one wire format."""
+
+    def body(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Build the SDK call's arguments."""
+
+    async def post(self, client: Any, body: Mapping[str, Any], timeout: float) -> Any:
+        """Send it, once."""
+
+    def read(self, response: Any) -> Reply:
+        """Read the SDK's response object."""
+
+    def unsent(self, request: Request) -> tuple[str, ...]:
+        """Name the settings of `request` for which this wire format has no parameter."""
+
+
+_MODULES: dict[Wire, str] = {
+    "openai": "tasks.calls.adapters.openai_chat",
+    "anthropic": "tasks.calls.adapters.anthropic_messages",
+    "google": "tasks.calls.adapters.google_generate",
+    "openai-completions": "tasks.calls.adapters.openai_completions",
+}
+
+
+def adapter_of(wire: Wire) -> Adapter:
+    """Return the adapter of a wire format; its SDK is imported with it."""
+    return cast("Adapter", import_module(_MODULES[wire]))

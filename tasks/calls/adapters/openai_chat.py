@@ -1,0 +1,169 @@
+"""OpenAI chat completions, and every server that speaks them: OpenRouter, Hugging Face, vLLM, Ollama, llama.cpp."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
+
+from tasks.calls.adapters import Reply
+from tasks.calls.adapters.repair import Repairs, schema_instruction
+from tasks.calls.failures import Fault
+from tasks.calls.request import FinishReason, Request, Usage
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+_UNSUPPORTED = frozenset({"minLength", "maxLength", "uniqueItems", "default", "examples"})
+"""Keywords that OpenAI's strict mode refuses; the reader checks them."""
+
+
+def body(request: Request, repairs: Repairs) -> dict[str, Any]:
+    """Build the arguments of `chat.completions.create`."""
+    sampling = request.sampling
+    messages = [message.model_dump() for message in request.messages]
+    wanted: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_output_tokens,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "reasoning_effort": sampling.reasoning_effort,
+    }
+    extra: dict[str, Any] = dict(sampling.extra)
+    if sampling.top_k is not None and "top_k" not in repairs.dropped:
+        extra["top_k"] = sampling.top_k
+    if request.response_schema is not None:
+        if repairs.schema_mode == 0:
+            schema = _schema(request)
+            wanted["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            }
+        else:
+            messages = _with_system(messages, schema_instruction(request))
+            if repairs.schema_mode == 1:
+                wanted["response_format"] = {"type": "json_object"}
+    arguments = {name: value for name, value in wanted.items() if value is not None and name not in repairs.dropped}
+    if "max_tokens" in repairs.renamed and "max_tokens" in arguments:
+        arguments["max_completion_tokens"] = arguments.pop("max_tokens")
+    return {"model": request.model, "messages": messages, **arguments, **({"extra_body": extra} if extra else {})}
+
+
+async def post(client: AsyncOpenAI, body: Mapping[str, Any], timeout: float) -> Any:
+    """Send one chat completion."""
+    return await client.chat.completions.create(**body, timeout=timeout)
+
+
+def read(response: Any) -> Reply:
+    """Read a chat completion."""
+    if not isinstance(response, ChatCompletion):
+        return Reply(fault=Fault(200, message="the response is no chat completion", transport="malformed"))
+    choice = response.choices[0] if response.choices else None
+    error = _error(response, choice)
+    usage, cost = _usage(response)
+    if error is not None:
+        # Even beside a text: what was written before generation broke is no complete answer.
+        return Reply(usage=usage, cost_usd=cost, fault=fault_in_body(error))
+    message = choice.message if choice is not None else None
+    if choice is None or message is None:
+        return Reply(usage=usage, cost_usd=cost, model=response.model, detail="no choice in the response")
+    finish = _FINISH.get(choice.finish_reason or "", "other")
+    if message.refusal:
+        return Reply(None, "content_filter", usage, cost, response.model, message.refusal)
+    return Reply(message.content, finish, usage, cost, response.model, f"finish_reason {choice.finish_reason}")
+
+
+def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol
+    """Every setting has a parameter here; what a server does not take, it refuses."""
+    return ()
+
+
+def _error(response: ChatCompletion, choice: Any) -> Any:
+    """Find the error object that OpenRouter and others put into a response of status 200."""
+    for part in (response, choice):
+        found = (getattr(part, "model_extra", None) or {}).get("error")
+        if found:
+            return found
+    return {"message": "generation ended with an error"} if getattr(choice, "finish_reason", "") == "error" else None
+
+
+def fault_in_body(error: Any) -> Fault:
+    """Read an error object that came with HTTP status 200, as OpenRouter sends it."""
+    fields = error if isinstance(error, Mapping) else {"message": str(error)}
+    code = str(fields.get("code"))
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
+    return Fault(status, body={"error": dict(fields)}, message=str(fields.get("message") or "error in the response"))
+
+
+def _schema(request: Request) -> Any:
+    if request.provider != "local":
+        return strict(request.response_schema)
+    limit = request.sampling.max_output_tokens
+    return bounded(request.response_schema or {}, limit) if limit else request.response_schema
+
+
+def bounded(schema: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Return `schema` with texts so short that an object of them fits into `tokens`.
+
+    The grammar of llama.cpp keeps to it, and a small model that rambles still closes its object before it is cut off.
+    """
+    properties: dict[str, Any] = dict(schema.get("properties", {}))
+    open_ended = [
+        name for name, field in properties.items() if field.get("type") in {"string", "array"} and "enum" not in field
+    ]
+    length = max(40, 2 * tokens // max(1, len(open_ended)))
+    for name in open_ended:
+        field = properties[name]
+        if field["type"] == "string":
+            properties[name] = {"maxLength": length, **field}
+        elif field.get("items", {}).get("type") == "string" and "enum" not in field["items"]:
+            few = min(3, field.get("maxItems", 3))
+            properties[name] = {**field, "maxItems": few, "items": {"maxLength": length // 3, **field["items"]}}
+    return {**schema, "properties": properties}
+
+
+def strict(schema: Any) -> Any:
+    """Return `schema` as OpenAI's strict mode wants it: closed objects, all properties required."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: strict(value) for key, value in schema.items() if key not in _UNSUPPORTED}
+    if result.get("type") == "object" and "properties" in result:
+        result["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
+        result["additionalProperties"] = False
+        result["required"] = list(result["properties"])
+    return result
+
+
+def _usage(response: ChatCompletion) -> tuple[Usage | None, float | None]:
+    usage = response.usage
+    if usage is None:
+        return None, None
+    read_tokens = usage.prompt_tokens_details
+    spent = usage.completion_tokens_details
+    fields = usage.model_extra or {}
+    cost = fields.get("cost")
+    upstream = (fields.get("cost_details") or {}).get("upstream_inference_cost") if fields.get("is_byok") else None
+    return (
+        Usage(
+            input_tokens=usage.prompt_tokens or 0,
+            output_tokens=usage.completion_tokens or 0,
+            cached_input_tokens=(read_tokens.cached_tokens if read_tokens else 0) or 0,
+            reasoning_tokens=(spent.reasoning_tokens if spent else 0) or 0,
+        ),
+        # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
+        float(cost) + float(upstream or 0.0) if isinstance(cost, int | float) else None,
+    )
+
+
+def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    if messages and messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]

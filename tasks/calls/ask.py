@@ -1,0 +1,103 @@
+"""The task that every model call goes through: retried, cached and paced."""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import Task
+from prefect.transactions import CommitMode, get_transaction
+
+from tasks.calls.attempt import attempt, setting
+from tasks.calls.cache_key import RequestKey, request_key
+from tasks.calls.cut import failing_when_cut
+from tasks.calls.providers import address_of, endpoint_of
+from tasks.calls.request import Answer, Request
+from tasks.calls.result_folder import guard
+from tasks.calls.single_flight import once
+from tasks.errors import ModelError
+
+RETRIES = 4
+BACKOFF_S = 1.0
+
+
+def retry_wanted(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001  # Prefect's form
+    """Tell Prefect whether to try again. A plain function, because Prefect ignores partials and callable objects."""
+    error = state.data
+    if not isinstance(error, ModelError) or not error.retryable:
+        return False
+    return error.max_attempts is None or task_run.run_count < error.max_attempts
+
+
+async def _ask(request: Request) -> Answer:
+    """Ask a model once more; Prefect calls this again for a retry.
+
+    Args:
+        request: The request; plain JSON.
+
+    Returns:
+        A complete answer. A refused, empty, truncated or unreadable one is never returned, so it is never stored.
+
+    Raises:
+        ModelError: If there is none; Prefect retries it when it is `retryable`.
+        ConfigurationError: If the provider is unknown or has no key, or the answer could not be stored.
+    """
+    with failing_when_cut(request.name):
+        return await _answer(request)
+
+
+async def _answer(request: Request) -> Answer:
+    _commit_at_once()
+    endpoint = await endpoint_of(request.provider, request.model)
+    key = request_key(request, endpoint.address)
+    run = TaskRunContext.get()
+    if run is not None:
+        # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
+        guard(run.result_store, key)
+    began = run.start_time.timestamp() if run is not None else time.time()
+    return await once(key, lambda: attempt(request, endpoint), began)
+
+
+def _commit_at_once() -> None:
+    """Store the answer when this task ends, not when the outermost task does: a paid answer survives `kill -9`."""
+    transaction = get_transaction()
+    if transaction is not None:
+        transaction.commit_mode = CommitMode.EAGER
+
+
+@lru_cache(maxsize=32)
+def _task(retries: int, backoff: float, fresh: bool) -> Task[[Request], Any]:
+    policy: CachePolicy = RequestKey(address_of=address_of)
+    return task(
+        name="ask",
+        description="Ask a model; retried, cached and paced.",
+        task_run_name="ask {request.title}",
+        cache_policy=policy,
+        persist_result=True,
+        result_serializer="json",
+        cache_result_in_memory=False,
+        refresh_cache=fresh or None,
+        retries=retries,
+        retry_delay_seconds=[backoff * 2**n for n in range(max(1, retries))],
+        retry_jitter_factor=0.5,
+        retry_condition_fn=retry_wanted,
+    )(_ask)
+
+
+def ask_task(*, fresh: bool = False) -> Task[[Request], Any]:
+    """Return the task with the retries and the backoff that the environment sets.
+
+    `CONSENSUS_RETRIES` (default 4) is how often a call is tried again, `CONSENSUS_BACKOFF_S` (default 1) the first
+    wait in seconds, doubled each time.
+
+    Args:
+        fresh: Ask again even where an answer is stored, and replace it.
+    """
+    return _task(int(setting("RETRIES", RETRIES)), setting("BACKOFF_S", BACKOFF_S), fresh)
+
+
+ask: Task[[Request], Any] = ask_task()
+"""The task with its defaults, to be called as `await ask(Request(...))`."""

@@ -1,0 +1,209 @@
+"""One attempt of a call: wait for a turn, reserve its worst case, send it, book it, and judge what came back."""
+
+import asyncio
+import os
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from blocks.credentials import Wire
+from tasks.calls.adapters import Adapter, Reply, adapter_of
+from tasks.calls.adapters.repair import Repairs
+from tasks.calls.budget import current_purse
+from tasks.calls.clients import client_of
+from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
+from tasks.calls.pacing import pace_of
+from tasks.calls.pricing import price
+from tasks.calls.providers import Endpoint
+from tasks.calls.request import Answer, Request, Usage
+from tasks.calls.scrub import scrub
+from tasks.errors import ConfigurationError, ModelError
+from tasks.readers import UnreadableError, check_readable
+
+RETRY_AFTER_CAP_S = 120.0
+
+
+@dataclass
+class Attempt:
+    """One request that was sent, with what it used; None where the vendor did not say."""
+
+    usage: Usage | None
+    cost_usd: float | None
+    answered: bool
+    maybe_billed: bool
+    """The response was lost on the way, and the vendor may have billed it."""
+
+
+@dataclass
+class Ledger:
+    """The requests that were sent for one call, failed ones included."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that was sent and what came of it."""
+
+    reply: Reply
+    cost_usd: float | None = None
+    latency_s: float = 0.0
+
+
+ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
+REPAIRS: dict[tuple[str, str], Repairs] = {}
+"""What is known of the parameters that a model refuses, by address and model."""
+_adapters: dict[Wire, Adapter] = {}
+
+
+async def attempt(request: Request, endpoint: Endpoint) -> Answer:
+    """Send `request`, and once more for each parameter that the vendor refuses.
+
+    Raises:
+        ModelError: If no complete answer came back.
+        ConfigurationError: If the client cannot be made.
+    """
+    adapter = await _adapter(endpoint)
+    client = await client_of(endpoint, request.model)
+    known = REPAIRS.get((endpoint.address, request.model), Repairs())
+    repairs, body = known, adapter.body(request, known)
+    while True:
+        sent = await _send(request, endpoint, adapter, client, body)
+        learned = repairs.learn(sent.reply.fault, body) if sent.reply.fault else repairs
+        better = adapter.body(request, learned)
+        if better == body:  # nothing was refused, or what was refused is not ours to leave out
+            break
+        _book(sent, answered=False)
+        repairs, body = learned, better
+    if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 422}):
+        _remember(endpoint, request, repairs)
+    verdict, detail = _judge(request, sent.reply)
+    _book(sent, answered=verdict is None)
+    if verdict is not None:
+        raise _error(request, endpoint, verdict, sent.reply, detail)
+    reply = sent.reply
+    return Answer(
+        text=reply.text or "",
+        finish_reason=reply.finish,
+        model_served=reply.model,
+        usage=reply.usage or Usage(),
+        cost_usd=sent.cost_usd,
+        latency_s=round(sent.latency_s, 4),
+        warnings=(
+            *repairs.notes(request),
+            *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
+            *(() if reply.usage else (f"{request.name} reported no token usage",)),
+        ),
+    )
+
+
+async def _adapter(endpoint: Endpoint) -> Adapter:
+    # Importing an SDK takes one to two seconds: in a thread, so that the calls of other vendors go on.
+    return _adapters.get(endpoint.wire) or _adapters.setdefault(
+        endpoint.wire, await asyncio.to_thread(adapter_of, endpoint.wire)
+    )
+
+
+def _remember(endpoint: Endpoint, request: Request, repairs: Repairs) -> None:
+    key = (endpoint.address, request.model)
+    # Merged, because a call beside this one may have learned something else meanwhile.
+    REPAIRS[key] = REPAIRS.get(key, Repairs()) | repairs
+
+
+async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: Any, body: dict[str, Any]) -> Sent:
+    async with pace_of(endpoint).turn():
+        purse = current_purse()
+        reservation = await purse.reserve(request, endpoint) if purse else None
+        started = time.monotonic()
+        try:
+            reply = await _exchange(request, adapter, client, body)
+        except asyncio.CancelledError:
+            # Nobody will say what it cost: the reservation stays, and the record says that it may be billed.
+            _book(Sent(Reply(fault=Fault(transport="timeout"))), answered=False)
+            raise
+        latency = time.monotonic() - started
+        cost, usage = reply.cost_usd, reply.usage
+        if reply.fault is not None and reply.fault.unbilled:
+            cost, usage = cost or 0.0, usage or Usage()
+        elif cost is None and usage is not None:
+            cost = await price(endpoint, request.model, usage)
+        if purse and reservation:
+            purse.settle(reservation, usage, cost)
+    return Sent(reply, cost, latency)
+
+
+async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[str, Any]) -> Reply:
+    try:
+        # The client's own timeout counts from byte to byte: a server that trickles would never reach it.
+        async with asyncio.timeout(request.timeout + 1):
+            response = await adapter.post(client, body, request.timeout)
+    except Exception as error:  # every SDK has its own; `classify` says what it means
+        return Reply(fault=fault_of(error))
+    try:
+        return adapter.read(response)
+    except Exception as error:  # a server that speaks almost the right format
+        message = f"the response cannot be read: {type(error).__name__}"
+        return Reply(fault=Fault(200, message=message, transport="malformed"))
+
+
+def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
+    if reply.fault is not None:
+        return classify(reply.fault), reply.fault.message
+    verdict = judge_answer(reply.text, reply.finish)
+    if verdict is None and request.reader:
+        try:
+            check_readable(request.reader, reply.text or "", request.response_schema)
+        except UnreadableError as error:
+            return Verdict("malformed"), error.message
+    return verdict, reply.detail
+
+
+def _book(sent: Sent, *, answered: bool) -> None:
+    book = ledger.get()
+    if book is not None:
+        fault = sent.reply.fault
+        lost = fault is not None and not fault.unbilled
+        book.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, answered=answered, maybe_billed=lost))
+
+
+def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply, detail: str) -> ModelError:
+    status = reply.fault.status if reply.fault else None
+    retry, wait = verdict.retry, verdict.wait_s
+    cap = setting("RETRY_AFTER_CAP_S", RETRY_AFTER_CAP_S)
+    note = ""
+    if retry and wait is not None:
+        if wait > cap:
+            retry, note = False, f" (asks to wait {wait:.0f} s, more than the {cap:.0f} s that are waited at most)"
+        else:
+            pace_of(endpoint).hold(wait)
+    where = f"HTTP {status}: " if status else ""
+    message = scrub(f"{request.name}: {verdict.kind}: {where}{detail}", endpoint.secrets) + note
+    return ModelError(
+        message,
+        kind=verdict.kind,
+        retryable=retry,
+        wait_s=wait,
+        max_attempts=verdict.max_attempts,
+        status=status,
+        text=reply.text,
+    )
+
+
+def setting(name: str, default: float) -> float:
+    """Read `CONSENSUS_<name>` from the environment.
+
+    Raises:
+        ConfigurationError: If it is no number, or below 0.
+    """
+    value = os.environ.get(f"CONSENSUS_{name}")
+    if not value:
+        return default
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if not isfinite(number) or number < 0:
+        raise ConfigurationError(f"CONSENSUS_{name} is {value!r}: write a number from 0 up")
+    return number

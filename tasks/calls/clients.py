@@ -1,0 +1,41 @@
+"""One SDK client per credentials and event loop, so that connections are reused."""
+
+import asyncio
+import hashlib
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tasks.calls.providers import Endpoint
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()
+
+
+async def client_of(endpoint: Endpoint, model: str) -> Any:
+    """Return the client for `endpoint`; a changed key or address gives a new one."""
+    for loop in [loop for loop in _clients if loop.is_closed()]:
+        # Open connections hold on to their loop, so that the weak key alone would never let go of it.
+        del _clients[loop]
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
+    key = (endpoint.provider, endpoint.address, digest)
+    if key not in clients:
+        made = await _make(endpoint, model)
+        clients.setdefault(key, made)  # the local model takes its time to start, and a second call may be faster
+    return clients[key]
+
+
+async def _make(endpoint: Endpoint, model: str) -> Any:
+    if endpoint.credentials is not None:
+        return endpoint.credentials.get_client()
+    from openai import AsyncOpenAI
+
+    from tasks.calls.local_model import alocal_base_url
+
+    return AsyncOpenAI(api_key="none", base_url=await alocal_base_url(model), max_retries=0)
+
+
+async def close_clients() -> None:
+    """Close every client of this event loop."""
+    for client in (_clients.pop(asyncio.get_running_loop(), None) or {}).values():
+        close = getattr(client, "close", None) or client.aclose
+        await close()

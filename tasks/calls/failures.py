@@ -1,0 +1,229 @@
+"""What a failed call means: one pure function from a fault to a verdict.
+
+The rows follow the vendors' error references and the retry rules of their own SDKs; `tests/test_failures.py` holds the
+table, and `tests/test_failure_rows.py` shows the same rows over real sockets with the real SDKs.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from tasks.calls.request import ErrorKind, FinishReason
+from tasks.calls.retry_after import retry_after
+
+Transport = Literal["", "timeout", "connection", "malformed"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is known of a failure, whichever SDK reported it."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    message: str = ""
+    transport: Transport = ""
+    unsent: bool = False
+    """The request never reached the vendor."""
+
+    @property
+    def unbilled(self) -> bool:
+        """Whether nobody can bill for it: it was not sent, or the vendor answered with an error."""
+        return self.unsent or (not self.transport and (self.status or 0) >= 300)
+
+
+class Verdict(NamedTuple):
+    """What a fault means for the call.
+
+    Attributes:
+        kind: Kind of the failure.
+        retry: Whether the same request may succeed later.
+        wait_s: Seconds that the provider asked to wait.
+        max_attempts: After so many attempts another is pointless; None for no such bound.
+    """
+
+    kind: ErrorKind
+    retry: bool = False
+    wait_s: float | None = None
+    max_attempts: int | None = None
+
+
+_MONEY_CODES = re.compile(
+    r"insufficient_quota|credit_balance_exhausted|spend_limit|usage_limit_exceeded|billing|payment_required"
+)
+_MONEY_TEXT = re.compile(
+    r"specified api usage limits|credit balance is too low|insufficient credits|key limit exceeded", re.IGNORECASE
+)
+_CONTEXT = re.compile(
+    r"context_length_exceeded|exceed_context_size|context window|context length|prompt is too long|"
+    r"input token count .*exceeds|context is too long|context size|too many tokens",
+    re.IGNORECASE,
+)
+_FILTER_CODES = re.compile(r"content_filter|content_policy|invalid_prompt|moderation|cyber_policy")
+_FILTER_TEXT = re.compile(r"flagged|content management policy|moderation", re.IGNORECASE)
+_MODEL_TEXT = re.compile(r"model_not_found|not a valid model", re.IGNORECASE)
+_UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "ClientConnectorError"}
+
+
+def classify(fault: Fault) -> Verdict:
+    """Return what `fault` means. Pure: the same fault always gives the same verdict."""
+    if fault.transport == "timeout":
+        # The vendor may have billed the lost answer: one more try, not five.
+        return Verdict("timeout", retry=True, max_attempts=2)
+    if fault.transport == "connection":
+        return Verdict("connection", retry=True)
+    if fault.transport == "malformed":
+        return Verdict("malformed", retry=True, max_attempts=2)
+    if fault.status is None:
+        return Verdict("unknown")
+    verdict = _by_status(fault.status, " ".join(_codes(fault.body)), fault)
+    should = fault.headers.get("x-should-retry")
+    if should == "false":
+        return verdict._replace(retry=False)
+    if should == "true" and verdict.kind == "bad_request" and fault.status not in {400, 422}:
+        # Only where the status says nothing by itself: what costs money or needs a person is not asked again.
+        return Verdict("server", retry=True, wait_s=retry_after(fault.headers, fault.body))
+    return verdict
+
+
+def _by_status(status: int, codes: str, fault: Fault) -> Verdict:
+    wait = retry_after(fault.headers, fault.body)
+    said = f"{codes} {fault.message}"
+    money = bool(_MONEY_CODES.search(codes) or _MONEY_TEXT.search(fault.message))
+    if status == 402 and "in_flight_budget" in codes:
+        return Verdict("rate_limit", retry=True, wait_s=wait)
+    if status == 402 or (money and status in {400, 403, 429}) or (status == 429 and "perday" in codes):
+        return Verdict("quota")
+    if status == 429:
+        return Verdict("rate_limit", retry=True, wait_s=wait)
+    if status == 401 or "api_key_invalid" in codes:
+        return Verdict("auth")
+    if status == 413 or (status in {400, 422, 500} and _CONTEXT.search(said)):
+        return Verdict("context_length")
+    if status in {400, 403, 422} and (
+        _FILTER_CODES.search(codes) or (status == 403 and (_FILTER_TEXT.search(said) or _flagged(fault.body)))
+    ):
+        return Verdict("content_filter")
+    if status == 403:
+        return Verdict("auth")
+    if status == 404 or (status == 400 and _MODEL_TEXT.search(said)):
+        return Verdict("not_found")
+    if status in {503, 529, 498} or "overloaded" in codes:
+        return Verdict("overloaded", retry=True, wait_s=wait)
+    if status == 408:
+        return Verdict("timeout", retry=True, wait_s=wait)
+    if status == 409 or status >= 499:
+        return Verdict("server", retry=True, wait_s=wait)
+    return Verdict("bad_request")
+
+
+def judge_answer(text: str | None, finish: FinishReason) -> Verdict | None:
+    """Return why a response is no complete answer, or None when it is one."""
+    if finish == "content_filter":
+        return Verdict("content_filter")
+    if finish == "length":
+        return Verdict("truncated")
+    if not (text or "").strip():
+        return Verdict("empty", retry=True, max_attempts=2)
+    if finish == "tool_calls":
+        # What stands before a tool call that nobody offered is a preamble, not an answer.
+        return Verdict("malformed", retry=True, max_attempts=2)
+    return None
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Read a fault from any vendor SDK's exception, without importing the SDK."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    cause = error.__cause__ or error
+    unsent = bool(_UNSENT & {cls.__name__ for cls in type(cause).__mro__})
+    if isinstance(error, TimeoutError) or names & {"APITimeoutError", "TimeoutException"}:
+        return Fault(message="no response within the timeout", transport="timeout", unsent=unsent)
+    response = getattr(error, "response", None)
+    status = getattr(error, "status_code", None)
+    if status is None and "APIError" in names:  # google-genai names it `code`
+        status = getattr(error, "code", None)
+    if isinstance(status, int):
+        body = _first(getattr(error, "body", None), getattr(error, "details", None))
+        headers = {str(k).lower(): str(v) for k, v in dict(getattr(response, "headers", None) or {}).items()}
+        if "APIResponseValidationError" in names or status < 300:
+            return Fault(status, headers, body, "the response is not in the vendor's format", transport="malformed")
+        return Fault(
+            status, headers, body, _message(body) or _plain(status, headers, body if isinstance(body, str) else error)
+        )
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) or names & {
+        "UnknownApiResponseError",
+        "DecodingError",
+    }:
+        return Fault(message="the response is no JSON", transport="malformed")
+    # httpx's and httpx2's errors of transport, and the SDKs' own around them.
+    if isinstance(error, OSError) or names & {"APIConnectionError", "TransportError", "ClientError"}:
+        # The type alone where nothing more is said; never a local protocol error's text, which quotes headers.
+        said = "" if "LocalProtocolError" in {cls.__name__ for cls in type(cause).__mro__} else str(cause)
+        message = f"{type(cause).__name__}: {said}".rstrip(": ")
+        return Fault(message=message, transport="connection", unsent=unsent)
+    return Fault(message=f"{type(error).__name__}: {error}")
+
+
+def _plain(status: int, headers: Mapping[str, str], said: object) -> str:
+    """Words for a response without an error object: a proxy's page, a redirect."""
+    if 300 <= status < 400:
+        return f"redirected to {headers.get('location', 'nowhere')}; a key is not sent on, so correct the base URL"
+    return " ".join(re.sub(r"<[^>]*>", " ", str(said)).split())
+
+
+def _flagged(body: Any) -> bool:
+    """Tell whether OpenRouter says that its moderation flagged the input."""
+    metadata = _error_object(body).get("metadata")
+    return isinstance(metadata, Mapping) and ("flagged_input" in metadata or bool(metadata.get("reasons")))
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value), None)
+
+
+def _error_object(body: Any) -> Mapping[str, Any]:
+    if isinstance(body, list) and body:
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    return error if isinstance(error, Mapping) else {}
+
+
+def _message(body: Any) -> str:
+    error = _error_object(body)
+    # google-genai puts a page that is no JSON under the same name, without a code.
+    message = error.get("message")
+    return message if isinstance(message, str) and not message.lstrip().startswith("<") else ""
+
+
+def _codes(body: Any) -> Iterator[str]:
+    """List every short code word in an error body: codes, types, states, reasons, quota names."""
+    error = _error_object(body)
+    for key in ("code", "type", "status", "reason", "error_code", "limit_source", "quotaId"):
+        if isinstance(value := error.get(key), str | int):
+            yield str(value).lower()
+    details = error.get("details")
+    nested = [details, error.get("metadata"), *(details if isinstance(details, list) else [])]
+    for item in nested:
+        if isinstance(item, Mapping):
+            yield from _codes(item)
+            violations = item.get("violations")
+            for violation in violations if isinstance(violations, list) else []:
+                yield from _codes(violation)
+
+
+_REFUSES = re.compile(
+    r"unsupported|not support|unrecognized|unknown (?:name|field|parameter|argument)|extra inputs|not permitted|"
+    r"not enabled|deprecated|does not accept|invalid parameter|cannot both|only the default|invalid schema|"
+    r"unexpected field",
+    re.IGNORECASE,
+)
+
+
+def refusal_of(fault: Fault) -> tuple[str, bool]:
+    """Return the parameter that an error body names, if any, and whether the error refuses a parameter at all."""
+    error = _error_object(fault.body)
+    named = str(error.get("param") or "").partition(".")[0]
+    codes = " ".join(_codes(fault.body))
+    return named, bool(_REFUSES.search(f"{codes} {fault.message}".replace("_", " ")))

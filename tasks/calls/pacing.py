@@ -1,0 +1,63 @@
+"""One place per credentials where every call waits its turn: concurrency, requests a minute, and what Retry-After asks."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+from tasks.calls.providers import Endpoint
+
+
+class Pace:
+    """The turnstile of one provider's credentials in one event loop."""
+
+    def __init__(self, concurrency: int, per_minute: int | None) -> None:
+        self._slots = asyncio.Semaphore(concurrency)
+        self._spacing = 60 / per_minute if per_minute else 0.0
+        self._next_start = 0.0
+        self._held_until = 0.0
+
+    def hold(self, seconds: float) -> None:
+        """Let no call start for `seconds`."""
+        self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+    @property
+    def held_s(self) -> float:
+        """Seconds for which calls are still held back."""
+        return max(0.0, self._held_until - time.monotonic())
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a free slot and for the time to start, and keep the slot until the end of the block."""
+        async with self._slots:
+            while (wait := self._wait()) > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
+                await asyncio.sleep(wait)
+            if self._spacing:
+                self._next_start = max(self._next_start, time.monotonic()) + self._spacing
+            yield
+
+    def _wait(self) -> float:
+        now = time.monotonic()
+        if self._held_until > now:
+            # Spread the calls that were held back, so that they do not all arrive at the same instant.
+            return self._held_until - now + random.uniform(0, 0.05)
+        return self._next_start - now
+
+
+_paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int, int | None], Pace]]" = (
+    WeakKeyDictionary()
+)
+
+
+def pace_of(endpoint: Endpoint) -> Pace:
+    """Return the turnstile that all calls on the credentials of `endpoint` share in this event loop."""
+    for loop in [loop for loop in _paces if loop.is_closed()]:
+        del _paces[loop]
+    paces = _paces.setdefault(asyncio.get_running_loop(), {})
+    # The limits are in it, so that credentials saved with others are followed at once.
+    key = (endpoint.provider, endpoint.address, endpoint.max_concurrency, endpoint.requests_per_minute)
+    if key not in paces:
+        paces[key] = Pace(endpoint.max_concurrency, endpoint.requests_per_minute)
+    return paces[key]

@@ -1,0 +1,151 @@
+"""Prompt sets: how every member of any flow is prompted beside the question, as files that a person edits.
+
+A set may add to the system prompt, stand before and after what is asked, show examples (few-shot prompting, Brown et al.,
+arXiv:2005.14165), ask for the steps of thought (chain of thought, Wei et al., arXiv:2201.11903) or for sources, and say
+by which markers these are kept apart from the answer.
+"""
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.calls.request import Message
+from tasks.errors import ConfigurationError
+from tasks.prompting.answer_parts import divide
+from tasks.record import Response
+
+FOLDER = "CONSENSUS_PROMPT_SETS"
+"""The environment variable that names the folder of one's own sets; one of them hides a shipped one of the same name."""
+SUFFIX = ".toml"
+_SHIPPED = Path(__file__).parent.parent / "prompts" / "sets"
+
+
+class Example(BaseModel):
+    """A question and how it should be answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    user: str = Field(min_length=1)
+    assistant: str = Field(min_length=1)
+
+
+class PromptSet(BaseModel):
+    """How members are prompted, and how what they write is divided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    description: str = ""
+    """What the set is for; it is not sent."""
+    system: str = ""
+    """Added to the end of the system prompt."""
+    before: str = ""
+    """Stands before what is asked, in every round."""
+    after: str = ""
+    """Stands after what is asked, in every round."""
+    examples: tuple[Example, ...] = ()
+    """Turns that stand first, right after the system prompt."""
+    answer_marker: str = ""
+    """The line from which the answer begins; what stands before it is the reasoning."""
+    citations_marker: str = ""
+    """The line after which the sources stand."""
+
+    @property
+    def version(self) -> str:
+        """A digest of all but the description, for the cache key; empty for a set that changes nothing."""
+        if self == PromptSet(description=self.description):
+            return ""
+        text = self.model_dump_json(exclude={"description"})
+        return f"set-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+    def prompted(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return `messages` as a member is sent them; the last one is what is asked."""
+        if not self.version:
+            return messages
+        said = [message.content for message in messages[:1] if message.role == "system"]
+        system = "\n\n".join(text for text in (*said, self.system) if text)
+        *earlier, last = messages[len(said) :]
+        asked = "\n\n".join(text for text in (self.before, last.content, self.after) if text)
+        return (
+            *([Message(role="system", content=system)] if system else []),
+            *(turn for example in self.examples for turn in _turns(example)),
+            *earlier,
+            last.model_copy(update={"content": asked}),
+        )
+
+    def divided(self, response: Response) -> Response:
+        """Return `response` with the answer as its text and the rest kept apart; what has no marker stays whole."""
+        if response.text is None or response.error is not None or not (self.answer_marker or self.citations_marker):
+            return response
+        parts = divide(response.text, self.answer_marker, self.citations_marker)
+        return response.model_copy(
+            update={
+                "text": parts.answer,
+                "reasoning": parts.reasoning,
+                "citations": list(parts.citations),
+                "warnings": [
+                    *response.warnings,
+                    *(f"{response.member} has nothing marked {marker!r}: not kept apart" for marker in parts.missing),
+                ],
+            }
+        )
+
+
+def prompt_set(name: str) -> PromptSet:
+    """Read the prompt set `name`.
+
+    Args:
+        name: A name, or the path of a file.
+
+    Raises:
+        ConfigurationError: If there is none, naming those there are, or what is wrong in the file.
+    """
+    path = path_of(name)
+    try:
+        return PromptSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise ConfigurationError(f"prompt_set: {path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
+        raise ConfigurationError(f"prompt_set: {path}: {'; '.join(lines)}") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigurationError(f"prompt_set: {path} is no TOML: {error}") from None
+
+
+def is_path(name: str) -> bool:
+    """Tell whether `name` is the path of a file, and not the name of a set."""
+    return name.endswith(SUFFIX) or "/" in name or os.sep in name
+
+
+def path_of(name: str) -> Path:
+    """Return the file of the prompt set `name`: a path as it is, a name in one's own folder and then the shipped one.
+
+    Raises:
+        ConfigurationError: If a name is not found, naming those there are.
+    """
+    if is_path(name):
+        return Path(name).expanduser().resolve()
+    sets = prompt_sets()
+    if name not in sets:
+        own = os.environ.get(FOLDER)
+        missing = (
+            f" ({FOLDER} names {own!r}, which is no folder)" if own and not Path(own).expanduser().is_dir() else ""
+        )
+        raise ConfigurationError(
+            f"prompt_set: there is none called {name!r}; there are {', '.join(sets)}{missing}, or give the path of a file"
+        )
+    return sets[name]
+
+
+def prompt_sets() -> dict[str, Path]:
+    """Return the file of every prompt set that has a name, in the order of the names."""
+    own = os.environ.get(FOLDER)
+    folders = [_SHIPPED, *([Path(own).expanduser().resolve()] if own else [])]
+    found = {path.stem: path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    return dict(sorted(found.items()))
+
+
+def _turns(example: Example) -> tuple[Message, Message]:
+    return Message(role="user", content=example.user), Message(role="assistant", content=example.assistant)
