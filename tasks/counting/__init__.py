@@ -1,0 +1,1 @@
+"""Votes, ranks and likeness: pure counting, and the reading of what is counted."""

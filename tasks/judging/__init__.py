@@ -1,0 +1,1 @@
+"""Models that judge: what they are shown, how their answers are read, what stands in when they fail."""

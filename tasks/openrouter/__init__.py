@@ -1,0 +1,1 @@
+"""OpenRouter's account, its list of models, and what of it works."""

@@ -1,0 +1,1 @@
+"""What stands around a question, and what is kept apart in an answer."""
