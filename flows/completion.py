@@ -9,17 +9,15 @@ from blocks.pump import Pump, PumpConfig
 from flows.pump import run_pump
 from tasks.openrouter.complete import Completer
 from tasks.record import Record
+from tasks.recording import recorded
 from tasks.reports.pump_report import PumpReport
 from tasks.reports.report import run_name, told_of_end
 from tasks.saved_config import load_config
-from tasks.watch import watched_by
 
 
 async def run_completion(prompt: str, config: PumpConfig) -> Record:
     """Let every member of the panel go on with `prompt`; see `run_pump`."""
-    record = await run_pump(prompt, config, Completer(fresh=config.fresh))
-    record.flow = "completion"
-    return record
+    return await run_pump(prompt, config, Completer(fresh=config.fresh), name="completion")
 
 
 @flow(
@@ -34,6 +32,6 @@ async def completion(prompt: str, config: PumpConfig | None = None, saved: str =
         saved: Name of the Pump block to use when no configuration is given.
     """
     config = config or await load_config(Pump, PumpConfig, saved)
-    with watched_by(PumpReport()):
+    async with recorded(PumpReport(), in_conversation=False):
         record = await run_completion(prompt, config)
     return told_of_end(record)

@@ -20,6 +20,7 @@ from tasks.calls.providers import check_models
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError
 from tasks.record import Record
+from tasks.recording import recorded
 from tasks.reports.preference_report import number_text
 from tasks.reports.record_files import read_prompts, record_folder, write_record
 from tasks.reports.report import cell
@@ -96,8 +97,9 @@ async def prefer_prompts(
         get_run_logger().info("%s: %s", name, record.status)
         return _outcome(name, path, record)
 
-    with spending(config.budget):
-        outcomes = await asyncio.gather(*(one(name, text) for name, text in texts.items()))
+    async with recorded(in_conversation=False):
+        with spending(config.budget):
+            outcomes = await asyncio.gather(*(one(name, text) for name, text in texts.items()))
     await acreate_table_artifact(
         [
             {

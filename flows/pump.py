@@ -32,6 +32,7 @@ async def run_pump(
     call: Call | None = None,
     *,
     conversation: tuple[Message, ...] = (),
+    name: str = "pump",
 ) -> Record:
     """Ask all members at once.
 
@@ -40,6 +41,7 @@ async def run_pump(
         config: Who is asked.
         call: Makes the calls; by default the `ask` task.
         conversation: Earlier turns.
+        name: What the flow is called in the record.
 
     Returns:
         The record of the run, of one iteration. `answer` is the text of a panel's only member, else the answers of all
@@ -52,7 +54,7 @@ async def run_pump(
         raise ConfigurationError("prompt is empty: write a question")
     members = config.panel()
     await check_models([member.name for member in members])
-    record = start_record("pump", prompt)
+    record = start_record(name, prompt)
     system, turns = apart(config.system, conversation)
     iteration = Iteration(number=1)
     record.iterations.append(iteration)
@@ -65,7 +67,7 @@ async def run_pump(
             config,
             call or Caller(fresh=config.fresh),
             quorum=config.needed(),
-            label="pump",
+            label=name,
         )
     iteration.duration_s = round(time.monotonic() - started, 4)
     _conclude(record, iteration, config)

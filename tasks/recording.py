@@ -40,13 +40,12 @@ async def recorded(
         conversation: The messages that the flow was given.
         in_conversation: Whether the run is a turn of the conversation that is gone on with; a list of questions is none.
     """
-    place = None if _recording.get() else history_place()
-    if place is None:  # off, or a flow around this one records already
+    if _recording.get():  # a flow around this one records already
         with watched_by(*watchers):
             yield
         return
-    turn = continued() if in_conversation else None
-    recorder = Recorder(writer_of(place), turn, tuple(conversation or ()))
+    place, turn = history_place(), continued() if in_conversation else None
+    recorder = Recorder(writer_of(place) if place else None, turn, tuple(conversation or ()))
     token = _recording.set(True)
     try:
         # First in line, so that the database writes while the other watchers do.
@@ -67,9 +66,9 @@ class _Started(NamedTuple):
 
 
 class Recorder:
-    """A watcher that hands each run to the writer of the history when it ends."""
+    """A watcher that hands each run to the writer of the history when it ends; without one it keeps the conversation."""
 
-    def __init__(self, writer: Writer, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
+    def __init__(self, writer: Writer | None, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
         self._writer = writer
         self._conversation = conversation
         self._turn = Turn.of(conversation, given) if conversation else None
@@ -83,7 +82,8 @@ class Recorder:
         if event == "started":
             self._started[id(value)] = _Started(value, datetime.now(UTC), flow_run.name)
             self._heard.clear()
-            self._writer.warm_up()
+            if self._writer is not None:
+                self._writer.warm_up()
         elif event == "answered" and len(self._started) == 1:  # of several, nobody knows whose call it was
             self._heard.append(value)
         elif event == "ended":
@@ -103,6 +103,9 @@ class Recorder:
             await asyncio.wait(self._writing)
 
     def _hand_over(self, run: _Started, error: str | None = None) -> None:
+        if self._writer is None:
+            self._go_on(run.record, None)
+            return
         entry = Entry(run.record, run.at, datetime.now(UTC), run.name, self._turn, error)
         task = asyncio.ensure_future(self._settle(run.record, self._writer.write(entry)))
         self._writing.add(task)
@@ -119,6 +122,9 @@ class Recorder:
             message = f"{NOT_RECORDED}: {str(error) or f'it took longer than {PATIENCE_S:.0f} s'}"
             record.warnings.append(message)
             get_logger("consensus").error(message)
+        self._go_on(record, run_id)
+
+    def _go_on(self, record: Record, run_id: str | None) -> None:
         if self._conversation is not None and self._turn is not None and record.answer is not None:
             self._conversation.add(record.prompt, record.answer, run_id, self._turn.given)
 

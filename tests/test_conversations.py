@@ -113,6 +113,58 @@ def test_continue_goes_on_after_the_latest_answer(consensus, panel, file):
     assert rows(file, "SELECT count(*), count(parent_id), count(DISTINCT conversation_id) FROM turns") == [(4, 3, 1)]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["consortium", "And of Italy?", *PANEL],
+        ["learn", "And of Italy?", "-m", "openai/one", "-m", "openai/two", "--aggregator", "openai/judge"],
+        ["moa", "And of Italy?", "--layer", "openai/one,openai/two", "--final", "openai/judge"],
+        ["vote", "And of Italy?", "-m", "openai/one", "-m", "openai/two"],
+        ["prefer", "-p", "And of Italy?", "-m", "openai/one", "-m", "openai/two", "-m", "openai/three"],
+        ["pump", "-p", "And of Italy?", "-m", "openai/one", "-m", "openai/two"],
+        ["demo", "And of Italy?"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_that_asks_goes_on(consensus, panel, database, monkeypatch, command):
+    written(database, entry(record("first", prompt="Capital of France?", answer="It is Paris."), in_=Conversation()))
+    monkeypatch.setattr("deployments.commands.demo.MODEL", "openai/one")
+    ran = consensus(*command, "--cid", "first", "--json")
+    assert panel.count() >= 2
+    assert all(seen.messages[:2] == SAID for seen in panel.seen if seen.kind == "chat")
+    if command[0] != "demo":  # its model is no arbiter
+        made = json.loads(ran.out)
+        after = database.read(lambda connection: named(connection, made["flow_run_id"]))
+        assert [message.content for message in after.messages[1:]] == ["It is Paris.", "And of Italy?", made["answer"]]
+
+
+def test_what_is_no_turn_cannot_go_on(consensus, panel, database, tmp_path):
+    written(database, entry(in_=Conversation()))
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "one.md").write_text("One?")
+    (tmp_path / "queries.txt").write_text("One?\nTwo?\n")
+    members = [part for name in MEMBERS for part in ("-m", name)]
+    for command in (
+        ["prefer", "--prompts", tmp_path / "prompts", "--output", tmp_path / "out", *members],
+        ["moa", "--queries", tmp_path / "queries.txt", "--layer", "openai/one,openai/two", "--final", "openai/judge"],
+        ["openrouter", "completion", "-m", "a/b", "-p", "Once"],
+        ["openrouter", "chat", "-m", "a/b", "-p", "Once"],
+    ):
+        ran = consensus(*command, "-c")
+        assert ran.code == 2 and "no turn of a conversation" in ran.err, command
+    assert panel.count() == 0
+
+
+def test_a_folder_of_prompts_is_recorded_as_runs_of_one_flow_run(consensus, panel, file, tmp_path):
+    (tmp_path / "prompts").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "prompts" / f"{name}.md").write_text(f"{name}?")
+    members = [part for name in MEMBERS for part in ("-m", name)]
+    consensus("prefer", "--prompts", tmp_path / "prompts", "--output", tmp_path / "out", *members, "--json")
+    assert rows(file, "SELECT prompt FROM runs ORDER BY prompt") == [("one?",), ("two?",)]
+    assert rows(file, "SELECT count(DISTINCT flow_run_id), max(position) FROM runs") == [(1, 2)]
+
+
 def test_without_an_option_a_new_conversation_begins(consensus, panel, file):
     ids = {json.loads(consensus(f"Question {n}?", *PANEL, "--json").out)["conversation_id"] for n in range(2)}
     assert len(ids) == 2
@@ -240,8 +292,9 @@ async def test_runs_from_elsewhere_are_recorded_and_begin_no_conversation(panel,
     assert rows(file, "SELECT count(*) FROM turns") == [(0,)]
 
 
-async def test_a_broken_history_leaves_the_conversation_of_a_session_whole(panel, monkeypatch):
-    monkeypatch.setenv("CONSENSUS_HISTORY_URL", "sqlite:////proc/nowhere/history.db")
+@pytest.mark.parametrize("url", ["off", "sqlite:////proc/nowhere/history.db"])
+async def test_without_a_history_the_conversation_of_a_session_goes_on(panel, monkeypatch, url):
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", url)
     seen = Conversation()
     panel.script("arbiter", Reply(text=judged(90, "Paris").text), judged(90, "Rome"))
     with continuing(seen):

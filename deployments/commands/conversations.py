@@ -47,6 +47,15 @@ class ConversationOptions:
         except HistoryError as error:
             raise Stop(f"{option}: {error}") from None
 
+    def refuse(self, what: str) -> None:
+        """Say that `what` is no turn of a conversation.
+
+        Raises:
+            Stop: If one was named.
+        """
+        if self.go_on or self.cid is not None:
+            raise Stop(f"--continue and --cid: {what} is no turn of a conversation")
+
     def turns(self) -> list[Message]:
         """Return what was said so far, for a flow's `conversation`."""
         return list(self.conversation.messages)

@@ -28,4 +28,6 @@ def demo(prompt: str = QUESTION, *, out: OutputOptions | None = None) -> Exit:
     out = out or OutputOptions()
     if not out.json and not out.raw:
         say(f"Question: {prompt}")
-    return run_flow(lambda: consortium(prompt, config), [str(member) for member in config.panel()], out)
+    return run_flow(
+        lambda: consortium(prompt, config, conversation=out.turns()), [str(member) for member in config.panel()], out
+    )

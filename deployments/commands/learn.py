@@ -149,7 +149,7 @@ def _configured(panel: LearnOptions, under: dict[str, Any] | None) -> ConsensusL
 
 
 def _run(question: _Question, config: ConsensusLearningConfig, out: OutputOptions) -> Exit:
-    prompt, conversation = question
+    prompt, conversation = question.prompt, (*out.turns(), *question.conversation)
     shape = None
     if isinstance(out, LearnOutput) and out.output_format == "flare":
         out.json = out.json or out.output is None

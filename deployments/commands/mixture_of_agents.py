@@ -151,7 +151,7 @@ def _files(prompts: PromptOptions) -> dict[str, Path]:
 
 def _run(prompt: str, config: MixtureOfAgentsConfig, out: OutputOptions, recorded: Sequence[Recorded] = ()) -> Exit:
     async def start() -> Record:
-        record = await mixture_of_agents(prompt, config, reference=list(recorded))
+        record = await mixture_of_agents(prompt, config, conversation=out.turns(), reference=list(recorded))
         assert isinstance(record, Record)
         return record
 

@@ -26,6 +26,7 @@ def run_list(
     Returns:
         ANSWER if each has an answer, BUDGET if the budget ended one of them, else NO_ANSWER.
     """
+    out.refuse("a list of questions")
     output = checked_output(out.output)
     warm_up([*(member.name.provider for member in config.members()), *(name.provider for name in config.aggregators())])
     info = server()

@@ -141,8 +141,10 @@ def completion(
     """
     from flows.completion import completion as flow
 
+    out = out or OutputOptions()
+    out.refuse("a text that is gone on with")
     text, config = question(prompt, prompt_file), one_model(model, options)
-    return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out or OutputOptions())
+    return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out)
 
 
 def one_model(model: str, options: RunOptions | None) -> PumpConfig:

@@ -52,6 +52,7 @@ def chat(
     if turns < 1:
         raise Stop(f"--turns is {turns}: it must be at least 1")
     out = out or OutputOptions()
+    out.refuse("a chat of OpenRouter's own")
     output = checked_output(out.output)
     interactive = mode == "interactive"
     if prompt == "-" and interactive:

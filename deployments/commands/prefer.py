@@ -82,4 +82,4 @@ def save(name: str, *, panel: PreferOptions | None = None) -> Exit:
 
 def _run(prompt: str, config: PreferConfig, out: OutputOptions) -> Exit:
     members = [str(member) for member in config.panel()]
-    return run_flow(lambda: prefer(prompt, config), members, out, show=show_record)
+    return run_flow(lambda: prefer(prompt, config, conversation=out.turns()), members, out, show=show_record)

@@ -28,6 +28,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: OutputOptions, at_once:
     Raises:
         Stop: If there is no folder to write into.
     """
+    out.refuse("a folder of prompts")
     if out.output is None:
         raise Stop("--prompts needs --output DIR: the folder that gets a record of each prompt")
     if at_once < 1:

@@ -81,7 +81,7 @@ def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | 
     async def start() -> Record:
         record: Record | None = None
         try:
-            record = await pump(prompt, config)
+            record = await pump(prompt, config, conversation=out.turns())
             return record
         except ConsensusError as error:
             record = getattr(error, "record", None)

@@ -85,7 +85,7 @@ def save(name: str, *, panel: VoteOptions | None = None) -> Exit:
 
 def _run(prompt: str, config: VoteConfig, out: OutputOptions) -> Exit:
     members = [str(member) for member in config.panel()]
-    return run_flow(lambda: vote(prompt, config), members, out, show=_show)
+    return run_flow(lambda: vote(prompt, config, conversation=out.turns()), members, out, show=_show)
 
 
 def _show(record: Record, ui_url: str) -> None:
