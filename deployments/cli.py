@@ -1,5 +1,7 @@
 """The command `consensus`."""
 
+import atexit
+import logging
 import os
 import sys
 
@@ -64,6 +66,29 @@ app.command(
 app.command("deployments.commands.up:down", name="down", help="Stop what up has started.")
 
 
+def entry() -> None:
+    """Run the command line as a process of its own."""
+    code: list[int] = []
+
+    def end() -> None:
+        # The first to be registered is the last to be called: threads have ended, logs and events are sent. What is left
+        # is to take apart some thousand modules, which takes half a second and changes nothing.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code[0])
+
+    atexit.register(end)
+    try:
+        main()
+    except SystemExit as left:
+        code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
+        raise
+    finally:
+        if not code:
+            atexit.unregister(end)
+
+
 def main() -> None:
     """Run the command line."""
     leave(_dispatch)
@@ -103,4 +128,4 @@ def tokens(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -242,7 +242,7 @@ async def consensus_learning(
         saved: Name of the Consensus Learning block to use when no configuration is given.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_config(ConsensusLearning, ConsensusLearningConfig, saved)
+    config = config or await load_config(ConsensusLearning, ConsensusLearningConfig, saved, "learn")
     async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
         record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -261,7 +261,7 @@ async def mixture_of_agents(
         conversation: Earlier turns of a conversation that this question goes on.
         reference: Recorded answers that stand in for the first layer.
     """
-    config = config or await load_config(MixtureOfAgents, MixtureOfAgentsConfig, saved)
+    config = config or await load_config(MixtureOfAgents, MixtureOfAgentsConfig, saved, "moa")
     turns, given = tuple(conversation or ()), reference or []
     if isinstance(prompt, str):
         (found,) = recorded_for([prompt], given)

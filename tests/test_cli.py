@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -236,3 +237,20 @@ def test_tokens_put_the_main_command_first():
     assert tokens(["keys", "list"]) == ["keys", "list"]
     with pytest.raises(Stop, match="nonsense"):
         tokens(["save", "x", "--flow", "nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out"),
+    [
+        (["--version"], 0, "."),
+        (["x", "-m", "openai/a:0", "--arbiter", "openai/b"], 2, ""),
+        (["--help"], 0, "consortium"),
+    ],
+)
+def test_the_process_ends_with_the_code_and_all_that_was_printed(arguments, code, out):
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    assert out in done.stdout
+    assert bool(done.stderr) == bool(code)

@@ -7,7 +7,7 @@ from blocks.extraction import parse_extraction
 from tasks.counting.agreement import medoid, similarity
 from tasks.counting.clusters import clusters
 from tasks.counting.decentralized import Outcome, settle
-from tasks.counting.extract import extract
+from tasks.counting.extract import extract_all
 from tasks.counting.settled import Adopted, Settlement
 from tasks.counting.vote import count_votes
 from tasks.judging.fence import labels
@@ -32,7 +32,7 @@ def values_of(responses: Sequence[Response], extraction: str) -> list[str | None
     written as the first member wrote them.
     """
     form = parse_extraction(extraction)
-    readings = [extract(response.text or "", form) for response in responses]
+    readings = extract_all([response.text for response in responses], form)
     shown: dict[float | str, str] = {}
     for reading in readings:
         if reading is not None:
