@@ -1,6 +1,7 @@
 """The task that every model call goes through: retried, cached and paced."""
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from prefect.transactions import CommitMode, get_transaction
 from tasks.calls.attempt import attempt, setting
 from tasks.calls.cache_key import RequestKey, request_key
 from tasks.calls.cut import failing_when_cut
-from tasks.calls.providers import address_of, endpoint_of
+from tasks.calls.providers import Endpoint, address_of, endpoint_of
 from tasks.calls.request import Answer, Request
 from tasks.calls.result_folder import guard
 from tasks.calls.single_flight import once
@@ -45,20 +46,31 @@ async def _ask(request: Request) -> Answer:
         ModelError: If there is none; Prefect retries it when it is `retryable`.
         ConfigurationError: If the provider is unknown or has no key, or the answer could not be stored.
     """
+    return await answered(request)
+
+
+async def answered(request: Request, route: Callable[[Endpoint], Endpoint] | None = None) -> Answer:
+    """Make the call of `request`, once, as the body of a task.
+
+    Args:
+        request: The request.
+        route: Changes where it goes, or refuses that it goes there.
+
+    Raises:
+        ModelError: If no complete answer came back.
+        ConfigurationError: If the provider is unknown or has no key, or the answer could not be stored.
+    """
     with failing_when_cut(request.name):
-        return await _answer(request)
-
-
-async def _answer(request: Request) -> Answer:
-    _commit_at_once()
-    endpoint = await endpoint_of(request.provider, request.model)
-    key = request_key(request, endpoint.address)
-    run = TaskRunContext.get()
-    if run is not None:
-        # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
-        guard(run.result_store, key)
-    began = run.start_time.timestamp() if run is not None else time.time()
-    return await once(key, lambda: attempt(request, endpoint), began)
+        _commit_at_once()
+        found = await endpoint_of(request.provider, request.model)
+        endpoint = route(found) if route else found
+        key = request_key(request, endpoint.address)
+        run = TaskRunContext.get()
+        if run is not None:
+            # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
+            guard(run.result_store, key)
+        began = run.start_time.timestamp() if run is not None else time.time()
+        return await once(key, lambda: attempt(request, endpoint), began)
 
 
 def _commit_at_once() -> None:
@@ -68,13 +80,39 @@ def _commit_at_once() -> None:
         transaction.commit_mode = CommitMode.EAGER
 
 
+def call_task(
+    body: Callable[[Request], Awaitable[Answer]], name: str, description: str, *, fresh: bool = False
+) -> Task[[Request], Any]:
+    """Return a task that makes a call: stored, with the retries and the backoff that the environment sets.
+
+    `CONSENSUS_RETRIES` (default 4) is how often a call is tried again, `CONSENSUS_BACKOFF_S` (default 1) the first
+    wait in seconds, doubled each time.
+
+    Args:
+        body: What the task does.
+        name: What the task is called.
+        description: What the UI says of it.
+        fresh: Ask again even where an answer is stored, and replace it.
+    """
+    retries, backoff = int(setting("RETRIES", RETRIES)), setting("BACKOFF_S", BACKOFF_S)
+    return _task(body, name, description, retries=retries, backoff=backoff, fresh=fresh)
+
+
 @lru_cache(maxsize=32)
-def _task(retries: int, backoff: float, fresh: bool) -> Task[[Request], Any]:
+def _task(
+    body: Callable[[Request], Awaitable[Answer]],
+    name: str,
+    description: str,
+    *,
+    retries: int,
+    backoff: float,
+    fresh: bool,
+) -> Task[[Request], Any]:
     policy: CachePolicy = RequestKey(address_of=address_of)
     return task(
-        name="ask",
-        description="Ask a model; retried, cached and paced.",
-        task_run_name="ask {request.title}",
+        name=name,
+        description=description,
+        task_run_name=f"{name} {{request.title}}",
         cache_policy=policy,
         persist_result=True,
         result_serializer="json",
@@ -84,19 +122,16 @@ def _task(retries: int, backoff: float, fresh: bool) -> Task[[Request], Any]:
         retry_delay_seconds=[backoff * 2**n for n in range(max(1, retries))],
         retry_jitter_factor=0.5,
         retry_condition_fn=retry_wanted,
-    )(_ask)
+    )(body)
 
 
 def ask_task(*, fresh: bool = False) -> Task[[Request], Any]:
-    """Return the task with the retries and the backoff that the environment sets.
-
-    `CONSENSUS_RETRIES` (default 4) is how often a call is tried again, `CONSENSUS_BACKOFF_S` (default 1) the first
-    wait in seconds, doubled each time.
+    """Return the task that asks a model.
 
     Args:
         fresh: Ask again even where an answer is stored, and replace it.
     """
-    return _task(int(setting("RETRIES", RETRIES)), setting("BACKOFF_S", BACKOFF_S), fresh)
+    return call_task(_ask, "ask", "Ask a model; retried, cached and paced.", fresh=fresh)
 
 
 ask: Task[[Request], Any] = ask_task()

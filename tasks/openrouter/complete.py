@@ -1,25 +1,14 @@
 """The task of a legacy completion: retried, cached and paced like `ask`, but sent to `/completions`."""
 
-import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import CachePolicy
-from prefect.context import TaskRunContext
 from prefect.tasks import Task
-from prefect.transactions import CommitMode, get_transaction
 
-from tasks.calls.ask import BACKOFF_S, RETRIES, retry_wanted
-from tasks.calls.attempt import attempt, setting
-from tasks.calls.cache_key import RequestKey, request_key
+from tasks.calls.ask import answered, call_task
 from tasks.calls.call import Caller
-from tasks.calls.cut import failing_when_cut
-from tasks.calls.providers import address_of, endpoint_of
+from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request
-from tasks.calls.result_folder import guard
-from tasks.calls.single_flight import once
 from tasks.errors import ConfigurationError
 from tasks.record import Response
 
@@ -34,46 +23,22 @@ async def _complete(request: Request) -> Answer:
         ModelError: If no complete answer came back.
         ConfigurationError: If the provider is unknown, has no key, or does not speak OpenAI's formats.
     """
-    with failing_when_cut(request.name):
-        transaction = get_transaction()
-        if transaction is not None:
-            transaction.commit_mode = CommitMode.EAGER  # a paid answer survives `kill -9`
-        endpoint = await endpoint_of(request.provider, request.model)
-        if endpoint.wire != "openai":
-            raise ConfigurationError(f"{request.provider} has no legacy completions: only OpenAI-compatible servers do")
-        key = request_key(request, endpoint.address)
-        run = TaskRunContext.get()
-        if run is not None:
-            guard(run.result_store, key)
-        began = run.start_time.timestamp() if run is not None else time.time()
-        return await once(key, lambda: attempt(request, replace(endpoint, wire="openai-completions")), began)
+    return await answered(request, _completions)
 
 
-@lru_cache(maxsize=8)
-def _task(retries: int, backoff: float, fresh: bool) -> Task[[Request], Any]:
-    policy: CachePolicy = RequestKey(address_of=address_of)
-    return task(
-        name="complete",
-        description="Let a model go on with a text; retried, cached and paced.",
-        task_run_name="complete {request.title}",
-        cache_policy=policy,
-        persist_result=True,
-        result_serializer="json",
-        cache_result_in_memory=False,
-        refresh_cache=fresh or None,
-        retries=retries,
-        retry_delay_seconds=[backoff * 2**n for n in range(max(1, retries))],
-        retry_jitter_factor=0.5,
-        retry_condition_fn=retry_wanted,
-    )(_complete)
+def _completions(endpoint: Endpoint) -> Endpoint:
+    if endpoint.wire != "openai":
+        raise ConfigurationError(f"{endpoint.provider} has no legacy completions: only OpenAI-compatible servers do")
+    return replace(endpoint, wire="openai-completions")
 
 
 def complete_task(*, fresh: bool = False) -> Task[[Request], Any]:
-    """Return the task with the retries and the backoff that the environment sets, as `ask_task` does.
+    """Return the task that lets a model go on with a text.
 
     Its requests must have gone through `as_completion`.
     """
-    return _task(int(setting("RETRIES", RETRIES)), setting("BACKOFF_S", BACKOFF_S), fresh)
+    description = "Let a model go on with a text; retried, cached and paced."
+    return call_task(_complete, "complete", description, fresh=fresh)
 
 
 def as_completion(request: Request) -> Request:
