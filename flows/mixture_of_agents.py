@@ -64,7 +64,7 @@ async def run_mixture_of_agents(
         ConfigurationError: Before any call, if the prompt is empty, there is no layer, or a model cannot be asked.
     """
     await _check([prompt], config, [reference])
-    record = start_record("mixture_of_agents", prompt, seed=config.seed)
+    record = start_record("mixture-of-agents", prompt, seed=config.seed)
     run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), conversation)
     started = time.monotonic()
     await tell("started", record)
@@ -99,7 +99,7 @@ async def run_queries(
             async with turns:
                 return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
         except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            record = start_record("mixture_of_agents", prompt, seed=config.seed)
+            record = start_record("mixture-of-agents", prompt, seed=config.seed)
             record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
             return record
 
@@ -239,7 +239,7 @@ def _stand_in(so_far: Synthesis | None, answers: Sequence[Response]) -> Synthesi
 
 
 @flow(
-    name="mixture_of_agents",
+    name="mixture-of-agents",
     flow_run_name=queries_run_name,
     persist_result=True,
     result_serializer="json",

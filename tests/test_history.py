@@ -334,7 +334,7 @@ def test_rows_hold_what_the_record_holds():
 
 
 def test_filters(database):
-    other = record("b", flow="mixture_of_agents", status="finished")
+    other = record("b", flow="mixture-of-agents", status="finished")
     other.iterations[0].responses[1].provider = "openrouter"
     other.iterations[0].responses[1].model = "deepseek/deepseek-r1:free"
     written(database, entry(record("a")), entry(other, after=3600), entry(record("c", status="failed"), after=7200))

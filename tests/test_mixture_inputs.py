@@ -112,7 +112,7 @@ def test_json_and_output_hold_the_whole_record(consensus, vendors, tmp_path):
     record = json.loads(out)
     assert (code, err) == (0, "")
     assert record == json.loads(file.read_text())
-    assert (record["flow"], record["answer"], record["calls"]) == ("mixture_of_agents", "the answer", 5)
+    assert (record["flow"], record["answer"], record["calls"]) == ("mixture-of-agents", "the answer", 5)
     assert len(record["iterations"]) == 3
     assert record["iterations"][-1]["synthesis"]["text"] == "the answer"
     assert asked(vendors, "a")[0].params["temperature"] == 0.5

@@ -75,7 +75,7 @@ def test_model_text_is_data():
     shown = layer_markdown(iteration)
     assert shown.count(f"````text\n{NASTY}\n````") == 2
     assert "auth: HTTP 401" in shown
-    row = query_row(Record(flow="mixture_of_agents", prompt=NASTY, answer=NASTY))
+    row = query_row(Record(flow="mixture-of-agents", prompt=NASTY, answer=NASTY))
     assert not any(mark in row["query"] + row["answer"] for mark in "<>[]`!")
 
 
