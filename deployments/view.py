@@ -87,6 +87,8 @@ class LiveTable:
             else:
                 mark = Text("✗", style="red") if response.error else Text("✓", style="green")
                 table.add_row(mark, Text(member), Text(state(response), style="dim"))
+        if self._members and all(member in self._done for member in self._members):
+            table.add_row(Spinner("dots"), Text("putting the answers together", style="dim"), Text(""))
         return table
 
 
