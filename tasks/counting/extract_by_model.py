@@ -66,8 +66,6 @@ async def extract_by_model(
     """
 
     async def read(response: Response) -> tuple[str | None, list[Response]]:
-        if not response.answered:
-            return None, []
         text = fill("extract", question=question, answers=fenced({"": response.text or ""}, seed, "text"))
         request = Request(
             provider=extractor.provider,
@@ -82,5 +80,11 @@ async def extract_by_model(
         )
         return await hear(request, call, read_extraction, member=f"{extractor} reads {response.member}")
 
-    heard = await asyncio.gather(*(read(response) for response in responses))
-    return [answer for answer, _ in heard], [one for _, calls in heard for one in calls]
+    # Members that wrote the same are read once.
+    first: dict[str, Response] = {}
+    for response in responses:
+        if response.answered:
+            first.setdefault(response.text or "", response)
+    heard = dict(zip(first, await asyncio.gather(*map(read, first.values())), strict=True))
+    answers = [heard[response.text or ""][0] if response.answered else None for response in responses]
+    return answers, [one for _, calls in heard.values() for one in calls]
