@@ -11,6 +11,7 @@ from blocks.credentials import (
     OpenAICompatibleCredentials,
     OpenAICredentials,
 )
+from blocks.history import HistoryDatabase
 from blocks.member import Member, ModelName, parse_member, parse_model
 from blocks.panel import PanelConfig, RunConfig
 from blocks.prefer import Prefer, PreferConfig
@@ -28,6 +29,7 @@ __all__ = [
     "Consortium",
     "ConsortiumConfig",
     "GoogleCredentials",
+    "HistoryDatabase",
     "Member",
     "ModelName",
     "OpenAICompatibleCredentials",

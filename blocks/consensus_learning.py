@@ -194,6 +194,10 @@ class ConsensusLearningConfig(PanelConfig):
             return []
         return [parse_member(name)[0] for name in (self.aggregator, *self.fallback_aggregators)]
 
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        return [*super().models(), *self.aggregators()]
+
     def settings_of(self, member: Member) -> Sampling:
         """Return the sampling settings of `member`: its own over those of its model over those of all."""
         own = self.instance_settings.get(str(member))

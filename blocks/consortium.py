@@ -65,6 +65,10 @@ class ConsortiumConfig(PanelConfig):
         """The arbiter and then its fallbacks."""
         return [parse_member(name)[0] for name in (self.arbiter, *self.fallback_arbiters)]
 
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        return [*super().models(), *self.arbiters()]
+
 
 class Consortium(Block):
     """A saved configuration of the consortium flow.

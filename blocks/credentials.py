@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from google.genai.client import AsyncClient as AsyncGoogle
     from openai import AsyncOpenAI
 
-Wire = Literal["openai", "anthropic", "google", "openai-completions"]
+Wire = Literal["openai", "anthropic", "google", "openai-completions", "openai-embeddings", "google-embeddings"]
 
 # Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
 _LOGO = HttpUrl(

@@ -4,6 +4,8 @@ import re
 from typing import NamedTuple
 
 _COUNT = re.compile(r"(?P<model>.+):(?P<count>[+-]?[0-9]+)\Z", re.DOTALL)
+MOST_INSTANCES = 1000
+"""Instances of one model in a panel; more is a slip of the pen, or somebody who means harm."""
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
 
 
@@ -50,9 +52,13 @@ def parse_member(text: str) -> tuple[ModelName, int]:
     """
     count = 1
     if found := _COUNT.match(text.strip()):
-        text, count = found["model"], int(found["count"])
-        if count < 1:
-            raise ValueError(f"the count of {text!r} is {count}: it must be at least 1")
+        # Not read as a number where it is too long: it may have thousands of digits.
+        text, digits = found["model"], found["count"].lstrip("+-0")
+        count = int(found["count"]) if len(digits) <= len(str(MOST_INSTANCES)) else MOST_INSTANCES + 1
+        if count < 1 or found["count"].startswith("-"):
+            raise ValueError(f"the count of {text!r} is {found['count'][:20]}: it must be at least 1")
+        if count > MOST_INSTANCES:
+            raise ValueError(f"the count of {text!r} is {found['count'][:20]}: it must be at most {MOST_INSTANCES}")
     return parse_model(text), count
 
 

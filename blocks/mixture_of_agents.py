@@ -128,6 +128,10 @@ class MixtureOfAgentsConfig(RunConfig):
         """The aggregator and then its fallbacks."""
         return [parse_member(name)[0] for name in (self.aggregator or self.self_moa or "", *self.fallback_aggregators)]
 
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the proposers first."""
+        return [*(member.name for member in self.members()), *self.aggregators()]
+
 
 class MixtureOfAgents(Block):
     """A saved configuration of the mixture-of-agents flow.

@@ -1,12 +1,15 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from blocks.budget import Budget
-from blocks.member import Member, members_of
-from blocks.sampling import Sampling
+from blocks.member import Member, ModelName, members_of, parse_member
+from blocks.sampling import Sampling, ServiceTier
+
+FLEX_TIMEOUT_S = 900.0
+"""Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
 
 
 class RunConfig(BaseModel):
@@ -55,6 +58,41 @@ class RunConfig(BaseModel):
         description="How members are prompted: plain, few-shot, chain-of-thought, citations, a set of your own, or a file.",
         json_schema_extra={"position": 59},
     )
+    embedding_model: str | None = Field(
+        None,
+        description=(
+            "Model that measures how alike free texts are, as provider/model: OpenAI, Google, a compatible server or "
+            "local. Empty: by their wording."
+        ),
+        examples=["openai/text-embedding-3-small", "google/gemini-embedding-001", "local/smollm2"],
+        json_schema_extra={"position": 60},
+    )
+    service_tier: ServiceTier | None = Field(
+        None,
+        description=(
+            "flex: half the price where the vendor has it (OpenAI, Google, OpenRouter), for slower answers; the timeout is "
+            "then 900 s unless one is given. Empty: the standard tier."
+        ),
+        json_schema_extra={"position": 61},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wait_for_flex(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("service_tier") == "flex" and values.get("timeout") is None:
+            return {**values, "timeout": FLEX_TIMEOUT_S}
+        return values
+
+    @field_validator("embedding_model")
+    @classmethod
+    def _check_embedding_model(cls, value: str | None) -> str | None:
+        if value is not None and parse_member(value)[1] > 1:
+            raise ValueError(f"{value!r} has a count; one instance embeds, so write it without")
+        return value
+
+    def embedding(self) -> ModelName | None:
+        """The model that embeds texts; None where their wording is compared."""
+        return None if self.embedding_model is None else parse_member(self.embedding_model)[0]
 
     def settings_of(self, member: Member) -> Sampling:
         """Return the sampling settings of `member`; with a seed, each instance of a model has one of its own."""
@@ -95,6 +133,10 @@ class PanelConfig(RunConfig):
     def panel(self) -> list[Member]:
         """List every instance of every member, in the order given."""
         return members_of(self.members)
+
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        return [member.name for member in self.panel()]
 
     def needed(self) -> int:
         """The quorum: how many members must answer."""

@@ -142,7 +142,7 @@ class VoteConfig(PanelConfig):
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
         others = [name for name in (self.extractor, self.pairwise_judge, self.fuse) if name]
-        return [*(member.name for member in self.panel()), *(parse_member(name)[0] for name in others)]
+        return [*super().models(), *(parse_member(name)[0] for name in others)]
 
 
 def _names_one(name: str, members: Sequence[Member]) -> bool:

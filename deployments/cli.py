@@ -32,10 +32,16 @@ app = App(
 for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
+    app.command(f"deployments.commands.batch:batch_{_name}", name=f"batch-{_name}", show=False)
 app.command(
     "deployments.commands.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed."
 )
 app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
+app.command(
+    "deployments.commands.batch:run_command",
+    name="batch",
+    help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.",
+)
 app.command("deployments.commands.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
 app.command("deployments.commands.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
 app.command(
@@ -43,6 +49,14 @@ app.command(
 )
 app.command("deployments.commands.history:show_run", name="run", help="Show a run of the history.")
 app.command("deployments.commands.stats:stats", name="stats", help="How each model did, over the runs of the history.")
+app.command(
+    "deployments.commands.history_place:app",
+    name="history",
+    help="The database of the history: where it is, and what is deleted from it.",
+)
+app.command(
+    "deployments.commands.store:app", name="store", help="The stored answers: delete those older than some days."
+)
 app.command("deployments.commands.saved:list_saved", name="list", help="List the saved configurations.")
 app.command("deployments.commands.saved:show", name="show", help="Print a saved configuration as JSON.")
 app.command("deployments.commands.saved:remove", name="remove", help="Remove a saved configuration.")
@@ -105,6 +119,8 @@ def _dispatch() -> Exit | None:
 def tokens(arguments: list[str]) -> list[str]:
     """Put the main command before arguments that name none, and turn `save --flow KIND` into that kind's own command.
 
+    `batch --flow KIND` likewise.
+
     Raises:
         Stop: If there is no such kind.
     """
@@ -116,12 +132,15 @@ def tokens(arguments: list[str]) -> list[str]:
         for before, text in zip(["", *arguments], arguments, strict=False)
     ]
     first, *rest = arguments
-    if first == "save" and "--flow" in rest:
+    rest = [part for text in rest for part in (text.split("=", 1) if text.startswith("--flow=") else [text])]
+    if first in {"save", "batch"} and "--flow" in rest:
         at = rest.index("--flow")
         kind = rest[at + 1] if at + 1 < len(rest) else ""
         if kind not in KINDS:
             raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
-        return [f"save-{kind}", *rest[:at], *rest[at + 2 :]]
+        return [f"{first}-{kind}", *rest[:at], *rest[at + 2 :]]
+    if first == "batch" and "--name" not in rest and not {"--help", "-h"} & set(rest):
+        return [f"batch-{MAIN}", *rest]
     if first in {"--help", "-h", "--version"} or first in app:
         return arguments
     return [MAIN, *arguments]

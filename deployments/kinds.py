@@ -3,61 +3,66 @@
 from importlib import import_module
 from typing import Any, NamedTuple
 
-MAIN = "consortium"
+from flows.algorithms import ALGORITHMS, Name
+
+MAIN: Name = "consortium"
 """The command that `consensus "PROMPT"` stands for."""
 
 
 class Kind(NamedTuple):
     """One kind of flow.
 
-    The module has `run_command` for the command line, `save` for `consensus save`, and `run_saved(prompt, values, out)`
-    for a configuration that was saved.
+    The module has `run_command` for the command line, `save` for `consensus save`, `run_saved(prompt, values, out)` for a
+    configuration that was saved, and `configure(options, under)`, which lays options over a configuration.
     """
 
     module: str
-    block: str
+    options: str
+    """What the module calls the class of its options."""
     help: str
     command: str = "run_command"
     """What the module calls the command, where it is an app with commands of its own."""
 
 
-KINDS = {
+KINDS: dict[Name, Kind] = {
     MAIN: Kind(
         "deployments.commands.consortium",
-        "blocks.consortium:Consortium",
+        "ConsortiumOptions",
         "Ask a panel; an arbiter makes one answer of theirs.",
     ),
     "learn": Kind(
         "deployments.commands.learn",
-        "blocks.consensus_learning:ConsensusLearning",
+        "LearnOptions",
         "Ask a panel, aggregate, and let each improve its answer; reads Flare's input.json.",
     ),
     "pump": Kind(
-        "deployments.commands.pump", "blocks.pump:Pump", "Ask many models at once; print every answer with its time."
+        "deployments.commands.pump", "PumpOptions", "Ask many models at once; print every answer with its time."
     ),
-    "prefer": Kind(
-        "deployments.commands.prefer", "blocks.prefer:Prefer", "Ask many models, and let them rank each other."
-    ),
+    "prefer": Kind("deployments.commands.prefer", "PreferOptions", "Ask many models, and let them rank each other."),
     "moa": Kind(
         "deployments.commands.mixture_of_agents",
-        "blocks.mixture_of_agents:MixtureOfAgents",
+        "MixtureOptions",
         "Ask layers of models, each of which sees the answers of the one before.",
         "app",
     ),
     "vote": Kind(
         "deployments.commands.vote",
-        "blocks.vote:Vote",
+        "VoteOptions",
         "Ask many models and count their answers, or compare them in pairs.",
     ),
 }
 
 
-def block_class(kind: str) -> Any:
+def block_class(kind: Name) -> Any:
     """Return the block in which configurations of this kind are saved."""
-    module, name = KINDS[kind].block.split(":")
-    return getattr(import_module(module), name)
+    return ALGORITHMS[kind].block_class()
 
 
-def module_of(kind: str) -> Any:
+def module_of(kind: Name) -> Any:
     """Return the command module of a kind."""
     return import_module(KINDS[kind].module)
+
+
+def options_of(kind: Name) -> Any:
+    """Return the class of a kind's options on the command line."""
+    return getattr(module_of(kind), KINDS[kind].options)

@@ -1,6 +1,5 @@
 """The options of the command line that several commands share, and the configuration that is made of them."""
 
-import json
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ValidationError
 
-from blocks.sampling import ReasoningEffort
+from blocks.sampling import ReasoningEffort, ServiceTier
 from deployments.terminal import Stop, explain
 from tasks.errors import ConfigurationError
+from tasks.json_text import parse
 from tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
@@ -50,6 +50,8 @@ class RunOptions:
     """Sampling seed of the members; each further instance of a model takes the next one."""
     reasoning_effort: Annotated[ReasoningEffort | None, Parameter(group=SAMPLING)] = None
     """How long reasoning members may think."""
+    service_tier: Annotated[ServiceTier | None, Parameter(group=BUDGET)] = None
+    """flex: half the price where the vendor has it, for slower answers; the timeout is then 900 s unless one is given."""
     max_calls: Annotated[int | None, Parameter(group=BUDGET)] = None
     """Most requests of the run, retries included."""
     max_tokens: Annotated[int | None, Parameter(group=BUDGET)] = None
@@ -64,6 +66,8 @@ class RunOptions:
     """A JSON or TOML file with the settings; options given here are laid over it."""
     prompt_set: Annotated[str | None, Parameter(group=PANEL)] = None
     """How members are prompted: a name that `consensus prompts list` shows, or a file; default plain."""
+    embedding_model: Annotated[str | None, Parameter(group=PANEL)] = None
+    """The model that measures how alike free texts are: provider/model; default: their wording is compared."""
 
 
 @Parameter(name="*")
@@ -182,10 +186,10 @@ def _checked_set(name: Any) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        value = tomllib.loads(text) if path.suffix == ".toml" else parse(text)
     except OSError as error:
         raise Stop(f"--config {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Stop(f"--config {path} is no {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
     if not isinstance(value, dict):
         raise Stop(f"--config {path} must hold an object of settings")

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from tasks.plain_text import visible
+
 
 class Exit(IntEnum):
     """Exit codes of every command."""
@@ -29,15 +31,15 @@ class Stop(Exception):  # noqa: N818 - it ends a command, and not always because
 
 
 def say(text: str) -> None:
-    """Print a line for the person who looks on."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for the person who looks on; what models and servers say in it cannot steer the terminal."""
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
-    """Print what the command is for."""
+    """Print what the command is for: as it is into a file or a pipe, and so that it cannot steer a terminal."""
     # A model's text may hold half a character, which no terminal can show.
     data = text.encode("utf-8", "replace").decode("utf-8")
-    print(data, flush=True)
+    print(visible(data) if sys.stdout.isatty() else data, flush=True)
 
 
 def put_json(value: Any) -> None:

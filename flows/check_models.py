@@ -45,7 +45,7 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
     await providers.check_models([member.name for member in members])
     cases = config.cases or list(shipped_cases(config.role))
     report = CheckReport(role=config.role, flow_run_id=flow_run.id, cases=cases)
-    asking = call or Caller(fresh=config.fresh)
+    asking = call or Caller(config.fresh, config.service_tier)
     turns = asyncio.Semaphore(CASES_AT_ONCE)
 
     async def one(number: int, case: CheckCase) -> list[Response]:

@@ -15,11 +15,12 @@ from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.agreement import agreement
 from tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
+from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.aggregate import Material, aggregate
 from tasks.judging.learner import Feedback, Learner, feedback
+from tasks.measuring import likeness_of, measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import apart
 from tasks.record import Iteration, Record, Response
@@ -54,13 +55,13 @@ async def run_consensus_learning(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models([*(member.name for member in config.panel()), *config.aggregators()])
+    await check_models(config.models(), config.embedding())
     record = start_record("consensus-learning", prompt, seed=config.seed)
     if any(member.name in config.aggregators() for member in config.panel()):
         record.warnings.append("the aggregator is also a member: it may prefer its own answer")
     system, turns = apart(config.system, conversation)
     back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.seed))
-    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), system, turns, back)
+    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, back)
     learners = [Learner(prompt, back, system, turns) for _ in config.panel()]
     started = time.monotonic()
     await tell("started", record)
@@ -107,14 +108,14 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
         prompt_version=run.back.version if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
-    iteration.agreement = agreement([response.text or "" for response in answered])
+    likeness = await measure(iteration, record, config, run.call, f"round {number}")
     try:
         check_quorum(iteration.responses, config.needed())
     except QuorumError as error:
-        return _stop_short(record, iteration, error)
-    await _put_together(run, iteration, answered)
+        return _stop_short(record, iteration, error, likeness)
+    await _put_together(run, iteration, answered, likeness)
     if iteration.synthesis is None:
-        iteration.synthesis = nearest(answered, "stand-in")
+        iteration.synthesis = nearest(answered, "stand-in", likeness)
         cause = "no aggregator gave an aggregate" if config.aggregators() else "no member's answer could be read"
         record.warnings.append(f"round {number}: {cause}, so the answer nearest to the others stands in for one")
         record.degraded = True
@@ -123,18 +124,18 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
             return True
         return False
     settled = iteration.settlement is not None and iteration.settlement.settled
-    if settled or (config.stop_when_stable and _is_stable(record, config)):
+    if settled or (config.stop_when_stable and await _is_stable(run)):
         record.status = "agreed"
         return True
     return False
 
 
-async def _put_together(run: _Run, iteration: Iteration, answered: list[Response]) -> None:
+async def _put_together(run: _Run, iteration: Iteration, answered: list[Response], likeness: Likeness) -> None:
     """Make one answer of all by the approach that was chosen; leaves no synthesis where that fails."""
     config, seed = run.config, f"{run.config.seed}:{iteration.number}"
     match config.approach:
         case "majority":
-            iteration.synthesis = majority(answered, config)
+            iteration.synthesis = majority(answered, config, likeness)
             others = tied(iteration.synthesis) if iteration.synthesis else []
             if iteration.synthesis and others:
                 run.record.warnings.append(
@@ -142,9 +143,9 @@ async def _put_together(run: _Run, iteration: Iteration, answered: list[Response
                     "the one whose first voter is listed first is taken"
                 )
         case "medoid":
-            iteration.synthesis = nearest(answered)
+            iteration.synthesis = nearest(answered, likeness=likeness)
         case "decentralized":
-            iteration.synthesis, iteration.settlement = decentralized(answered, config, seed)
+            iteration.synthesis, iteration.settlement = decentralized(answered, config, seed, likeness)
         case "centralized_llm":
             material = Material(
                 run.prompt, answered, run.system, run.conversation, seed, label=f"round {iteration.number}"
@@ -152,15 +153,21 @@ async def _put_together(run: _Run, iteration: Iteration, answered: list[Response
             iteration.synthesis, iteration.judgements = await aggregate(material, config, run.call)
 
 
-def _is_stable(record: Record, config: ConsensusLearningConfig) -> bool:
+async def _is_stable(run: _Run) -> bool:
+    record, config = run.record, run.config
     if len(record.iterations) < 2:
         return False
     before, now = record.iterations[-2:]
-    made = before.synthesis is not None and before.synthesis.method == config.approach
-    return made and stable(before, now, config.stability_threshold)
+    if before.synthesis is None or now.synthesis is None or before.synthesis.method != config.approach:
+        return False
+    likeness = LEXICAL
+    if now.synthesis.value is None:
+        named = {one.synthesis.text: f"the answer of round {one.number}" for one in (before, now) if one.synthesis}
+        likeness = await likeness_of(named, now, record, config, run.call, f"round {now.number}")
+    return stable(before, now, config.stability_threshold, likeness)
 
 
-def _stop_short(record: Record, iteration: Iteration, error: QuorumError) -> bool:
+def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> bool:
     """End the run where the quorum is lost; an earlier round's answer stands."""
     record.error = error.message
     answered = [response for response in iteration.responses if response.answered]
@@ -170,7 +177,7 @@ def _stop_short(record: Record, iteration: Iteration, error: QuorumError) -> boo
         record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
     elif out_of_budget and answered:
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = nearest(answered, "stand-in")
+        iteration.synthesis = nearest(answered, "stand-in", likeness)
         record.degraded = True
     if earlier or iteration.synthesis:
         record.status = "budget" if out_of_budget else "finished"
@@ -201,7 +208,7 @@ def _conclude(record: Record, config: ConsensusLearningConfig) -> None:
     if made:
         last, synthesis = made[-1]
         record.answer = synthesis.text
-        record.agreement = last.agreement
+        record.agreement, record.agreement_measure = last.agreement, last.agreement_measure
         record.best_iteration = last.number
         if last.settlement is not None and not last.settlement.settled:
             record.warnings.append(

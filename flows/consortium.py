@@ -15,9 +15,10 @@ from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.agreement import agreement
+from tasks.counting.likeness import Likeness
 from tasks.errors import ConfigurationError, ConsensusError, QuorumError
 from tasks.judging.judge import Case, Court, fallback, judge
+from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
 from tasks.prompts import fill, version
@@ -52,12 +53,12 @@ async def run_consortium(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models([*(member.name for member in config.panel()), *config.arbiters()])
+    await check_models(config.models(), config.embedding())
     record = start_record("consortium", prompt, seed=config.seed)
     if any(member.name in config.arbiters() for member in config.panel()):
         record.warnings.append("the arbiter is also a member: it may prefer its own answer")
     system, turns = apart(config.system, conversation)
-    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), system, turns)
+    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns)
     voices = [Turns(prompt, system, turns) for _ in config.panel()]
     started = time.monotonic()
     await tell("started", record)
@@ -105,11 +106,11 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         prompt_version=version("iterate") if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
-    iteration.agreement = agreement([response.text or "" for response in answered])
+    likeness = await measure(iteration, record, config, run.call)
     try:
         check_quorum(iteration.responses, config.needed())
     except QuorumError as error:
-        return _stop_short(record, iteration, error)
+        return _stop_short(record, iteration, error, likeness)
     case = Case(
         question=run.prompt,
         responses=answered,
@@ -118,6 +119,7 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         conversation=run.conversation,
         seed=f"{config.seed}:{number}",
         label=f"iteration {number}",
+        likeness=likeness,
     )
     court = Court(config.arbiters(), config.judging_method, config.arbiter_settings, config.timeout)
     iteration.synthesis, iteration.judgements = await judge(case, court, run.call)
@@ -134,7 +136,7 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
     return False
 
 
-def _stop_short(record: Record, iteration: Iteration, error: QuorumError) -> bool:
+def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> bool:
     """End the run where the quorum is lost; an earlier iteration's answer stands."""
     record.error = error.message
     answered = [response for response in iteration.responses if response.answered]
@@ -144,7 +146,7 @@ def _stop_short(record: Record, iteration: Iteration, error: QuorumError) -> boo
         record.warnings.append(f"iteration {iteration.number} was not finished: {error.message}")
     elif out_of_budget and answered:
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = fallback(answered)
+        iteration.synthesis = fallback(answered, likeness)
     if earlier or iteration.synthesis:
         record.status = "budget" if out_of_budget else "finished"
     else:
@@ -182,7 +184,7 @@ def _conclude(record: Record, config: ConsortiumConfig) -> None:
             best, synthesis = max(judged, key=lambda pair: (_confidence(pair[1]), pair[0].number))
         record.answer = synthesis.text
         record.confidence = synthesis.confidence
-        record.agreement = best.agreement
+        record.agreement, record.agreement_measure = best.agreement, best.agreement_measure
         record.best_iteration = best.number
     arbiter = str(config.arbiters()[0])
     for one in record.iterations:

@@ -8,7 +8,7 @@ original, a model that fails is left out and named, every call has a timeout and
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefect import flow
 
@@ -19,12 +19,13 @@ from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.calls.scrub import scrub
-from tasks.counting.agreement import agreement
+from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
 from tasks.judging.mixture import Task, in_order, windows
 from tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
 from tasks.judging.mixture_end import conclude, out_of_budget
+from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.record import Iteration, Record, Response, Synthesis
 from tasks.recording import recorded
@@ -65,7 +66,7 @@ async def run_mixture_of_agents(
     """
     await _check([prompt], config, [reference])
     record = start_record("mixture-of-agents", prompt, seed=config.seed)
-    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), conversation)
+    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), conversation)
     started = time.monotonic()
     await tell("started", record)
     with spending(config.budget):
@@ -112,7 +113,7 @@ async def _check(prompts: Sequence[str], config: MixtureOfAgentsConfig, referenc
         raise ConfigurationError("prompt is empty: write a question")
     if not config.proposer_layers() and None in references:
         raise ConfigurationError("layers: there is none: name models for at least one, or give recorded answers")
-    await check_models([*(member.name for member in config.members()), *config.aggregators()])
+    await check_models(config.models(), config.embedding())
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class _Run:
     record: Record
     call: Call
     conversation: tuple[Message, ...]
+    likeness: dict[int, Likeness] = field(default_factory=dict)
+    """For each layer of proposers how its answers are compared."""
 
     def answers(self) -> list[Response]:
         """What the layer before has answered; failures are left out."""
@@ -181,7 +184,9 @@ async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[R
 
 async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
     """Note what came of a layer, and tell whether enough of it answered."""
-    iteration.agreement = agreement([response.text or "" for response in iteration.responses if response.answered])
+    run.likeness[iteration.number] = await measure(
+        iteration, run.record, run.config, run.call, f"layer {iteration.number}"
+    )
     try:
         check_quorum(iteration.responses, quorum)
     except QuorumError as error:
@@ -190,10 +195,10 @@ async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
         record.status = "failed"
         if out_of_budget(iteration.responses):
             # The models did not fail, they were not asked: the best answer that the budget paid for is one.
-            paid = [[r for r in one.responses if r.answered] for one in reversed(record.iterations)]
-            best = next((answers for answers in paid if answers), None)
+            paid = [(one.number, [r for r in one.responses if r.answered]) for one in reversed(record.iterations)]
+            number, best = next(((number, answers) for number, answers in paid if answers), (0, []))
             if best:
-                iteration.synthesis = fallback(best)
+                iteration.synthesis = fallback(best, run.likeness.get(number, LEXICAL))
                 record.status = "budget"
         await tell("iterated", iteration)
         return False
@@ -205,7 +210,7 @@ async def _aggregate(run: _Run) -> None:
     """Let the aggregator make one answer, of all answers at once or window after window."""
     config, record, answers = run.config, run.record, run.answers()
     task = Task(run.prompt, "final", config.prompts.final, config.system, run.conversation)
-    so_far = None
+    so_far, likeness = None, run.likeness.get(len(record.iterations), LEXICAL)
     parts = windows(len(answers), config.window, config.reserved)
     for place, part in enumerate(parts, 1):
         began = time.monotonic()
@@ -218,7 +223,7 @@ async def _aggregate(run: _Run) -> None:
         )
         await tell("asking", [f"{config.aggregators()[0]}#1"])
         made, iteration.judgements = await synthesize(task, material, config, run.call)
-        iteration.synthesis = made or _stand_in(so_far, answers)
+        iteration.synthesis = made or _stand_in(so_far, answers, likeness)
         iteration.duration_s = round(time.monotonic() - began, 4)
         if made is None:
             record.status = "budget" if out_of_budget(iteration.judgements) else "finished"
@@ -231,11 +236,11 @@ async def _aggregate(run: _Run) -> None:
         so_far = made
 
 
-def _stand_in(so_far: Synthesis | None, answers: Sequence[Response]) -> Synthesis:
+def _stand_in(so_far: Synthesis | None, answers: Sequence[Response], likeness: Likeness) -> Synthesis:
     """Return what is the answer when no aggregator wrote one: the synthesis so far, or the answer nearest to all others."""
     if so_far is not None:
         return so_far.model_copy(update={"method": SO_FAR})
-    return fallback(answers).model_copy(update={"method": "medoid"})
+    return fallback(answers, likeness).model_copy(update={"method": "medoid"})
 
 
 @flow(

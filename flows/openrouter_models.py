@@ -20,6 +20,7 @@ from tasks.errors import ConfigurationError
 from tasks.openrouter.account import free_models, list_models, openrouter
 from tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
 from tasks.openrouter.try_model import Gate, trials_table, try_model
+from tasks.places import place
 from tasks.reports.record_files import record_folder
 from tasks.watch import tell, watched_by
 
@@ -127,7 +128,7 @@ async def openrouter_working_models(config: FreeModelsConfig | None = None) -> W
         ModelError: If the list of models cannot be read.
     """
     config = config or FreeModelsConfig()
-    folder = record_folder(Path(config.output_dir))
+    folder = record_folder(place(config.output_dir, "output_dir"))
     address = (await openrouter()).address
     trials = Trials(address=address) if config.fresh else read_trials(folder, address)
     models = await list_models()

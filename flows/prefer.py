@@ -15,12 +15,13 @@ from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.agreement import agreement
 from tasks.counting.draws import drawing
+from tasks.counting.likeness import Likeness
 from tasks.counting.poll import Poll, poll
 from tasks.counting.preference import best_round, score
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
+from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record, Response, Synthesis
@@ -57,10 +58,10 @@ async def run_prefer(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models([member.name for member in config.panel()])
+    await check_models(config.models(), config.embedding())
     record = start_record("prefer", prompt, seed=config.seed)
     system, turns = apart(config.system, conversation)
-    run = _Run(prompt, config, record, call or Caller(fresh=config.fresh), system, turns)
+    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns)
     started = time.monotonic()
     await tell("started", record)
     with spending(config.budget):
@@ -106,18 +107,18 @@ async def _round(run: _Run, iteration: Iteration) -> bool:
         label=f"round {number}",
     )
     answered = [response for response in iteration.responses if response.answered]
-    iteration.agreement = agreement([response.text or "" for response in answered])
+    likeness = await measure(iteration, record, config, run.call, f"round {number}")
     try:
         check_quorum(iteration.responses, config.needed())
     except QuorumError as error:
-        _stop_short(record, iteration, answered, error)
+        _stop_short(record, iteration, error, likeness)
         return False
     asked = Poll(run.prompt, config, run.system, run.conversation, number)
     entries, iteration.judgements = await poll(asked, members, iteration.responses, call)
     record.rankings += entries
     scores = score(entries, [response.member for response in answered])
     if scores.winner is None:
-        iteration.synthesis = fallback(answered)
+        iteration.synthesis = fallback(answered, likeness)
         cause = "no judge ranked anything" if entries else f"{len(answered)} answers are too few to rank"
         record.warnings.append(f"round {number}: {cause}")
     else:
@@ -129,16 +130,17 @@ async def _round(run: _Run, iteration: Iteration) -> bool:
     return True
 
 
-def _stop_short(record: Record, iteration: Iteration, answered: list[Response], error: QuorumError) -> None:
+def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> None:
     """End the run where the quorum is lost; what earlier rounds gave stands."""
     record.error = error.message
+    answered = [response for response in iteration.responses if response.answered]
     out_of_budget = _out_of_budget(iteration.responses)
     earlier = any(one.synthesis for one in record.iterations)
     if earlier:
         record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
     elif out_of_budget and answered:
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = fallback(answered)
+        iteration.synthesis = fallback(answered, likeness)
     if earlier or iteration.synthesis:
         record.status = "budget" if out_of_budget else "finished"
     else:
@@ -157,7 +159,7 @@ def _conclude(record: Record, config: PreferConfig) -> None:
     if best is not None and best.synthesis is not None:
         texts = {response.member: response.text for response in best.responses if response.answered}
         record.answer = texts[scores.winner] if scores.winner else best.synthesis.text
-        record.agreement = best.agreement
+        record.agreement, record.agreement_measure = best.agreement, best.agreement_measure
         record.best_iteration = best.number
     record.degraded = scores.winner is None
     if scores.tied:

@@ -19,6 +19,7 @@ from tasks.calls.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError
+from tasks.places import place
 from tasks.record import Record
 from tasks.recording import recorded
 from tasks.reports.preference_report import number_text
@@ -83,9 +84,9 @@ async def prefer_prompts(
     config = config or await load_config(Prefer, PreferConfig, saved)
     if at_once < 1:
         raise ConfigurationError(f"at_once is {at_once}: it must be at least 1")
-    texts = read_prompts(Path(prompts))
-    folder = record_folder(Path(output))
-    await check_models([member.name for member in config.panel()])
+    texts = read_prompts(place(prompts, "prompts"))
+    folder = record_folder(place(output, "output"))
+    await check_models(config.models(), config.embedding())
     progress = await _Progress.start(len(texts))
     gate = asyncio.Semaphore(at_once)
 

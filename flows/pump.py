@@ -13,8 +13,8 @@ from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.agreement import agreement
 from tasks.errors import ConfigurationError, QuorumError
+from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record
@@ -53,11 +53,12 @@ async def run_pump(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     members = config.panel()
-    await check_models([member.name for member in members])
+    await check_models(config.models(), config.embedding())
     record = start_record(name, prompt)
     system, turns = apart(config.system, conversation)
     iteration = Iteration(number=1)
     record.iterations.append(iteration)
+    call = call or Caller(config.fresh, config.service_tier)
     started = time.monotonic()
     await tell("started", record)
     with spending(config.budget):
@@ -65,10 +66,11 @@ async def run_pump(
             members,
             [Turns(prompt, system, turns).messages] * len(members),
             config,
-            call or Caller(fresh=config.fresh),
+            call,
             quorum=config.needed(),
             label=name,
         )
+        await measure(iteration, record, config, call, name)
     iteration.duration_s = round(time.monotonic() - started, 4)
     _conclude(record, iteration, config)
     await tell("iterated", iteration)
@@ -82,7 +84,7 @@ def _conclude(record: Record, iteration: Iteration, config: PumpConfig) -> None:
     """Decide whether the answers suffice, and say what was not as it should be."""
     answered = [response for response in iteration.responses if response.answered]
     errors = {response.member: response.error.kind for response in iteration.responses if response.error}
-    iteration.agreement = record.agreement = agreement([response.text or "" for response in answered])
+    record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
     record.degraded = bool(errors)
     record.warnings += [f"{member}: {kind}" for member, kind in errors.items()]
     for response in iteration.responses:

@@ -17,13 +17,13 @@ from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.agreement import agreement
 from tasks.counting.extract import Reading, extract_all
 from tasks.counting.extract_by_model import extract_by_model
 from tasks.counting.vote import count_votes
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
 from tasks.judging.pairwise import Bench, candidates, fuse, rank_pairs, told
+from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
 from tasks.record import Iteration, Record, Response, Synthesis
@@ -59,12 +59,12 @@ async def run_vote(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models())
+    await check_models(config.models(), config.embedding())
     record = start_record("vote", prompt, seed=config.seed)
     system, turns = apart(config.system, conversation)
     iteration = Iteration(number=1)
     record.iterations.append(iteration)
-    run = _Run(prompt, config, record, iteration, call or Caller(fresh=config.fresh), system, turns)
+    run = _Run(prompt, config, record, iteration, call or Caller(config.fresh, config.service_tier), system, turns)
     started = time.monotonic()
     await tell("started", record)
     with spending(config.budget):
@@ -162,7 +162,7 @@ async def _compare(run: _Run, judge: str) -> None:
     await run.ask(config.panel(), config.needed(), "answers")
     responses = iteration.responses
     answered = [response for response in responses if response.answered]
-    iteration.agreement = agreement([response.text or "" for response in answered])
+    likeness = await measure(iteration, record, config, run.call, "answers")
     try:
         check_quorum(responses, config.needed())
     except QuorumError as error:
@@ -179,7 +179,7 @@ async def _compare(run: _Run, judge: str) -> None:
     if _out_of_budget([*responses, *iteration.judgements]):
         record.status = "budget"
     if not found.ranking:
-        iteration.synthesis = fallback(answered)
+        iteration.synthesis = fallback(answered, likeness)
         record.degraded = True
         cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
         record.warnings.append(f"{cause}: the one nearest to the others stands in")
@@ -233,7 +233,7 @@ def _conclude(record: Record, iteration: Iteration) -> None:
     """Take the answer, and say what was not as it should be."""
     if iteration.synthesis is not None:
         record.answer = iteration.synthesis.text
-        record.agreement = iteration.agreement
+        record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
         record.best_iteration = iteration.number
     record.degraded |= not all(response.answered for response in iteration.responses)
     for call in (*iteration.responses, *iteration.judgements):

@@ -1,6 +1,5 @@
 """The prompts of a capability check, read from a file that a person edits, and what a check comes to."""
 
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from blocks.check_models import CheckCase, CheckRole
 from tasks.calls.request import Usage
 from tasks.errors import ConfigurationError
+from tasks.json_text import parse
 from tasks.record import Response
 
 _FOLDER = Path(__file__).parent / "prompts"
@@ -31,7 +31,7 @@ def read_cases(text: str) -> list[CheckCase]:
     if not text.lstrip().startswith(("[", "{")):
         return [CheckCase(prompt=line.strip()) for line in text.splitlines() if line.strip()]
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError as error:
         raise ConfigurationError(f"prompts: this is no JSON: {error}") from None
     if isinstance(value, dict):

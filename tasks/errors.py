@@ -62,3 +62,7 @@ class BudgetError(ModelError):
 
 class QuorumError(ConsensusError):
     """Fewer members answered than the quorum needs; the message lists every member's cause."""
+
+
+class OutputError(ConsensusError):
+    """What was worked out cannot be written; the message says what is kept and what to do."""

@@ -47,6 +47,8 @@ class Response(BaseModel):
     possibly_billed: int = 0
     """Requests whose response was lost on the way; the vendor may have billed them."""
     model_served: str | None = None
+    service_tier: str | None = None
+    """The tier that the vendor says has served it, for example flex; None where it says nothing."""
     warnings: list[str] = Field(default_factory=list)
     recorded: bool = False
     """Whether it was given to the run as a recorded answer; nobody was called for it."""
@@ -54,6 +56,10 @@ class Response(BaseModel):
     """What was written before the answer, where the prompt set keeps it apart; it does not vote and no judge sees it."""
     citations: list[str] = Field(default_factory=list)
     """The sources that were named, where the prompt set keeps them apart."""
+    embedding: tuple[float, ...] | None = Field(None, exclude=True, repr=False)
+    """The vector, where a text was embedded; it is not part of what is printed or stored."""
+    hazards: list[str] = Field(default_factory=list)
+    """What in the text looked like an attack on a judge or a reader; see `tasks.judging.hazards`. It was shown as data."""
 
     @property
     def answered(self) -> bool:
@@ -95,6 +101,10 @@ class Iteration(BaseModel):
     agreement: float | None = None
     judgements: list[Response] = Field(default_factory=list)
     """Every call of an arbiter in this iteration, failed ones included."""
+    agreement_measure: str | None = None
+    """How `agreement` was measured: `lexical`, `embedding:provider/model`, or `votes`."""
+    embeddings: list[Response] = Field(default_factory=list)
+    """Every call that embedded a text, to measure how alike the answers are."""
     duration_s: float = 0.0
     settlement: Settlement | None = None
     """How the members came to one value among themselves, where no aggregator did it."""
@@ -116,6 +126,8 @@ class Record(BaseModel):
     """The arbiter's own word."""
     agreement: float | None = None
     """How alike the members' answers are, measured."""
+    agreement_measure: str | None = None
+    """How it was measured: `lexical`, `embedding:provider/model`, or `votes`."""
     best_iteration: int | None = None
     iterations: list[Iteration] = Field(default_factory=list)
     usage: Usage = Usage()
@@ -152,7 +164,7 @@ class Record(BaseModel):
 
     def calls_made(self) -> list[Response]:
         """Every call of the run, in order."""
-        return [call for one in self.iterations for call in (*one.responses, *one.judgements)]
+        return [call for one in self.iterations for call in (*one.responses, *one.embeddings, *one.judgements)]
 
     def add_up(self) -> None:
         """Fill in the sums over all calls. The cost is None as soon as that of one answered call is not known."""

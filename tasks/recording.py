@@ -1,9 +1,8 @@
 """Records runs in the history while watchers look on; the one thing that a flow puts around its algorithm."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from prefect.runtime import flow_run
 
 from tasks.calls.request import Message
 from tasks.history.conversation import Conversation, continued
-from tasks.history.place import history_place
 from tasks.history.rows import Entry, Turn
+from tasks.history.saved_place import find_history
 from tasks.history.writer import Writer, writer_of
 from tasks.record import Iteration, Record, Response
 from tasks.watch import Watcher, watched_by
@@ -44,8 +43,8 @@ async def recorded(
         with watched_by(*watchers):
             yield
         return
-    place, turn = history_place(), continued() if in_conversation else None
-    recorder = Recorder(writer_of(place) if place else None, turn, tuple(conversation or ()))
+    turn = continued() if in_conversation else None
+    recorder = Recorder(turn, tuple(conversation or ()))
     token = _recording.set(True)
     try:
         # First in line, so that the database writes while the other watchers do.
@@ -65,11 +64,17 @@ class _Started(NamedTuple):
     name: str | None
 
 
+async def _find_writer() -> Writer | None:
+    place = await find_history()
+    return writer_of(place) if place else None
+
+
 class Recorder:
     """A watcher that hands each run to the writer of the history when it ends; without one it keeps the conversation."""
 
-    def __init__(self, writer: Writer | None, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
-        self._writer = writer
+    def __init__(self, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
+        # The server may have to be asked where the history is; meanwhile the run goes on.
+        self._writer = asyncio.ensure_future(_find_writer())
         self._conversation = conversation
         self._turn = Turn.of(conversation, given) if conversation else None
         self._started: dict[int, _Started] = {}
@@ -82,8 +87,7 @@ class Recorder:
         if event == "started":
             self._started[id(value)] = _Started(value, datetime.now(UTC), flow_run.name)
             self._heard.clear()
-            if self._writer is not None:
-                self._writer.warm_up()
+            self._begin(self._warm_up())
         elif event == "answered" and len(self._started) == 1:  # of several, nobody knows whose call it was
             self._heard.append(value)
         elif event == "ended":
@@ -99,24 +103,33 @@ class Recorder:
         for left in list(self._started.values()):
             _enter(left.record, self._heard)
             self._hand_over(left, self._error)
-        if self._writing:
-            await asyncio.wait(self._writing)
+        await asyncio.wait({self._writer, *self._writing})
+        if not self._writer.cancelled():
+            self._writer.exception()  # taken note of, or asyncio would report it where no run was written
+
+    async def _warm_up(self) -> None:
+        with suppress(Exception):  # it is reported where the run is written
+            writer = await asyncio.shield(self._writer)
+            if writer is not None:
+                writer.warm_up()
 
     def _hand_over(self, run: _Started, error: str | None = None) -> None:
-        if self._writer is None:
-            self._go_on(run.record, None)
-            return
         entry = Entry(run.record, run.at, datetime.now(UTC), run.name, self._turn, error)
-        task = asyncio.ensure_future(self._settle(run.record, self._writer.write(entry)))
+        self._begin(self._settle(entry))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    async def _settle(self, record: Record, written: Future[str]) -> None:
+    async def _settle(self, entry: Entry) -> None:
         """Wait for the database; what it says to a failure goes into the record."""
-        run_id = None
+        run_id, record = None, entry.record
         try:
             async with asyncio.timeout(PATIENCE_S):
-                run_id = await asyncio.shield(asyncio.wrap_future(written))
+                writer = await asyncio.shield(self._writer)
+                if writer is not None:
+                    run_id = await asyncio.shield(asyncio.wrap_future(writer.write(entry)))
         except Exception as error:
             record.conversation_id = None
             message = f"{NOT_RECORDED}: {str(error) or f'it took longer than {PATIENCE_S:.0f} s'}"

@@ -6,6 +6,7 @@ from blocks.member import Member
 from blocks.panel import RunConfig
 from tasks.calls.call import Call
 from tasks.calls.request import Message, Request
+from tasks.judging.hazards import marked
 from tasks.panel import gather_panel
 from tasks.prompting.prompt_sets import prompt_set
 from tasks.record import Response
@@ -24,7 +25,7 @@ async def ask_members(
     """Ask every member of `members` what stands in its conversation; the responses are in the same order.
 
     The prompt set of `config` is applied here, so that it holds in every flow: it is put around what is asked, and what it
-    keeps apart from the answer is taken out of the responses' text.
+    keeps apart from the answer is taken out of the responses' text. So is noted what in a text looks like an attack.
 
     Args:
         members: Who is asked.
@@ -54,4 +55,4 @@ async def ask_members(
         )
         asked.append((request, member.instance, call(request, instance=member.instance)))
     responses = await gather_panel(asked, quorum, config.straggler_grace)
-    return [prompting.divided(response) for response in responses]
+    return [marked(prompting.divided(response)) for response in responses]

@@ -10,6 +10,10 @@ from tasks.errors import ConfigurationError
 Config = TypeVar("Config", bound=BaseModel)
 
 
+class NotSavedError(ConfigurationError):
+    """No configuration is saved under a name."""
+
+
 async def load_config(
     block_class: type[Block], config_class: type[Config], name: str, kind: str | None = None
 ) -> Config:
@@ -32,6 +36,22 @@ async def load_config(
     except (ValidationError, RuntimeError) as error:
         raise ConfigurationError(f"the configuration saved as {name!r} cannot be used: {error}") from None
     except ValueError:
-        raise ConfigurationError(
+        raise NotSavedError(
             f"no configuration is saved as {name!r} for {kind}: `consensus save {name} --flow {kind} -m provider/model ...`"
         ) from None
+
+
+def validated(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Make a configuration of plain values that were given as a flow's parameter.
+
+    Raises:
+        ConfigurationError: Naming each field that is wrong.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        lines = [
+            f"config.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}" for item in found
+        ]
+        raise ConfigurationError("\n".join(lines)) from None

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.counting.agreement import MAX_WORDS, agreement, medoid, similarity, words
+from tasks.counting.agreement import agreement, medoid
+from tasks.counting.wording import MAX_WORDS, similarity, words
 
 prose = st.text(alphabet=st.sampled_from("ab c.,1é中🙂"), max_size=40)
 

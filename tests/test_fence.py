@@ -8,7 +8,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judging.fence import fence_tag, fenced, labels, shuffled
+from tasks.judging.fence import LONGEST, fence_tag, fenced, labels, shuffled
+from tasks.plain_text import visible
 from tasks.record import Response
 
 seeds = st.text(max_size=20)
@@ -73,7 +74,7 @@ def test_each_text_is_found_again_between_its_markers(texts, seed):
     for label, text in answers.items():
         opening, closing = f"[answer {label} {tag}]\n", f"\n[end answer {label} {tag}]"
         assert shown.count(opening) == shown.count(closing) == 1
-        assert shown.split(opening)[1].split(closing)[0] == text
+        assert shown.split(opening)[1].split(closing)[0] == visible(text)
 
 
 def test_a_fence_within_a_text_closes_nothing():
@@ -87,6 +88,26 @@ def test_a_fence_within_a_text_closes_nothing():
         f"[answer B {tag}]",
         f"[end answer B {tag}]",
     ]
+
+
+def test_a_tag_is_not_made_by_what_is_taken_out_of_a_text():
+    """A mark of direction is not shown: a text that holds the tag in two halves would hold it whole."""
+    seeds = (f"{number}" for number in range(3))
+    for seed in seeds:
+        tag = fence_tag(["plain", "other"], seed)
+        halves = f"{tag[:6]}\u200f{tag[6:]}"
+        other = fence_tag([halves, "other"], seed)
+        assert other not in visible(halves)
+        assert fenced({"A": halves, "B": "other"}, seed).count(f" {other}]") == 4
+
+
+def test_a_flood_is_cut_for_the_judge_alone():
+    flood = "x" * (LONGEST + 1)
+    shown = fenced({"A": flood, "B": "short"}, "0")
+    assert shown.count("x") == LONGEST
+    assert f"(cut off here; {LONGEST + 1} characters in all)\n[end answer A" in shown
+    assert "short" in shown
+    assert "cut off" not in fenced({"A": "x" * LONGEST}, "0")
 
 
 def test_lone_surrogates_do_not_break_the_tag():

@@ -5,10 +5,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tasks.history import pruning
 from tasks.history.conversation import Conversation
 from tasks.history.database import Database
 from tasks.history.lookup import latest, named
@@ -88,4 +90,24 @@ def test_all_that_is_asked_of_it(url):
         assert [one["id"] for one in database.read(lambda c, w=wanted: list_runs(c, w, 10))] == ["b", "a"]
     found = {one.model: one for one in database.read(lambda connection: model_stats(connection, Filter(model="m2")))}
     assert (found["openai/m2"].wins, found["openai/m2"].agreement) == (2, 1.0)
+    database.close()
+
+
+def test_the_old_is_deleted_and_a_conversation_that_goes_on_is_kept(url):
+    """In slices of two, through an address as hosted databases give it."""
+    database = Database(f"{url}?sslmode=prefer")
+    going_on, ended = Conversation(), Conversation()
+    written(database, *(entry(record(f"old-{n}", calls=4), after=n) for n in range(3)))
+    written(database, entry(record("ended-1"), after=5, in_=ended))
+    written(database, entry(record("ended-2"), after=6, in_=Conversation(ended.id, "ended-1")))
+    written(database, entry(record("going-1"), after=7, in_=going_on))
+    written(database, entry(record("going-2"), after=864000, in_=Conversation(going_on.id, "going-1")))
+    before = START + timedelta(days=5)
+    expected = pruning.Pruned(runs=5, calls=32, kept=1)
+    assert database.read(lambda connection: pruning.count_old(connection, before)) == expected
+    assert pruning.prune(database, before) == expected
+    left = database.read(lambda connection: list_runs(connection, Filter(), 100))
+    assert [one["id"] for one in left] == ["going-2", "going-1"]
+    assert database.read(latest).id == going_on.id
+    database.shrink()
     database.close()

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from blocks.consortium import ConsortiumConfig
+from deployments.commands.history import from_history
 from deployments.commands.keys import saved as saved_keys
 from deployments.commands.saved import load
 from deployments.run import server
@@ -16,7 +17,7 @@ from tasks.calls.failures import classify, fault_of
 from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, endpoint_of
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError
-from tasks.history.place import history_place
+from tasks.history.place import history_place, said_by
 
 PATIENCE_S = 15.0
 
@@ -44,15 +45,14 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
 
 
 def _history() -> str:
-    from tasks.history.database import opened, shown
-    from tasks.history.errors import HistoryError
+    from tasks.history.database import shown
     from tasks.history.reading import count_runs
 
     try:
-        with opened() as history:
-            return f"{history.read(count_runs)} runs in {shown(history_place())}"
-    except HistoryError as error:
-        return error.message
+        number = from_history(count_runs)
+    except Stop as stop:
+        return stop.message
+    return f"{number} runs in {shown(history_place())} ({said_by()})"
 
 
 def calls(config: ConsortiumConfig) -> str:

@@ -40,7 +40,7 @@ def run_command(
     if found and found.kind != MAIN:
         return module_of(found.kind).run_saved(text, found.values, out)  # type: ignore[no-any-return]
     saved = found.values if found else None
-    return _run(text, configured(ConsortiumConfig, panel, saved, **REQUIRED), out)
+    return _run(text, configure(panel, saved), out)
 
 
 def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
@@ -55,9 +55,13 @@ def save(name: str, *, panel: ConsortiumOptions | None = None) -> Exit:
         name: Lower-case letters, digits and dashes.
         panel: Who is asked and who judges.
     """
-    config = configured(ConsortiumConfig, panel or ConsortiumOptions(), None, **REQUIRED)
-    models = [*(member.name for member in config.panel()), *config.arbiters()]
-    return save_block(name, Consortium(config=config), models)
+    config = configure(panel or ConsortiumOptions(), None)
+    return save_block(name, Consortium(config=config), config.models())
+
+
+def configure(panel: ConsortiumOptions, under: dict[str, Any] | None) -> ConsortiumConfig:
+    """Make the configuration of options that lie over others."""
+    return configured(ConsortiumConfig, panel, under, **REQUIRED)
 
 
 def _run(prompt: str, config: ConsortiumConfig, out: OutputOptions) -> Exit:

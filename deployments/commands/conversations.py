@@ -35,11 +35,13 @@ class ConversationOptions:
         if self.go_on and self.cid is not None:
             raise Stop("--continue and --cid both name a conversation: give one of them")
         # Imported only now, because it costs half a second.
+        from deployments.commands.history import ask_where
         from tasks.history.database import opened
         from tasks.history.lookup import latest, named
 
         option = "--continue" if self.cid is None else f"--cid {self.cid}"
         try:
+            ask_where()
             with opened() as history:
                 return history.read(
                     latest if self.cid is None else lambda connection: named(connection, self.cid or "")

@@ -1,7 +1,6 @@
 """`consensus keys`: the credentials of providers, saved as Prefect blocks. A key is never an argument and never printed."""
 
 import asyncio
-import json
 import os
 import sys
 from getpass import getpass
@@ -16,6 +15,7 @@ from blocks.member import parse_model
 from deployments.run import server
 from deployments.terminal import Exit, Stop, explain, put, say
 from tasks.calls.providers import BLOCKS, BUILT_IN
+from tasks.json_text import parse
 
 app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
 
@@ -61,7 +61,7 @@ def import_keys(file: Path) -> Exit:
         file: The file.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -102,10 +102,10 @@ def run_command(
         raise Stop("--input and --name both hold the settings of a run: give one of them")
     if input is None:
         question = _Question(read_prompt(prompt, stdin), ())
-        return _run(question, _configured(panel, find(name, KIND).values if name else None), out)
+        return _run(question, configure(panel, find(name, KIND).values if name else None), out)
     file = _read(input)
     question = _question(file, prompt, stdin)
-    return _run(question, _configured(panel, _under(file, panel)), out)
+    return _run(question, configure(panel, _under(file, panel)), out)
 
 
 def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
@@ -136,12 +136,12 @@ def save(
             under["system"] = "\n\n".join(system)
         if file.question is not None or len(system) < len(file.conversation):
             say("consensus: a configuration has no question: of initial_conversation only the system prompt is saved")
-    config = _configured(panel, under)
-    models = [*(member.name for member in config.panel()), *config.aggregators()]
-    return save_block(name, ConsensusLearning(config=config), models)
+    config = configure(panel, under)
+    return save_block(name, ConsensusLearning(config=config), config.models())
 
 
-def _configured(panel: LearnOptions, under: dict[str, Any] | None) -> ConsensusLearningConfig:
+def configure(panel: LearnOptions, under: dict[str, Any] | None) -> ConsensusLearningConfig:
+    """Make the configuration of options that lie over others."""
     approach = panel.approach or (under or {}).get("approach")
     central = approach in {None, "centralized_llm"} and panel.config is None
     required = {"members": MEMBERS} | ({"aggregator": AGGREGATOR} if central else {})

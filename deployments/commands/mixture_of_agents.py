@@ -122,8 +122,12 @@ def save(name: str, *, panel: MixtureOptions | None = None, prompts: PromptOptio
         prompts: Instructions in place of the built-in ones.
     """
     config = _configured(panel or MixtureOptions(), prompts or PromptOptions(), None)
-    models = [*(member.name for member in config.members()), *config.aggregators()]
-    return save_block(name, MixtureOfAgents(config=config), models)
+    return save_block(name, MixtureOfAgents(config=config), config.models())
+
+
+def configure(panel: MixtureOptions, under: dict[str, Any] | None) -> MixtureOfAgentsConfig:
+    """Make the configuration of options that lie over others."""
+    return _configured(panel, PromptOptions(), under)
 
 
 def _configured(

@@ -60,7 +60,7 @@ def run_command(
         raise Stop("there are two prompts: give --prompts alone, without --prompt and --prompt-file")
     text = "" if prompts else question(prompt, prompt_file)
     saved = load(name, "prefer") if name else None
-    config = configured(PreferConfig, panel or PreferOptions(), saved, **REQUIRED)
+    config = configure(panel or PreferOptions(), saved)
     return _run(text, config, out) if prompts is None else run_folder(prompts, config, out, at_once)
 
 
@@ -76,8 +76,13 @@ def save(name: str, *, panel: PreferOptions | None = None) -> Exit:
         name: Lower-case letters, digits and dashes.
         panel: Who answers and ranks.
     """
-    config = configured(PreferConfig, panel or PreferOptions(), None, **REQUIRED)
-    return save_block(name, Prefer(config=config), [member.name for member in config.panel()])
+    config = configure(panel or PreferOptions(), None)
+    return save_block(name, Prefer(config=config), config.models())
+
+
+def configure(panel: PreferOptions, under: dict[str, Any] | None) -> PreferConfig:
+    """Make the configuration of options that lie over others."""
+    return configured(PreferConfig, panel, under, **REQUIRED)
 
 
 def _run(prompt: str, config: PreferConfig, out: OutputOptions) -> Exit:

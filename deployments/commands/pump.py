@@ -57,7 +57,7 @@ def run_command(
     """
     text = question(prompt, prompt_file)
     saved = load(name, "pump") if name else None
-    config = configured(PumpConfig, panel or PumpOptions(), saved, **REQUIRED)
+    config = configure(panel or PumpOptions(), saved)
     return _run(text, config, out or OutputOptions(), folder(responses, "--responses") if responses else None)
 
 
@@ -73,8 +73,13 @@ def save(name: str, *, panel: PumpOptions | None = None) -> Exit:
         name: Lower-case letters, digits and dashes.
         panel: Who is asked.
     """
-    config = configured(PumpConfig, panel or PumpOptions(), None, **REQUIRED)
-    return save_block(name, Pump(config=config), [member.name for member in config.panel()])
+    config = configure(panel or PumpOptions(), None)
+    return save_block(name, Pump(config=config), config.models())
+
+
+def configure(panel: PumpOptions, under: dict[str, Any] | None) -> PumpConfig:
+    """Make the configuration of options that lie over others."""
+    return configured(PumpConfig, panel, under, **REQUIRED)
 
 
 def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | None = None) -> Exit:

@@ -1,12 +1,12 @@
 """Files of questions and of recorded answers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deployments.commands.questions import read_text
 from deployments.terminal import Stop
+from tasks.json_text import parse
 from tasks.reports.recorded import Recorded, numbered
 
 
@@ -98,7 +98,7 @@ def _add(known: dict[str, str | None], found: Answers, path: Path) -> None:
 
 def _json(text: str, path: Path, option: str) -> Any:
     try:
-        return json.loads(text)
+        return parse(text)
     except ValueError as error:
         raise Stop(f"{option} {path} is no JSON: {error}") from None
 

@@ -9,9 +9,11 @@ from cyclopts import Parameter
 from prefect.blocks.core import Block
 
 from blocks.member import ModelName
+from blocks.panel import RunConfig
 from deployments.kinds import KINDS, block_class
 from deployments.run import server
 from deployments.terminal import Exit, Stop, put, put_json, say
+from flows.algorithms import Name
 from tasks.calls.providers import check_models
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
@@ -21,7 +23,7 @@ class Saved(NamedTuple):
     """A saved configuration."""
 
     name: str
-    kind: str
+    kind: Name
     values: dict[str, Any]
 
 
@@ -36,7 +38,8 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
     server()
 
     async def write() -> None:
-        await check_models(models)
+        config = getattr(block, "config", None)
+        await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
         slug = block.get_block_type_slug()
         others = [one.kind for one in await saved_configurations(name) if slug != slug_of(one.kind)]
         if others:
@@ -112,7 +115,7 @@ def remove(name: str) -> Exit:
     return Exit.ANSWER
 
 
-def slug_of(kind: str) -> str:
+def slug_of(kind: Name) -> str:
     """Return the slug of the block type in which configurations of this kind are saved."""
     return str(block_class(kind).get_block_type_slug())
 

@@ -14,6 +14,7 @@ def stats(
     *,
     flow: str | None = None,
     since: str | None = None,
+    until: str | None = None,
     model: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
@@ -26,12 +27,13 @@ def stats(
     Args:
         flow: Only runs of this flow, for example consortium or moa.
         since: Only runs that began since then: 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w ago.
+        until: Only runs that began before then, written like --since.
         model: Only this model: provider/model, or model.
         json: As JSON.
     """
     from tasks.history.reading import model_stats
 
-    wanted = wanted_runs(flow, since, model)
+    wanted = wanted_runs(flow, since, model, until=until)
     found = from_history(lambda connection: model_stats(connection, wanted))
     if json:
         put_json([asdict(one) for one in found])

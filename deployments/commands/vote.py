@@ -64,7 +64,7 @@ def run_command(
     """
     text = read_prompt(prompt, stdin)
     saved = load(name, "vote") if name else None
-    return _run(text, configured(VoteConfig, panel or VoteOptions(), saved, **REQUIRED), out or OutputOptions())
+    return _run(text, configure(panel or VoteOptions(), saved), out or OutputOptions())
 
 
 def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
@@ -79,8 +79,13 @@ def save(name: str, *, panel: VoteOptions | None = None) -> Exit:
         name: Lower-case letters, digits and dashes.
         panel: Who votes, and how it is counted.
     """
-    config = configured(VoteConfig, panel or VoteOptions(), None, **REQUIRED)
+    config = configure(panel or VoteOptions(), None)
     return save_block(name, Vote(config=config), config.models())
+
+
+def configure(panel: VoteOptions, under: dict[str, Any] | None) -> VoteConfig:
+    """Make the configuration of options that lie over others."""
+    return configured(VoteConfig, panel, under, **REQUIRED)
 
 
 def _run(prompt: str, config: VoteConfig, out: OutputOptions) -> Exit:

@@ -12,12 +12,12 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
-from tasks.calls.attempt import attempt, setting
+from tasks.calls.attempt import attempt, ledger, setting
 from tasks.calls.cache_key import RequestKey, request_key
 from tasks.calls.cut import failing_when_cut
 from tasks.calls.providers import Endpoint, address_of, endpoint_of
 from tasks.calls.request import Answer, Request
-from tasks.calls.result_folder import guard
+from tasks.calls.result_folder import guard, place_of
 from tasks.calls.single_flight import once
 from tasks.errors import ModelError
 
@@ -65,10 +65,14 @@ async def answered(request: Request, route: Callable[[Endpoint], Endpoint] | Non
         found = await endpoint_of(request.provider, request.model)
         endpoint = route(found) if route else found
         key = request_key(request, endpoint.address)
-        run = TaskRunContext.get()
+        run, transaction = TaskRunContext.get(), get_transaction()
         if run is not None:
-            # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
-            guard(run.result_store, key)
+            if transaction is None or transaction.key != key:
+                # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
+                guard(run.result_store, key)
+            book = ledger.get()
+            if book is not None:
+                book.kept_in = place_of(run.result_store, key)
         began = run.start_time.timestamp() if run is not None else time.time()
         return await once(key, lambda: attempt(request, endpoint), began)
 

@@ -6,6 +6,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from blocks.credentials import Wire
@@ -19,6 +20,7 @@ from tasks.calls.pricing import price
 from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
+from tasks.calls.service_tier import tier_at
 from tasks.errors import ConfigurationError, ModelError
 from tasks.readers import UnreadableError, check_readable
 
@@ -41,6 +43,8 @@ class Ledger:
     """The requests that were sent for one call, failed ones included."""
 
     attempts: list[Attempt] = field(default_factory=list)
+    kept_in: Path | None = None
+    """The file that keeps the answer, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         ConfigurationError: If the client cannot be made.
     """
     adapter = await _adapter(endpoint)
+    tier = tier_at(endpoint, request.service_tier)
+    left_out = () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
+    request = request.model_copy(update={"service_tier": tier})
     client = await client_of(endpoint, request.model)
     known = REPAIRS.get((endpoint.address, request.model), Repairs())
     repairs, body = known, adapter.body(request, known)
@@ -91,7 +98,9 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         usage=reply.usage or Usage(),
         cost_usd=sent.cost_usd,
         latency_s=round(sent.latency_s, 4),
+        service_tier=reply.service_tier,
         warnings=(
+            *left_out,
             *repairs.notes(request),
             *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
             *(() if reply.usage else (f"{request.name} reported no token usage",)),
@@ -128,7 +137,7 @@ async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: 
         if reply.fault is not None and reply.fault.unbilled:
             cost, usage = cost or 0.0, usage or Usage()
         elif cost is None and usage is not None:
-            cost = await price(endpoint, request.model, usage)
+            cost = await price(endpoint, request.model, usage, reply.service_tier)
         if purse and reservation:
             purse.settle(reservation, usage, cost)
     return Sent(reply, cost, latency)

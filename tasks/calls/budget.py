@@ -35,6 +35,8 @@ class Purse:
         self.calls = 0
         self.tokens = 0
         self.cost_usd = 0.0
+        self.refusal: str | None = None
+        """Why the last call was refused that these very limits did not cover; None as long as they cover all."""
         self._started = time.monotonic()
 
     async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
@@ -50,9 +52,10 @@ class Purse:
         if self._counts_money() and endpoint.credentials is not None:
             worst = await price(endpoint, request.model, Usage(input_tokens=entry, output_tokens=output))
             if worst is None:
-                raise BudgetError(
-                    f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
-                )
+                message = f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
+                for purse in self._chain():
+                    purse.refusal = message if purse.limits.max_cost_usd is not None else purse.refusal
+                raise BudgetError(message)
             cost = worst
         reservation = Reservation(entry + output, cost)
         self._take(reservation)
@@ -68,7 +71,11 @@ class Purse:
 
     def _take(self, wanted: Reservation) -> None:
         for purse in self._chain():
-            purse.check(wanted)
+            try:
+                purse.check(wanted)
+            except BudgetError as error:
+                purse.refusal = error.message
+                raise
         for purse in self._chain():
             purse.calls += 1
             purse.tokens += wanted.tokens

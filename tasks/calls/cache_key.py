@@ -19,7 +19,7 @@ VERSION = 1
 KEYED = frozenset(
     {"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "prompt_version"}
 )
-LEFT_OUT = frozenset({"label", "timeout"})
+LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
 
 
 def request_key(request: Request, address: str) -> str:

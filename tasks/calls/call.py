@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_logger
 from prefect.tasks import Task
+from prefect.utilities.annotations import quote
 
+from blocks.sampling import ServiceTier
 from tasks.calls.ask import ask_task
 from tasks.calls.attempt import Ledger, ledger
+from tasks.calls.embed import embed_task, is_embedding
 from tasks.calls.request import Answer, Request, Usage
+from tasks.calls.result_folder import NOT_STORED, holds
 from tasks.calls.scrub import scrub
+from tasks.calls.vectors import read_vector
 from tasks.errors import ConfigurationError, ModelError
 from tasks.record import CallError, Response
 from tasks.watch import tell
@@ -22,9 +29,15 @@ Call = Callable[..., Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Caller:
-    """How a flow makes its calls. Flows take one as an argument, so that they can be tested without models."""
+    """How a flow makes its calls. Flows take one as an argument, so that they can be tested without models.
+
+    Attributes:
+        fresh: Ask again even where an answer is stored, and replace it.
+        service_tier: The tier in which every call should be served.
+    """
 
     fresh: bool = False
+    service_tier: ServiceTier | None = None
 
     @property
     def task(self) -> Task[[Request], Any]:
@@ -39,6 +52,8 @@ class Caller:
             instance: Which instance of the model this is.
             member: Name of the member in the record; by default `provider/model#instance`.
         """
+        if self.service_tier is not None:
+            request = request.model_copy(update={"service_tier": self.service_tier})
         response = Response(
             member=member or f"{request.name}#{instance}",
             provider=request.provider,
@@ -50,13 +65,23 @@ class Caller:
         started = time.monotonic()
         try:
             # Prefect's types say that an asynchronous task returns its state at once; it returns a coroutine.
-            state = await cast("Awaitable[State[Any]]", self.task(request, return_state=True))
+            task = embed_task(fresh=self.fresh) if is_embedding(request) else self.task
+            # Quoted, or Prefect would look three times through all of it for results of other tasks; there are none.
+            state = await cast("Awaitable[State[Any]]", task(cast("Request", quote(request)), return_state=True))
         finally:
             ledger.reset(token)
         result = await state.aresult(raise_on_failure=False)
+        _let_go(state, result)
         if isinstance(result, Answer):
             _fill(response, result)
             response.cached = not book.attempts
+            if book.attempts and book.kept_in is not None and not holds(book.kept_in, result):
+                where = book.kept_in.parent
+                warning = f"{response.member}: {NOT_STORED} in {where}: asked again, it will be paid for again"
+                response.warnings.append(warning)
+                get_logger("consensus").error(warning)
+            if is_embedding(request):
+                response.embedding, response.text = read_vector(result.text, None), None
         else:
             response.error = _error_of(result)
             response.text = getattr(result, "text", None)
@@ -66,7 +91,21 @@ class Caller:
         return response
 
 
-_fields = ("text", "finish_reason", "usage", "latency_s", "model_served")
+def _let_go(state: State[Any], result: object) -> None:
+    """Take the result out of what Prefect remembers of it until the flow run ends: a batch makes 100,000s of calls.
+
+    Prefect remembers the state of each result, in case it is given to another task; ours never are.
+    """
+    context = FlowRunContext.get()
+    if context is None:
+        return
+    for part in (result, *getattr(result, "__dict__", {}).values()):
+        known = context.run_results.get(id(part))
+        if known is not None and known[0].id == state.id:
+            del context.run_results[id(part)]
+
+
+_fields = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 
 
 def _fill(response: Response, answer: Answer) -> None:

@@ -12,12 +12,15 @@ _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str
 
 async def client_of(endpoint: Endpoint, model: str) -> Any:
     """Return the client for `endpoint`; a changed key or address gives a new one."""
-    for loop in [loop for loop in _clients if loop.is_closed()]:
-        # Open connections hold on to their loop, so that the weak key alone would never let go of it.
-        del _clients[loop]
-    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    clients = _clients.get(asyncio.get_running_loop())
+    if clients is None:
+        for loop in [loop for loop in _clients if loop.is_closed()]:
+            # Open connections hold on to their loop, so that the weak key alone would never let go of it.
+            del _clients[loop]
+        clients = _clients.setdefault(asyncio.get_running_loop(), {})
     digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
-    key = (endpoint.provider, endpoint.address, digest)
+    # The local model's embeddings have a server of their own; everywhere else one connection serves all.
+    key = (endpoint.provider, endpoint.address, digest if endpoint.credentials else endpoint.wire)
     if key not in clients:
         made = await _make(endpoint, model)
         clients.setdefault(key, made)  # the local model takes its time to start, and a second call may be faster
@@ -31,7 +34,8 @@ async def _make(endpoint: Endpoint, model: str) -> Any:
 
     from tasks.calls.local_model import alocal_base_url
 
-    return AsyncOpenAI(api_key="none", base_url=await alocal_base_url(model), max_retries=0)
+    base_url = await alocal_base_url(model, embedding=endpoint.wire == "openai-embeddings")
+    return AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0)
 
 
 async def close_clients() -> None:

@@ -58,7 +58,7 @@ _MONEY_TEXT = re.compile(
 )
 _CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|context window|context length|prompt is too long|"
-    r"input token count .*exceeds|context is too long|context size|too many tokens",
+    r"input token count .*exceeds|context is too long|context size|too many tokens|too large to process",
     re.IGNORECASE,
 )
 _FILTER_CODES = re.compile(r"content_filter|content_policy|invalid_prompt|moderation|cyber_policy")

@@ -40,6 +40,7 @@ SMOLLM2 = "smollm2"
 MAX_ANSWER_TOKENS = 1024  # without a cap, a request that sends no max_tokens writes until its slot is full
 DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 4
+EMBEDDED_TOKENS = 2048  # a text is embedded in one piece; the server takes 0.8 GB then, with twice as many 1.4 GB
 _MIB = 1 << 20
 _LOG_NOTHING = -1  # llama.cpp's own verbosity threshold: below errors (0), so not one line is written
 
@@ -59,7 +60,7 @@ class _State:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.servers: dict[Path, _Server] = {}
+        self.servers: dict[tuple[Path, bool], _Server] = {}
 
 
 _state = _State()
@@ -120,13 +121,15 @@ def _weights_id(path: Path, mtime_ns: int) -> str:
     return f"{path.name}:{size}:{digest.hexdigest()}"
 
 
-def local_base_url(model: str) -> str:
+def local_base_url(model: str, *, embedding: bool = False) -> str:
     """Returns the base URL of the local model's server, starting the server at first use.
 
-    There is one server a process for each weights file; it ends with the process. Safe to call from any thread.
+    There is one server a process for each weights file, and another for its embeddings; they end with the process.
+    Safe to call from any thread.
 
     Args:
         model: As for `gguf_path`.
+        embedding: For the server that embeds texts.
 
     Returns:
         "http://127.0.0.1:PORT/v1".
@@ -136,15 +139,15 @@ def local_base_url(model: str) -> str:
     """
     path = gguf_path(model)
     with _state.lock:
-        server = _state.servers.get(path)
+        server = _state.servers.get((path, embedding))
         if server is None or server.process.poll() is not None:
-            server = _state.servers[path] = _start(path)
+            server = _state.servers[path, embedding] = _start(path, embedding=embedding)
         return server.base_url
 
 
-async def alocal_base_url(model: str) -> str:
+async def alocal_base_url(model: str, *, embedding: bool = False) -> str:
     """Does what `local_base_url` does, in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(local_base_url, model)
+    return await asyncio.to_thread(local_base_url, model, embedding=embedding)
 
 
 def _setting(name: str, default: int) -> int:
@@ -156,14 +159,15 @@ def _setting(name: str, default: int) -> int:
     return int(text)
 
 
-def _start(path: Path) -> _Server:
+def _start(path: Path, *, embedding: bool) -> _Server:
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalModelError(f"the package xllamacpp is not installed: {INSTALL_HINT}")
     settings = {
         "path": str(path),
-        "slots": _setting("CONSENSUS_LOCAL_SLOTS", DEFAULT_SLOTS),
+        "slots": 1 if embedding else _setting("CONSENSUS_LOCAL_SLOTS", DEFAULT_SLOTS),
         "context": _setting("CONSENSUS_LOCAL_CONTEXT", DEFAULT_CONTEXT),
         "threads": _setting("CONSENSUS_LOCAL_THREADS", max(1, (os.cpu_count() or 1) // 2)),
+        "embedding": embedding,
     }
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
         [sys.executable, "-P", __file__, json.dumps(settings)],
@@ -246,6 +250,12 @@ def _serve(settings: dict[str, Any]) -> None:
         params.cache_ram_mib = 0  # no second copy of past prompts in memory
         params.cors_origins = "http://127.0.0.1"  # no web page in a browser may ask it
         params.ui = params.endpoint_slots = False
+        if settings["embedding"]:
+            params.embedding = True
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            # A text is pooled in one piece, so the physical batch must hold all of it. A server that chats would hold
+            # that memory in vain, so that embeddings have one of their own; the weights are mapped only once.
+            params.n_batch = params.n_ubatch = min(settings["context"], EMBEDDED_TOKENS)
         server = xllamacpp.Server(params)
         report = {"address": server.listening_address}
     except Exception as error:

@@ -1,24 +1,32 @@
 """What a call costs, by the price table of `genai-prices`."""
 
 import asyncio
+import sys
 from importlib import import_module
 from typing import Any
 
 from tasks.calls.providers import BUILT_IN, Endpoint
 from tasks.calls.request import Usage
+from tasks.calls.service_tier import FLEX_FACTOR, tier_at
 
 _OUR_NAMES = {"openai": "openai", "anthropic": "anthropic", "google": "google", "openrouter": "openrouter"}
 
 
-async def price(endpoint: Endpoint, model: str, usage: Usage) -> float | None:
+async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str | None = None) -> float | None:
     """Return the price in US dollars of `usage` at `endpoint`, or None when it is not in the table.
 
     The provider is recognised by its address, or by its built-in name when the address is a gateway of one's own.
+
+    Args:
+        endpoint: Where the call goes.
+        model: The model.
+        usage: Its tokens.
+        service_tier: The tier that served the call, as the vendor names it; None for the standard one.
     """
     if endpoint.credentials is None:
         return None
     # The table takes 0.3 s to import; a thread keeps the other calls going.
-    prices = await asyncio.to_thread(import_module, "genai_prices")
+    prices = sys.modules.get("genai_prices") or await asyncio.to_thread(import_module, "genai_prices")
     wanted = prices.Usage(
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cached_input_tokens,
@@ -30,7 +38,15 @@ async def price(endpoint: Endpoint, model: str, usage: Usage) -> float | None:
         places.append({"provider_id": _OUR_NAMES[endpoint.provider]})
     for place in places:
         try:
-            return float(prices.calc_price(wanted, model_ref=model, **place).total_price)
+            standard = float(prices.calc_price(wanted, model_ref=model, **place).total_price)
+            if service_tier is None:
+                return standard
+            context = {"service_tier": service_tier}
+            listed = float(prices.calc_price(wanted, model_ref=model, price_context=context, **place).total_price)
         except (LookupError, ValueError):
             continue
+        # A tier that the table does not have comes at its standard price.
+        if listed == standard and tier_at(endpoint, service_tier) == "flex":
+            return standard * FLEX_FACTOR
+        return listed
     return None

@@ -2,10 +2,13 @@
 
 import os
 import time
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
+import httpx
 from prefect.context import AsyncClientContext
 from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -83,6 +86,7 @@ class Endpoint:
 
 
 _saved: dict[tuple[str, str], tuple[float, ModelCredentials | None]] = {}
+_checked: ContextVar[bool] = ContextVar("checked", default=False)
 
 
 def _saved_key(provider: str) -> tuple[str, str]:
@@ -105,12 +109,20 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
     wanted = sorted(name for name in set(providers) if again or not _fresh(name))
     if not wanted:
         return
-    async with AsyncClientContext.get_or_create() as context:
-        response = await context.client.request(
-            "POST",
-            "/block_documents/filter",
-            json={"block_documents": {"name": {"any_": wanted}}, "include_secrets": True},
-        )
+    try:
+        async with AsyncClientContext.get_or_create() as context:
+            response = await context.client.request(
+                "POST",
+                "/block_documents/filter",
+                json={"block_documents": {"name": {"any_": wanted}}, "include_secrets": True},
+            )
+    except httpx.TransportError:
+        # The server is away. What was read before still holds: a call that can be made is not lost over it.
+        if not all(_saved_key(name) in _saved for name in wanted):
+            raise
+        for name in wanted:
+            _saved[_saved_key(name)] = (now, _saved[_saved_key(name)][1])
+        return
     found = _instances(response.json())
     for name in wanted:
         _saved[_saved_key(name)] = (now, found.get(name))
@@ -207,18 +219,55 @@ def address_of(provider: str, model: str) -> str:
     return _known_endpoint(provider, model).address
 
 
-async def check_models(names: Collection[ModelName]) -> dict[ModelName, Endpoint]:
+@contextmanager
+def models_checked() -> Iterator[None]:
+    """Let runs in the block go by what is known of their providers: whoever starts thousands has checked before."""
+    token = _checked.set(True)
+    try:
+        yield
+    finally:
+        _checked.reset(token)
+
+
+_EMBEDDINGS: dict[Wire, Wire] = {"openai": "openai-embeddings", "google": "google-embeddings"}
+
+
+def embedding_endpoint(endpoint: Endpoint) -> Endpoint:
+    """Return where texts are embedded at `endpoint`.
+
+    Raises:
+        ConfigurationError: If the provider has no embeddings.
+    """
+    wire = _EMBEDDINGS.get(endpoint.wire)
+    if wire is None:
+        raise ConfigurationError(
+            f"embedding_model: {endpoint.provider} has no embeddings: name a model of OpenAI, Google, an "
+            "OpenAI-compatible server or local, for example openai/text-embedding-3-small"
+        )
+    return replace(endpoint, wire=wire)
+
+
+async def check_models(
+    names: Collection[ModelName], embedding: ModelName | None = None
+) -> dict[ModelName, Endpoint]:
     """Find the endpoint of every model before the first call is paid for.
+
+    Args:
+        names: Models that are asked.
+        embedding: The model that embeds texts, if there is one.
 
     Raises:
         ConfigurationError: Listing every model that cannot be asked, with its cause.
     """
-    await look_up({name.provider for name in names}, again=True)
+    wanted = [*names, embedding] if embedding else [*names]
+    await look_up({name.provider for name in wanted}, again=not _checked.get())
     endpoints: dict[ModelName, Endpoint] = {}
     problems: dict[str, None] = {}
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(wanted):
         try:
             endpoints[name] = await endpoint_of(name.provider, name.model)
+            if name == embedding:
+                embedding_endpoint(endpoints[name])
         except ConfigurationError as error:
             problems[error.message] = None
     if problems:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from blocks.sampling import Sampling
+from blocks.sampling import Sampling, ServiceTier
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
@@ -42,7 +42,7 @@ class Request(BaseModel):
     """One call of a model.
 
     Credentials travel by name: `provider` is looked up inside the task. What decides the answer is in the cache key;
-    `label`, `timeout` and `attempts` are not.
+    `label`, `timeout` and `service_tier` are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +63,8 @@ class Request(BaseModel):
     """Name of the call in logs and in the UI, for example `openai/gpt-x #2 · iteration 1`."""
     timeout: float = Field(120.0, gt=0)
     """Seconds that one attempt may take."""
+    service_tier: ServiceTier | None = None
+    """The tier in which it should be served; it decides price and time, not the answer."""
 
     @property
     def name(self) -> str:
@@ -106,4 +108,6 @@ class Answer(BaseModel):
     cost_usd: float | None = None
     """What the call cost when it was made; None when unknown."""
     latency_s: float = 0.0
+    service_tier: str | None = None
+    """The tier that the vendor says has served it, which decides the price."""
     warnings: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ REMEMBER_S = 10.0
 _lock = Lock()
 _under_way: dict[str, "Future[Answer]"] = {}
 _ended: dict[str, tuple[float, Answer]] = {}
+"""Answers that came lately, the oldest first."""
 
 
 async def once(key: str, send: Callable[[], Awaitable[Answer]], began: float | None = None) -> Answer:
@@ -66,7 +67,8 @@ def _forget(key: str, answer: Answer | None = None) -> None:
     now = time.time()
     with _lock:
         _under_way.pop(key, None)
-        for old in [name for name, (at, _) in _ended.items() if now - at > REMEMBER_S]:
-            del _ended[old]
+        while _ended and now - _ended[oldest := next(iter(_ended))][0] > REMEMBER_S:
+            del _ended[oldest]
         if answer is not None:
+            _ended.pop(key, None)  # so that it goes to the end
             _ended[key] = (now, answer)

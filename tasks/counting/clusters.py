@@ -1,11 +1,11 @@
-"""Free texts that say much the same, in groups: found from their wording, without a model."""
+"""Free texts that say much the same, in groups: found from how alike they are."""
 
 from collections.abc import Sequence
 
-from tasks.counting.agreement import similarity
+from tasks.counting.likeness import LEXICAL, Likeness
 
 
-def clusters(texts: Sequence[str], alike: float) -> list[int]:
+def clusters(texts: Sequence[str], alike: float, likeness: Likeness = LEXICAL) -> list[int]:
     """Return for each text the number of its group; groups are numbered from 0 in the order of their first text.
 
     Complete linkage: in a group every two texts are at least `alike`. A chain of texts, each like its neighbour, is
@@ -14,8 +14,10 @@ def clusters(texts: Sequence[str], alike: float) -> list[int]:
     Args:
         texts: The texts.
         alike: Similarity, 0 to 1, from which two texts may be in one group.
+        likeness: How similarity is measured.
     """
-    near = {(one, other): similarity(texts[one], texts[other]) for other in range(len(texts)) for one in range(other)}
+    compared = likeness.among(texts)
+    near = {(one, other): compared(one, other) for other in range(len(texts)) for one in range(other)}
     groups = [[index] for index in range(len(texts))]
     while len(groups) > 1:
         linked = {

@@ -4,24 +4,26 @@ from collections.abc import Sequence
 
 from blocks.consensus_learning import ConsensusLearningConfig
 from blocks.extraction import parse_extraction
-from tasks.counting.agreement import medoid, similarity
+from tasks.counting.agreement import medoid
 from tasks.counting.clusters import clusters
 from tasks.counting.decentralized import Outcome, settle
 from tasks.counting.extract import extract_all
+from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.counting.settled import Adopted, Settlement
 from tasks.counting.vote import count_votes
 from tasks.judging.fence import labels
 from tasks.record import Iteration, Response, Synthesis
 
 
-def nearest(responses: Sequence[Response], method: str = "medoid") -> Synthesis:
+def nearest(responses: Sequence[Response], method: str = "medoid", likeness: Likeness = LEXICAL) -> Synthesis:
     """Return the answer that is nearest to all others, word for word.
 
     Args:
         responses: The answers of those members that did not fail; at least one.
         method: What the record says of how it was made.
+        likeness: How nearness is measured.
     """
-    chosen = responses[medoid([response.text or "" for response in responses])]
+    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
     return Synthesis(text=chosen.text or "", chosen=chosen.member, method=method)
 
 
@@ -49,7 +51,9 @@ def votes_of(responses: Sequence[Response], values: Sequence[str | None]) -> dic
     return votes
 
 
-def majority(responses: Sequence[Response], config: ConsensusLearningConfig) -> Synthesis | None:
+def majority(
+    responses: Sequence[Response], config: ConsensusLearningConfig, likeness: Likeness = LEXICAL
+) -> Synthesis | None:
     """Count the extracted answers; of a tie the value wins whose first voter is listed first.
 
     Returns:
@@ -60,7 +64,8 @@ def majority(responses: Sequence[Response], config: ConsensusLearningConfig) -> 
     winner = count_votes(values).winner
     if winner is None:
         return None
-    return _word_for_word(responses, votes_of(responses, values), str(winner.value), True, "majority")
+    votes = votes_of(responses, values)
+    return _word_for_word(responses, votes, str(winner.value), "majority", likeness, extracted=True)
 
 
 def tied(synthesis: Synthesis) -> list[str]:
@@ -70,11 +75,11 @@ def tied(synthesis: Synthesis) -> list[str]:
 
 
 def decentralized(
-    responses: Sequence[Response], config: ConsensusLearningConfig, seed: str
+    responses: Sequence[Response], config: ConsensusLearningConfig, seed: str, likeness: Likeness = LEXICAL
 ) -> tuple[Synthesis | None, Settlement]:
     """Let the members settle the answer among themselves; no model is asked.
 
-    With an extraction the extracted answers are compared, without one the wording of whole texts, and the values are
+    With an extraction the extracted answers are compared, without one whole texts, by `likeness`, and the values are
     then the letters of groups of like texts.
 
     Returns:
@@ -83,7 +88,7 @@ def decentralized(
     """
     values: list[str | None]
     if config.extract is None:
-        numbers = clusters([response.text or "" for response in responses], config.alike)
+        numbers = clusters([response.text or "" for response in responses], config.alike, likeness)
         names = labels(len(responses))
         values = [names[number] for number in numbers]
     else:
@@ -94,7 +99,8 @@ def decentralized(
         return None, settlement
     votes = votes_of(responses, values)
     extracted = config.extract is not None
-    return _word_for_word(responses, votes, outcome.winner, extracted, "decentralized"), settlement
+    made = _word_for_word(responses, votes, outcome.winner, "decentralized", likeness, extracted=extracted)
+    return made, settlement
 
 
 def held_texts(responses: Sequence[Response], settlement: Settlement) -> dict[str, str]:
@@ -103,7 +109,7 @@ def held_texts(responses: Sequence[Response], settlement: Settlement) -> dict[st
     return held | {one.member: one.text for one in settlement.adopted}
 
 
-def stable(before: Iteration, now: Iteration, threshold: float) -> bool:
+def stable(before: Iteration, now: Iteration, threshold: float, likeness: Likeness = LEXICAL) -> bool:
     """Tell whether a round has left the answer as it was, and the members agree on it.
 
     Where answers were extracted: the same value won, and its share of all members that answered reaches `threshold`.
@@ -117,18 +123,20 @@ def stable(before: Iteration, now: Iteration, threshold: float) -> bool:
         share = len(now.synthesis.votes.get(now.synthesis.value, [])) / max(1, answered)
         return before.synthesis.value == now.synthesis.value and share >= threshold
     agreement = 1.0 if now.agreement is None else now.agreement
-    return agreement >= threshold and similarity(before.synthesis.text, now.synthesis.text) >= threshold
+    return agreement >= threshold and likeness.between(before.synthesis.text, now.synthesis.text) >= threshold
 
 
 def _word_for_word(
     responses: Sequence[Response],
     votes: dict[str, list[str]],
     winner: str,
-    extracted: bool,
     method: str,
+    likeness: Likeness,
+    *,
+    extracted: bool,
 ) -> Synthesis:
     """Return the answer of the member that is nearest to all that gave the winning value."""
-    synthesis = nearest([response for response in responses if response.member in votes[winner]], method)
+    synthesis = nearest([response for response in responses if response.member in votes[winner]], method, likeness)
     synthesis.votes = votes
     synthesis.value = winner if extracted else None
     return synthesis

@@ -5,20 +5,23 @@ A database without tables, or with those of an older version, is brought up to d
 
 import asyncio
 import os
+import re
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from tasks.calls.scrub import scrub
 from tasks.history.errors import HistoryError, RowError
-from tasks.history.place import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place
+from tasks.history.place import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place, said_by
 from tasks.history.rows import Row
 from tasks.history.saving import Transaction
 from tasks.history.schema import metadata
@@ -47,8 +50,8 @@ class Database:
     def __init__(self, place: Place) -> None:
         with _explained(place if isinstance(place, Path) else VARIABLE):
             self._url = url_of(place)
-            self._name = self._url.render_as_string(hide_password=True)
-            self._secret = str(self._url.password or "")
+            self._name = _public(self._url)
+            self._secrets = _secrets_of(self._url)
             self._lock = threading.Lock()
             self._runner: asyncio.Runner | None = None
             self._engine: Engine | None = None
@@ -67,6 +70,24 @@ class Database:
     def read(self, work: Work[T]) -> T:
         """Do `work` in one transaction that reads."""
         return self._do(work, write=False)
+
+    def change(self, work: Work[T]) -> T:
+        """Do `work` in one transaction that writes, with a connection."""
+        return self._do(work, write=True)
+
+    def shrink(self) -> None:
+        """Give the disk back what deleted rows took, and leave nothing of them; PostgreSQL's autovacuum does that itself."""
+        if self._engine is None or self._url.get_backend_name() != "sqlite":
+            return
+        with self._lock, _explained(self._name, self._secrets):
+            raw = self._engine.raw_connection()
+            try:
+                raw.cursor().execute("VACUUM")
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise HistoryError(f"the history at {self._name} cannot be made smaller now: {error}") from None
+            finally:
+                raw.close()
 
     def close(self) -> None:
         """Close all connections; SQLite then puts its write-ahead log into the file."""
@@ -93,7 +114,7 @@ class Database:
             self._engine = create_engine(self._url)
 
     def _do(self, work: Work[T], *, write: bool) -> T:
-        with self._lock, _explained(self._name, self._secret):
+        with self._lock, _explained(self._name, self._secrets):
             if not self._ready:
                 self._prepare()
                 self._ready = True
@@ -155,8 +176,11 @@ def url_of(place: Place) -> URL:
         return URL.create("sqlite", database=str(place))
     url = make_url(place)
     if url.drivername in {"postgres", "postgresql"}:
-        # asyncpg comes with Prefect.
-        return url.set(drivername="postgresql+psycopg" if find_spec("psycopg") else "postgresql+asyncpg")
+        if find_spec("psycopg"):
+            return url.set(drivername="postgresql+psycopg")
+        # asyncpg comes with Prefect. It has another name for what addresses of hosted databases usually end with.
+        known = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
+        return url.set(drivername="postgresql+asyncpg", query=known)
     return url.set(drivername="sqlite") if url.drivername == "sqlite+aiosqlite" else url
 
 
@@ -165,7 +189,19 @@ def shown(place: Place | None) -> str:
     if place is None:
         return f"off ({VARIABLE})"
     with _explained(VARIABLE):
-        return str(place) if isinstance(place, Path) else url_of(place).render_as_string(hide_password=True)
+        return str(place) if isinstance(place, Path) else _public(url_of(place))
+
+
+def _public(url: URL) -> str:
+    """Return an address for a person: without the password, and without settings, which may be secrets too."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _secrets_of(url: URL) -> list[str]:
+    """Return what of an address nobody is to read, as a driver might quote it."""
+    texts = [str(url.password or "")]
+    texts += [text for value in url.query.values() for text in ([value] if isinstance(value, str) else value)]
+    return sorted({form for text in texts for form in (text, quote(text, safe=""))}, key=len, reverse=True)
 
 
 @contextmanager
@@ -208,7 +244,7 @@ def _migrate(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        where = connection.engine.url.render_as_string(hide_password=True)
+        where = _public(connection.engine.url)
         raise HistoryError(f"the history at {where} was made by another version: {error}") from None
 
 
@@ -239,16 +275,23 @@ def _on_begin(connection: Connection) -> None:
 
 
 @contextmanager
-def _explained(place: Place, secret: str = "") -> Iterator[None]:
+def _explained(place: Place, secrets: Iterable[str] = ()) -> Iterator[None]:
     """Turn what the database says into one sentence."""
     try:
         yield
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         raise HistoryError(
-            f"{VARIABLE} is no database URL that can be used: sqlite:////path, postgresql://..."
+            f"the address of the history ({said_by()}) is no database URL that can be used: sqlite:////path, postgresql://..."
+        ) from None
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        raise HistoryError(
+            f"the history at {place} cannot be used: the driver knows no setting {unknown[1]!r}"
         ) from None
     except (SQLAlchemyError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
         message = f"the history at {place} cannot be used: {type(cause).__name__}: {cause}"
-        raise kind(scrub(" ".join(message.split()), [secret])) from None
+        raise kind(scrub(" ".join(message.split()), secrets)) from None

@@ -25,6 +25,7 @@ class Filter:
         flow: Name of the flow, as the record has it.
         status: How the run ended.
         since: When it began at the earliest.
+        until: Before which moment it began.
         model: A model that was called, as `provider/model` or without the provider.
     """
 
@@ -32,6 +33,7 @@ class Filter:
     status: str | None = None
     since: datetime | None = None
     model: str | None = None
+    until: datetime | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what holds for a run that is wanted."""
@@ -42,6 +44,8 @@ class Filter:
             found.append(runs.c.status == self.status)
         if self.since is not None:
             found.append(runs.c.started_at >= self.since)
+        if self.until is not None:
+            found.append(runs.c.started_at < self.until)
         if self.model is not None:
             made = calls.alias()  # a query over calls itself must not be taken for this one
             found.append(runs.c.id.in_(select(made.c.run_id).where(is_model(self.model, made))))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tasks.calls.request import Message
-from tasks.counting.agreement import similarity
+from tasks.counting.wording import similarity
 from tasks.history.conversation import Conversation
 from tasks.record import Iteration, Record, Response
 
@@ -135,6 +135,7 @@ def call_rows(entry: Entry, run_id: str) -> list[Row]:
 def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response]]:
     for one in record.iterations:
         yield from ((one, "member", call) for call in one.responses)
+        yield from ((one, "embedding", call) for call in one.embeddings)
         yield from ((one, "judge", call) for call in one.judgements)
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any, Protocol
 from uuid import uuid4
 
-from tasks.history.rows import Entry, Row, call_rows, iteration_rows, run_row, username
+from tasks.history.rows import Entry, Row, Turn, call_rows, iteration_rows, run_row, username
 
 
 class Transaction(Protocol):
@@ -37,9 +37,15 @@ def save(transaction: Transaction, entry: Entry) -> str:
     transaction.insert("calls", call_rows(entry, run_id))
     if turn:
         given = json.dumps([message.model_dump() for message in turn.given]) if turn.given else None
-        row = {"run_id": run_id, "conversation_id": turn.conversation_id, "parent_id": turn.parent_id}
+        row = {"run_id": run_id, "conversation_id": turn.conversation_id, "parent_id": _parent(transaction, turn)}
         transaction.insert("turns", [row | {"ended_at": entry.ended_at, "given": given}])
     return run_id
+
+
+def _parent(transaction: Transaction, turn: Turn) -> str | None:
+    """Return the turn before this one, unless it was deleted while the run went on."""
+    found: str | None = transaction.value("SELECT run_id FROM turns WHERE run_id = :id", id=turn.parent_id)
+    return found
 
 
 def _position(transaction: Transaction, flow_run_id: str | None) -> int:

@@ -5,7 +5,11 @@ import random
 from collections.abc import Sequence
 from string import ascii_uppercase
 
+from tasks.plain_text import visible
 from tasks.record import Response
+
+LONGEST = 100_000
+"""Characters of one text that a judge is shown: some 25,000 tokens. One member's flood must not drown the others."""
 
 
 def labels(count: int) -> list[str]:
@@ -34,7 +38,9 @@ def fence_tag(texts: Sequence[str], seed: str) -> str:
     answers give the same prompt and a judgement can be taken from the store.
     """
     digest = hashlib.sha256("\0".join((seed, *texts)).encode("utf-8", "surrogatepass"))
-    while any(digest.hexdigest()[:12] in text for text in texts):
+    # As they are shown, too: what is taken out of a text may join what stood on both sides of it.
+    quoted = [*texts, *map(_shown, texts)]
+    while any(digest.hexdigest()[:12] in text for text in quoted):
         digest.update(b"again")
     return digest.hexdigest()[:12]
 
@@ -43,5 +49,12 @@ def fenced(quotations: dict[str, str], seed: str, kind: str = "answer", tag: str
     """Return the labelled `quotations` between markers that carry the tag; a `tag` may be given that fits several calls."""
     tag = tag or fence_tag(list(quotations.values()), seed)
     return "\n\n".join(
-        f"[{kind} {label} {tag}]\n{text}\n[end {kind} {label} {tag}]" for label, text in quotations.items()
+        f"[{kind} {label} {tag}]\n{_shown(text)}\n[end {kind} {label} {tag}]" for label, text in quotations.items()
     )
+
+
+def _shown(text: str) -> str:
+    """Return a text as a judge sees it: nothing hidden in it, and cut where it is too long."""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}\n... (cut off here; {len(text)} characters in all)"
+    return visible(text)

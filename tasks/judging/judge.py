@@ -8,6 +8,7 @@ from blocks.sampling import Sampling
 from tasks.calls.call import Call
 from tasks.calls.request import Message, Request
 from tasks.counting.agreement import medoid
+from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.judging.fence import fence_tag, fenced, shuffled
 from tasks.judging.hearing import hear
 from tasks.judging.judgement import Judgement, Method, read_judgement, schema_of
@@ -26,6 +27,8 @@ class Case:
     conversation: Sequence[Message] = ()
     seed: str = "0"
     label: str = ""
+    likeness: Likeness = LEXICAL
+    """Finds the answer nearest to all others when no arbiter can judge."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ async def judge(case: Case, court: Court, call: Call) -> tuple[Synthesis, list[R
         calls += heard
         if judgement is not None:
             return _synthesis(judgement, arbiter, labelled), calls
-    return fallback(case.responses), calls
+    return fallback(case.responses, case.likeness), calls
 
 
-def fallback(responses: Sequence[Response]) -> Synthesis:
+def fallback(responses: Sequence[Response], likeness: Likeness = LEXICAL) -> Synthesis:
     """Return the answer that is nearest to all others, word for word, for when no arbiter could judge."""
-    chosen = responses[medoid([response.text or "" for response in responses])]
+    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
     return Synthesis(text=chosen.text or "", chosen=chosen.member)
 
 

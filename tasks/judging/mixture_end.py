@@ -18,7 +18,8 @@ def conclude(record: Record, config: MixtureOfAgentsConfig) -> None:
         record.answer = last.synthesis.text
         record.best_iteration = last.number
     layers = [one for one in record.iterations if one.responses]
-    record.agreement = layers[-1].agreement if layers else None
+    if layers:
+        record.agreement, record.agreement_measure = layers[-1].agreement, layers[-1].agreement_measure
     for one in record.iterations:
         _remark(record, one, str(config.aggregators()[0]))
     record.add_up()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
+from tasks.places import place
 from tasks.prompting.answer_parts import divide
 from tasks.record import Response
 
@@ -110,7 +111,7 @@ def prompt_set(name: str) -> PromptSet:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
         raise ConfigurationError(f"prompt_set: {path}: {'; '.join(lines)}") from None
-    except ValueError as error:  # no TOML, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or nested without end
         raise ConfigurationError(f"prompt_set: {path} is no TOML: {error}") from None
 
 
@@ -123,10 +124,11 @@ def path_of(name: str) -> Path:
     """Return the file of the prompt set `name`: a path as it is, a name in one's own folder and then the shipped one.
 
     Raises:
-        ConfigurationError: If a name is not found, naming those there are.
+        ConfigurationError: If a name is not found, naming those there are; or if a deployed run may not read the file.
     """
     if is_path(name):
-        return Path(name).expanduser().resolve()
+        own_folder = os.environ.get(FOLDER)
+        return place(name, "prompt_set", *([Path(own_folder).expanduser().resolve()] if own_folder else []))
     sets = prompt_sets()
     if name not in sets:
         own = os.environ.get(FOLDER)

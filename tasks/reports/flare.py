@@ -1,6 +1,5 @@
 """The files of Flare's AI Consensus: its `input.json` is read as it is, and a run can be written in its output's shape."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from blocks.member import members_of, parse_member
 from tasks.calls.providers import BUILT_IN, LOCAL
 from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
+from tasks.json_text import parse
 from tasks.record import Record
 
 OPENROUTER = "openrouter"
@@ -94,7 +94,7 @@ def read_input(text: str, providers: Collection[str] = ()) -> FlareRun:
         ConfigurationError: Naming the path in the file of everything that is wrong, for example `aggregator.model.id`.
     """
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError as error:
         raise ConfigurationError(f"this is no JSON: {error}") from None
     if not isinstance(value, dict):

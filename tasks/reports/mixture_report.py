@@ -106,7 +106,7 @@ def layer_markdown(iteration: Iteration) -> str:
     """Describe a layer for a person."""
     synthesis, number = iteration.synthesis, iteration.number
     answered = [response for response in iteration.responses if response.answered]
-    calls = [*iteration.responses, *iteration.judgements]
+    calls = [*iteration.responses, *iteration.embeddings, *iteration.judgements]
     failed = [f"{call.member}: {call.error.message}" for call in calls if call.error]
     parts = [f"# Layer {number}"]
     if iteration.responses:

@@ -16,6 +16,7 @@ from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from tasks.errors import QuorumError
+from tasks.plain_text import visible
 from tasks.record import Iteration, Record, Response
 
 LIMIT = 20_000
@@ -151,8 +152,9 @@ def key(name: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return model text for markdown: fenced longer than any fence in it, so that nothing in it is rendered."""
+    """Return model text for markdown: fenced longer than any fence in it, so that nothing in it is rendered or hidden."""
     text = text if len(text) <= LIMIT else f"{text[:LIMIT]}\n… ({len(text)} characters in all)"
+    text = visible(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
@@ -160,7 +162,7 @@ def quoted(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return text for a table cell, without what markdown or HTML would act on."""
-    return " ".join(re.sub(r"[<>\[\]!`|]", " ", text).split())[:300]
+    return " ".join(re.sub(r"[<>\[\]!`|]", " ", visible(text)).split())[:300]
 
 
 def percent(value: float | None) -> str:
@@ -190,14 +192,22 @@ def iteration_markdown(iteration: Iteration) -> str:
         parts += ["## Analysis", quoted(synthesis.analysis)]
     parts.append("## Answers")
     parts += [f"### `{cell(r.member)}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered]
+    parts += hazards_section(iteration)
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]
     return "\n\n".join(parts)
 
 
+def hazards_section(iteration: Iteration) -> list[str]:
+    """Say whose text looked like an attack, and on account of what."""
+    found = [f"{r.member}: {', '.join(r.hazards)}" for r in iteration.responses if r.hazards]
+    return ["## Looked like an attack", quoted("\n".join(found))] if found else []
+
+
 def calls_table(iteration: Iteration) -> list[dict[str, Any]]:
     """List the calls of an iteration, one row each."""
-    return [_row(r, "member") for r in iteration.responses] + [_row(r, "arbiter") for r in iteration.judgements]
+    roles = (("member", iteration.responses), ("embedding", iteration.embeddings), ("arbiter", iteration.judgements))
+    return [_row(response, role) for role, calls in roles for response in calls]
 
 
 def _row(response: Response, role: str) -> dict[str, Any]:
@@ -210,5 +220,6 @@ def _row(response: Response, role: str) -> dict[str, Any]:
         "cost USD": "unknown" if response.cost_usd is None else round(response.cost_usd, 6),
         "attempts": response.attempts,
         "cached": "yes" if response.cached else "no",
+        "looks like an attack": ", ".join(response.hazards),
         "error": cell(response.error.message) if response.error else "",
     }

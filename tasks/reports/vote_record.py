@@ -50,7 +50,7 @@ def write_votes(
     record.margin = round(tally.margin or 0.0, 4)
     record.full_text = first.text
     if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
-        iteration.agreement = round(tally.share or 0.0, 4)
+        iteration.agreement, iteration.agreement_measure = round(tally.share or 0.0, 4), "votes"
     iteration.synthesis = Synthesis(
         text=winner.answer,
         chosen=first.member,

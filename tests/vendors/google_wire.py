@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .script import SeenRequest, Usage
-from .wire import Answer, digest, is_object, objects, plain
+from .openai_wire import DIMENSIONS, embed
+from .script import Reply, SeenRequest, Usage
+from .wire import Answer, digest, is_object, objects, plain, tokens
 
 _FINISH = {
     "stop": "STOP",
@@ -93,6 +94,33 @@ def answer(seen: SeenRequest, said: Answer) -> dict[str, Any]:
     }
     if said.usage is not None:
         body["usageMetadata"] = usage(said.usage) if isinstance(said.usage, Usage) else said.usage
+    return body
+
+
+def embeddings(seen: SeenRequest, reply: Reply) -> dict[str, Any]:
+    """Build the response to ``batchEmbedContents``, one embedding a request.
+
+    Args:
+        seen: The request.
+        reply: What was scripted.
+
+    Returns:
+        The response body.
+    """
+    found, count = list[dict[str, Any]](), 0
+    for one in objects(seen.params.get("requests")):
+        content = one.get("content")
+        text = plain(content.get("parts")) if is_object(content) else ""
+        size = int(one.get("outputDimensionality") or DIMENSIONS)
+        values = list(reply.vector(text)) if reply.vector else embed(text, size)
+        if values:
+            found.append({"values": values})
+        count += tokens(text)
+    body: dict[str, Any] = {"embeddings": found}
+    if reply.usage != "missing":
+        asked = reply.usage.input if isinstance(reply.usage, Usage) else count
+        details = [{"modality": "TEXT", "tokenCount": asked}]
+        body["usageMetadata"] = {"promptTokenCount": asked, "promptTokenDetails": details}
     return body
 
 

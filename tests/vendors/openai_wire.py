@@ -9,7 +9,7 @@ import math
 import struct
 from typing import Any
 
-from .script import SeenRequest, Usage
+from .script import Reply, SeenRequest, Usage
 from .wire import COST_PER_TOKEN, CREATED, Answer, digest, is_object, objects, plain, tokens
 
 DIMENSIONS = 64
@@ -159,11 +159,12 @@ def models(names: list[str]) -> dict[str, Any]:
     return {"object": "list", "data": [model(name) for name in names]}
 
 
-def embeddings(seen: SeenRequest) -> dict[str, Any]:
+def embeddings(seen: SeenRequest, reply: Reply) -> dict[str, Any]:
     """Build embeddings of the request's input texts.
 
     Args:
         seen: The request.
+        reply: What was scripted.
 
     Returns:
         The response body, with vectors as lists or in base64 as asked for.
@@ -173,13 +174,17 @@ def embeddings(seen: SeenRequest) -> dict[str, Any]:
     size = int(seen.params.get("dimensions") or DIMENSIONS)
     data: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
-        vector: list[float] | str = embed(text, size)
+        values = list(reply.vector(text)) if reply.vector else embed(text, size)
+        vector: list[float] | str = values
         if seen.params.get("encoding_format") == "base64":
-            vector = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": vector})
-    count = sum(tokens(text) for text in texts)
-    counts = {"prompt_tokens": count, "total_tokens": count}
-    return {"object": "list", "data": data, "model": seen.model, "usage": counts}
+            vector = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+        if values:
+            data.append({"object": "embedding", "index": index, "embedding": vector})
+    body: dict[str, Any] = {"object": "list", "data": data, "model": seen.model}
+    if reply.usage != "missing":
+        count = reply.usage.input if isinstance(reply.usage, Usage) else sum(tokens(text) for text in texts)
+        body["usage"] = {"prompt_tokens": count, "total_tokens": count}
+    return body
 
 
 def embed(text: str, size: int = DIMENSIONS) -> list[float]:

@@ -46,6 +46,9 @@ def recognise(raw: RawRequest) -> SeenRequest | None:
             seen = SeenRequest("google", "chat", model, path, [], None, params, headers)
             google_wire.read(seen)
             return seen
+        if path.endswith(":batchEmbedContents"):
+            model = path.rpartition("/models/")[2].removesuffix(":batchEmbedContents")
+            return SeenRequest("google", "embeddings", model, path, [], None, params, headers)
         return None
     before, found, name = path.partition("/models")
     if raw.method != "GET" or not found or (name and not name.startswith("/")):
@@ -77,7 +80,7 @@ def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str,
         elif seen.kind == "models":
             body = wire.model(seen.model) if seen.model else wire.models(names)
         elif seen.kind == "embeddings":
-            body = openai_wire.embeddings(seen)
+            body = wire.embeddings(seen, reply)
         else:
             body = wire.answer(seen, resolve(reply, seen))
     headers = {"content-type": "application/json"}

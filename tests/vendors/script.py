@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -110,6 +110,7 @@ class Reply:
         fault: What to do to the connection instead of answering properly.
         tool_input: Arguments of a tool call to answer with, instead of text.
         thoughts: Visible reasoning (Anthropic thinking block, Gemini thought part, OpenRouter reasoning).
+        vector: For embeddings, what a text becomes; no numbers leave the text out of the response.
     """
 
     text: Text = None
@@ -122,6 +123,7 @@ class Reply:
     fault: Fault | None = None
     tool_input: dict[str, Any] | None = None
     thoughts: str | None = None
+    vector: Callable[[str], Sequence[float]] | None = None
 
 
 Step: TypeAlias = Reply | Callable[[SeenRequest], Reply]

@@ -25,6 +25,7 @@ class Reply:
     model: str | None = None
     detail: str = ""
     fault: Fault | None = None
+    service_tier: str | None = None
 
 
 class Adapter(Protocol):
@@ -48,6 +49,8 @@ _MODULES: dict[Wire, str] = {
     "anthropic": "tasks.calls.adapters.anthropic_messages",
     "google": "tasks.calls.adapters.google_generate",
     "openai-completions": "tasks.calls.adapters.openai_completions",
+    "openai-embeddings": "tasks.calls.adapters.openai_embeddings",
+    "google-embeddings": "tasks.calls.adapters.google_embeddings",
 }
 
 

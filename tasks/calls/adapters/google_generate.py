@@ -48,6 +48,7 @@ def body(request: Request, repairs: Repairs) -> dict[str, Any]:
         "stop_sequences": list(sampling.stop) or None,
         "seed": sampling.seed,
         "reasoning_effort": sampling.reasoning_effort,
+        "service_tier": request.service_tier,
     }
     if request.response_schema is not None:
         if repairs.schema_mode < 2:
@@ -101,12 +102,20 @@ def read(response: Any) -> Reply:
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
     reason = candidate.finish_reason.value if candidate.finish_reason else "none"
-    return Reply(text, _FINISH.get(reason, "other"), usage, None, response.model_version, f"finishReason {reason}")
+    finish = _FINISH.get(reason, "other")
+    return Reply(text, finish, usage, None, response.model_version, f"finishReason {reason}", None, _tier(response))
 
 
 def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol
     """Every setting has a parameter here."""
     return ()
+
+
+def _tier(response: GenerateContentResponse) -> str | None:
+    """The tier that served the call: Google says it in a header, in the body only where it has other usage to tell."""
+    headers = (response.sdk_http_response.headers if response.sdk_http_response else None) or {}
+    found = next((value for name, value in headers.items() if name.lower() == "x-gemini-service-tier"), None)
+    return found.lower() if found else None
 
 
 def _thinking(effort: str) -> ThinkingConfig:

@@ -34,6 +34,7 @@ def body(request: Request, repairs: Repairs) -> dict[str, Any]:
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
         "reasoning_effort": sampling.reasoning_effort,
+        "service_tier": request.service_tier,
     }
     extra: dict[str, Any] = dict(sampling.extra)
     if sampling.top_k is not None and "top_k" not in repairs.dropped:
@@ -75,8 +76,9 @@ def read(response: Any) -> Reply:
         return Reply(usage=usage, cost_usd=cost, model=response.model, detail="no choice in the response")
     finish = _FINISH.get(choice.finish_reason or "", "other")
     if message.refusal:
-        return Reply(None, "content_filter", usage, cost, response.model, message.refusal)
-    return Reply(message.content, finish, usage, cost, response.model, f"finish_reason {choice.finish_reason}")
+        return Reply(None, "content_filter", usage, cost, response.model, message.refusal, None, response.service_tier)
+    detail = f"finish_reason {choice.finish_reason}"
+    return Reply(message.content, finish, usage, cost, response.model, detail, None, response.service_tier)
 
 
 def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol

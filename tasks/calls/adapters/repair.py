@@ -21,6 +21,7 @@ _SETTINGS = {
     "seed": "seed",
     "reasoning_effort": "reasoning_effort",
     "effort": "reasoning_effort",
+    "service_tier": "service_tier",
 }
 """What may be left out, in the vendors' spelling, with the setting behind it. Nothing else is: not the system prompt,
 not what the user passes through in `extra`."""
@@ -33,7 +34,7 @@ _ALIASES = {
 _SCHEMA = frozenset(
     {"response_format", "output_config", "response_json_schema", "response_mime_type", "json_schema", "json_mode"}
 )
-_SPOKEN = ("json mode", "json schema", "thinking level", "thinking budget", "reasoning effort", "top p", "top k")
+_SPOKEN = ("json mode", "json schema", "thinking level", "thinking budget", "reasoning effort", "top p", "top k", "service tier")
 """Names that vendors write as words."""
 
 
@@ -68,7 +69,7 @@ class Repairs:
 
     def notes(self, request: Request) -> tuple[str, ...]:
         """Say what was changed in `request`, for the answer's warnings."""
-        wanted = {name for name, setting in _SETTINGS.items() if getattr(request.sampling, setting) not in (None, ())}
+        wanted = {name for name, setting in _SETTINGS.items() if _setting(request, setting) not in (None, ())}
         said = [f"{request.name} refuses {name}: sent without it" for name in sorted(self.dropped & wanted)]
         said += [
             f"{request.name} refuses {name}: sent as max_completion_tokens"
@@ -77,6 +78,10 @@ class Repairs:
         if request.response_schema is not None and self.schema_mode:
             said.append(f"{request.name} has no structured output: the JSON schema was put into the prompt")
         return tuple(said)
+
+
+def _setting(request: Request, name: str) -> Any:
+    return request.service_tier if name == "service_tier" else getattr(request.sampling, name)
 
 
 def refused_parameter(fault: Fault, sent: frozenset[str]) -> str | None:

@@ -1,0 +1,168 @@
+"""What a person sees on stderr while a batch goes on: a live table in a terminal, a line now and then elsewhere."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from deployments.terminal import say
+from tasks.batches.outcome import BatchSummary, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class BatchCounts:
+    """What is counted while a batch goes on."""
+
+    def __init__(self) -> None:
+        self.plan = Progress("", 0, 0)
+        self.done = self.failed = self.degraded = 0
+        self.sent = self.stored = 0
+        self.cost_usd: float | None = 0.0
+        self.models: dict[str, list[float]] = {}
+        """For each model its calls, the failed ones, and the seconds that all took together."""
+        self._started = time.monotonic()
+
+    def note(self, event: str, value: Any) -> None:
+        """Count an event of the batch."""
+        if event == "batch_started":
+            self.plan, self._started = value, time.monotonic()
+        elif event == "row":
+            self.done += value["answer"] is not None
+            self.failed += value["answer"] is None
+            self.degraded += bool(value["degraded"])
+        elif event == "answered":
+            self._call(value)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are finished, by this run and by earlier ones."""
+        return self.plan.finished + self.done + self.failed
+
+    def line(self) -> str:
+        """Say it in one line."""
+        took = max(time.monotonic() - self._started, 1e-9)
+        price = "cost unknown" if self.cost_usd is None else f"${self.cost_usd:.4f}"
+        return (
+            f"{self.rows} of {self.plan.rows} rows · {self.failed} failed, {self.degraded} degraded · "
+            f"{self.sent} calls sent, {self.stored} from the store · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
+        )
+
+    def _call(self, response: Any) -> None:
+        if not response.attempts:
+            self.stored += response.error is None
+            return
+        self.sent += 1
+        model = self.models.setdefault(f"{response.provider}/{response.model}", [0, 0, 0.0])
+        model[0] += 1
+        model[1] += response.error is not None
+        model[2] += response.latency_s
+        known = self.cost_usd is not None and response.cost_usd is not None
+        self.cost_usd = self.cost_usd + response.cost_usd if known else None
+
+
+class BatchLines:
+    """Tells in plain lines how far a batch is."""
+
+    def __init__(self) -> None:
+        self._counts = BatchCounts()
+        self._told = time.monotonic()
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event."""
+        self._counts.note(event, value)
+        if event == "batch_started" and value.finished:
+            say(f"{value.finished} of {value.rows} rows were finished by an earlier run")
+        elif event == "row" and time.monotonic() - self._told > EVERY_S:
+            self._told = time.monotonic()
+            say(self._counts.line())
+
+    def close(self) -> None:
+        """Nothing is left on the screen."""
+
+
+class BatchTable:
+    """Shows a bar, and below it a table of the models."""
+
+    def __init__(self) -> None:
+        self._counts = BatchCounts()
+        self._live: Live | None = None
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event, and bring the view up to date."""
+        self._counts.note(event, value)
+        if event == "batch_started":
+            self._open(value)
+        elif event == "row" and self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._counts.rows)
+        elif event == "batch_ended":
+            self.close()
+
+    def close(self) -> None:
+        """Take the view away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _open(self, plan: Progress) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task(plan.algorithm, total=plan.rows, completed=plan.finished)
+        self._live = Live(
+            get_renderable=self._shown, console=Console(stderr=True), transient=True, refresh_per_second=4
+        )
+        self._live.start()
+
+    def _shown(self) -> "Group":
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        assert self._bar is not None
+        table = Table(box=None, header_style="dim")
+        for name in ("model", "calls", "failed", "mean s"):
+            table.add_column(name, justify="left" if name == "model" else "right")
+        for name, (calls, failed, seconds) in sorted(self._counts.models.items()):
+            table.add_row(Text(name), f"{calls:.0f}", f"{failed:.0f}", f"{seconds / calls:.2f}")
+        return Group(self._bar, Text(self._counts.line(), style="dim"), table)
+
+
+def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
+    """Say on stderr what a batch came to."""
+    price = "cost unknown" if summary.cost_usd is None else f"${summary.cost_usd:.4f}"
+    for model in summary.models:
+        took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
+        errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
+        say(f"  {model.model}: {model.calls} calls sent{took}{errors}")
+    if summary.bad:
+        say(f"  ! {summary.bad} rows of the input cannot be used and were left out:")
+        for text in summary.bad_rows:
+            say(f"    {text}")
+    if summary.error:
+        say(f"  ! {summary.error}")
+    if summary.not_started:
+        say(f"  ! {summary.not_started} rows were not started: the same command goes on with them")
+    say(
+        f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
+        f"failed, {summary.not_started} not started · {summary.calls} calls, {summary.cached_calls} from the store · {price} "
+        f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
+    )
+    if ui_url and summary.flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")

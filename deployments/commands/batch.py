@@ -1,0 +1,147 @@
+"""`consensus batch`: an algorithm over every row of a file."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from blocks.budget import Budget
+from deployments.batch_view import BatchLines, BatchTable, batch_summary
+from deployments.commands.saved import find
+from deployments.kinds import module_of, options_of
+from deployments.options import OUTPUT, RunOptions
+from deployments.run import server
+from deployments.terminal import Exit, Stop, put, put_json, say
+from flows.algorithms import ALGORITHMS, Name
+from flows.batch import batch
+from tasks.batches.outcome import BatchSummary
+from tasks.calls.clients import close_clients
+from tasks.calls.warm_up import warm_up
+from tasks.errors import QuorumError
+from tasks.watch import watched_by
+
+BUDGET = {
+    "max_calls": "max_calls",
+    "max_tokens": "max_tokens",
+    "max_cost": "max_cost_usd",
+    "deadline": "max_seconds",
+}
+"""Options of a run that are those of the whole batch here, and their fields."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class BatchOptions:
+    """What is read and written, and how much at once."""
+
+    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT)]
+    """File of answers (.jsonl, .csv, .parquet) or an fsspec address; {date} stands for the day."""
+    name: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Name of a saved configuration."""
+    prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The column that is the prompt; default: prompt, question, or the only one."""
+    prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The prompt as a text with {column} in it, instead of a column."""
+    id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The column that tells rows apart; default: id where there is one, else the line number."""
+    concurrency: Annotated[int, Parameter(group=OUTPUT)] = 8
+    """Rows that are worked on at once."""
+    skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Go on without rows that cannot be used, and list them."""
+    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the number of calls and the estimated cost of each model, and stop."""
+    shards: Annotated[int, Parameter(group=OUTPUT)] = 1
+    """Split the rows over so many deployment runs, for as many workers as there are."""
+    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the summary as JSON on stdout, and nothing else."""
+
+
+def _command(kind: Name | None) -> Callable[..., Exit]:
+    """Make the command for one kind of flow, with that flow's options; without a kind for a saved configuration."""
+    options = options_of(kind) if kind else RunOptions
+
+    def run(input: str, *, batch: BatchOptions, panel: options | None = None) -> Exit:  # type: ignore[valid-type]
+        """Run a flow on every row of a file; killed half-way it is simply started again, and goes on where it was.
+
+        Args:
+            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+            batch: What is read and written.
+            panel: The flow's own options. Those of the budget are of the whole batch.
+        """
+        return _run(input, batch, panel or options(), kind)
+
+    return run
+
+
+def __getattr__(name: str) -> Callable[..., Exit]:
+    """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
+    kind = name.removeprefix("batch_")
+    if name == "run_command" or kind in ALGORITHMS:
+        return _command(None if name == "run_command" else kind)  # type: ignore[arg-type]
+    raise AttributeError(name)
+
+
+def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | None) -> Exit:
+    given = {field: getattr(panel, option) for option, field in BUDGET.items()}
+    panel = replace(panel, **dict.fromkeys(BUDGET))
+    found = find(options.name, kind) if options.name else None
+    if kind is None and found is None:
+        raise Stop("say which flow: --name SAVED, or --flow consortium|learn|moa|vote|pump|prefer with its options")
+    algorithm: Name = kind or found.kind  # type: ignore[union-attr]
+    own = options_of(algorithm)(**{field.name: getattr(panel, field.name) for field in fields(panel)})
+    config = module_of(algorithm).configure(own, found.values if found else None)
+    if options.dry_run:
+        return _estimate(source, options, config)
+    warm_up(model.provider for model in config.models())
+    info = server()
+    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+
+    async def work() -> BatchSummary:
+        with watched_by(*([view] if view else [])):
+            try:
+                done: BatchSummary = await batch(
+                    source,
+                    options.output,
+                    flow=algorithm,
+                    config=config.model_dump(mode="json", exclude_defaults=True),
+                    prompt_column=options.prompt_column,
+                    prompt_template=options.prompt_template,
+                    id_column=options.id_column,
+                    concurrency=options.concurrency,
+                    skip_bad=options.skip_bad,
+                    budget=Budget(**given),
+                    shards=options.shards,
+                )
+            except QuorumError as error:
+                done = getattr(error, "record", None)  # type: ignore[assignment]
+                if done is None:
+                    raise
+            finally:
+                await close_clients()
+        return done
+
+    try:
+        summary = asyncio.run(work())
+    finally:
+        if view is not None:
+            view.close()
+    return _told(summary, options, info.ui_url)
+
+
+def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
+    if options.json:
+        put_json(summary.model_dump(mode="json"))
+    else:
+        batch_summary(summary, ui_url)
+        put(summary.output)
+    if summary.status == "budget":
+        return Exit.BUDGET
+    return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
+
+
+def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
+    say("TODO")
+    return Exit.ANSWER

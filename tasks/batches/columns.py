@@ -1,0 +1,163 @@
+"""From what a format found to the id and the prompt of a row."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.batches.limits import MAX_PROMPT_CHARACTERS, fault_in
+from tasks.batches.row import Broken, Item
+from tasks.batches.template import MissingColumnError, Template
+from tasks.errors import ConfigurationError
+
+PROMPT = "prompt"
+ID = "id"
+"""The column that is taken for the id when none is named and every row has it."""
+PREFERRED = (PROMPT, "question")
+"""Columns that are taken for the prompt when none is named, the first that there is."""
+LISTED = 20
+"""Columns that an error lists."""
+
+
+class Columns:
+    """Reads the prompt and the id of rows.
+
+    Args:
+        prompt_column: The column of the prompt, if one was named.
+        template: What makes the prompt in place of a column.
+        id_column: The column of the id; None for `id` where all rows that are looked at have it, else the row's place.
+    """
+
+    def __init__(self, prompt_column: str | None, template: Template | None, id_column: str | None) -> None:
+        self._template = template
+        self.id_column = id_column
+        self._prompt_column = prompt_column or PROMPT
+        self._named = prompt_column is not None
+        self._wanted: dict[str, str] = {}
+        self._unseen: set[str] = set()
+        self._known: dict[str, None] = {}
+        self._ids: set[bytes] = set()
+
+    def choose(self, items: Sequence[Item | Broken], names: Sequence[str] | None, *, whole: bool) -> None:
+        """Choose the column of the prompt, and check that those there are which were named.
+
+        Args:
+            items: The first rows.
+            names: All columns, where the format names them.
+            whole: Whether there are no other rows.
+
+        Raises:
+            ConfigurationError: If no column can be chosen, or one that was named is not there.
+        """
+        seen: list[Any] = [_columns(one.value) for one in items if isinstance(one, Item)]
+        self._known = dict.fromkeys(names or (name for row in seen if isinstance(row, dict) for name in row))
+        if self._template is None and not self._named:
+            if not self._known:
+                return  # nothing but bad rows
+            self._prompt_column = self._choice()
+        if self.id_column is None and seen and all(row and row.get(ID) not in (None, "") for row in seen):
+            self.id_column = ID
+        wanted = dict.fromkeys(self._template.columns if self._template else (self._prompt_column,), "")
+        parameter = "prompt_template" if self._template else "prompt_column"
+        self._wanted = dict.fromkeys(wanted, parameter) | ({self.id_column: "id_column"} if self.id_column else {})
+        self._unseen = {name for name in self._wanted if name not in self._known}
+        if names is not None or (whole and self._known):
+            self.check_seen()
+
+    def check_seen(self) -> None:
+        """Check that every column that was named was in a row.
+
+        Raises:
+            ConfigurationError: If not.
+        """
+        for name, parameter in self._wanted.items():
+            if name in self._unseen and self._known:
+                raise ConfigurationError(f"{parameter}: there is no column {name!r}; {self._listed()}")
+
+    def read(self, item: Item) -> tuple[str, str, dict[str, Any]] | str:
+        """Return the id, the prompt and the columns of a row, or what is wrong with it."""
+        columns = _columns(item.value)
+        if columns is None:
+            return f"it is {_kind(item.value)}, neither an object nor a text"
+        if self._unseen:
+            self._unseen -= columns.keys()
+            if len(self._known) < LISTED:
+                self._known.update(dict.fromkeys(columns))
+        if fault := fault_in(columns):
+            return fault
+        prompt = self._prompt(columns)
+        if isinstance(prompt, Exception):
+            return str(prompt)
+        name = self._id(item, columns)
+        if isinstance(name, Exception):
+            return str(name)
+        return name, prompt, columns
+
+    def _choice(self) -> str:
+        for name in PREFERRED:
+            if name in self._known:
+                return name
+        if len(self._known) == 1:
+            return next(iter(self._known))
+        raise ConfigurationError(
+            f"prompt_column: say which column holds the prompt, or give a prompt_template; {self._listed()}"
+        )
+
+    def _listed(self) -> str:
+        names = [repr(name) for name in self._known]
+        return f"the columns are {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
+
+    def _prompt(self, columns: dict[str, Any]) -> str | ValueError:
+        if self._template is not None:
+            try:
+                prompt = self._template.fill(columns)
+            except MissingColumnError as error:
+                return ValueError(f"column {error.column!r} {'is empty' if error.column in columns else 'is missing'}")
+        else:
+            value = columns.get(self._prompt_column)
+            if value is None:
+                state = "is empty" if self._prompt_column in columns else "is missing"
+                return ValueError(f"column {self._prompt_column!r} {state}")
+            if isinstance(value, bool | list | dict):
+                return ValueError(f"column {self._prompt_column!r} is {_kind(value)}, not a text")
+            prompt = str(value)
+        if not prompt.strip():
+            return ValueError("the prompt is empty")
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            return ValueError(f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters")
+        return prompt
+
+    def _id(self, item: Item, columns: dict[str, Any]) -> str | ValueError:
+        if self.id_column is None and item.name is None:
+            return str(item.line)
+        value = columns.get(self.id_column) if self.id_column else item.name
+        if value is None or not str(value).strip():
+            state = "is empty" if self.id_column in columns else "is missing"
+            return ValueError(f"column {self.id_column!r}, the id, {state}")
+        if isinstance(value, bool | list | dict):
+            return ValueError(f"column {self.id_column!r}, the id, is {_kind(value)}, neither a text nor a number")
+        name = str(value)
+        # A digest and not the id: 100,000 of them take some megabytes, however long the ids are.
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        if digest in self._ids:
+            return ValueError(f"another row before has the id {_short(name)}")
+        self._ids.add(digest)
+        return name
+
+
+def _columns(value: Any) -> dict[str, Any] | None:
+    """Return the columns of what was found; a text alone is a prompt."""
+    if isinstance(value, dict):
+        return value
+    return {PROMPT: value} if isinstance(value, str) else None
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "true or false", list: "an array", dict: "an object", str: "a text"}
+    return names.get(type(value), "a number")
+
+
+def _short(text: str, most: int = 80) -> str:
+    return json.dumps(text if len(text) <= most else text[: most - 3] + "...", ensure_ascii=False)

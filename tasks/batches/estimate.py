@@ -1,0 +1,194 @@
+"""What a batch will take: calls, tokens and US dollars by model, before the first call is made."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from blocks.member import ModelName
+from blocks.panel import RunConfig
+from tasks.batches.planning import Planned, planned_calls
+from tasks.calls.pricing import price
+from tasks.calls.providers import LOCAL, Endpoint, check_models
+from tasks.calls.request import Usage
+from tasks.calls.service_tier import tier_at
+from tasks.history.lengths import Lengths
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text; of other scripts a token has fewer."""
+OUTPUT_TOKENS = 500
+"""Assumed of an answer of a model that the history does not know."""
+
+
+class ModelEstimate(BaseModel):
+    """What is expected of one model, in all rows together."""
+
+    model: str
+    tasks: list[str]
+    """What it is called for."""
+    calls_least: int = 0
+    calls_most: int = 0
+    input_tokens_least: int = 0
+    input_tokens_most: int = 0
+    output_tokens_least: int = 0
+    output_tokens_most: int = 0
+    cost_usd_least: float | None = 0.0
+    """None where the price is not known."""
+    cost_usd_most: float | None = 0.0
+    service_tier: str | None = None
+    """The tier that is asked for and that the price is of, if it is not the standard one."""
+
+
+class Estimate(BaseModel):
+    """What is expected of a batch if no call fails and nothing is stored yet."""
+
+    rows: int
+    calls_least: int
+    calls_most: int
+    cost_usd_least: float | None
+    """None as soon as the price of one model is not known."""
+    cost_usd_most: float | None
+    models: list[ModelEstimate]
+    assumptions: list[str]
+    """What the figures rest on, a sentence each."""
+
+
+async def estimate(config: RunConfig, rows: int, characters: int) -> Estimate:
+    """Estimate what a batch will take. No model is called.
+
+    Args:
+        config: The settings of every row's run.
+        rows: How many rows there are.
+        characters: Of all their prompts together.
+
+    Raises:
+        ConfigurationError: If a model cannot be asked.
+    """
+    plans = planned_calls(config)
+    endpoints = await check_models(list(dict.fromkeys(plan.model for plan in plans)))
+    lengths, known = await asyncio.to_thread(_lengths)
+    outputs = [_output_tokens(plan, lengths) for plan in plans]
+    answer = _mean([(plan, tokens) for plan, tokens in zip(plans, outputs, strict=True) if plan.role == "member"])
+    question = characters / rows if rows else 0.0
+    models: dict[ModelName, ModelEstimate] = {}
+    for plan, output in zip(plans, outputs, strict=True):
+        endpoint = endpoints[plan.model]
+        one = models.setdefault(plan.model, ModelEstimate(model=str(plan.model), tasks=[]))
+        one.service_tier = tier_at(endpoint, config.service_tier)
+        if plan.task not in one.tasks:
+            one.tasks.append(plan.task)
+        await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
+    found = list(models.values())
+    return Estimate(
+        rows=rows,
+        calls_least=sum(one.calls_least for one in found),
+        calls_most=sum(one.calls_most for one in found),
+        cost_usd_least=_sum([one.cost_usd_least for one in found]),
+        cost_usd_most=_sum([one.cost_usd_most for one in found]),
+        models=found,
+        assumptions=_assumptions(config, found, plans, lengths, known),
+    )
+
+
+async def _add(
+    one: ModelEstimate,
+    plan: Planned,
+    endpoint: Endpoint,
+    *,
+    rows: int,
+    question: float,
+    output: float,
+    answer: float,
+) -> None:
+    """Add the calls of one plan to those of its model.
+
+    Args:
+        one: What is expected of the model.
+        plan: The calls of one row.
+        endpoint: Where they go.
+        rows: How many rows there are.
+        question: Characters of a prompt, on the average.
+        output: Tokens of what the model writes in one call.
+        answer: Tokens of a member's answer, which others read.
+    """
+    for which, calls, read in (("least", plan.least, plan.read_least), ("most", plan.most, plan.read_most)):
+        if not calls:
+            continue
+        # Per call, because some vendors ask a higher price of a long input.
+        entry = (question + plan.characters) / CHARACTERS_PER_TOKEN + read / calls * answer
+        usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
+        each = await price(endpoint, plan.model.model, usage, one.service_tier)
+        before = getattr(one, f"cost_usd_{which}")
+        cost = None if each is None or before is None else before + each * calls * rows
+        setattr(one, f"cost_usd_{which}", cost)
+        for name, number in (
+            ("calls", 1),
+            ("input_tokens", usage.input_tokens),
+            ("output_tokens", usage.output_tokens),
+        ):
+            setattr(one, f"{name}_{which}", getattr(one, f"{name}_{which}") + number * calls * rows)
+    if one.cost_usd_most is None:
+        one.cost_usd_least = None
+
+
+def _output_tokens(plan: Planned, lengths: Lengths) -> float:
+    measured = lengths.get((*plan.model, plan.role))
+    if measured is None:
+        measured = lengths.get((*plan.model, "member" if plan.role == "judge" else "judge"), OUTPUT_TOKENS)
+    return min(measured, plan.max_output_tokens or measured)
+
+
+def _mean(answers: Sequence[tuple[Planned, float]]) -> float:
+    calls = sum(plan.most for plan, _ in answers)
+    return sum(plan.most * tokens for plan, tokens in answers) / calls if calls else OUTPUT_TOKENS
+
+
+def _sum(costs: Sequence[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return math.fsum(known) if len(known) == len(costs) else None
+
+
+def _lengths() -> tuple[Lengths, str]:
+    """Return what the history knows of the lengths of answers, and why it knows nothing."""
+    from tasks.history.database import opened
+    from tasks.history.errors import HistoryError
+    from tasks.history.lengths import mean_output_tokens
+
+    try:
+        with opened() as history:
+            return history.read(mean_output_tokens), ""
+    except HistoryError as error:
+        return {}, error.message
+
+
+def _assumptions(
+    config: RunConfig, models: Sequence[ModelEstimate], plans: Sequence[Planned], lengths: Lengths, unread: str
+) -> list[str]:
+    known = {ModelName(provider, model) for provider, model, _ in lengths}
+    asked = dict.fromkeys(plan.model for plan in plans)
+    measured, guessed = [str(m) for m in asked if m in known], [str(m) for m in asked if m not in known]
+    said = [
+        "no call fails, is asked again or is answered from the store",
+        f"{CHARACTERS_PER_TOKEN} characters are a token",
+        "answers of a round are input of whoever reads them",
+    ]
+    if measured:
+        said.append(f"{', '.join(measured)}: answers as long as they were on the average in the history")
+    if guessed:
+        why = f" (the history cannot be read: {unread})" if unread else ""
+        said.append(f"{', '.join(guessed)}: answers of {OUTPUT_TOKENS} tokens, or the limit if that is lower{why}")
+    if unpriced := [one.model for one in models if one.cost_usd_most is None]:
+        here = [name for name in unpriced if name.startswith(f"{LOCAL}/")]
+        others = [name for name in unpriced if name not in here]
+        if others:
+            said.append(f"{', '.join(others)}: the price is not known, so neither is the cost of all")
+        if here:
+            said.append(f"{', '.join(here)}: runs here, at a price that is not known")
+    if config.service_tier is not None:
+        tiers = {one.model: one.service_tier for one in models}
+        if served := [name for name, tier in tiers.items() if tier]:
+            said.append(f"{', '.join(served)}: served as {config.service_tier}, at the price of that")
+        if not_served := [name for name, tier in tiers.items() if not tier]:
+            said.append(f"{', '.join(not_served)}: has no {config.service_tier}, so it is the standard price")
+    return said

@@ -1,0 +1,190 @@
+"""The finished rows of a batch, one line each in a file that only grows: what a killed run leaves for the next one.
+
+A row is in the file or it is not: each is written by one call, and half a line at the end of the file, which a crash may
+leave, is cut off when the file is opened again. Calls have lines too, so that the bill is right after a crash in the
+middle of a row.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks.batches.row import Row
+from tasks.batches.totals import Totals
+from tasks.errors import ConfigurationError, OutputError
+
+FORMAT = 1
+"""Version of what a line means."""
+
+
+class Finished(NamedTuple):
+    """A finished row: its number in the input, the results, and its own columns."""
+
+    number: int
+    result: dict[str, Any]
+    own: dict[str, Any]
+
+
+class _Place(NamedTuple):
+    digest: str
+    offset: int
+
+
+class Journal:
+    """The journal of one batch, open and locked by this process.
+
+    Args:
+        path: Its file; made if it is not there.
+        plan: What the rows depend on: the flow, its configuration, how prompts are made. Another plan is another batch.
+
+    Raises:
+        ConfigurationError: If the file belongs to another batch, is in use by another process, or cannot be written.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        self.path = path
+        self.totals = Totals()
+        self._rows: dict[int, _Place] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"output: {path} cannot be written: {error.strerror}") from None
+        try:
+            self._lock()
+            self._size = self._read(plan)
+            self.found = len(self._rows)
+            if not self._size:
+                self._write({"batch": plan, "format": FORMAT})
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def holds(self, row: Row) -> bool:
+        """Tell whether this very row is finished: of this number, with this id and this prompt."""
+        place = self._rows.get(row.number)
+        return place is not None and place.digest == digest(row)
+
+    def add(self, row: Row, result: Mapping[str, Any]) -> None:
+        """Enter a finished row.
+
+        Raises:
+            OutputError: If it cannot be written; the file is then as it was.
+        """
+        place = _Place(digest(row), self._size)
+        self._write({"row": row.number, "digest": place.digest, "result": result, "own": row.columns})
+        self._rows[row.number] = place
+
+    def forget(self, number: int) -> None:
+        """Let the next run do a row again."""
+        if self._rows.pop(number, None) is not None:
+            self._write({"forget": number})
+
+    def add_call(
+        self, model: str, *, latency_s: float, cost_usd: float | None, requests: int, error: str | None
+    ) -> None:
+        """Enter a call for which something was sent, when it ends and not when its row does."""
+        call = {"call": model, "s": latency_s, "usd": cost_usd, "requests": requests, "error": error}
+        self._write(call)
+        self.totals.add_call(call)
+
+    def finished(self) -> Iterator[Finished]:
+        """Read every finished row, in the order of the input."""
+        with self.path.open("rb") as file:
+            for number in sorted(self._rows):
+                file.seek(self._rows[number].offset)
+                entry = json.loads(file.readline())
+                yield Finished(number, entry["result"], entry["own"])
+
+    def sync(self) -> None:
+        """Let the disk have everything, so that it outlives a power failure too."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file, and with that let go of the lock."""
+        os.close(self._file)
+
+    def remove(self) -> None:
+        """Take the file away: the output is complete."""
+        self.path.unlink(missing_ok=True)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"output: another process is at work on {self.path}: wait for it, or name another output"
+            ) from None
+
+    def _read(self, plan: dict[str, Any]) -> int:
+        """Read what is there, and cut off what was not written to the end; return the size that remains."""
+        size = 0
+        with open(self._file, "rb", closefd=False) as file:
+            file.seek(0)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if size == 0:
+                    self._check(line, plan)
+                else:
+                    self._note(line, size)
+                size += len(line)
+        os.ftruncate(self._file, size)
+        return size
+
+    def _check(self, line: bytes, plan: dict[str, Any]) -> None:
+        known = _parsed(line)
+        if known.get("format") != FORMAT or not isinstance(known.get("batch"), dict):
+            raise ConfigurationError(
+                f"output: {self.path} is no journal of a batch: move it away, or name another output"
+            )
+        other = [name for name, value in plan.items() if known["batch"].get(name) != value]
+        if other:
+            raise ConfigurationError(
+                f"output: {self.path} holds the finished rows of a batch with another {' and '.join(other)}: go on with "
+                "that one as it was, delete the file to begin anew, or name another output"
+            )
+
+    def _note(self, line: bytes, offset: int) -> None:
+        entry = _parsed(line)
+        if "call" in entry:
+            self.totals.add_call(entry)
+        elif "forget" in entry:
+            self._rows.pop(entry["forget"], None)
+        elif isinstance(entry.get("row"), int) and {"digest", "result", "own"} <= entry.keys():
+            self._rows[entry["row"]] = _Place(entry["digest"], offset)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        written = 0
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):  # the disk is full: what is left of the line would not fit either
+                written += os.write(self._file, line[written:])
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror}. Rows that are in it are kept, and answers that were paid "
+                "for are in the result store: start again with the same arguments when that is mended"
+            ) from None
+        self._size += written
+
+
+def digest(row: Row) -> str:
+    """Return what tells this row from another one that took its place in the input."""
+    return hashlib.sha256(f"{row.id}\0{row.prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,33 @@
+"""Where the journal of a batch is, and which day's output it is for."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
+
+from tasks.batches.places import place_of
+
+ENDING = ".partial"
+DATE = "{date}"
+
+
+def dated(address: str) -> str:
+    """Put the day on which the run was scheduled in the place of `{date}`: a batch of every night, a file of each.
+
+    A run that was started by hand or is not a flow run has the day of today. Days are those of UTC.
+    """
+    if DATE not in address:
+        return address
+    when = flow_run.scheduled_start_time or datetime.now(UTC)
+    return address.replace(DATE, when.astimezone(UTC).date().isoformat())
+
+
+def journal_path(output: str) -> Path:
+    """Return where the journal of an output is: beside it, or where that is no file of this machine in Prefect's home."""
+    place = place_of(output, "output")
+    if place.local:
+        return Path(place.path + ENDING)
+    name = hashlib.sha256(output.encode()).hexdigest()[:16]
+    return get_current_settings().home / "consensus-batches" / f"{place.name}-{name}{ENDING}"

@@ -1,0 +1,75 @@
+"""What a row of the output says of its run, and what a whole batch came to."""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from tasks.batches.row import BadRow, Row
+from tasks.batches.totals import ModelSummary, RowSums
+from tasks.record import Record
+
+NOT_STARTED = "not_started"
+
+
+class Progress(NamedTuple):
+    """What a batch begins with: the algorithm, the rows that there are, and those that an earlier run has finished."""
+
+    algorithm: str
+    rows: int
+    finished: int
+
+
+class BatchSummary(RowSums):
+    """What a batch came to; sums over its rows, those of earlier runs that were killed included."""
+
+    flow: str = "batch"
+    flow_run_id: str | None = None
+    algorithm: str = ""
+    input: str = ""
+    output: str = ""
+    status: Literal["finished", "budget", "stopped"] = "finished"
+    """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left."""
+    error: str | None = None
+    bad: int = 0
+    """Rows of the input that cannot be used; they are in no other number here."""
+    bad_rows: list[str] = Field(default_factory=list)
+    """The first of them, each with its line and what is wrong with it."""
+    resumed: int = 0
+    """Rows that an earlier run had finished."""
+    sent_calls: int = 0
+    """Calls for which something was sent, which is what was paid for."""
+    cost_usd: float | None = None
+    models: list[ModelSummary] = Field(default_factory=list)
+    duration_s: float = 0.0
+    """Seconds that this run took."""
+    calls_per_s: float = 0.0
+    """Calls of this run by its seconds, stored ones included."""
+
+
+def outcome(row: Row, record: Record) -> dict[str, Any]:
+    """Return the columns that a finished run gives a row of the output."""
+    return {
+        "id": row.id,
+        "answer": record.answer,
+        "status": record.status,
+        "degraded": record.degraded,
+        "confidence": record.confidence,
+        "agreement": record.agreement,
+        "cost_usd": record.cost_usd,
+        "calls": record.calls,
+        "cached_calls": record.cached_calls,
+        "error": record.error,
+        "warnings": "; ".join(dict.fromkeys(record.warnings)) or None,
+        "duration_s": record.duration_s,
+    }
+
+
+def not_started(row: Row) -> dict[str, Any]:
+    """Return the columns of a row that was left."""
+    empty = dict.fromkeys(outcome(row, Record(flow="", prompt="")))
+    return {**empty, "id": row.id, "status": NOT_STARTED, "degraded": False, "calls": 0, "cached_calls": 0}
+
+
+def told(bad: BadRow) -> str:
+    """Say what is wrong with a row of the input."""
+    return f"{bad.where}: {bad.message}"

@@ -1,0 +1,157 @@
+"""The output of a batch: one row an answer, in a file that is seen only when it is whole."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.batches.formats.parquet_file import pyarrow_for
+from tasks.batches.formats.writing import write_csv, write_json_lines
+from tasks.batches.formats.writing_parquet import write_parquet
+from tasks.batches.places import Place, place_of
+from tasks.errors import ConfigurationError
+
+RESULT_COLUMNS: dict[str, type] = {
+    "id": str,
+    "answer": str,
+    "status": str,
+    "degraded": bool,
+    "confidence": float,
+    "agreement": float,
+    "cost_usd": float,
+    "calls": int,
+    "cached_calls": int,
+    "error": str,
+    "warnings": str,
+    "duration_s": float,
+}
+"""The columns that every output begins with, and what is in them."""
+
+Write = Callable[[Path, Iterable[dict[str, Any]], Sequence[str]], None]
+
+FORMATS: dict[str, Write] = {
+    ".jsonl": write_json_lines,
+    ".ndjson": write_json_lines,
+    ".csv": write_csv,
+    ".parquet": lambda path, rows, columns: write_parquet(path, rows, columns, RESULT_COLUMNS),
+}
+
+
+def own_names(columns: Iterable[str], id_column: str | None = None) -> dict[str, str]:
+    """Return what each own column of the input is called in the output.
+
+    One that has the name of a result is called `input_...`. The id column is left out if it is called `id`: the result
+    of that name holds the same.
+
+    Args:
+        columns: The input's columns, in order.
+        id_column: The one that the ids are from.
+    """
+    own = [name for name in columns if not (name == id_column == "id")]
+    taken = {*own, *RESULT_COLUMNS}
+    names = {}
+    for name in own:
+        new = name
+        if name in RESULT_COLUMNS:
+            new = f"input_{name}"
+            while new in taken:
+                new = f"input_{new}"
+            taken.add(new)
+        names[name] = new
+    return names
+
+
+def output_row(result: Mapping[str, Any], own: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row of the output: the results, then the row's own columns by their `own_names`."""
+    row = {name: result.get(name) for name in RESULT_COLUMNS}
+    row.update((names[name], value) for name, value in own.items() if name in names)
+    return row
+
+
+def check_output(address: str) -> None:
+    """Check that rows can be written to an address.
+
+    Raises:
+        ConfigurationError: If not; it says what would be right.
+    """
+    place = place_of(address, "output")
+    try:
+        is_folder = place.fs.isdir(place.path)
+    except Exception as error:
+        # Whatever a store's client raises: no credentials, no network, no such bucket.
+        raise ConfigurationError(
+            f"output: {address} cannot be reached: {type(error).__name__}: {str(error)[:200]}"
+        ) from None
+    if is_folder:
+        raise ConfigurationError(f"output: {address} is a folder: give a file in it, for example answers.jsonl")
+    if _ending(place) == ".parquet":
+        pyarrow_for("output")
+    if place.local:
+        folder = _real(place).parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"output: there is no folder {folder}")
+        try:
+            # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigurationError(f"output: the folder {folder} cannot be written to: {error.strerror}") from None
+
+
+def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows to an address, in constant memory.
+
+    The file is written beside its place, or for a store in the cloud in a temporary folder, and moved or uploaded when it
+    is complete: whoever looks at the address sees the file that was there before, or the whole new one.
+
+    Args:
+        address: Local path or address, ending in .jsonl, .ndjson, .csv or .parquet; all but Parquet also with .gz.
+        rows: The rows; `output_row` makes them.
+        columns: Names of all columns of the output, in order.
+
+    Raises:
+        ConfigurationError: If the address cannot be used.
+        OSError: If writing fails; nothing has changed at the address then.
+    """
+    place = place_of(address, "output")
+    write = FORMATS[_ending(place)]
+    if place.local:
+        target = _real(place)
+        # The ending stays, because it tells whether to compress.
+        part = target.with_name(f".{os.getpid()}.part.{target.name}")
+        try:
+            write(part, rows, columns)
+            _sync(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(target.parent)
+        return
+    with tempfile.TemporaryDirectory(prefix="consensus-output-") as folder:
+        part = Path(folder) / place.name
+        write(part, rows, columns)
+        place.fs.put_file(str(part), place.path)
+
+
+def _ending(place: Place) -> str:
+    ending, compression = place.suffixes()
+    if ending not in FORMATS or (compression and (ending == ".parquet" or compression != "gzip")):
+        raise ConfigurationError(
+            f"output: {place.address} has no ending that tells its format: write {', '.join(FORMATS)}, each but .parquet "
+            "also with .gz"
+        )
+    return ending
+
+
+def _real(place: Place) -> Path:
+    """The path that is written: a link stays, and what it points to is replaced."""
+    return Path(os.path.realpath(place.path))
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, before anything else is told of it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""The input of a batch: rows of a file, a folder or an address, streamed in constant memory, as often as wanted."""
+
+import hashlib
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Any, BinaryIO
+
+from tasks.batches.columns import Columns
+from tasks.batches.formats.csv_file import read_csv
+from tasks.batches.formats.folder import ENDINGS, read_folder
+from tasks.batches.formats.json_file import read_json_array, read_json_lines
+from tasks.batches.formats.parquet_file import read_parquet
+from tasks.batches.formats.text import read_lines
+from tasks.batches.places import Place, place_of
+from tasks.batches.row import BadRow, Broken, Inventory, Item, Row
+from tasks.batches.template import Template
+from tasks.errors import ConfigurationError
+
+Found = Item | Broken | list[str]
+
+FORMATS: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {
+    ".csv": read_csv,
+    ".tsv": partial(read_csv, delimiter="\t"),
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json_array,
+    ".parquet": read_parquet,
+    ".txt": read_lines,
+}
+"""What reads a file, by its ending. A list of texts that it yields first are the names of all columns."""
+_ITEMS = {".json", ".parquet"}
+"""Formats whose rows are counted as items and not by lines."""
+BAD_KEPT = 100
+"""Bad rows that an inventory holds; all are counted."""
+LOOKED_AT = 100
+"""Rows by which the column of the prompt is chosen where a format does not name its columns."""
+
+
+class Source:
+    """The rows of an input.
+
+    Args:
+        address: A local path, or an address that fsspec understands, as `s3://bucket/questions.jsonl`: a file .csv, .tsv,
+            .jsonl, .ndjson, .json, .parquet or .txt, all but Parquet also with .gz, or a folder of files .md and .txt.
+        prompt_column: The column that holds the prompt; None for `prompt`, else `question`, else the only column.
+        prompt_template: A text over columns, in place of a column.
+        id_column: The column that holds the row's id; None for `id` where there is one, else the number of the line.
+
+    Raises:
+        ConfigurationError: If a parameter cannot be used; it names the parameter.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        prompt_column: str | None = None,
+        prompt_template: str | None = None,
+        id_column: str | None = None,
+    ) -> None:
+        if prompt_column is not None and prompt_template is not None:
+            raise ConfigurationError("prompt_template: give it or prompt_column, not both")
+        self.address = str(address)
+        self._place: Place = place_of(self.address, "input")
+        self._template = None if prompt_template is None else Template(prompt_template)
+        self._prompt_column, self.id_column = prompt_column, id_column
+        self._folder = self._is_folder()
+        self._ending, self._compression = ("", None) if self._folder else self._format()
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """Yield the rows in order, each as one that can be used or one that cannot.
+
+        Raises:
+            ConfigurationError: If the input as a whole cannot be used: it is empty, or has no such column, or cannot be
+                read to its end.
+        """
+        found = self._found()
+        names: list[str] | None = None
+        first = list(islice(found, 1))
+        if first and isinstance(first[0], list):
+            names, first = first[0], []
+        looked_at = [*first, *islice(found, LOOKED_AT)]
+        if not looked_at:
+            raise ConfigurationError(f"input: {self._nothing(names)}")
+        whole = len(looked_at) <= LOOKED_AT
+        columns = Columns(self._prompt_column, self._template, self.id_column)
+        columns.choose(looked_at, names, whole=whole)
+        self.id_column = columns.id_column
+        number = -1
+        for number, one in enumerate(chain(looked_at, found)):
+            made = one.message if isinstance(one, Broken) else columns.read(one)
+            if isinstance(made, str):
+                yield BadRow(number, one.line, self._where(one), made)
+            else:
+                yield Row(number, one.line, *made)
+        columns.check_seen()
+
+    def inspect(self) -> Inventory:
+        """Read everything once, and return what is there.
+
+        Raises:
+            ConfigurationError: As `rows`.
+        """
+        good = characters = bad_rows = 0
+        bad: list[BadRow] = []
+        columns: dict[str, None] = {}
+        digest = hashlib.sha256()
+        for row in self.rows():
+            if isinstance(row, BadRow):
+                bad_rows += 1
+                if len(bad) < BAD_KEPT:
+                    bad.append(row)
+                continue
+            good += 1
+            characters += len(row.prompt)
+            columns.update(dict.fromkeys(row.columns))
+            digest.update(json.dumps([row.id, row.prompt]).encode() + b"\n")
+        return Inventory(good, bad_rows, tuple(bad), characters, tuple(columns), digest.hexdigest())
+
+    def _found(self) -> Iterator[Any]:
+        """Yield what the format finds; whatever fails on the way makes the input unusable."""
+        place, at = self._place, 0
+        try:
+            if self._folder:
+                yield from read_folder(place.fs, place.path)
+                return
+            with place.fs.open(place.path, "rb", compression=self._compression) as file:
+                for one in FORMATS[self._ending](file):
+                    at = at if isinstance(one, list) else one.line
+                    yield one
+        except FileNotFoundError:
+            raise ConfigurationError(f"input: there is no file {self.address}") from None
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            after = f" after {self._unit()} {at}" if at else ""
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(f"input: {self.address} cannot be read{after}: {reason}") from None
+
+    def _is_folder(self) -> bool:
+        try:
+            return bool(self._place.fs.isdir(self._place.path))
+        except Exception as error:
+            # Whatever a store's client raises: no credentials, no network, no such bucket.
+            raise ConfigurationError(
+                f"input: {self.address} cannot be read: {type(error).__name__}: {str(error)[:200]}"
+            ) from None
+
+    def _format(self) -> tuple[str, str | None]:
+        ending, compression = self._place.suffixes()
+        if ending not in FORMATS or (compression and ending == ".parquet"):
+            known = ", ".join(FORMATS)
+            raise ConfigurationError(
+                f"input: {self.address} has no ending that tells its format: write {known}, each but .parquet also with "
+                ".gz, or a folder of prompts"
+            )
+        if not self._place.fs.exists(self._place.path):
+            raise ConfigurationError(f"input: there is no file {self.address}")
+        return ending, compression
+
+    def _nothing(self, names: list[str] | None) -> str:
+        if self._folder:
+            return f"there is no file {' or '.join('*' + ending for ending in ENDINGS)} in the folder {self.address}"
+        return f"{self.address} has no rows" if names else f"{self.address} is empty"
+
+    def _unit(self) -> str:
+        return "file" if self._folder else "item" if self._ending in _ITEMS else "line"
+
+    def _where(self, one: Item | Broken) -> str:
+        if self._folder:
+            name = one.value["file"] if isinstance(one, Item) else one.name
+            return f"{self._place.name}/{name}"
+        return f"{self._place.name} {self._unit()} {one.line}"

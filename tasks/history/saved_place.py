@@ -1,0 +1,50 @@
+"""Asks the Prefect server where the history is: its block `consensus-history`, read once a process."""
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from prefect.context import AsyncClientContext
+from prefect.exceptions import ObjectNotFound
+
+from blocks.history import HISTORY_BLOCK, HistoryDatabase
+from tasks.history.errors import HistoryError
+from tasks.history.place import VARIABLE, Place, given, history_place, saved, server_address
+
+_asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+async def find_history() -> Place | None:
+    """Return where the history is kept, or None if no history is wanted; the server is asked if the environment says nothing.
+
+    Raises:
+        HistoryError: If the server does not say. A file taken instead would hide a part of the history.
+    """
+    server = server_address()
+    if not given() and server not in saved:
+        async with _asking.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            if server not in saved:
+                saved[server] = await _ask()
+    return history_place()
+
+
+async def _ask() -> str | None:
+    try:
+        async with AsyncClientContext.get_or_create() as context:
+            document = await context.client.read_block_document_by_name(
+                HISTORY_BLOCK, HistoryDatabase.get_block_type_slug(), include_secrets=True
+            )
+    except ObjectNotFound:
+        return None
+    except Exception as error:
+        # Its type alone: a text may quote what the server sent.
+        raise HistoryError(
+            f"where the history is could not be asked of {server_address()}: {type(error).__name__}; "
+            f"{VARIABLE} would say it without the server"
+        ) from None
+    # Not made a block of: that would import and check more than is needed here.
+    url = document.data.get("url")
+    if not isinstance(url, str) or "://" not in url:
+        raise HistoryError(
+            f"the block {HISTORY_BLOCK} holds no database URL: save it again with `consensus history set`"
+        )
+    return url.strip()

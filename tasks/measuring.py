@@ -1,0 +1,82 @@
+"""Measures how far answers agree, in every flow: by wording, or by embeddings where a model for them is given."""
+
+import asyncio
+from collections.abc import Mapping
+
+from blocks.panel import RunConfig
+from tasks.calls.call import Call
+from tasks.calls.embed import embedding_request
+from tasks.counting.agreement import agreement
+from tasks.counting.likeness import LEXICAL, Likeness
+from tasks.record import Iteration, Record, Response
+
+
+async def measure(
+    iteration: Iteration, record: Record, config: RunConfig, call: Call, label: str | None = None
+) -> Likeness:
+    """Enter into `iteration` how far its answers agree, and by which measure.
+
+    Args:
+        iteration: The round; its responses are there.
+        record: The run, for warnings.
+        config: Names the embedding model, if there is one.
+        call: Makes the calls.
+        label: What the round is called in the UI and in warnings, for example `layer 1`.
+
+    Returns:
+        The measure, for whatever else compares answers of this round.
+    """
+    answered = [response for response in iteration.responses if response.answered]
+    named: dict[str, str] = {}
+    for response in answered:
+        named.setdefault(response.text or "", response.member)
+    likeness = await likeness_of(named, iteration, record, config, call, label or f"iteration {iteration.number}")
+    iteration.agreement = agreement([response.text or "" for response in answered], likeness)
+    iteration.agreement_measure = None if iteration.agreement is None else likeness.measure
+    return likeness
+
+
+async def likeness_of(
+    named: Mapping[str, str], iteration: Iteration, record: Record, config: RunConfig, call: Call, label: str
+) -> Likeness:
+    """Return a measure that can compare the given texts.
+
+    Without an embedding model it is their wording, and nobody is called. Where a text cannot be embedded it is their
+    wording too, for all of them, and a warning says so: two measures are never mixed among texts that are compared.
+
+    Args:
+        named: The texts, each with a name for whose it is.
+        iteration: The round; its `embeddings` get the calls.
+        record: The run, for warnings.
+        config: Names the embedding model, if there is one.
+        call: Makes the calls.
+        label: What the round is called in the UI and in warnings.
+    """
+    model = config.embedding()
+    if model is None or len(named) < 2:  # a text is like itself by every measure
+        return LEXICAL
+
+    async def embedded(text: str, whose: str) -> Response:
+        request = embedding_request(model, text, label=f"{model} embeds {whose} · {label}", timeout=config.timeout)
+        return await call(request, member=f"{model} embeds {whose}")
+
+    calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
+    iteration.embeddings += calls
+    record.warnings += dict.fromkeys(
+        warning for one in calls for warning in one.warnings if warning not in record.warnings
+    )
+    cause = _unusable(calls)
+    if cause is not None:
+        record.warnings.append(f"{label}: {model} could not embed every text, so wording is compared: {cause}")
+        return LEXICAL
+    vectors = {text: one.embedding or () for text, one in zip(named, calls, strict=True)}
+    return Likeness(f"embedding:{model}", vectors)
+
+
+def _unusable(calls: list[Response]) -> str | None:
+    """Say why the vectors cannot be compared, or return None where they can."""
+    failed = next((one for one in calls if one.error is not None or one.embedding is None), None)
+    if failed is not None:
+        return failed.error.message if failed.error is not None else "there is no vector in the answer"
+    sizes = {len(one.embedding or ()) for one in calls}
+    return None if len(sizes) == 1 else f"vectors of {' and '.join(map(str, sorted(sizes)))} dimensions"
