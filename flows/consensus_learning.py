@@ -163,7 +163,7 @@ async def _is_stable(run: _Run) -> bool:
     likeness = LEXICAL
     if now.synthesis.value is None:
         named = {one.synthesis.text: f"the answer of round {one.number}" for one in (before, now) if one.synthesis}
-        likeness = await likeness_of(named, now, record, config, run.call, f"round {now.number}")
+        likeness = await likeness_of(named, now, record, config, run.call, label=f"round {now.number}")
     return stable(before, now, config.stability_threshold, likeness)
 
 

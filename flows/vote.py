@@ -19,6 +19,7 @@ from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.counting.extract import Reading, extract_all
 from tasks.counting.extract_by_model import extract_by_model
+from tasks.counting.same_answers import SameAnswers
 from tasks.counting.vote import count_votes
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
@@ -105,6 +106,7 @@ async def _count(run: _Run) -> None:
     panel, weights = config.panel(), config.weights_of(config.panel())
     size = len(panel) if config.stop_when is None else config.waves or 1
     heard: list[str | None] = []
+    same = SameAnswers(run.prompt, config, record, run.iteration, run.call)
     tally, readings = count_votes([]), list[Reading | None]()
     while len(responses) < len(panel):
         wave = panel[len(responses) : len(responses) + size]
@@ -112,7 +114,7 @@ async def _count(run: _Run) -> None:
         label = "vote" if size >= len(panel) else f"wave {len(responses) // size + 1}"
         await run.ask(wave, min(len(wave), max(1, missing)), label)
         heard += await _texts(run, responses[len(heard) :])
-        readings = extract_all(heard, parse_extraction(config.extract))
+        readings = await same.merged(extract_all(heard, parse_extraction(config.extract)))
         values = [reading.value if reading else None for reading in readings]
         tally = count_votes(values, weights[: len(values)])
         # A quorum that was asked for is waited for; the usual one guards a panel that was asked to the last member.

@@ -30,14 +30,14 @@ async def measure(
     named: dict[str, str] = {}
     for response in answered:
         named.setdefault(response.text or "", response.member)
-    likeness = await likeness_of(named, iteration, record, config, call, label or f"iteration {iteration.number}")
+    likeness = await likeness_of(named, iteration, record, config, call, label=label or f"iteration {iteration.number}")
     iteration.agreement = agreement([response.text or "" for response in answered], likeness)
     iteration.agreement_measure = None if iteration.agreement is None else likeness.measure
     return likeness
 
 
 async def likeness_of(
-    named: Mapping[str, str], iteration: Iteration, record: Record, config: RunConfig, call: Call, label: str
+    named: Mapping[str, str], iteration: Iteration, record: Record, config: RunConfig, call: Call, *, label: str
 ) -> Likeness:
     """Return a measure that can compare the given texts.
 

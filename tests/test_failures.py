@@ -69,6 +69,8 @@ def openrouter(code: int, message: str, **metadata: Any) -> dict[str, Any]:
             False,
         ),
         (402, anthropic("billing_error"), "quota", False),
+        # llama.cpp's words for a text that is longer than what it embeds in one piece.
+        (500, openai(message="input (6001 tokens) is too large to process. increase it"), "context_length", False),
         # Google's words are the same for a minute's quota and for a day's: only the name tells them apart.
         (
             429,

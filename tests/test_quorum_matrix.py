@@ -12,6 +12,7 @@ from blocks.consortium import ConsortiumConfig
 from blocks.vote import VoteConfig
 from flows.consortium import run_consortium
 from flows.vote import run_vote
+from tasks.calls.providers import models_checked
 from tasks.calls.request import Request
 from tasks.record import CallError, Response
 from tests.consortium_kit import judged
@@ -56,6 +57,13 @@ def check(record, failing, count, quorum):
             assert (f"cause {number}" in (record.error or "")) == (number in failing), case
     if not answers:
         assert f"{count - len(failing)} of {count} members answered, and the quorum is {quorum}" in record.error, case
+
+
+@pytest.fixture(autouse=True)
+def checked():
+    """Go by what is known of the provider, as a batch does: it is not what is tested here."""
+    with models_checked():
+        yield
 
 
 @pytest.mark.parametrize("count", range(1, MOST + 1))

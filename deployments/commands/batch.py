@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from blocks.budget import Budget
 from deployments.batch_view import BatchLines, BatchTable, batch_summary
@@ -17,7 +20,10 @@ from deployments.run import server
 from deployments.terminal import Exit, Stop, put, put_json, say
 from flows.algorithms import ALGORITHMS, Name
 from flows.batch import batch
+from flows.batching import Batch, checked
+from tasks.batches.estimate import Estimate, estimate
 from tasks.batches.outcome import BatchSummary
+from tasks.batches.source import Source
 from tasks.calls.clients import close_clients
 from tasks.calls.warm_up import warm_up
 from tasks.errors import QuorumError
@@ -143,5 +149,55 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
 
 
 def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
-    say("TODO")
+    """Print what the batch would take, and call no model."""
+    server()
+    work = Batch(
+        Source(
+            source,
+            prompt_column=options.prompt_column,
+            prompt_template=options.prompt_template,
+            id_column=options.id_column,
+        ),
+        options.output,
+        "consortium",
+        config,
+        skip_bad=options.skip_bad,
+    )
+
+    async def estimated() -> Estimate:
+        inventory = await checked(work)
+        return await estimate(config, inventory.rows, inventory.characters)
+
+    found = asyncio.run(estimated())
+    if options.json:
+        put_json(found.model_dump(mode="json"))
+        return Exit.ANSWER
+    table = Table(box=None, header_style="dim")
+    for name in ("model", "calls", "input tokens", "output tokens", "cost"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for one in found.models:
+        table.add_row(
+            Text(one.model + (f" ({one.service_tier})" if one.service_tier else "")),
+            _range(one.calls_least, one.calls_most),
+            _range(one.input_tokens_least, one.input_tokens_most),
+            _range(one.output_tokens_least, one.output_tokens_most),
+            _dollars(one.cost_usd_least, one.cost_usd_most),
+        )
+    Console().print(table)
+    put(
+        f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, "
+        f"{_dollars(found.cost_usd_least, found.cost_usd_most)}"
+    )
+    for text in found.assumptions:
+        say(f"  assumed: {text}")
     return Exit.ANSWER
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _dollars(least: float | None, most: float | None) -> str:
+    if least is None or most is None:
+        return "cost unknown"
+    return f"${least:.4f}" if f"{least:.4f}" == f"{most:.4f}" else f"${least:.4f} to ${most:.4f}"

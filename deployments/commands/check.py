@@ -6,10 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from blocks.consortium import ConsortiumConfig
 from deployments.commands.history import from_history
 from deployments.commands.keys import saved as saved_keys
-from deployments.commands.saved import load
+from deployments.commands.saved import find
+from deployments.kinds import block_class
 from deployments.run import server
 from deployments.terminal import Exit, Stop, put
 from tasks.calls.clients import client_of, close_clients
@@ -28,7 +28,7 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
     Nothing that is paid for is called: a provider is asked for its list of models.
 
     Args:
-        name: Saved configuration whose calls are counted.
+        name: Saved configuration, of any flow, whose calls are counted.
         offline: Do not ask the providers.
     """
     info = server()
@@ -36,11 +36,9 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
     put(f"history     {_history()}")
     good = asyncio.run(_providers(offline=offline))
     try:
-        config = ConsortiumConfig.model_validate(load(name, "consortium"))
+        put(f"run         {_calls(name)}")
     except Stop as stop:
         put(f"run         {stop.message}")
-        return Exit.ANSWER if good else Exit.BAD_INPUT
-    put(f"run         {name}: {calls(config)}")
     return Exit.ANSWER if good else Exit.BAD_INPUT
 
 
@@ -55,14 +53,20 @@ def _history() -> str:
     return f"{number} runs in {shown(history_place())} ({said_by()})"
 
 
-def calls(config: ConsortiumConfig) -> str:
-    """Say how many calls a run makes."""
-    members = len(config.panel())
-    least, most = config.min_iterations * (members + 1), config.max_iterations * (members + 1)
-    return (
-        f"{members} members and an arbiter, {config.min_iterations} to {config.max_iterations} iterations: "
-        f"{least} to {most} calls, without retries and second askings"
-    )
+def _calls(name: str) -> str:
+    """Say how many calls a run of a saved configuration makes.
+
+    Raises:
+        Stop: If there is none of that name.
+    """
+    from tasks.batches.planning import calls_in_words, planned_calls
+
+    saved = find(name)
+    config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)
+    try:
+        return f"{name} ({saved.kind}): {calls_in_words(planned_calls(config))}; without retries and second askings"
+    except ConfigurationError as error:
+        raise Stop(f"{name} ({saved.kind}): {error.message}") from None
 
 
 async def _providers(*, offline: bool) -> bool:

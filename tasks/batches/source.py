@@ -71,6 +71,11 @@ class Source:
         self._folder = self._is_folder()
         self._ending, self._compression = ("", None) if self._folder else self._format()
 
+    @property
+    def whole_address(self) -> str:
+        """The address as it holds wherever one stands; a local path is absolute."""
+        return self._place.path if self._place.local else self.address
+
     def rows(self) -> Iterator[Row | BadRow]:
         """Yield the rows in order, each as one that can be used or one that cannot.
 

@@ -61,11 +61,11 @@ class RowSums(BaseModel):
 
 @dataclass
 class _Model:
-    failed: int = 0
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))
+    """Of the answered calls, in seconds."""
     requests: int = 0
     cost_usd: float = 0.0
     unpriced: int = 0
-    latencies: "array[float]" = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -80,7 +80,6 @@ class Totals:
         model = self._models.setdefault(call["call"], _Model())
         model.requests += call["requests"]
         if call["error"]:
-            model.failed += 1
             model.errors[call["error"]] += 1
         else:
             model.latencies.append(call["s"])
@@ -89,10 +88,27 @@ class Totals:
         else:
             model.cost_usd += call["usd"]
 
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what `dump` has made of other sums."""
+        for name, found in other.items():
+            model = self._models.setdefault(name, _Model())
+            model.latencies.extend(found["latencies"])
+            model.requests += found["requests"]
+            model.cost_usd += found["cost_usd"]
+            model.unpriced += found["unpriced"]
+            model.errors.update(found["errors"])
+
+    def dump(self) -> dict[str, Any]:
+        """Return the sums as plain JSON, for `add`."""
+        return {
+            name: {**vars(model), "latencies": list(model.latencies), "errors": dict(model.errors)}
+            for name, model in self._models.items()
+        }
+
     @property
     def sent(self) -> int:
         """Calls for which something was sent."""
-        return sum(len(model.latencies) + model.failed for model in self._models.values())
+        return sum(len(model.latencies) + model.errors.total() for model in self._models.values())
 
     @property
     def cost_usd(self) -> float | None:
@@ -105,12 +121,12 @@ class Totals:
         """Sum up each model, the one with the most calls first."""
         found = []
         for name, model in self._models.items():
-            latencies = sorted(model.latencies)
+            latencies, failed = sorted(model.latencies), model.errors.total()
             found.append(
                 ModelSummary(
                     model=name,
-                    calls=len(latencies) + model.failed,
-                    failed=model.failed,
+                    calls=len(latencies) + failed,
+                    failed=failed,
                     requests=model.requests,
                     p50_s=_percentile(latencies, 0.5),
                     p95_s=_percentile(latencies, 0.95),

@@ -9,6 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from prefect.logging import get_logger
+
 from blocks.credentials import Wire
 from tasks.calls.adapters import Adapter, Reply, adapter_of
 from tasks.calls.adapters.repair import Repairs
@@ -128,19 +130,28 @@ async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: 
         started = time.monotonic()
         try:
             reply = await _exchange(request, adapter, client, body)
+            latency = time.monotonic() - started
+            cost, usage = reply.cost_usd, reply.usage
+            if reply.fault is not None and reply.fault.unbilled:
+                cost, usage = cost or 0.0, usage or Usage()
+            elif cost is None and usage is not None:
+                cost = await _priced(endpoint, request, reply, usage)
         except asyncio.CancelledError:
             # Nobody will say what it cost: the reservation stays, and the record says that it may be billed.
             _book(Sent(Reply(fault=Fault(transport="timeout"))), answered=False)
             raise
-        latency = time.monotonic() - started
-        cost, usage = reply.cost_usd, reply.usage
-        if reply.fault is not None and reply.fault.unbilled:
-            cost, usage = cost or 0.0, usage or Usage()
-        elif cost is None and usage is not None:
-            cost = await price(endpoint, request.model, usage, reply.service_tier)
         if purse and reservation:
             purse.settle(reservation, usage, cost)
     return Sent(reply, cost, latency)
+
+
+async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usage) -> float | None:
+    """Look up what a call cost. An answer that is paid for is not lost over its price."""
+    try:
+        return await price(endpoint, request.model, usage, reply.service_tier)
+    except Exception as error:
+        get_logger("consensus").warning("The price of %s cannot be looked up: %r", request.name, error)
+        return None
 
 
 async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[str, Any]) -> Reply:

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.tasks import Task
-from prefect.utilities.annotations import quote
 
 from blocks.sampling import ServiceTier
 from tasks.calls.ask import ask_task
@@ -18,6 +17,7 @@ from tasks.calls.embed import embed_task, is_embedding
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.result_folder import NOT_STORED, holds
 from tasks.calls.scrub import scrub
+from tasks.calls.task_run import run_call
 from tasks.calls.vectors import read_vector
 from tasks.errors import ConfigurationError, ModelError
 from tasks.record import CallError, Response
@@ -64,10 +64,8 @@ class Caller:
         token = ledger.set(book)
         started = time.monotonic()
         try:
-            # Prefect's types say that an asynchronous task returns its state at once; it returns a coroutine.
             task = embed_task(fresh=self.fresh) if is_embedding(request) else self.task
-            # Quoted, or Prefect would look three times through all of it for results of other tasks; there are none.
-            state = await cast("Awaitable[State[Any]]", task(cast("Request", quote(request)), return_state=True))
+            state = await run_call(task, request)
         finally:
             ledger.reset(token)
         result = await state.aresult(raise_on_failure=False)

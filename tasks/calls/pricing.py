@@ -1,7 +1,6 @@
 """What a call costs, by the price table of `genai-prices`."""
 
 import asyncio
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +9,18 @@ from tasks.calls.request import Usage
 from tasks.calls.service_tier import FLEX_FACTOR, tier_at
 
 _OUR_NAMES = {"openai": "openai", "anthropic": "anthropic", "google": "google", "openrouter": "openrouter"}
+
+
+_loaded: Any = None
+
+
+async def _table() -> Any:
+    """Return the module of the price table once it is whole: `sys.modules` has it while another thread still imports it."""
+    global _loaded  # noqa: PLW0603 - filled once.
+    if _loaded is None:
+        # It takes 0.3 s to import; a thread keeps the other calls going.
+        _loaded = await asyncio.to_thread(import_module, "genai_prices")
+    return _loaded
 
 
 async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str | None = None) -> float | None:
@@ -25,8 +36,7 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
     """
     if endpoint.credentials is None:
         return None
-    # The table takes 0.3 s to import; a thread keeps the other calls going.
-    prices = sys.modules.get("genai_prices") or await asyncio.to_thread(import_module, "genai_prices")
+    prices = await _table()
     wanted = prices.Usage(
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cached_input_tokens,

@@ -247,9 +247,7 @@ def embedding_endpoint(endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, wire=wire)
 
 
-async def check_models(
-    names: Collection[ModelName], embedding: ModelName | None = None
-) -> dict[ModelName, Endpoint]:
+async def check_models(names: Collection[ModelName], embedding: ModelName | None = None) -> dict[ModelName, Endpoint]:
     """Find the endpoint of every model before the first call is paid for.
 
     Args:

@@ -184,6 +184,9 @@ def embeddings(seen: SeenRequest, reply: Reply) -> dict[str, Any]:
     if reply.usage != "missing":
         count = reply.usage.input if isinstance(reply.usage, Usage) else sum(tokens(text) for text in texts)
         body["usage"] = {"prompt_tokens": count, "total_tokens": count}
+        if seen.openrouter:
+            charged = reply.usage.cost if isinstance(reply.usage, Usage) else None
+            body["usage"]["cost"] = round(count * COST_PER_TOKEN, 9) if charged is None else charged
     return body
 
 

@@ -34,7 +34,16 @@ _ALIASES = {
 _SCHEMA = frozenset(
     {"response_format", "output_config", "response_json_schema", "response_mime_type", "json_schema", "json_mode"}
 )
-_SPOKEN = ("json mode", "json schema", "thinking level", "thinking budget", "reasoning effort", "top p", "top k", "service tier")
+_SPOKEN = (
+    "json mode",
+    "json schema",
+    "thinking level",
+    "thinking budget",
+    "reasoning effort",
+    "top p",
+    "top k",
+    "service tier",
+)
 """Names that vendors write as words."""
 
 

@@ -1,0 +1,277 @@
+"""A batch in shards: deployment runs of the batch flow, each with every n-th row, on as many workers as there are.
+
+The shards share a folder beside the output. What a shard has done is there when it is done; a shard that dies is run
+again alone, finds its journal if it can see it, and its calls in the result store. The flow that has started the shards
+may die too: started again it finds those that are done, goes on waiting for those that run, and starts the others.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from blocks.budget import Budget
+from flows.batching import Batch, checked
+from tasks.batches.outcome import BatchSummary, Progress
+from tasks.batches.parts import merged, write_output
+from tasks.batches.places import Place, place_of
+from tasks.batches.row import Inventory
+from tasks.batches.totals import Totals
+from tasks.errors import ConfigurationError, OutputError
+from tasks.watch import tell
+
+DEPLOYMENT = "batch/batch"
+"""What is run when the flow that starts the shards was not started by a deployment itself."""
+TRIES = 3
+"""How often a shard is started at most."""
+PAUSE_S = 2.0
+"""Seconds between two looks at the shards."""
+BEAT_S = 5.0
+"""Seconds between two signs of life of a shard."""
+SILENT_S = 60.0
+"""Seconds without one after which a shard that is said to run is taken for dead."""
+STARTING_S = 600.0
+"""Seconds that infrastructure may take from the claim of a run to its start: pulling an image takes its time."""
+
+
+@dataclass
+class _Shard:
+    number: int
+    address: str
+    run: UUID | None = None
+    tries: int = 0
+    beat: bytes = b""
+    heard: float = 0.0
+    done: dict[str, Any] | None = None
+
+
+async def run_shards(batch: Batch, shards: int) -> BatchSummary:
+    """Run a batch as deployment runs, and merge what they leave.
+
+    Raises:
+        ConfigurationError: Before anything is started, naming what cannot be used.
+        OutputError: If a shard has failed time and again, or the output cannot be written.
+    """
+    started = time.monotonic()
+    inventory = await checked(batch)
+    plan = json.dumps([batch.plan(), inventory.sha256, shards], sort_keys=True)
+    name = hashlib.sha256(plan.encode()).hexdigest()[:12]
+    folder = _folder(f"{batch.output}.shards-{name}")
+    work = _Shards(batch, shards, name, folder)
+    await tell("batch_started", Progress(batch.algorithm, inventory.rows + inventory.bad_rows, 0))
+    try:
+        await work.finish()
+    except ObjectNotFound:
+        raise ConfigurationError(
+            f"shards: there is no deployment {DEPLOYMENT}: make the deployments with `consensus up` or `prefect deploy --all`"
+        ) from None
+    summary = await asyncio.to_thread(_merge, batch, work.shards, inventory)
+    summary.duration_s = round(time.monotonic() - started, 4)
+    summary.calls_per_s = round(summary.calls / max(summary.duration_s, 1e-9), 2)
+    if summary.status == "finished":
+        folder.fs.rm(folder.path, recursive=True)
+    await tell("batch_ended", summary)
+    return summary
+
+
+class _Shards:
+    """The shards of one batch, and what is known of their runs."""
+
+    def __init__(self, batch: Batch, shards: int, name: str, folder: Place) -> None:
+        self._batch = batch
+        self._tag = f"consensus-batch-{name}"
+        self._folder = folder
+        self.shards = [
+            _Shard(number, f"{folder.address}/{number:04d}-of-{shards:04d}.jsonl") for number in range(1, shards + 1)
+        ]
+
+    async def finish(self) -> None:
+        """Start what is not done, and wait until everything is."""
+        async with get_client() as client:
+            for shard in self.shards:
+                shard.done = self._done(shard, finished=True)
+                if shard.done is None:
+                    shard.run = await self._running(client, shard) or await self._start(shard)
+            while any(shard.done is None for shard in self.shards):
+                await asyncio.sleep(PAUSE_S)
+                for shard in self.shards:
+                    if shard.done is None:
+                        await self._look(client, shard)
+
+    async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
+        """Find a run of the shard that somebody has started before and that has not ended."""
+        found = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(
+                {
+                    "tags": {"all_": [self._tag, f"shard-{shard.number}"]},
+                    "state": {"type": {"not_any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
+                }
+            )
+        )
+        shard.heard = time.monotonic()
+        return found[0].id if found else None
+
+    async def _start(self, shard: _Shard) -> UUID:
+        batch, of = self._batch, len(self.shards)
+        shard.tries += 1
+        shard.heard = time.monotonic()
+        prompt_column, prompt_template, id_column = batch.prompts
+        run: FlowRun = await arun_deployment(
+            flow_run.deployment_id or DEPLOYMENT,
+            parameters={
+                "input": batch.source.whole_address,
+                "output": shard.address,
+                "flow": batch.algorithm,
+                "config": batch.config.model_dump(mode="json", exclude_defaults=True),
+                "prompt_column": prompt_column,
+                "prompt_template": prompt_template,
+                "id_column": id_column,
+                "concurrency": batch.concurrency,
+                "skip_bad": True,
+                "budget": _share(batch.budget, of).model_dump(mode="json"),
+                "shards": of,
+                "shard": shard.number,
+            },
+            timeout=0,
+            tags=[self._tag, f"shard-{shard.number}"],
+        )
+        get_run_logger().info("Shard %s of %s is flow run %s (try %s)", shard.number, of, run.name, shard.tries)
+        return run.id
+
+    async def _look(self, client: PrefectClient, shard: _Shard) -> None:
+        """See whether a shard is done, goes on, or has to be started again."""
+        assert shard.run is not None
+        state = (await client.read_flow_run(shard.run)).state
+        if state is None or not state.is_final():
+            if state is None or not self._dead(shard, state):
+                return
+            get_run_logger().warning("Shard %s gives no sign of life", shard.number)
+            state = Crashed(message="no sign of life")
+            await client.set_flow_run_state(shard.run, state, force=True)
+        shard.done = self._done(shard)
+        if shard.done is not None:
+            await tell("shard", shard.done)
+        elif shard.tries >= TRIES:
+            raise OutputError(
+                f"shard {shard.number} of {len(self.shards)} has ended without a result {shard.tries} times, the last time "
+                f"with: {state.message}. What is done is kept in {self._folder.address}: the same command goes on from there"
+            )
+        else:
+            shard.run = await self._start(shard)
+
+    def _dead(self, shard: _Shard, state: State[Any]) -> bool:
+        """Tell whether a shard that is said to begin or to run does so no more; one that waits for a worker may wait."""
+        beat = _read(place_of(f"{shard.address}.alive", "output"))
+        if beat != shard.beat or state.is_scheduled():
+            shard.beat, shard.heard = beat, time.monotonic()
+        silent = time.monotonic() - shard.heard
+        return silent > (SILENT_S if state.is_running() else STARTING_S)
+
+    def _done(self, shard: _Shard, *, finished: bool = False) -> dict[str, Any] | None:
+        """Return the summary that a shard has left; with `finished` only if nothing of it is left to do."""
+        try:
+            found: dict[str, Any] = json.loads(_read(place_of(f"{shard.address}.done", "output")))
+        except ValueError:
+            return None
+        return found if found["status"] == "finished" or not finished else None
+
+
+def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSummary:
+    summary = BatchSummary(
+        flow_run_id=flow_run.id,
+        algorithm=batch.algorithm,
+        input=batch.source.address,
+        output=batch.output,
+        bad=inventory.bad_rows,
+        bad_rows=[f"{bad.where}: {bad.message}" for bad in inventory.bad[:20]],
+        resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),
+    )
+    totals = Totals()
+    ended = [shard.done for shard in shards if shard.done is not None and shard.done["status"] != "finished"]
+    if ended:
+        worst = next((done for done in ended if done["status"] == "stopped"), ended[0])
+        summary.status, summary.error = worst["status"], worst["error"]
+
+    def counted() -> Any:
+        for one in merged([shard.address for shard in shards], totals):
+            summary.add(one.result)
+            yield one
+
+    try:
+        write_output(batch.output, counted(), inventory, batch.source.id_column)
+    except OSError as error:
+        raise OutputError(
+            f"output: {batch.output} cannot be written: {error.strerror or error}. The shards are done and kept: start again "
+            "with the same arguments when that is mended"
+        ) from None
+    summary.sent_calls, summary.cost_usd, summary.models = totals.sent, totals.cost_usd, totals.models()
+    return summary
+
+
+def _share(budget: Budget, shards: int) -> Budget:
+    """Return a shard's part of the budget; seconds are not shared, because shards go on at the same time."""
+    return Budget(
+        max_calls=None if budget.max_calls is None else max(1, budget.max_calls // shards),
+        max_tokens=None if budget.max_tokens is None else max(1, budget.max_tokens // shards),
+        max_cost_usd=None if budget.max_cost_usd is None else budget.max_cost_usd / shards,
+        max_seconds=budget.max_seconds,
+    )
+
+
+def _folder(address: str) -> Place:
+    place = place_of(address, "output")
+    if place.local:  # the shards may stand elsewhere
+        place = place._replace(address=place.path)
+    try:
+        place.fs.makedirs(place.path, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output: {address} cannot be made: {error.strerror or error}") from None
+    return place
+
+
+def _read(place: Place) -> bytes:
+    try:
+        return bytes(place.fs.cat_file(place.path))
+    except OSError:
+        return b""
+
+
+@asynccontextmanager
+async def alive(output: str | None) -> AsyncIterator[None]:
+    """Give signs of life while a shard is at work, for the run that has started it; for others nothing happens."""
+    if output is None:
+        yield
+        return
+    place = place_of(f"{output}.alive", "output")
+
+    async def beat() -> None:
+        for count in range(1_000_000_000):
+            with suppress(OSError):
+                await asyncio.to_thread(place.fs.pipe_file, place.path, f"{flow_run.id} {count}".encode())
+            await asyncio.sleep(BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def leave_summary(output: str, summary: BatchSummary) -> None:
+    """Say beside the file of a shard how it has ended."""
+    place = place_of(f"{output}.done", "output")
+    place.fs.pipe_file(place.path, summary.model_dump_json().encode())

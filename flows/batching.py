@@ -1,0 +1,280 @@
+"""The rows of a batch: one algorithm over every row of a file, with a file of answers in the end.
+
+Every call is a task run of the batch's flow run and is stored like any other. A finished row is entered in a journal
+beside the output at once, so that a run that is killed is simply started again: it goes on with the rows that are
+missing, and of those only calls that had not been answered are paid for.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from blocks.budget import Budget
+from flows.algorithms import ALGORITHMS, Name
+from tasks.batches.journal import Finished, Journal
+from tasks.batches.journal_place import journal_path
+from tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
+from tasks.batches.output import check_output
+from tasks.batches.parts import write_output, write_part
+from tasks.batches.row import Inventory, Row
+from tasks.batches.source import Source
+from tasks.calls.budget import Purse, spending
+from tasks.calls.call import Call, Caller
+from tasks.calls.providers import check_models, models_checked
+from tasks.calls.request import Request
+from tasks.calls.scrub import scrub
+from tasks.errors import ConfigurationError, ConsensusError, OutputError
+from tasks.record import Record, Response
+from tasks.watch import tell, watched_by
+
+IN_A_ROW = 25
+"""So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""
+SHOWN = 20
+"""Bad rows that are named."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be done.
+
+    Attributes:
+        source: The rows.
+        output: Where the answers go, a path or an fsspec address.
+        algorithm: Name of the algorithm.
+        config: Its configuration.
+        concurrency: Rows that are worked on at once.
+        skip_bad: Whether to go on without rows that cannot be used.
+        budget: What the whole batch may spend.
+        part: Which rows: of every `part[1]` the one numbered `part[0]`, from 0.
+        prompts: How prompts and ids are made, as it was given; a journal of other prompts is another batch's.
+    """
+
+    source: Source
+    output: str
+    algorithm: Name
+    config: Any
+    concurrency: int = 8
+    skip_bad: bool = False
+    budget: Budget = field(default_factory=Budget)
+    part: tuple[int, int] = (0, 1)
+    prompts: tuple[str | None, ...] = ()
+
+    def plan(self) -> dict[str, Any]:
+        """What a finished row depends on; not how fast or at what price it was worked out."""
+        ignored = {"budget", "timeout", "fresh", "service_tier"}
+        return {
+            "flow": self.algorithm,
+            "configuration": self.config.model_dump(mode="json", exclude=ignored, exclude_defaults=True),
+            "prompts": list(self.prompts),
+            "part": list(self.part),
+        }
+
+
+async def run_batch(batch: Batch, call: Call | None = None) -> BatchSummary:
+    """Run an algorithm on every row that is not finished yet.
+
+    Args:
+        batch: What is to be done.
+        call: Makes the calls; by default the `ask` task.
+
+    Returns:
+        What it came to; the rows are in the output.
+
+    Raises:
+        ConfigurationError: Before any call, naming what cannot be used: the input, rows of it, the output, a model.
+        OutputError: If rows cannot be written; finished ones are kept.
+    """
+    inventory = await checked(batch)
+    journal = Journal(journal_path(batch.output), batch.plan())
+    try:
+        run = _Run(batch, journal, inventory, call or Caller(batch.config.fresh, batch.config.service_tier))
+        summary = await run.work()
+        await asyncio.to_thread(run.write, summary)
+        if summary.status == "finished":
+            journal.remove()
+    finally:
+        journal.close()
+    await tell("batch_ended", summary)
+    return summary
+
+
+async def checked(batch: Batch) -> Inventory:
+    """Read the whole input once, and check everything that can be checked before the first call.
+
+    Raises:
+        ConfigurationError: Naming what cannot be used.
+    """
+    check_output(batch.output)
+    inventory = await asyncio.to_thread(batch.source.inspect)
+    if inventory.bad_rows and not batch.skip_bad:
+        raise ConfigurationError(_bad(inventory))
+    await check_models(batch.config.models())
+    return inventory
+
+
+def _bad(inventory: Inventory) -> str:
+    shown = [told(bad) for bad in inventory.bad[:SHOWN]]
+    more = f"\n... and {inventory.bad_rows - len(shown)} more" if inventory.bad_rows > len(shown) else ""
+    return (
+        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; mend them, or leave "
+        "them out with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
+    )
+
+
+class _Run:
+    """One run of a batch: workers that take row after row."""
+
+    def __init__(self, batch: Batch, journal: Journal, inventory: Inventory, call: Call) -> None:
+        self._batch = batch
+        self._journal = journal
+        self._inventory = inventory
+        self._call = call
+        self._function = ALGORITHMS[batch.algorithm].function()
+        self._left: dict[int, dict[str, Any]] = {}
+        """Rows that the end of the budget has cut: they are shown, and done again by the next run."""
+        self._failures: list[int] = []
+        self._stop: str | None = None
+        self._calls = 0
+
+    async def work(self) -> BatchSummary:
+        """Do the rows that are not finished."""
+        batch, started = self._batch, time.monotonic()
+        summary = BatchSummary(
+            flow_run_id=flow_run.id,
+            algorithm=batch.algorithm,
+            input=batch.source.address,
+            output=batch.output,
+            bad=self._inventory.bad_rows,
+            bad_rows=[told(bad) for bad in self._inventory.bad[:SHOWN]],
+            resumed=self._journal.found,
+        )
+        await tell("batch_started", Progress(summary.algorithm, self._wanted(), summary.resumed))
+        rows = self._rows()
+        with watched_by(_Calls(self._journal)), models_checked(), spending(batch.budget) as purse:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(batch.concurrency, max(1, self._inventory.rows))):
+                    workers.create_task(self._worker(rows, purse))
+        self._journal.sync()
+        summary.duration_s = round(time.monotonic() - started, 4)
+        summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
+        if self._stop is not None:
+            summary.status, summary.error = "stopped", self._stop
+        elif purse.refusal:
+            summary.status, summary.error = "budget", purse.refusal
+        return summary
+
+    def _wanted(self) -> int:
+        number, of = self._batch.part
+        return len(range(number, self._inventory.rows + self._inventory.bad_rows, of))
+
+    def _rows(self) -> Iterator[Row]:
+        return (row for row in self._all() if not self._journal.holds(row))
+
+    def _all(self) -> Iterator[Row]:
+        number, of = self._batch.part
+        return (row for row in self._batch.source.rows() if isinstance(row, Row) and row.number % of == number)
+
+    async def _worker(self, rows: Iterator[Row], purse: Purse) -> None:
+        while self._stop is None and purse.refusal is None:
+            row = next(rows, None)
+            if row is None:
+                return
+            record = await self._do(row)
+            self._calls += record.calls
+            result = outcome(row, record)
+            if purse.refusal and record.status in {"budget", "failed"}:
+                self._left[row.number] = result
+            else:
+                self._journal.add(row, result)
+                self._watch(row, record)
+            await tell("row", result)
+
+    async def _do(self, row: Row) -> Record:
+        """Run one row; whatever ends it is written into its record, and the other rows go on."""
+        try:
+            record: Record = await self._function(row.prompt, self._batch.config, _Labelled(self._call, row.id))
+        except OutputError:
+            raise
+        except Exception as error:
+            message = error.message if isinstance(error, ConsensusError) else f"{type(error).__name__}: {error}"
+            record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=scrub(message))
+        return record
+
+    def _watch(self, row: Row, record: Record) -> None:
+        """Stop when row after row fails, and let the next run do those again."""
+        if record.answer is not None:
+            self._failures.clear()
+            return
+        self._failures.append(row.number)
+        if len(self._failures) >= IN_A_ROW:
+            self._stop = f"{IN_A_ROW} rows in a row have no answer, the last one because of: {record.error}"
+            for number in self._failures:
+                self._journal.forget(number)
+            self._failures.clear()
+
+    def write(self, summary: BatchSummary) -> None:
+        """Write the output and sum it up; the rows go by one after the other and are never all in memory."""
+        batch = self._batch
+        totals = self._journal.totals
+        try:
+            if batch.part[1] > 1:
+                write_part(batch.output, self._counted(summary), totals)
+            else:
+                write_output(batch.output, self._counted(summary), self._inventory, batch.source.id_column)
+        except OSError as error:
+            raise OutputError(
+                f"output: {batch.output} cannot be written: {error.strerror or error}. All rows are kept in "
+                f"{self._journal.path}: start again with the same arguments when that is mended"
+            ) from None
+        summary.sent_calls, summary.cost_usd, summary.models = totals.sent, totals.cost_usd, totals.models()
+
+    def _counted(self, summary: BatchSummary) -> Iterator[Finished]:
+        for one in self._journal.finished() if summary.status == "finished" else self._with_those_left():
+            summary.add(one.result)
+            yield one
+
+    def _with_those_left(self) -> Iterator[Finished]:
+        """All rows in the order of the input, those too that were not started."""
+        finished = self._journal.finished()
+        held = next(finished, None)
+        for row in self._all():
+            while held is not None and held.number < row.number:
+                held = next(finished, None)
+            if held is not None and self._journal.holds(row):
+                yield held
+            else:
+                yield Finished(row.number, self._left.get(row.number) or not_started(row), row.columns)
+
+
+class _Labelled:
+    """Names in every call the row that it is made for."""
+
+    def __init__(self, call: Call, row: str) -> None:
+        self._call = call
+        self._row = row
+
+    async def __call__(self, request: Request, **options: Any) -> Response:
+        """Make the call."""
+        return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
+
+
+class _Calls:
+    """Enters every call in the journal for which something was sent."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of a run."""
+        if event == "answered" and value.attempts:
+            self._journal.add_call(
+                f"{value.provider}/{value.model}",
+                latency_s=value.latency_s,
+                cost_usd=value.cost_usd,
+                requests=value.attempts,
+                error=value.error.kind if value.error else None,
+            )

@@ -1,0 +1,184 @@
+"""Questions in a storm: every row of the failure table at a rate, mixed at random by a seed, over real sockets and SDKs.
+
+What a model answers depends on the seed, the model, the question and how often it was asked, and on nothing else: a storm
+can be run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from prefect import flow
+
+from blocks.vote import VoteConfig
+from flows.vote import run_vote
+from tasks.record import Record
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
+from tests.vendors.ledger import ANY
+
+MEMBERS = ["openai/m1", "anthropic/m2", "google/m3", "openrouter/m4", "openai/m5"]
+RETRIES = 3
+ATTEMPTS = RETRIES + 1
+RATE = 0.1
+AT_ONCE = 16
+TIMEOUT_S = 1.0
+STATUSES = {"finished", "failed"}
+
+ROWS: dict[str, Callable[[], Step]] = {
+    "rate limit": lambda: faults.rate_limit(0.01),
+    "rate limit without a header": faults.rate_limit,
+    "quota": faults.insufficient_quota,
+    "payment required": faults.payment_required,
+    "unauthorized": faults.unauthorized,
+    "forbidden": faults.forbidden,
+    "not found": faults.not_found,
+    "bad request": faults.bad_request,
+    "context too long": faults.context_too_long,
+    "too large": faults.too_large,
+    "request timeout": faults.request_timeout,
+    "conflict": faults.conflict,
+    "server error": faults.server_error,
+    "bad gateway": lambda: faults.server_error(502),
+    "unavailable": lambda: faults.server_error(503),
+    "gateway timeout": lambda: faults.server_error(504),
+    "overloaded": faults.overloaded,
+    "closed before the answer": faults.close_before,
+    "cut in the body": faults.cut_mid_body,
+    "reset": faults.reset,
+    "hang": faults.hang,
+    "error in a success": faults.error_in_success,
+    "broken JSON": faults.invalid_json,
+    "a page": lambda: faults.html_page(200),
+    "empty": faults.empty,
+    "null": faults.null_content,
+    "no choices": faults.no_choices,
+    "refusal": faults.refusal,
+    "safety": faults.safety_stop,
+    "prompt blocked": faults.prompt_blocked,
+    "truncated": faults.truncated,
+    "tool call only": faults.tool_call_only,
+    "unsupported parameter": lambda: faults.unsupported_parameter("wings"),
+}
+RUBBISH = ["", "\0\ufffd\u202e", "🤷 " * 200, '{"answer": ', "NaN", "-", "I think it is 1,2,3.4.5 or so", "<b>" * 50]
+
+
+@dataclass
+class Weather:
+    """What a storm does."""
+
+    seed: int
+    rate: float = RATE
+    always: dict[str, Step] = field(default_factory=dict)
+    """What some model answers all the time."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """How often each fault was sent."""
+
+    def step(self, seen: SeenRequest) -> Reply:
+        """Answer a request."""
+        chance = random.Random(f"{self.seed}:{seen.model}:{seen.prompt}:{seen.index}")
+        constant = self.always.get(seen.model)
+        if constant is not None:
+            self.sent[f"always: {seen.model}"] += 1
+            return constant if isinstance(constant, Reply) else constant(seen)
+        if chance.random() < self.rate:
+            name = chance.choice(sorted(ROWS))
+            self.sent[name] += 1
+            made = ROWS[name]()
+            return made if isinstance(made, Reply) else made(seen)
+        # Four of five are right.
+        number = int(seen.prompt.split()[1])
+        return Reply(text=f"The answer is {number if chance.random() < 0.8 else number + chance.randint(1, 9)}.")
+
+
+@contextmanager
+def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short waits: a storm is about what is done, not how long it takes."""
+    with monkeypatch.context() as patch:
+        patch.setenv("CONSENSUS_RETRIES", str(RETRIES))
+        patch.setenv("CONSENSUS_BACKOFF_S", "0.005")
+        yield
+
+
+async def ride_out(vendors: LoopbackVendors, weather: Weather, questions: int) -> tuple[list[Record], dict[str, Any]]:
+    """Ask every question of five members in one flow run, and say what came of it.
+
+    Nothing is caught: an exception of any run ends the storm, and the test.
+
+    Returns:
+        The records, and the figures.
+    """
+    vendors.script(ANY, then=weather.step)
+    config = VoteConfig(members=MEMBERS, extract="number", timeout=TIMEOUT_S)
+
+    @flow(name="storm", log_prints=False)
+    async def storm() -> list[Record]:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> Record:
+            async with gate:
+                return await run_vote(f"Question {number} of storm {weather.seed}", config)
+
+        return list(await asyncio.gather(*(one(number) for number in range(questions))))
+
+    started = time.monotonic()
+    records = await storm()
+    return records, figures(records, weather, vendors, time.monotonic() - started)
+
+
+def figures(records: list[Record], weather: Weather, vendors: LoopbackVendors, seconds: float) -> dict[str, Any]:
+    """What is told of a storm."""
+    responses = [response for record in records for response in record.iterations[0].responses]
+    return {
+        "questions": len(records),
+        "members": len(MEMBERS),
+        "seed": weather.seed,
+        "rate": weather.rate,
+        "always": sorted(weather.always),
+        "statuses": dict(sorted(Counter(record.status for record in records).items())),
+        "right": sum(record.answer == record.prompt.split()[1] for record in records),
+        "calls": len(responses),
+        "requests": vendors.count(),
+        "most_attempts": max(response.attempts for response in responses),
+        "failed_calls": dict(sorted(Counter(r.error.kind for r in responses if r.error is not None).items())),
+        "possibly_billed": sum(record.possibly_billed for record in records),
+        "faults_sent": sum(weather.sent.values()),
+        "rows_sent": len([name for name in weather.sent if not name.startswith("always")]),
+        "seconds": round(seconds, 1),
+    }
+
+
+def check(records: list[Record], found: dict[str, Any], questions: int) -> None:
+    """Check what holds in any weather."""
+    assert len(records) == questions
+    for record in records:
+        assert record.status in STATUSES, record.status
+        assert (record.answer is None) == (record.status == "failed"), record
+        assert (record.error is None) == (record.status != "failed"), record
+        responses = record.iterations[0].responses
+        assert [one.member for one in responses] == [f"{name}#1" for name in MEMBERS]
+        answered = [one for one in responses if one.answered]
+        assert record.status == "failed" or len(answered) >= 3, "the quorum"
+        for one in responses:
+            assert 1 <= one.attempts <= ATTEMPTS, (one.member, one.attempts)
+            assert (one.error is None) == bool(one.text and one.text.strip()) or one.error is not None
+            if one.error is not None:
+                assert one.error.message.startswith(f"{one.provider}/{one.model}: {one.error.kind}: "), one.error
+                assert any(one.member in text for text in (*record.warnings, record.error or "")), one.member
+                assert one.error.kind != "unknown", one.error.message
+        voters = {vote.member for vote in record.votes if vote.answer is not None}
+        assert voters <= {one.member for one in answered}, "who failed does not vote"
+    assert found["requests"] == sum(record.requests for record in records), "every request is booked"
+
+
+def tell(name: str, found: dict[str, Any]) -> None:
+    """Print the figures as a line that the documentation can quote."""
+    print(json.dumps({"storm": name, **found}))
