@@ -8,7 +8,7 @@ CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-latest lint types up down bench lock clean
+.PHONY: help setup demo test test-latest chaos lint types up down bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: setup ## Lint, format, types and tests, with the locked versions
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest
+
+chaos: setup ## Faults, attacks and soaks, at length: some minutes, loopback only, figures as JSON lines
+	$(VENV)/bin/pytest tests/chaos -m chaos -s --timeout 1800 --log-level CRITICAL --show-capture=no
 
 test-latest: ## The same with the newest versions that pyproject.toml allows
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)

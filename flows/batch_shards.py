@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Crashed
 
 from blocks.budget import Budget
@@ -131,7 +131,7 @@ class _Shards:
         shard.heard = time.monotonic()
         prompt_column, prompt_template, id_column = batch.prompts
         run: FlowRun = await arun_deployment(
-            flow_run.deployment_id or DEPLOYMENT,
+            deployment.id or DEPLOYMENT,
             parameters={
                 "input": batch.source.whole_address,
                 "output": shard.address,

@@ -20,7 +20,7 @@ async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypa
         records, found = await ride_out(vendors, weather, QUESTIONS)
     check(records, found, QUESTIONS)
     assert found["faults_sent"] > 50
-    assert found["statuses"].get("finished", 0) > QUESTIONS * 0.8
+    assert found["statuses"].get("finished", 0) > QUESTIONS * 0.7
 
 
 async def test_one_vendor_down_and_one_that_answers_rubbish(

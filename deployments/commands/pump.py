@@ -3,6 +3,7 @@
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from deployments.terminal import Exit, put, say, write_whole
 from deployments.view import cost
 from flows.pump import pump
 from tasks.errors import ConsensusError
+from tasks.prompting.prompt_sets import prompt_set
 from tasks.record import Record, Response
 from tasks.reports.pump_report import heading
 
@@ -96,14 +98,18 @@ def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | 
                 write_responses(responses, record)
 
     members = [str(member) for member in config.panel()]
-    return run_flow(start, members, out, view=AsTheyCome(len(members)), show=_end)
+    # Read here, so that a set that is edited meanwhile does not divide one answer otherwise than the next.
+    view = AsTheyCome(len(members), prompt_set(config.prompt_set).divided)
+    return run_flow(start, members, out, view=view, show=_end)
 
 
 class AsTheyCome:
     """Prints every answer on stdout as soon as it is there, and failures on stderr."""
 
-    def __init__(self, members: int) -> None:
+    def __init__(self, members: int, divided: Callable[[Response], Response]) -> None:
+        """Print the answers of so many members; `divided` takes apart what the prompt set keeps apart."""
         self._members = members
+        self._divided = divided
         self._began = time.monotonic()
 
     async def told(self, event: str, value: Any) -> None:
@@ -114,10 +120,18 @@ class AsTheyCome:
         elif event == "answered":
             took = f"{value.latency_s if value.cached else time.monotonic() - self._began:.1f} s"
             took += ", from the store" if value.cached else ""
-            if value.error is None:
-                put(f"{heading(value)} ({took})\n\n{value.text}\n")
+            if value.error is None and value.embedding is None:
+                put(f"{heading(value)} ({took})\n\n{divided_text(self._divided(value))}\n")
+            elif value.error is None:
+                say(f"  ✓ {value.member} ({took})")
             else:
                 say(f"  ✗ {value.member}: {value.error.message} ({took})")
+
+
+def divided_text(response: Response) -> str:
+    """Return an answer as it is printed: the sources under it, and without the reasoning before it."""
+    sources = [f"- {' '.join(source.split())}" for source in response.citations]
+    return "\n".join([response.text or "", *(["", "Sources that it names:", *sources] if sources else [])])
 
 
 def _end(record: Record, ui_url: str) -> None:

@@ -75,7 +75,7 @@ def _consortium(config: ConsortiumConfig) -> Iterator[Planned]:
         # Every answer of the round, and its own syntheses of the rounds before.
         [count * len(members) + _before(count) for count in rounds],
         _length("arbiter_system", f"arbiter_{config.judging_method}") + len(config.system or "") + SCHEMA_CHARACTERS,
-        config.arbiter_settings,
+        settings=config.arbiter_settings,
     )
 
 
@@ -93,7 +93,7 @@ def _learn(config: ConsensusLearningConfig) -> Iterator[Planned]:
             rounds,
             [count * len(members) for count in rounds],
             _length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
-            config.aggregator_settings,
+            settings=config.aggregator_settings,
         )
 
 
@@ -108,7 +108,7 @@ def _mixture(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
     calls = len(parts), len(parts)
     read = before[-1] + config.reserved * (len(parts) - 1)
     told = _length("moa_final", "moa_answers") + len(config.system or "")
-    yield _judge(config.aggregators()[0], "aggregator", calls, (read, read), told, config.aggregator_sampling())
+    yield _judge(config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling())
 
 
 def _vote(config: VoteConfig) -> Iterator[Planned]:
@@ -125,7 +125,7 @@ def _vote(config: VoteConfig) -> Iterator[Planned]:
         # Members that wrote the same are read once in each wave.
         calls = math.ceil(asked / size), len(members)
         told = _length("extract_system", "extract") + SCHEMA_CHARACTERS
-        yield _judge(parse_member(config.extractor)[0], "extractor", calls, calls, told, config.judge_settings)
+        yield _judge(parse_member(config.extractor)[0], "extractor", calls, calls, told, settings=config.judge_settings)
 
 
 def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
@@ -154,7 +154,7 @@ def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
         (calls[0], calls[1]),
         [2 * number for number in calls],
         _length("compare_system", "compare") + told,
-        config.judge_settings,
+        settings=config.judge_settings,
     )
     if config.fuse is not None:
         best = min(config.fuse_top, count)
@@ -164,7 +164,7 @@ def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
             (1, 1),
             (best, best),
             _length("fuse_system", "fuse") + told,
-            config.judge_settings,
+            settings=config.judge_settings,
         )
 
 
@@ -180,7 +180,7 @@ def _prefer(config: PreferConfig) -> Iterator[Planned]:
     told = _length("preference_system", "preference") + len(config.criteria + (config.system or "")) + SCHEMA_CHARACTERS
     for member in members:
         read = [count * seen for count in rounds]
-        yield _judge(member.name, "judge of the others", rounds, read, told, config.judge_settings)
+        yield _judge(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)
 
 
 def _members(
@@ -222,7 +222,7 @@ def _members(
 
 
 def _judge(
-    model: ModelName, task: str, calls: tuple[int, int], read: Sequence[float], characters: int, settings: Sampling
+    model: ModelName, task: str, calls: tuple[int, int], read: Sequence[float], characters: int, *, settings: Sampling
 ) -> Planned:
     return Planned(model, "judge", task, *calls, characters, read[0], read[1], settings.max_output_tokens)
 

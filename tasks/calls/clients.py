@@ -12,12 +12,11 @@ _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str
 
 async def client_of(endpoint: Endpoint, model: str) -> Any:
     """Return the client for `endpoint`; a changed key or address gives a new one."""
-    clients = _clients.get(asyncio.get_running_loop())
-    if clients is None:
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if len(_clients) > 1:
         for loop in [loop for loop in _clients if loop.is_closed()]:
             # Open connections hold on to their loop, so that the weak key alone would never let go of it.
             del _clients[loop]
-        clients = _clients.setdefault(asyncio.get_running_loop(), {})
     digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
     # The local model's embeddings have a server of their own; everywhere else one connection serves all.
     key = (endpoint.provider, endpoint.address, digest if endpoint.credentials else endpoint.wire)

@@ -53,11 +53,10 @@ _paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int, 
 
 def pace_of(endpoint: Endpoint) -> Pace:
     """Return the turnstile that all calls on the credentials of `endpoint` share in this event loop."""
-    paces = _paces.get(asyncio.get_running_loop())
-    if paces is None:
+    paces = _paces.setdefault(asyncio.get_running_loop(), {})
+    if len(_paces) > 1:
         for loop in [loop for loop in _paces if loop.is_closed()]:
             del _paces[loop]
-        paces = _paces.setdefault(asyncio.get_running_loop(), {})
     # The limits are in it, so that credentials saved with others are followed at once.
     key = (endpoint.provider, endpoint.address, endpoint.max_concurrency, endpoint.requests_per_minute)
     if key not in paces:

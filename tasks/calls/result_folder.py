@@ -54,11 +54,12 @@ class PrivateFolder(LocalFileSystem):
         """Return the folder that `storage` writes to; one for all calls of the process."""
         if isinstance(storage, cls):
             return storage
-        place = (str(Path(storage.basepath or ".").expanduser().absolute()), storage._block_document_id)
+        saved = storage._block_document_id  # noqa: SLF001  # Prefect asks for it in the same way
+        place = (str(Path(storage.basepath or ".").expanduser().absolute()), saved)
         if place not in _folders:
             made = cls(basepath=place[0])
             made._folder = Path(place[0]).resolve()
-            made._block_document_id = place[1]  # a saved block is named in the records
+            made._block_document_id = saved  # a saved block is named in the records
             _folders[place] = made
         return _folders[place]
 
@@ -96,7 +97,7 @@ class PrivateFolder(LocalFileSystem):
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        self._at_hand.pop(resolved, None)
+        self._keep_at_hand(resolved, content)
         return str(resolved)
 
     def _resolve_path(self, path: str) -> Path:
@@ -122,10 +123,14 @@ class PrivateFolder(LocalFileSystem):
                 "Stored answer %s is no answer of ours; moved aside to %s", path.name, aside.name
             )
             return None
+        self._keep_at_hand(path, content)
+        return content
+
+    def _keep_at_hand(self, path: Path, content: bytes) -> None:
         self._at_hand[path] = content
+        self._at_hand.move_to_end(path)
         if len(self._at_hand) > AT_HAND:
             self._at_hand.popitem(last=False)
-        return content
 
 
 _folders: dict[tuple[str, UUID | None], PrivateFolder] = {}

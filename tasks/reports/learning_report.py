@@ -48,7 +48,7 @@ def round_markdown(iteration: Iteration) -> str:
         by = f"by {synthesis.method}: the answer of `{cell(synthesis.chosen or '')}`"
     parts = [
         f"# Round {iteration.number}",
-        f"**Aggregate** {by} · **agreement** {percent(iteration.agreement)} (measured)",
+        f"**Aggregate** {by} · {agreement_note(iteration)}",
         quoted(synthesis.text),
     ]
     if synthesis.votes:
@@ -57,7 +57,7 @@ def round_markdown(iteration: Iteration) -> str:
     if iteration.settlement:
         parts += ["## Settlement", _settlement(iteration.settlement)]
     parts.append("## Answers")
-    parts += [f"### `{cell(r.member)}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered]
+    parts += [answer_section(r) for r in iteration.responses if r.answered]
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]
     return "\n\n".join(parts)

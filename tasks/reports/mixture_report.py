@@ -113,7 +113,7 @@ def layer_markdown(iteration: Iteration) -> str:
         recorded = ", recorded earlier" if any(response.recorded for response in answered) else ""
         parts.append(
             f"{len(answered)} of {len(iteration.responses)} models answered{recorded} · "
-            f"**agreement** {percent(iteration.agreement)} (measured)"
+            f"{agreement_note(iteration)}"
         )
     if synthesis:
         if iteration.judgements and not iteration.judgements[-1].answered and synthesis.arbiter:
@@ -123,7 +123,7 @@ def layer_markdown(iteration: Iteration) -> str:
         else:
             by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
         parts += ["## Answer", by, quoted(synthesis.text)]
-    parts += [f"## `{cell(response.member)}`\n\n{quoted(response.text or '')}" for response in answered]
+    parts += [answer_section(response, "##") for response in answered]
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]
     return "\n\n".join(parts)

@@ -75,7 +75,7 @@ def round_markdown(iteration: Iteration, entries: list[JudgeRanking]) -> str:
         scores = score(own, [response.member for response in answered])
         parts.append(f"Best by Borda: `{cell(scores.winner or '-')}` · Kendall's W {number_text(scores.kendall_w)}")
     parts.append("## Answers")
-    parts += [f"### `{cell(response.member)}`\n\n{quoted(response.text or '')}" for response in answered]
+    parts += [answer_section(response) for response in answered]
     remarks = [entry for entry in own if entry.analysis or entry.abstained]
     if remarks:
         parts.append("## What the judges said")

@@ -38,9 +38,11 @@ def answers_markdown(iteration: Iteration) -> str:
     told = f"{len(answered)} of {len(iteration.responses)} members answered in {iteration.duration_s:.1f} s"
     parts = [
         "# Answers",
-        f"{told}, the slowest in {slowest:.1f} s · **agreement** {percent(iteration.agreement)} (measured)",
+        f"{told}, the slowest in {slowest:.1f} s · {agreement_note(iteration)}",
     ]
     for response in iteration.responses:
-        text = response.error.message if response.error else response.text or ""
-        parts.append(f"## `{cell(response.member)}`{' failed' if response.error else ''}\n\n{quoted(text)}")
+        if response.error:
+            parts.append(f"## `{cell(response.member)}` failed\n\n{quoted(response.error.message)}")
+        else:
+            parts.append(answer_section(response, "##"))
     return "\n\n".join(parts)

@@ -170,6 +170,23 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value * 100:.0f} %"
 
 
+def agreement_note(iteration: Iteration) -> str:
+    """Say how far the answers agree, and by which measure."""
+    measure = iteration.agreement_measure or ""
+    how = f"by `{cell(measure)}`" if measure.startswith("embedding:") else "(measured)"
+    return f"**agreement** {percent(iteration.agreement)} {how}"
+
+
+def answer_section(response: Response, level: str = "###") -> str:
+    """Show what a member answered; and what the prompt set has kept apart from it, as such."""
+    parts = [f"{level} `{cell(response.member)}`", quoted(response.text or "")]
+    if response.reasoning:
+        parts += ["Reasoning before it:", quoted(response.reasoning)]
+    if response.citations:
+        parts += ["Sources that it names (nobody has looked them up):", quoted("\n".join(response.citations))]
+    return "\n\n".join(parts)
+
+
 def iteration_markdown(iteration: Iteration) -> str:
     """Describe an iteration for a person."""
     synthesis = iteration.synthesis
@@ -180,7 +197,7 @@ def iteration_markdown(iteration: Iteration) -> str:
     confidence = f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by})"
     parts = [
         f"# Iteration {iteration.number}",
-        f"{confidence} · **agreement** {percent(iteration.agreement)} (measured)",
+        f"{confidence} · {agreement_note(iteration)}",
         f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
         quoted(synthesis.text),
     ]
@@ -191,7 +208,7 @@ def iteration_markdown(iteration: Iteration) -> str:
     if synthesis.analysis:
         parts += ["## Analysis", quoted(synthesis.analysis)]
     parts.append("## Answers")
-    parts += [f"### `{cell(r.member)}`\n\n{quoted(r.text or '')}" for r in iteration.responses if r.answered]
+    parts += [answer_section(r) for r in iteration.responses if r.answered]
     parts += hazards_section(iteration)
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]

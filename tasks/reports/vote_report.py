@@ -87,7 +87,7 @@ def vote_markdown(record: Record, iteration: Iteration) -> str:
     if synthesis is not None and synthesis.ranking:
         parts += ["## Ranking", quoted("\n".join(f"{n}. {name}" for n, name in enumerate(synthesis.ranking, 1)))]
     parts.append("## Answers")
-    parts += [f"### `{cell(one.member)}`\n\n{quoted(one.text or '')}" for one in iteration.responses if one.answered]
+    parts += [answer_section(one) for one in iteration.responses if one.answered]
     failed = [f"{one.member}: {one.error.message}" for one in iteration.responses if one.error]
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]

@@ -21,6 +21,7 @@ from prefect import flow
 
 from blocks.vote import VoteConfig
 from flows.vote import run_vote
+from tasks.calls.adapters import adapter_of
 from tasks.record import Record
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 from tests.vendors.ledger import ANY
@@ -30,7 +31,7 @@ RETRIES = 3
 ATTEMPTS = RETRIES + 1
 RATE = 0.1
 AT_ONCE = 16
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
 STATUSES = {"finished", "failed"}
 
 ROWS: dict[str, Callable[[], Step]] = {
@@ -116,6 +117,8 @@ async def ride_out(vendors: LoopbackVendors, weather: Weather, questions: int) -
     Returns:
         The records, and the figures.
     """
+    for wire in ("openai", "anthropic", "google"):
+        adapter_of(wire)  # imported before: a second of it beside a call under way would pass for a timeout
     vendors.script(ANY, then=weather.step)
     config = VoteConfig(members=MEMBERS, extract="number", timeout=TIMEOUT_S)
 
@@ -169,7 +172,7 @@ def check(records: list[Record], found: dict[str, Any], questions: int) -> None:
         assert record.status == "failed" or len(answered) >= 3, "the quorum"
         for one in responses:
             assert 1 <= one.attempts <= ATTEMPTS, (one.member, one.attempts)
-            assert (one.error is None) == bool(one.text and one.text.strip()) or one.error is not None
+            assert one.error is not None or (one.text and one.text.strip()), "no empty answer passes for one"
             if one.error is not None:
                 assert one.error.message.startswith(f"{one.provider}/{one.model}: {one.error.kind}: "), one.error
                 assert any(one.member in text for text in (*record.warnings, record.error or "")), one.member

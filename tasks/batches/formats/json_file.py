@@ -63,8 +63,9 @@ def read_json_array(file: BinaryIO) -> Iterator[Item | Broken]:
         for event, value in events:
             if event == "end_array":
                 break
+            item = _build(events, event, value, number + 1)
             number += 1
-            yield _build(events, event, value, number)
+            yield item
         next(events, None)  # whatever follows the array is an error
     except (ijson.JSONError, UnicodeDecodeError) as error:
         said = error.args[0] if error.args else error
