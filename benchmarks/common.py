@@ -1,15 +1,20 @@
 """What the benchmarks share: vendors in a process of their own, a Prefect server in a home of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from deployments.server import ServerInfo
 
 
 @contextmanager
@@ -30,24 +35,32 @@ def vendors(delay: float) -> Iterator[str]:
 
 
 @contextmanager
-def prefect_server(vendors_url: str) -> Iterator[None]:
+def prefect_server(vendors_url: str) -> Iterator["ServerInfo"]:
     """Start a Prefect server with the settings of prefect.toml, and point the built-in providers at the vendors."""
     with tempfile.TemporaryDirectory(prefix="consensus-bench-") as home:
         os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("CONSENSUS_HISTORY_URL", None)
         os.environ |= {
             "PREFECT_HOME": home,
-            "PREFECT_SERVER_API_PORT": "4377",
+            "PREFECT_SERVER_API_PORT": str(_free_port()),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "OPENAI_API_KEY": "bench",
             "OPENAI_BASE_URL": f"{vendors_url}/v1",
         }
         from deployments.server import find_or_start_server, stop_server, use_server
 
-        use_server(find_or_start_server(lambda _text: None))
+        server = find_or_start_server(lambda _text: None)
+        use_server(server)
         try:
-            yield
+            yield server
         finally:
             stop_server()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def requests_seen(vendors_url: str) -> int:

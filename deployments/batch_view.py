@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from deployments.terminal import say
-from tasks.batches.outcome import BatchSummary, Progress
+from tasks.batches.outcome import NOT_STARTED, BatchSummary, Progress
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -32,7 +32,7 @@ class BatchCounts:
         """Count an event of the batch."""
         if event == "batch_started":
             self.plan, self._started = value, time.monotonic()
-        elif event == "row":
+        elif event == "row" and value["status"] != NOT_STARTED:
             self.done += value["answer"] is not None
             self.failed += value["answer"] is None
             self.degraded += bool(value["degraded"])
@@ -158,7 +158,8 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     if summary.error:
         say(f"  ! {summary.error}")
     if summary.not_started:
-        say(f"  ! {summary.not_started} rows were not started: the same command goes on with them")
+        more = ", given a larger budget" if summary.status == "budget" else ""
+        say(f"  ! {summary.not_started} rows were not started: the same command goes on with them{more}")
     say(
         f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
         f"failed, {summary.not_started} not started · {summary.calls} calls, {summary.cached_calls} from the store · {price} "

@@ -139,7 +139,11 @@ def tokens(arguments: list[str]) -> list[str]:
         if kind not in KINDS:
             raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
         return [f"{first}-{kind}", *rest[:at], *rest[at + 2 :]]
-    if first == "batch" and "--name" not in rest and not {"--help", "-h"} & set(rest):
+    if (
+        first == "batch"
+        and not any(text.partition("=")[0] == "--name" for text in rest)
+        and not {"--help", "-h"} & set(rest)
+    ):
         return [f"batch-{MAIN}", *rest]
     if first in {"--help", "-h", "--version"} or first in app:
         return arguments

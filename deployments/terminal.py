@@ -12,6 +12,10 @@ from pydantic import ValidationError
 from tasks.plain_text import visible
 
 
+TOO_LARGE = "Flow run parameters must be less than"
+"""What the Prefect server says, with all the parameters after it, when it refuses a run over their size."""
+
+
 class Exit(IntEnum):
     """Exit codes of every command."""
 
@@ -136,6 +140,12 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
         from deployments.server import ServerUnavailable
         from tasks.errors import ConfigurationError, ConsensusError
 
+        if TOO_LARGE in str(error):
+            say(
+                "consensus: question, conversation and settings are larger than the 512 kB that Prefect takes for a run: "
+                "ask with less, or raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE (bytes) for the server"
+            )
+            sys.exit(int(Exit.BAD_INPUT))
         if not isinstance(error, ConsensusError | ServerUnavailable):
             raise
         say(f"consensus: {error}")

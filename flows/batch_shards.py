@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
@@ -30,6 +31,7 @@ from tasks.batches.outcome import BatchSummary, Progress
 from tasks.batches.parts import merged, write_output
 from tasks.batches.places import Place, place_of
 from tasks.batches.row import Inventory
+from tasks.batches.shares import share
 from tasks.batches.totals import Totals
 from tasks.errors import ConfigurationError, OutputError
 from tasks.watch import tell
@@ -68,11 +70,14 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
     """
     started = time.monotonic()
     inventory = await checked(batch)
-    plan = json.dumps([batch.plan(), inventory.sha256, shards], sort_keys=True)
+    shares = share(batch.budget, shards)
+    # The numbers of rows count bad ones too: with others among them every shard has other rows.
+    bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
+    plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
     name = hashlib.sha256(plan.encode()).hexdigest()[:12]
     folder = _folder(f"{batch.output}.shards-{name}")
-    work = _Shards(batch, shards, name, folder)
-    await tell("batch_started", Progress(batch.algorithm, inventory.rows + inventory.bad_rows, 0))
+    work = _Shards(batch, shares, name, folder)
+    await tell("batch_started", Progress(batch.algorithm, inventory.rows, 0))
     try:
         await work.finish()
     except ObjectNotFound:
@@ -91,12 +96,14 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
 class _Shards:
     """The shards of one batch, and what is known of their runs."""
 
-    def __init__(self, batch: Batch, shards: int, name: str, folder: Place) -> None:
+    def __init__(self, batch: Batch, shares: list[Budget], name: str, folder: Place) -> None:
         self._batch = batch
+        self._shares = shares
         self._tag = f"consensus-batch-{name}"
         self._folder = folder
+        of = len(shares)
         self.shards = [
-            _Shard(number, f"{folder.address}/{number:04d}-of-{shards:04d}.jsonl") for number in range(1, shards + 1)
+            _Shard(number, f"{folder.address}/{number:04d}-of-{of:04d}.jsonl") for number in range(1, of + 1)
         ]
 
     async def finish(self) -> None:
@@ -110,7 +117,10 @@ class _Shards:
                 await asyncio.sleep(PAUSE_S)
                 for shard in self.shards:
                     if shard.done is None:
-                        await self._look(client, shard)
+                        try:
+                            await self._look(client, shard)
+                        except HTTPError as error:  # the shards go on without the server for a while, and so do we
+                            get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
 
     async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
         """Find a run of the shard that somebody has started before and that has not ended."""
@@ -127,6 +137,8 @@ class _Shards:
 
     async def _start(self, shard: _Shard) -> UUID:
         batch, of = self._batch, len(self.shards)
+        # What an earlier run has left would be taken for the end of this one if it were killed.
+        _remove(place_of(f"{shard.address}.done", "output"))
         shard.tries += 1
         shard.heard = time.monotonic()
         prompt_column, prompt_template, id_column = batch.prompts
@@ -142,7 +154,7 @@ class _Shards:
                 "id_column": id_column,
                 "concurrency": batch.concurrency,
                 "skip_bad": True,
-                "budget": _share(batch.budget, of).model_dump(mode="json"),
+                "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "shards": of,
                 "shard": shard.number,
             },
@@ -155,7 +167,10 @@ class _Shards:
     async def _look(self, client: PrefectClient, shard: _Shard) -> None:
         """See whether a shard is done, goes on, or has to be started again."""
         assert shard.run is not None
-        state = (await client.read_flow_run(shard.run)).state
+        try:
+            state = (await client.read_flow_run(shard.run)).state
+        except ObjectNotFound:
+            state = Crashed(message="somebody has deleted the run")
         if state is None or not state.is_final():
             if state is None or not self._dead(shard, state):
                 return
@@ -222,16 +237,6 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
     return summary
 
 
-def _share(budget: Budget, shards: int) -> Budget:
-    """Return a shard's part of the budget; seconds are not shared, because shards go on at the same time."""
-    return Budget(
-        max_calls=None if budget.max_calls is None else max(1, budget.max_calls // shards),
-        max_tokens=None if budget.max_tokens is None else max(1, budget.max_tokens // shards),
-        max_cost_usd=None if budget.max_cost_usd is None else budget.max_cost_usd / shards,
-        max_seconds=budget.max_seconds,
-    )
-
-
 def _folder(address: str) -> Place:
     place = place_of(address, "output")
     if place.local:  # the shards may stand elsewhere
@@ -241,6 +246,11 @@ def _folder(address: str) -> Place:
     except OSError as error:
         raise ConfigurationError(f"output: {address} cannot be made: {error.strerror or error}") from None
     return place
+
+
+def _remove(place: Place) -> None:
+    with suppress(FileNotFoundError):
+        place.fs.rm_file(place.path)
 
 
 def _read(place: Place) -> bytes:
@@ -260,7 +270,7 @@ async def alive(output: str | None) -> AsyncIterator[None]:
 
     async def beat() -> None:
         for count in range(1_000_000_000):
-            with suppress(OSError):
+            with suppress(Exception):  # a store's client has errors of its own; silence would be taken for death
                 await asyncio.to_thread(place.fs.pipe_file, place.path, f"{flow_run.id} {count}".encode())
             await asyncio.sleep(BEAT_S)
 

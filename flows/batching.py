@@ -16,7 +16,8 @@ from prefect.runtime import flow_run
 from blocks.budget import Budget
 from flows.algorithms import ALGORITHMS, Name
 from tasks.batches.journal import Finished, Journal
-from tasks.batches.journal_place import journal_path
+from tasks.batches.journal_place import journal_path, same_place
+from tasks.batches.observing import CallsSeen, Labelled, failed_of_its_own, was_cut
 from tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
 from tasks.batches.output import check_output
 from tasks.batches.parts import write_output, write_part
@@ -25,10 +26,9 @@ from tasks.batches.source import Source
 from tasks.calls.budget import Purse, spending
 from tasks.calls.call import Call, Caller
 from tasks.calls.providers import check_models, models_checked
-from tasks.calls.request import Request
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError, ConsensusError, OutputError
-from tasks.record import Record, Response
+from tasks.record import Record
 from tasks.watch import tell, watched_by
 
 IN_A_ROW = 25
@@ -48,7 +48,7 @@ class Batch:
         config: Its configuration.
         concurrency: Rows that are worked on at once.
         skip_bad: Whether to go on without rows that cannot be used.
-        budget: What the whole batch may spend.
+        budget: What the whole batch may spend, in all its runs together; seconds are those of one run.
         part: Which rows: of every `part[1]` the one numbered `part[0]`, from 0.
         prompts: How prompts and ids are made, as it was given; a journal of other prompts is another batch's.
     """
@@ -109,10 +109,12 @@ async def checked(batch: Batch) -> Inventory:
         ConfigurationError: Naming what cannot be used.
     """
     check_output(batch.output)
+    if same_place(batch.source.address, batch.output):
+        raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
-    await check_models(batch.config.models())
+    await check_models(batch.config.models(), batch.config.embedding())
     return inventory
 
 
@@ -135,8 +137,11 @@ class _Run:
         self._call = call
         self._function = ALGORITHMS[batch.algorithm].function()
         self._left: dict[int, dict[str, Any]] = {}
-        """Rows that the end of the budget has cut: they are shown, and done again by the next run."""
-        self._failures: list[int] = []
+        """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
+        self._present: set[int] = set()
+        """Rows that are in the input now; a journal may know others, of an input that was longer."""
+        self._failures: list[tuple[Row, str | None]] = []
+        self._calls_seen = CallsSeen(journal)
         self._stop: str | None = None
         self._calls = 0
 
@@ -154,29 +159,39 @@ class _Run:
         )
         await tell("batch_started", Progress(summary.algorithm, self._wanted(), summary.resumed))
         rows = self._rows()
-        with watched_by(_Calls(self._journal)), models_checked(), spending(batch.budget) as purse:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(batch.concurrency, max(1, self._inventory.rows))):
-                    workers.create_task(self._worker(rows, purse))
+        with watched_by(self._calls_seen), models_checked(), spending(batch.budget) as purse:
+            purse.calls, purse.tokens, purse.cost_usd = self._journal.totals.spent
+            await self._workers(rows, purse)
         self._journal.sync()
         summary.duration_s = round(time.monotonic() - started, 4)
         summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
-        elif purse.refusal:
+        elif purse.refusal and (self._left or next(rows, None) is not None):
             summary.status, summary.error = "budget", purse.refusal
         return summary
 
     def _wanted(self) -> int:
         number, of = self._batch.part
-        return len(range(number, self._inventory.rows + self._inventory.bad_rows, of))
+        return len(range(number, self._inventory.rows, of))
 
     def _rows(self) -> Iterator[Row]:
-        return (row for row in self._all() if not self._journal.holds(row))
+        for row in self._all():
+            self._present.add(row.number)
+            if not self._journal.holds(row):
+                yield row
 
     def _all(self) -> Iterator[Row]:
         number, of = self._batch.part
         return (row for row in self._batch.source.rows() if isinstance(row, Row) and row.number % of == number)
+
+    async def _workers(self, rows: Iterator[Row], purse: Purse) -> None:
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self._batch.concurrency, max(1, self._inventory.rows))):
+                    workers.create_task(self._worker(rows, purse))
+        except BaseExceptionGroup as group:  # all workers fail of one cause: the disk, or an input that is gone
+            raise group.exceptions[0] from None
 
     async def _worker(self, rows: Iterator[Row], purse: Purse) -> None:
         while self._stop is None and purse.refusal is None:
@@ -185,18 +200,27 @@ class _Run:
                 return
             record = await self._do(row)
             self._calls += record.calls
-            result = outcome(row, record)
-            if purse.refusal and record.status in {"budget", "failed"}:
-                self._left[row.number] = result
+            if self._calls_seen.error is not None:
+                raise self._calls_seen.error
+            if purse.refusal and was_cut(record):
+                result = self._leave(row, f"cut off: {purse.refusal}")
+            elif self._stop is not None and record.answer is None:
+                result = self._leave(row, record.error)
             else:
+                result = outcome(row, record)
                 self._journal.add(row, result)
                 self._watch(row, record)
             await tell("row", result)
 
+    def _leave(self, row: Row, error: str | None) -> dict[str, Any]:
+        """Let the next run do a row, and say in the output why this one did not."""
+        result = self._left[row.number] = {**not_started(row), "error": error}
+        return result
+
     async def _do(self, row: Row) -> Record:
         """Run one row; whatever ends it is written into its record, and the other rows go on."""
         try:
-            record: Record = await self._function(row.prompt, self._batch.config, _Labelled(self._call, row.id))
+            record: Record = await self._function(row.prompt, self._batch.config, Labelled(self._call, row.id))
         except OutputError:
             raise
         except Exception as error:
@@ -209,11 +233,14 @@ class _Run:
         if record.answer is not None:
             self._failures.clear()
             return
-        self._failures.append(row.number)
+        if failed_of_its_own(record):
+            return
+        self._failures.append((row, record.error))
         if len(self._failures) >= IN_A_ROW:
             self._stop = f"{IN_A_ROW} rows in a row have no answer, the last one because of: {record.error}"
-            for number in self._failures:
-                self._journal.forget(number)
+            for failed, error in self._failures:
+                self._journal.forget(failed.number)
+                self._leave(failed, error)
             self._failures.clear()
 
     def write(self, summary: BatchSummary) -> None:
@@ -234,8 +261,9 @@ class _Run:
 
     def _counted(self, summary: BatchSummary) -> Iterator[Finished]:
         for one in self._journal.finished() if summary.status == "finished" else self._with_those_left():
-            summary.add(one.result)
-            yield one
+            if summary.status != "finished" or one.number in self._present:
+                summary.add(one.result)
+                yield one
 
     def _with_those_left(self) -> Iterator[Finished]:
         """All rows in the order of the input, those too that were not started."""
@@ -248,33 +276,3 @@ class _Run:
                 yield held
             else:
                 yield Finished(row.number, self._left.get(row.number) or not_started(row), row.columns)
-
-
-class _Labelled:
-    """Names in every call the row that it is made for."""
-
-    def __init__(self, call: Call, row: str) -> None:
-        self._call = call
-        self._row = row
-
-    async def __call__(self, request: Request, **options: Any) -> Response:
-        """Make the call."""
-        return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
-
-
-class _Calls:
-    """Enters every call in the journal for which something was sent."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    async def told(self, event: str, value: Any) -> None:
-        """Take note of an event of a run."""
-        if event == "answered" and value.attempts:
-            self._journal.add_call(
-                f"{value.provider}/{value.model}",
-                latency_s=value.latency_s,
-                cost_usd=value.cost_usd,
-                requests=value.attempts,
-                error=value.error.kind if value.error else None,
-            )

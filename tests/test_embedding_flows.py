@@ -1,11 +1,15 @@
 """Agreement by embeddings in every flow: what is measured, what it decides, what it costs, and what happens when it fails."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from blocks.consensus_learning import ConsensusLearningConfig
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
@@ -246,17 +250,18 @@ async def test_what_cannot_embed_is_found_before_any_call(vendors, run):
 
 
 async def test_it_is_a_task_run_of_the_flow(vendors):
-    from prefect import get_client
-
     setup(vendors)
     vendors.script("arbiter", then=judged(99))
     record = await consortium("Weather?", consortium_kit.config(embedding_model=EMBEDDER))
+    wanted = {f"embed {EMBEDDER} embeds {name}#1 · iteration 1" for name in MEMBERS}
+    mine, names = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(record.flow_run_id)])), set[str]()
     async with get_client() as client:
-        runs = await client.read_task_runs()
-    names = {run.name for run in runs if str(run.flow_run_id) == record.flow_run_id}
-    assert {name for name in names if name.startswith("embed ")} == {
-        f"embed {EMBEDDER} embeds {name}#1 · iteration 1" for name in MEMBERS
-    }
+        for _ in range(150):  # the server writes task runs in batches
+            names = {run.name for run in await client.read_task_runs(flow_run_filter=mine)}
+            if wanted <= names:
+                break
+            await asyncio.sleep(0.2)
+    assert {name for name in names if name.startswith("embed ")} == wanted
 
 
 def test_from_the_command_line(vendors, monkeypatch, capsys, tmp_path: Path):
@@ -283,7 +288,9 @@ except LocalModelError as missing:
 
 @pytest.mark.skipif(bool(MISSING), reason=f"{MISSING}; {INSTALL_HINT}")
 async def test_with_the_local_model(vendors):
-    setup(vendors, one="Paris is the capital of France.", two="The French capital is Paris.", three="Bananas are yellow.")
+    setup(
+        vendors, one="Paris is the capital of France.", two="The French capital is Paris.", three="Bananas are yellow."
+    )
     record = await pumped(embedding_model="local/smollm2")
     lexical = await pumped(embedding_model=None)
     assert record.agreement_measure == "embedding:local/smollm2"

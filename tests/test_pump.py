@@ -148,6 +148,25 @@ def test_bad_input_is_found_before_any_call(consensus, talking, arguments, cause
     assert talking.count() == 0
 
 
+def test_what_a_prompt_set_keeps_apart_is_printed_apart(consensus, talking):
+    talking.script(
+        "one", then=Reply(text="Insulin was found in 1921 [1].\n\nSources:\n1. Banting, F. (1922)\n2. A book")
+    )
+    ran = consensus("pump", "-m", "openai/one", "-p", "When?", "--prompt-set", "citations")
+    assert ran.code == 0
+    printed = ran.out.split("\n\n", 1)[1].strip()
+    assert printed == "Insulin was found in 1921 [1].\n\nSources that it names:\n1. Banting, F. (1922)\n2. A book"
+    talking.script("one", then=Reply(text="Six sevens are\nforty-two.\nFinal answer: 42"))
+    ran = consensus("pump", "-m", "openai/one", "-p", "6 x 7?", "--prompt-set", "chain-of-thought")
+    assert ran.out.split("\n\n", 1)[1].strip() == "42"
+
+
+def test_embeddings_are_no_answers(consensus, talking):
+    ran = consensus("pump", *PANEL, "-p", "What?", "--embedding-model", "openai/text-embedding-3-small")
+    assert (ran.code, ran.out.count("## "), "None" in ran.out) == (0, 3, False)
+    assert "✓ openai/text-embedding-3-small embeds openai/one#1" in ran.err
+
+
 def test_nobody_answers(consensus, talking):
     talking.script("one", then=faults.unauthorized())
     ran = consensus("pump", "-m", "openai/one", "-p", "What?")

@@ -79,6 +79,7 @@ def test_a_cell_holds_no_link_no_image_no_html(text):
 
 def iteration(text, synthesis=True, *, chosen=None):
     answered = Response(member="openai/one#1", provider="openai", model="one", text=text)
+    answered.reasoning, answered.citations = text, [text, text]
     error = CallError(kind="bad_request", message=f"openai/two: bad_request: {text}")
     failed = Response(member="openai/two#1", provider="openai", model="two", error=error)
     made = Synthesis(
@@ -98,7 +99,7 @@ def iteration(text, synthesis=True, *, chosen=None):
 def test_nothing_that_a_model_wrote_leaves_its_fence(text, synthesis):
     """Whatever the text, what is rendered around the fences is the same."""
     seen, plain = (outside(iteration_markdown(iteration(said, synthesis))) for said in (text, "plain"))
-    optional = {"Dissent", "What to refine", "Analysis"} if not text.strip() else set()
+    optional = {"Dissent", "What to refine", "Analysis", "Reasoning before it:"} if not text.strip() else set()
     for wanted in plain:
         if wanted.type == "inline" and wanted.content not in optional:
             assert any(wanted.content == token.content for token in seen)
@@ -113,6 +114,26 @@ def test_a_members_name_is_no_markup_either(name):
     shown.synthesis.arbiter = name
     inner = [child.type for token in outside(iteration_markdown(shown)) for child in token.children or []]
     assert set(inner) <= {"text", "code_inline", "strong_open", "strong_close"}
+
+
+def test_what_is_kept_apart_from_an_answer_is_shown_as_such():
+    shown = iteration_markdown(iteration("the <b>text</b>"))
+    assert shown.count("the <b>text</b>") > 3
+    assert "Reasoning before it:\n\n```text\nthe <b>text</b>\n```" in shown
+    assert (
+        "Sources that it names (nobody has looked them up):\n\n```text\nthe <b>text</b>\nthe <b>text</b>\n```" in shown
+    )
+    plain = iteration("x")
+    plain.responses[0].reasoning, plain.responses[0].citations = None, []
+    assert "Reasoning" not in iteration_markdown(plain)
+    assert "Sources" not in iteration_markdown(plain)
+
+
+def test_the_measure_of_the_agreement_is_named():
+    shown = iteration("x")
+    assert "**agreement** 25 % (measured)" in iteration_markdown(shown)
+    shown.agreement_measure = "embedding:openai/text-embedding-3-small"
+    assert "**agreement** 25 % by `embedding:openai/text-embedding-3-small`" in iteration_markdown(shown)
 
 
 def test_a_long_text_is_cut_and_says_so():

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ from deployments.commands.saved import find
 from deployments.kinds import module_of, options_of
 from deployments.options import OUTPUT, RunOptions
 from deployments.run import server
-from deployments.terminal import Exit, Stop, put, put_json, say
+from deployments.terminal import Exit, Stop, explain, put, put_json, say
 from flows.algorithms import ALGORITHMS, Name
 from flows.batch import batch
 from flows.batching import Batch, checked
@@ -36,6 +37,7 @@ BUDGET = {
     "deadline": "max_seconds",
 }
 """Options of a run that are those of the whole batch here, and their fields."""
+FROM_1 = validators.Number(gte=1, lte=1000)
 
 
 @Parameter(name="*")
@@ -53,13 +55,13 @@ class BatchOptions:
     """The prompt as a text with {column} in it, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """The column that tells rows apart; default: id where there is one, else the line number."""
-    concurrency: Annotated[int, Parameter(group=OUTPUT)] = 8
+    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
     """Rows that are worked on at once."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Go on without rows that cannot be used, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost of each model, and stop."""
-    shards: Annotated[int, Parameter(group=OUTPUT)] = 1
+    shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
@@ -91,7 +93,11 @@ def __getattr__(name: str) -> Callable[..., Exit]:
 
 
 def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | None) -> Exit:
-    given = {field: getattr(panel, option) for option, field in BUDGET.items()}
+    try:
+        budget = Budget(**{field: getattr(panel, option) for option, field in BUDGET.items()})
+    except ValidationError as error:
+        names = {field: f"--{option.replace('_', '-')}" for option, field in BUDGET.items()}
+        raise Stop(explain(error, names)) from None
     panel = replace(panel, **dict.fromkeys(BUDGET))
     found = find(options.name, kind) if options.name else None
     if kind is None and found is None:
@@ -118,7 +124,7 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
                     id_column=options.id_column,
                     concurrency=options.concurrency,
                     skip_bad=options.skip_bad,
-                    budget=Budget(**given),
+                    budget=budget,
                     shards=options.shards,
                 )
             except QuorumError as error:

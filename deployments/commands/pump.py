@@ -3,7 +3,6 @@
 import hashlib
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,18 +97,15 @@ def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | 
                 write_responses(responses, record)
 
     members = [str(member) for member in config.panel()]
-    # Read here, so that a set that is edited meanwhile does not divide one answer otherwise than the next.
-    view = AsTheyCome(len(members), prompt_set(config.prompt_set).divided)
-    return run_flow(start, members, out, view=view, show=_end)
+    return run_flow(start, members, out, view=AsTheyCome(len(members), config.prompt_set), show=_end)
 
 
 class AsTheyCome:
     """Prints every answer on stdout as soon as it is there, and failures on stderr."""
 
-    def __init__(self, members: int, divided: Callable[[Response], Response]) -> None:
-        """Print the answers of so many members; `divided` takes apart what the prompt set keeps apart."""
+    def __init__(self, members: int, prompted_by: str = "plain") -> None:
         self._members = members
-        self._divided = divided
+        self._prompted_by = prompted_by
         self._began = time.monotonic()
 
     async def told(self, event: str, value: Any) -> None:
@@ -121,7 +117,7 @@ class AsTheyCome:
             took = f"{value.latency_s if value.cached else time.monotonic() - self._began:.1f} s"
             took += ", from the store" if value.cached else ""
             if value.error is None and value.embedding is None:
-                put(f"{heading(value)} ({took})\n\n{divided_text(self._divided(value))}\n")
+                put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")
             elif value.error is None:
                 say(f"  ✓ {value.member} ({took})")
             else:
@@ -130,7 +126,7 @@ class AsTheyCome:
 
 def divided_text(response: Response) -> str:
     """Return an answer as it is printed: the sources under it, and without the reasoning before it."""
-    sources = [f"- {' '.join(source.split())}" for source in response.citations]
+    sources = [" ".join(source.split()) for source in response.citations]
     return "\n".join([response.text or "", *(["", "Sources that it names:", *sources] if sources else [])])
 
 

@@ -116,7 +116,8 @@ async def _add(
         if not calls:
             continue
         # Per call, because some vendors ask a higher price of a long input.
-        entry = (question + plan.characters) / CHARACTERS_PER_TOKEN + read / calls * answer
+        own = question * plan.asks + plan.characters
+        entry = own / CHARACTERS_PER_TOKEN + read / calls * answer
         usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
         each = await price(endpoint, plan.model.model, usage, one.service_tier)
         before = getattr(one, f"cost_usd_{which}")
@@ -133,6 +134,8 @@ async def _add(
 
 
 def _output_tokens(plan: Planned, lengths: Lengths) -> float:
+    if plan.role == "embedding":
+        return 0.0
     measured = lengths.get((*plan.model, plan.role))
     if measured is None:
         measured = lengths.get((*plan.model, "member" if plan.role == "judge" else "judge"), OUTPUT_TOKENS)
@@ -166,7 +169,7 @@ def _assumptions(
     config: RunConfig, models: Sequence[ModelEstimate], plans: Sequence[Planned], lengths: Lengths, unread: str
 ) -> list[str]:
     known = {ModelName(provider, model) for provider, model, _ in lengths}
-    asked = dict.fromkeys(plan.model for plan in plans)
+    asked = dict.fromkeys(plan.model for plan in plans if plan.role != "embedding")
     measured, guessed = [str(m) for m in asked if m in known], [str(m) for m in asked if m not in known]
     said = [
         "no call fails, is asked again or is answered from the store",

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from tasks.batches.row import Row
 from tasks.batches.totals import Totals
@@ -19,6 +19,8 @@ from tasks.errors import ConfigurationError, OutputError
 
 FORMAT = 1
 """Version of what a line means."""
+_BEGINNING = b'{"batch": '
+"""What every journal begins with, also one whose first line was not written to its end."""
 
 
 class Finished(NamedTuple):
@@ -49,13 +51,8 @@ class Journal:
         self.path = path
         self.totals = Totals()
         self._rows: dict[int, _Place] = {}
+        self._file = self._opened()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigurationError(f"output: {path} cannot be written: {error.strerror}") from None
-        try:
-            self._lock()
             self._size = self._read(plan)
             self.found = len(self._rows)
             if not self._size:
@@ -68,7 +65,7 @@ class Journal:
         return len(self._rows)
 
     def holds(self, row: Row) -> bool:
-        """Tell whether this very row is finished: of this number, with this id and this prompt."""
+        """Tell whether this very row is finished: of this number, with this id, this prompt and these columns."""
         place = self._rows.get(row.number)
         return place is not None and place.digest == digest(row)
 
@@ -88,10 +85,17 @@ class Journal:
             self._write({"forget": number})
 
     def add_call(
-        self, model: str, *, latency_s: float, cost_usd: float | None, requests: int, error: str | None
+        self, model: str, *, latency_s: float, cost_usd: float | None, requests: int, tokens: int, error: str | None
     ) -> None:
         """Enter a call for which something was sent, when it ends and not when its row does."""
-        call = {"call": model, "s": latency_s, "usd": cost_usd, "requests": requests, "error": error}
+        call = {
+            "call": model,
+            "s": latency_s,
+            "usd": cost_usd,
+            "requests": requests,
+            "tokens": tokens,
+            "error": error,
+        }
         self._write(call)
         self.totals.add_call(call)
 
@@ -115,13 +119,27 @@ class Journal:
         """Take the file away: the output is complete."""
         self.path.unlink(missing_ok=True)
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"output: another process is at work on {self.path}: wait for it, or name another output"
-            ) from None
+    def _opened(self) -> int:
+        """Open and lock the file; again if the process that had it has meanwhile ended and taken it away."""
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise ConfigurationError(f"output: {self.path} cannot be written: {error.strerror}") from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.path.exists() and os.path.samestat(os.fstat(file), self.path.stat()):
+                    return file
+            except OSError as error:
+                os.close(file)
+                if isinstance(error, FileNotFoundError):
+                    continue
+                cause = "another process is at work on it" if isinstance(error, BlockingIOError) else error.strerror
+                raise ConfigurationError(
+                    f"output: {self.path} cannot be locked, {cause}: wait for it, or name another output"
+                ) from None
+            os.close(file)
 
     def _read(self, plan: dict[str, Any]) -> int:
         """Read what is there, and cut off what was not written to the end; return the size that remains."""
@@ -130,6 +148,8 @@ class Journal:
             file.seek(0)
             for line in file:
                 if not line.endswith(b"\n"):
+                    if size == 0 and not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
+                        self._refuse()
                     break
                 if size == 0:
                     self._check(line, plan)
@@ -142,9 +162,7 @@ class Journal:
     def _check(self, line: bytes, plan: dict[str, Any]) -> None:
         known = _parsed(line)
         if known.get("format") != FORMAT or not isinstance(known.get("batch"), dict):
-            raise ConfigurationError(
-                f"output: {self.path} is no journal of a batch: move it away, or name another output"
-            )
+            self._refuse()
         other = [name for name, value in plan.items() if known["batch"].get(name) != value]
         if other:
             raise ConfigurationError(
@@ -152,9 +170,12 @@ class Journal:
                 "that one as it was, delete the file to begin anew, or name another output"
             )
 
+    def _refuse(self) -> NoReturn:
+        raise ConfigurationError(f"output: {self.path} is no journal of a batch: move it away, or name another output")
+
     def _note(self, line: bytes, offset: int) -> None:
         entry = _parsed(line)
-        if "call" in entry:
+        if isinstance(entry.get("call"), str):
             self.totals.add_call(entry)
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
@@ -163,23 +184,23 @@ class Journal:
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        written = 0
+        left = memoryview(line)
         try:
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk is full: what is left of the line would not fit either
-                written += os.write(self._file, line[written:])
+            while left:  # a disk that is nearly full takes a part, and refuses the next
+                left = left[os.write(self._file, left) :]
         except OSError as error:
             os.ftruncate(self._file, self._size)
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror}. Rows that are in it are kept, and answers that were paid "
                 "for are in the result store: start again with the same arguments when that is mended"
             ) from None
-        self._size += written
+        self._size += len(line)
 
 
 def digest(row: Row) -> str:
-    """Return what tells this row from another one that took its place in the input."""
-    return hashlib.sha256(f"{row.id}\0{row.prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    """Return what tells this row from another one that took its place in the input, or from what it was."""
+    whole = json.dumps([row.id, row.prompt, row.columns])
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

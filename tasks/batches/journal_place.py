@@ -1,6 +1,7 @@
 """Where the journal of a batch is, and which day's output it is for."""
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def dated(address: str) -> str:
         return address
     when = flow_run.scheduled_start_time or datetime.now(UTC)
     return address.replace(DATE, when.astimezone(UTC).date().isoformat())
+
+
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two addresses are of one file, by whatever links."""
+    places = place_of(one, "input"), place_of(other, "output")
+    paths = {os.path.realpath(place.path) if place.local else place.path for place in places}
+    return len(paths) == 1 and places[0].fs.protocol == places[1].fs.protocol
 
 
 def journal_path(output: str) -> Path:

@@ -23,6 +23,8 @@ from tasks.prompts import prompt
 
 SCHEMA_CHARACTERS = 400
 """Of the JSON schema of a judge's answer, which is sent beside the prompt."""
+READING_CHARACTERS = 50
+"""Of what was read out of an answer."""
 
 
 class Planned(NamedTuple):
@@ -30,7 +32,7 @@ class Planned(NamedTuple):
 
     Attributes:
         model: Who is asked.
-        role: What for: `member`, or `judge` as the history calls every other.
+        role: What for: `member`, `embedding`, or `judge` as the history calls every other.
         task: What the calls are called for people: member, arbiter, aggregator, extractor, ...
         least: Fewest calls.
         most: Most calls.
@@ -38,6 +40,7 @@ class Planned(NamedTuple):
         read_least: Answers of models that are read in the fewest calls, in all of them together.
         read_most: Answers that are read in the most calls.
         max_output_tokens: Most tokens of one answer, if that is limited.
+        asks: Whether the question is in every call.
     """
 
     model: ModelName
@@ -49,6 +52,7 @@ class Planned(NamedTuple):
     read_least: float = 0
     read_most: float = 0
     max_output_tokens: int | None = None
+    asks: bool = True
 
 
 def planned_calls(config: RunConfig) -> list[Planned]:
@@ -108,7 +112,9 @@ def _mixture(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
     calls = len(parts), len(parts)
     read = before[-1] + config.reserved * (len(parts) - 1)
     told = _length("moa_final", "moa_answers") + len(config.system or "")
-    yield _judge(config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling())
+    yield _judge(
+        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+    )
 
 
 def _vote(config: VoteConfig) -> Iterator[Planned]:
@@ -119,13 +125,20 @@ def _vote(config: VoteConfig) -> Iterator[Planned]:
         return
     size = len(members) if config.stop_when is None else config.waves or 1
     asked = _enough(config, members, size)
-    yield from _members(config, members[:asked], (1, 1))
-    yield from _members(config, members[asked:], (0, 1))
+    # Votes are counted and not compared, so that nothing is embedded.
+    yield from _members(config, members[:asked], (1, 1), compared=False)
+    yield from _members(config, members[asked:], (0, 1), compared=False)
     if config.extractor is not None:
+        model, settings = parse_member(config.extractor)[0], config.judge_settings
         # Members that wrote the same are read once in each wave.
         calls = math.ceil(asked / size), len(members)
         told = _length("extract_system", "extract") + SCHEMA_CHARACTERS
-        yield _judge(parse_member(config.extractor)[0], "extractor", calls, calls, told, settings=config.judge_settings)
+        yield _judge(model, "extractor", calls, calls, told, settings=settings)
+        # After each wave it says which readings mean the same, if there are two that differ.
+        comparing = 0, math.ceil(len(members) / size) - (size == 1 or len(members) == 1)
+        told = _length("same_meaning_system", "same_meaning") + READING_CHARACTERS * len(members) + SCHEMA_CHARACTERS
+        if comparing[1]:
+            yield _judge(model, "extractor", comparing, (0, 0), told, settings=settings)
 
 
 def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
@@ -191,6 +204,7 @@ def _members(
     told: str = "",
     told_first: int = 0,
     reads: int = 0,
+    compared: bool = True,
 ) -> Iterator[Planned]:
     """Plan the members' own calls.
 
@@ -201,12 +215,15 @@ def _members(
         told: What a member is told between two rounds.
         told_first: Characters of instructions in every call.
         reads: Answers of others that it sees in every call.
+        compared: Whether it is measured how far their answers agree.
     """
     prompting = prompt_set(config.prompt_set)
     shown = sum(len(example.user) + len(example.assistant) for example in prompting.examples)
     added = len(config.system or "") + len(prompting.system + prompting.before + prompting.after) + shown
     # In round n the texts between n - 1 rounds are part of the conversation: on the average of n rounds half of them.
     between = len(told) * (rounds[1] - 1) // 2
+    if compared:
+        yield from _embedded(config, len(members), rounds[1])
     for member in members:
         yield Planned(
             model=member.name,
@@ -219,6 +236,14 @@ def _members(
             read_most=reads * rounds[1] + 2 * _before(rounds[1]),
             max_output_tokens=config.settings_of(member).max_output_tokens,
         )
+
+
+def _embedded(config: PanelConfig, texts: int, rounds: int) -> Iterator[Planned]:
+    """Plan the vectors of the answers of a round, by which agreement is measured; none where all wrote the same."""
+    model = config.embedding()
+    if model is not None and texts > 1:
+        most = texts * rounds
+        yield Planned(model, "embedding", "embedding", 0, most, read_most=most, max_output_tokens=0, asks=False)
 
 
 def _judge(

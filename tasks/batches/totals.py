@@ -64,6 +64,7 @@ class _Model:
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     """Of the answered calls, in seconds."""
     requests: int = 0
+    tokens: int = 0
     cost_usd: float = 0.0
     unpriced: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -79,6 +80,7 @@ class Totals:
         """Count a call, as the journal has it."""
         model = self._models.setdefault(call["call"], _Model())
         model.requests += call["requests"]
+        model.tokens += call["tokens"]
         if call["error"]:
             model.errors[call["error"]] += 1
         else:
@@ -94,6 +96,7 @@ class Totals:
             model = self._models.setdefault(name, _Model())
             model.latencies.extend(found["latencies"])
             model.requests += found["requests"]
+            model.tokens += found["tokens"]
             model.cost_usd += found["cost_usd"]
             model.unpriced += found["unpriced"]
             model.errors.update(found["errors"])
@@ -109,6 +112,16 @@ class Totals:
     def sent(self) -> int:
         """Calls for which something was sent."""
         return sum(len(model.latencies) + model.errors.total() for model in self._models.values())
+
+    @property
+    def spent(self) -> tuple[int, int, float]:
+        """Requests, tokens and US dollars, as far as they are known: what a budget has paid already."""
+        models = self._models.values()
+        return (
+            sum(model.requests for model in models),
+            sum(model.tokens for model in models),
+            sum(model.cost_usd for model in models),
+        )
 
     @property
     def cost_usd(self) -> float | None:

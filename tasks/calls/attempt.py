@@ -73,7 +73,9 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     """
     adapter = await _adapter(endpoint)
     tier = tier_at(endpoint, request.service_tier)
-    left_out = () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
+    left_out = (
+        () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
+    )
     request = request.model_copy(update={"service_tier": tier})
     client = await client_of(endpoint, request.model)
     known = REPAIRS.get((endpoint.address, request.model), Repairs())

@@ -8,34 +8,32 @@ Prefect's own folder finds out anew where it is, eight times a call, and reads a
 tenth of what a call costs. `PrivateFolder` does neither, and hands on the very bytes that were checked.
 """
 
-import json
 import os
 import shutil
 import stat
+import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect.filesystems import LocalFileSystem
 from prefect.logging import get_logger
 from prefect.results import ResultStore
-from prefect.serializers import JSONSerializer
-from prefect.utilities.importtools import to_qualified_name
 from pydantic import PrivateAttr
 from pydantic_core import from_json
 
+from tasks.calls.answer_record import is_answer_record
+from tasks.calls.checked_storage import CheckedStorage
 from tasks.calls.request import Answer
 from tasks.errors import ConfigurationError
 
-_ANSWER = to_qualified_name(Answer)
 NOT_STORED = "the answer was paid for and could not be stored"
 """How the warning begins."""
 ROOM = 1 << 20
 """Bytes that must be free before a call is paid for: room for its answer and for those under way beside it."""
 _REMEDY = "set PREFECT_RESULTS_LOCAL_STORAGE_PATH to a folder of your own"
-
-
+LOOKED_S = 0.2
+"""Seconds for which a folder that was found in order counts as such: a batch makes hundreds of calls a second."""
 AT_HAND = 256
 """Records that a folder keeps at hand from the moment they are checked until Prefect has read them."""
 
@@ -47,6 +45,7 @@ class PrivateFolder(LocalFileSystem):
     _block_type_slug = "private-result-folder"
 
     _folder: Path = PrivateAttr()
+    _looked: float = PrivateAttr(default=float("-inf"))
     _at_hand: OrderedDict[Path, bytes] = PrivateAttr(default_factory=OrderedDict)
 
     @classmethod
@@ -73,7 +72,10 @@ class PrivateFolder(LocalFileSystem):
         Raises:
             ConfigurationError: If the folder belongs to another user or cannot be written, or the record not be read.
         """
-        private_folder(self._folder)
+        now = time.monotonic()
+        if now - self._looked > LOOKED_S:
+            private_folder(self._folder)
+            self._looked = now
         self._at_hand.pop(self._folder / key, None)
         self._checked(self._folder / key)
 
@@ -139,13 +141,19 @@ _folders: dict[tuple[str, UUID | None], PrivateFolder] = {}
 def guard(store: ResultStore | None, key: str) -> None:
     """Check the folder and the record of `key`, and let `store` read and write through the folder that was checked.
 
+    A record in another storage, a bucket for example, is checked when it is read.
+
     Raises:
         ConfigurationError: If the result folder belongs to another user or cannot be written.
     """
-    if store is not None and isinstance(store.result_storage, LocalFileSystem):
+    if store is None:
+        return
+    if isinstance(store.result_storage, LocalFileSystem):
         folder = PrivateFolder.of(store.result_storage)
         folder.check(key)
         store.result_storage = folder
+    elif store.result_storage is not None:
+        store.result_storage = CheckedStorage.around(store.result_storage)
 
 
 def place_of(store: ResultStore | None, key: str) -> Path | None:
@@ -178,6 +186,8 @@ def private_folder(path: Path) -> None:
         except FileNotFoundError:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigurationError(f"result folder {path} is no folder: {_REMEDY}")
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             raise ConfigurationError(f"result folder {path} belongs to another user: {_REMEDY}")
         if found.st_mode & stat.S_ISVTX:
@@ -195,36 +205,3 @@ def private_folder(path: Path) -> None:
             f"result folder {path} is on a disk with {room.free} bytes left, so paid answers would be lost: make room, or "
             f"{_REMEDY}"
         )
-
-
-def is_answer_record(content: bytes) -> bool:
-    """Tell whether a stored record may be left to Prefect, without running anything that it names.
-
-    A record that is no JSON yet is one being written: Prefect takes it for missing, and so it stays where it is.
-    """
-    try:
-        from_json(content)  # the parser that Prefect reads records with
-    except ValueError:
-        return True
-    try:
-        record = json.loads(content.decode(), object_pairs_hook=_plain)
-        # Exactly these two: Prefect reads a serializer beside them too, from the days of an older format.
-        if set(record) != {"metadata", "result"}:
-            return False
-        # Read as Prefect does: for each object, whatever order it comes in, a `__class__` is called.
-        payload = json.loads(record["result"], object_pairs_hook=_plain)
-        if set(payload) != {"__class__", "data"} or payload["__class__"] != _ANSWER:
-            return False
-        Answer.model_validate(payload["data"])  # knows no field `__class__` at any depth, and forbids others
-        serializer = record["metadata"]["serializer"]
-        return bool(serializer.get("type") == "json" and serializer.items() <= JSONSerializer().model_dump().items())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return False
-
-
-def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; of a key that comes twice, one reader may see the first and another the last."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key comes twice")
-    return fields

@@ -27,9 +27,8 @@ async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
     """
     _ours.add(task.name)
     async with AsyncClientContext.get_or_create():
-        parameters: dict[str, Any] = {"request": quote(request)}
-        run = await task.create_local_run(parameters=parameters)
-        state = await run_task_async(task, task_run=run, parameters=parameters, return_type="state")
+        run = await task.create_local_run()
+        state = await run_task_async(task, task_run=run, parameters={"request": quote(request)}, return_type="state")
     return cast("State[Any]", state)
 
 

@@ -16,7 +16,7 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_logger
 
-from tasks.batches.outcome import BatchSummary
+from tasks.batches.outcome import NOT_STARTED, BatchSummary
 from tasks.reports.batch_picture import histogram
 from tasks.reports.report import cell, quoted
 
@@ -41,7 +41,7 @@ class BatchReport:
             description = f"Rows of {self._wanted}"
             self._bar = asyncio.ensure_future(acreate_progress_artifact(self._share(), "batch-progress", description))
         elif event == "row":
-            self._done += 1
+            self._done += value["status"] != NOT_STARTED
             now = time.monotonic()
             if now - self._moved > PAUSE_S and (self._moving is None or self._moving.done()):
                 self._moved, self._moving = now, asyncio.ensure_future(self._move())

@@ -6,7 +6,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 
 from tasks.counting.settled import Settlement
 from tasks.record import Iteration
-from tasks.reports.report import Report, calls_table, cell, key, percent, quoted
+from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, key, quoted
 
 
 class LearningReport(Report):

@@ -15,7 +15,7 @@ from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from tasks.record import Iteration, Record
-from tasks.reports.report import Report, calls_table, cell, percent, quoted
+from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, percent, quoted
 
 
 def queries_run_name() -> str:
@@ -112,8 +112,7 @@ def layer_markdown(iteration: Iteration) -> str:
     if iteration.responses:
         recorded = ", recorded earlier" if any(response.recorded for response in answered) else ""
         parts.append(
-            f"{len(answered)} of {len(iteration.responses)} models answered{recorded} · "
-            f"{agreement_note(iteration)}"
+            f"{len(answered)} of {len(iteration.responses)} models answered{recorded} · {agreement_note(iteration)}"
         )
     if synthesis:
         if iteration.judgements and not iteration.judgements[-1].answered and synthesis.arbiter:

@@ -8,7 +8,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from tasks.counting.preference import score
 from tasks.judging.ranked import JudgeRanking, Scores
 from tasks.record import Iteration, Record
-from tasks.reports.report import Report, calls_table, cell, percent, quoted
+from tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
 
 
 class PreferReport(Report):

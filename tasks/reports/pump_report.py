@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from tasks.record import Iteration, Response
-from tasks.reports.report import Report, calls_table, cell, percent, quoted
+from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, quoted
 
 
 def heading(response: Response) -> str:

@@ -7,7 +7,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from tasks.counting.ballot import Comparison
 from tasks.record import Iteration, Record
-from tasks.reports.report import Report, calls_table, cell, percent, quoted
+from tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
 
 
 class VoteReport(Report):

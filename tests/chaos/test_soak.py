@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.figures import tell
 from tests.test_soak import check, soak
 from tests.vendors import LoopbackVendors
 
@@ -21,7 +21,7 @@ GROWTH_KB = 8 * 1024
 
 def test_two_thousand_task_runs(results: str, vendors: LoopbackVendors, tmp_path: Path) -> None:
     found = soak(CALLS, tmp_path)
-    print(json.dumps({"soak": found}))
+    tell("soak", first=found[0], last=found[-1], memory_kb=[one["memory_kb"] for one in found])
     check(found, CALLS)
     assert vendors.count() == CALLS + found[0]["calls"]
     # The first parts fill caches that have a bound; from then on a leak would go on growing.

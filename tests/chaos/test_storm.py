@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.storm import MEMBERS, RUBBISH, Weather, check, patience, ride_out, tell
+from tests.chaos.figures import tell
+from tests.chaos.storm import MEMBERS, RUBBISH, Weather, check, patience, ride_out
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, faults
 
 pytestmark = [
@@ -28,7 +29,7 @@ async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypa
     with patience(monkeypatch):
         records, found = await ride_out(vendors, Weather(seed=1), QUESTIONS)
     check(records, found, QUESTIONS)
-    tell("every row, 10 %", found)
+    tell("storm: every row, 10 %", **found)
     assert found["rows_sent"] >= 30
     assert found["right"] > QUESTIONS * 0.9
 
@@ -42,7 +43,7 @@ async def test_one_vendor_all_the_time(
 ) -> None:
     always = {MEMBERS[1].partition("/")[2]: step}
     with patience(monkeypatch):
-        records, found = await ride_out(vendors, Weather(seed=3, rate=0.05, always=always), OTHERS)  # type: ignore[arg-type]
+        records, found = await ride_out(vendors, Weather(seed=3, rate=0.05, always=always), OTHERS, 2.0)  # type: ignore[arg-type]
     check(records, found, OTHERS)
-    tell(f"one vendor {name} all the time, 5 % elsewhere", found)
+    tell(f"storm: one vendor {name} all the time, 5 % elsewhere", **found)
     assert found["statuses"].get("finished", 0) > OTHERS * 0.9

@@ -78,7 +78,7 @@ def answer(seen: SeenRequest, said: Answer) -> dict[str, Any]:
         "created": CREATED,
         "model": seen.model,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": stop}],
-        "service_tier": "default",
+        "service_tier": seen.params.get("service_tier", "default"),
         "system_fingerprint": None,
     }
     if seen.openrouter:

@@ -1,0 +1,67 @@
+"""What a batch sees of its rows' runs: every call that is sent, under the row's name, and why a row has no answer."""
+
+from typing import Any
+
+from tasks.batches.journal import Journal
+from tasks.calls.call import Call
+from tasks.calls.request import Request
+from tasks.errors import OutputError
+from tasks.record import Record, Response
+
+LABEL = 80
+"""Characters of a row's id in the name of a task run."""
+
+
+def _kinds(record: Record) -> set[str]:
+    return {call.error.kind for call in record.calls_made() if call.error is not None}
+
+
+def was_cut(record: Record) -> bool:
+    """Tell whether a row would be another one if the budget went on."""
+    return record.status in {"budget", "failed"} or "budget" in _kinds(record)
+
+
+def failed_of_its_own(record: Record) -> bool:
+    """Tell whether a row has failed because of what is in it, which says nothing of the rows that follow."""
+    kinds = _kinds(record)
+    return bool(kinds) and kinds <= {"content_filter", "context_length"}
+
+
+class Labelled:
+    """Names in every call the row that it is made for."""
+
+    def __init__(self, call: Call, row: str) -> None:
+        self._call = call
+        self._row = row if len(row) <= LABEL else f"{row[: LABEL - 1]}…"
+
+    async def __call__(self, request: Request, **options: Any) -> Response:
+        """Make the call."""
+        return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
+
+
+class CallsSeen:
+    """Enters every call in the journal for which something was sent."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.error: OutputError | None = None
+        """Why a call could not be entered; who tells watchers takes no notice of what befalls them."""
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of an event of a run."""
+        try:
+            self._note(event, value)
+        except OutputError as error:
+            self.error = error
+            raise
+
+    def _note(self, event: str, value: Any) -> None:
+        if event == "answered" and value.attempts:
+            self._journal.add_call(
+                f"{value.provider}/{value.model}",
+                latency_s=value.latency_s,
+                cost_usd=value.cost_usd,
+                requests=value.attempts,
+                tokens=value.spent.input_tokens + value.spent.output_tokens,
+                error=value.error.kind if value.error else None,
+            )

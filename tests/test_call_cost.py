@@ -1,0 +1,134 @@
+"""What a call leaves behind and what it does without: a batch makes hundreds of thousands of them in one flow run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.context import FlowRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
+
+from tasks.calls.call import Caller
+from tasks.calls.result_folder import AT_HAND, PrivateFolder
+from tasks.errors import ConfigurationError
+from tests.asking import asking, question
+from tests.vendors import LoopbackVendors, faults
+
+
+@pytest.fixture(scope="module")
+def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackVendors]:
+    with asking(tmp_path_factory.mktemp("cost")) as vendors:
+        yield vendors
+
+
+async def test_a_flow_run_does_not_remember_its_calls(server: LoopbackVendors) -> None:
+    wrong = question()
+    server.script(wrong.model, then=faults.bad_request())
+    good = question()
+    remembered: list[int] = []
+
+    @flow
+    async def asks() -> None:
+        for request in (good, wrong, good):  # answered, failed, and from the store
+            await Caller()(request)
+            context = FlowRunContext.get()
+            assert context is not None
+            remembered.append(len(context.run_results))
+
+    await asks()
+    assert remembered == [0, 0, 0]
+    assert server.count(good.model) == 1
+
+
+async def test_every_call_is_a_task_run_that_runs_and_ends(server: LoopbackVendors) -> None:
+    ids: list[Any] = []
+
+    @flow
+    async def asks() -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        ids.append(context.flow_run.id)
+        responses = await asyncio.gather(*(Caller()(question(label=f"call {number}")) for number in range(5)))
+        assert all(response.answered for response in responses)
+
+    await asks()
+    async with get_client() as client:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=ids))
+        async with asyncio.timeout(30):
+            while True:
+                runs = await client.read_task_runs(flow_run_filter=chosen)
+                if len(runs) == 5 and all(run.state and run.state.is_completed() for run in runs):
+                    break
+                await asyncio.sleep(0.2)
+        assert {run.name for run in runs} == {f"ask call {number}" for number in range(5)}
+        states = await client.read_task_run_states(runs[0].id)
+    # Two events and no third: of a run that starts at once, nobody has to know that it was pending.
+    assert [state.type.value for state in sorted(states, key=lambda state: state.timestamp)] == ["RUNNING", "COMPLETED"]
+    assert all(run.start_time and run.end_time and run.run_count == 1 for run in runs)
+
+
+async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
+    server: LoopbackVendors, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = question()
+    server.script(wrong.model, then=faults.bad_request())
+
+    @flow
+    async def asks() -> None:
+        await Caller()(question())
+        assert "Finished in state" not in caplog.text
+        await Caller()(wrong)
+
+    with caplog.at_level(logging.INFO):
+        await asks()
+    assert [record.levelno for record in caplog.records if "Finished in state" in record.getMessage()][0] == logging.ERROR
+
+
+async def test_a_stored_answer_is_its_owners_alone_and_whole(server: LoopbackVendors) -> None:
+    await Caller()(question())
+    folder = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
+    files = list(folder.glob("answer-*"))
+    assert files
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert not list(folder.glob("*.part"))
+
+
+async def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = PrivateFolder.of(LocalFileSystem(basepath=str(tmp_path / "results")))
+    folder.check("answer-1")
+    await folder.awrite_path("answer-1", b"{")
+    (tmp_path / "results" / "answer-2").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        await folder.awrite_path("answer-2", b"{}")
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["answer-1", "answer-2"]
+    with pytest.raises(ValueError, match="outside"):
+        await folder.awrite_path("../answer-3", b"{}")
+
+
+async def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("{}")
+    folder = PrivateFolder.of(LocalFileSystem(basepath=str(tmp_path / "linked")))
+    folder.check("answer-1")
+    (tmp_path / "linked" / "answer-1").symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        folder.check("answer-1")
+    assert (tmp_path / "other").exists()
+
+
+async def test_a_folder_keeps_few_records_at_hand(tmp_path: Path) -> None:
+    folder = PrivateFolder.of(LocalFileSystem(basepath=str(tmp_path / "many")))
+    folder.check("answer-0")
+    for number in range(AT_HAND + 10):
+        await folder.awrite_path(f"answer-{number}", b"{")
+    assert len(folder._at_hand) == AT_HAND
+    assert await folder.aread_path("answer-0") == b"{", "what is no longer at hand is read again"
