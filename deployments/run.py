@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 from deployments.commands.conversations import ConversationOptions
 from deployments.options import OUTPUT
 from deployments.server import ServerInfo, find_or_start_server, use_server
+from deployments.server_away import speak_plainly
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from deployments.view import Lines, LiveTable, outcome, summary
 from tasks.calls.clients import close_clients
@@ -45,6 +47,8 @@ def server() -> ServerInfo:
     """Find or start the Prefect server and let this process use it."""
     info = find_or_start_server(say)
     use_server(info)
+    if os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "CRITICAL":  # without --verbose
+        speak_plainly(say)
     return info
 
 

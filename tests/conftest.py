@@ -34,10 +34,15 @@ os.environ |= {
 }
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 from tests.vendors import LoopbackVendors  # noqa: E402
+
+# A deadline of 0.2 s an example measures how busy the machine is.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import logging
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
+from tasks.calls.backpressure import in_step, shorter
 from tasks.calls.call import Caller
 from tasks.calls.result_folder import AT_HAND, PrivateFolder
 from tasks.errors import ConfigurationError
@@ -91,11 +94,12 @@ async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
 
     with caplog.at_level(logging.INFO):
         await asks()
-    assert [record.levelno for record in caplog.records if "Finished in state" in record.getMessage()][0] == logging.ERROR
+    levels = [record.levelno for record in caplog.records if "Finished in state" in record.getMessage()]
+    assert levels[0] == logging.ERROR, "the flow's own line comes after it"
 
 
-async def test_a_stored_answer_is_its_owners_alone_and_whole(server: LoopbackVendors) -> None:
-    await Caller()(question())
+def test_a_stored_answer_is_its_owners_alone_and_whole(server: LoopbackVendors) -> None:
+    asyncio.run(Caller()(question()))
     folder = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
     files = list(folder.glob("answer-*"))
     assert files
@@ -132,3 +136,37 @@ async def test_a_folder_keeps_few_records_at_hand(tmp_path: Path) -> None:
         await folder.awrite_path(f"answer-{number}", b"{")
     assert len(folder._at_hand) == AT_HAND
     assert await folder.aread_path("answer-0") == b"{", "what is no longer at hand is read again"
+
+
+async def test_calls_wait_for_a_server_that_is_behind_but_not_for_ever(server: LoopbackVendors) -> None:
+    waiting: Queue[int] = Queue()
+    for number in range(20):
+        waiting.put(number)
+    assert not await shorter(waiting, most=10, patience=0.1)
+
+    async def server_takes() -> None:
+        while not waiting.empty():
+            await asyncio.sleep(0.01)
+            waiting.get()
+
+    took = asyncio.create_task(server_takes())
+    assert await shorter(waiting, most=10, patience=30)
+    assert 0 < waiting.qsize() <= 10
+    await took
+
+
+async def test_the_events_that_are_waited_for_are_those_of_prefect(
+    server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watched(Queue[Any]):
+        def qsize(self) -> int:
+            seen.append(super().qsize())
+            return seen[-1]
+
+    worker = EventsWorker.instance()
+    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/backpressure.py"
+    monkeypatch.setattr(worker, "_queue", Watched())
+    await in_step()
+    assert seen == [0]

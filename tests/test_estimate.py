@@ -21,7 +21,8 @@ from flows.prefer import run_prefer
 from flows.pump import run_pump
 from flows.vote import run_vote
 from tasks.batches.estimate import OUTPUT_TOKENS, estimate
-from tasks.batches.planning import calls_in_words, planned_calls
+from tasks.batches.planned import calls_in_words
+from tasks.batches.planning import planned_calls
 from tasks.calls.request import Usage
 from tasks.errors import ConfigurationError
 from tasks.history.database import opened

@@ -173,6 +173,19 @@ async def test_flex_that_google_refuses_is_left_out(server):
     assert sent(server, request) == ["flex", None]
 
 
+async def test_a_model_of_openrouter_without_the_tier_is_asked_without_it(server):
+    request = question("openrouter", service_tier="flex")
+    body = {"error": {"message": "No endpoints found that support the requested service tier.", "code": 404}}
+    server.script(request.model, Reply(status=404, body=body), then=Reply(text="fine"))
+    found = await answer(request)
+    assert sent(server, request) == ["flex", None]
+    assert found.warnings == (f"{request.name} refuses service_tier: sent without it",)
+    missing = question("openrouter", service_tier="flex")
+    server.script(missing.model, then=Reply(status=404, body=body))
+    error, book = await outcome(missing)
+    assert (error.kind, len(book.attempts)) == ("not_found", 2)
+
+
 async def test_short_of_capacity_is_tried_again_and_costs_nothing(server):
     request = question("openai", service_tier="flex")
     body = {

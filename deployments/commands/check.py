@@ -59,7 +59,8 @@ def _calls(name: str) -> str:
     Raises:
         Stop: If there is none of that name.
     """
-    from tasks.batches.planning import calls_in_words, planned_calls
+    from tasks.batches.planned import calls_in_words
+    from tasks.batches.planning import planned_calls
 
     saved = find(name)
     config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)

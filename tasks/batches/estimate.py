@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from blocks.member import ModelName
 from blocks.panel import RunConfig
-from tasks.batches.planning import Planned, planned_calls
+from tasks.batches.planned import Planned
+from tasks.batches.planning import planned_calls
 from tasks.calls.pricing import price
 from tasks.calls.providers import LOCAL, Endpoint, check_models
 from tasks.calls.request import Usage

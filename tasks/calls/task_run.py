@@ -14,6 +14,7 @@ from prefect.task_engine import run_task_async
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
+from tasks.calls.backpressure import in_step
 from tasks.calls.request import Request
 
 _ours: set[str] = set()
@@ -26,6 +27,7 @@ async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
     one. The request is quoted, or Prefect would look three times through all of it for results of other tasks.
     """
     _ours.add(task.name)
+    await in_step()
     async with AsyncClientContext.get_or_create():
         run = await task.create_local_run()
         state = await run_task_async(task, task_run=run, parameters={"request": quote(request)}, return_type="state")

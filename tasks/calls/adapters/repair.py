@@ -94,12 +94,16 @@ def _setting(request: Request, name: str) -> Any:
 
 
 def refused_parameter(fault: Fault, sent: frozenset[str]) -> str | None:
-    """Return the name of the parameter that a 400 or 422 refuses, in our spelling, or None.
+    """Return the name of the parameter that an error refuses, in our spelling, or None.
+
+    That is a 400 or 422 that names it; or OpenRouter's 404 where no provider of the model has the tier.
 
     Args:
         fault: What the vendor said.
         sent: Names of the parameters in the body.
     """
+    if fault.status == 404 and "service_tier" in sent and "no endpoints" in fault.message.lower():
+        return "service_tier"
     if fault.status not in {400, 422}:
         return None
     named, refuses = refusal_of(fault)

@@ -1,0 +1,38 @@
+"""Says in one sentence, and not in a page of log for every event, that the Prefect server does not answer."""
+
+import logging
+import time
+from collections.abc import Callable
+
+LOGGER = "prefect._internal"
+"""Where Prefect's background services log what they could not deliver."""
+PAUSE_S = 60.0
+
+
+class ServerAway(logging.Handler):
+    """Takes the place of the handler that prints every event that could not be sent, prompts and all."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._say = say
+        self._said = -PAUSE_S
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, at most once a minute."""
+        now = time.monotonic()
+        if now - self._said < PAUSE_S:
+            return
+        self._said = now
+        cause = record.exc_info[1] if record.exc_info else None
+        detail = f" ({type(cause).__name__})" if cause is not None else ""
+        self._say(
+            f"consensus: the Prefect server does not answer{detail}. The work goes on and its answers are stored; some task "
+            "runs may be missing in the UI"
+        )
+
+
+def speak_plainly(say: Callable[[str], None]) -> None:
+    """Let the background services speak through `say`."""
+    logger = logging.getLogger(LOGGER)
+    if not any(isinstance(handler, ServerAway) for handler in logger.handlers):
+        logger.handlers[:] = [ServerAway(say)]

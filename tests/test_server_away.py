@@ -1,0 +1,25 @@
+"""A Prefect server that goes away is a sentence on the terminal, not a page of log with prompts in it."""
+
+import logging
+
+from deployments.server_away import LOGGER, speak_plainly
+
+
+def test_said_once_and_without_the_event():
+    said: list[str] = []
+    logger = logging.getLogger(LOGGER)
+    before = list(logger.handlers)
+    try:
+        speak_plainly(said.append)
+        speak_plainly(said.append)
+        for number in range(3):
+            try:
+                raise ConnectionError("refused")
+            except ConnectionError:
+                logging.getLogger(f"{LOGGER}.concurrency").error(
+                    "Service 'EventsWorker' failed to process item %r", f"secret prompt {number}", exc_info=True
+                )
+    finally:
+        logger.handlers[:] = before
+    assert len(said) == 1 and "does not answer (ConnectionError)" in said[0] and "stored" in said[0]
+    assert "prompt" not in said[0]
