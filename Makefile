@@ -8,7 +8,7 @@ CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-latest chaos lint types up down bench lock clean
+.PHONY: help setup demo test test-latest chaos audit lint types up down bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,18 @@ test: setup ## Lint, format, types and tests, with the locked versions
 
 chaos: setup ## Faults, attacks and soaks, at length: some minutes, loopback only, figures as JSON lines
 	$(VENV)/bin/pytest tests/chaos -m chaos --timeout 1800 --show-capture=no
+
+# The database of known vulnerabilities is asked over the network; where it does not answer, that is said and is no failure.
+NOT_ASKED = ConnectionError|Timeout|timed out|Max retries|ServiceError|could not be audited
+
+audit: ## Look the lock up in the database of known vulnerabilities
+	@test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/python $(PIP) install pip-audit)
+	@.venv-audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --timeout 30 \
+		--requirement requirements.lock >.venv-audit/found 2>&1; echo $$? >.venv-audit/code
+	@grep -vE '$(NOT_ASKED)' .venv-audit/found || true
+	@! grep -qE '$(NOT_ASKED)' .venv-audit/found || echo "make audit: the database did not answer for" \
+		"$$(grep -cE '$(NOT_ASKED)' .venv-audit/found) packages, so nothing is said of these"
+	@test "$$(cat .venv-audit/code)" = 0 || { grep -qE '$(NOT_ASKED)' .venv-audit/found && ! grep -qE '(PYSEC|GHSA|CVE)-' .venv-audit/found; }
 
 test-latest: ## The same with the newest versions that pyproject.toml allows
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
@@ -80,5 +92,5 @@ lock: ## Resolve the lock files anew
 	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock requirements-image.lock
 
 clean: ## Remove what the targets above have made
-	rm -rf .venv .venv-latest .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-latest .venv-lock .venv-audit .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -86,7 +86,9 @@ def rows_of(data: str, questions: Sequence[tuple[Value, Votes]], honest: Sequenc
             counted(data, f"six, one {name}, listed last", [(g, [*values, lie]) for (g, values), lie in pairs], [*lies])
         )
         found.append(
-            counted(data, f"six, one {name}, listed first", [(g, [lie, *values]) for (g, values), lie in pairs], [*lies])
+            counted(
+                data, f"six, one {name}, listed first", [(g, [lie, *values]) for (g, values), lie in pairs], [*lies]
+            )
         )
     return found
 
@@ -104,9 +106,7 @@ def table_votes(limit: int | None = None) -> list[tuple[Value, Votes]]:
     """Take the answers of MATH as the published table has them."""
     table = parsed(MATH)
     columns = [table["models"][name] for name in MATH_MEMBERS]
-    return [
-        (gold, [_value(column[index]) for column in columns]) for index, gold in enumerate(table["gold"][:limit])
-    ]
+    return [(gold, [_value(column[index]) for column in columns]) for index, gold in enumerate(table["gold"][:limit])]
 
 
 def honest_sixth(data: str, limit: int | None = None) -> list[Value | None]:
@@ -137,7 +137,9 @@ def medoid_rows(limit: int | None = None) -> list[Row]:
             totals[name][0] += reading is not None and reading.value == question.gold
             totals[name][1] += name != "five" and chosen == lie and lie not in texts
     return [
-        Row("gsm, nearest text", name, len(questions), *(round(100 * part / len(questions), 2) for part in (r, 0, lost)))
+        Row(
+            "gsm, nearest text", name, len(questions), *(round(100 * part / len(questions), 2) for part in (r, 0, lost))
+        )
         for name, (r, lost) in totals.items()
     ]
 

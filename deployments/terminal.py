@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from tasks.plain_text import visible
 
-
 TOO_LARGE = "Flow run parameters must be less than"
 """What the Prefect server says, with all the parameters after it, when it refuses a run over their size."""
 
@@ -146,8 +145,28 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
                 "ask with less, or raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE (bytes) for the server"
             )
             sys.exit(int(Exit.BAD_INPUT))
+        if refusal := refused_by_server(error):
+            say(f"consensus: {refusal}")
+            sys.exit(int(Exit.BAD_INPUT))
         if not isinstance(error, ConsensusError | ServerUnavailable):
             raise
         say(f"consensus: {error}")
         code = Exit.BAD_INPUT if isinstance(error, ConfigurationError | ServerUnavailable) else Exit.NO_ANSWER
     sys.exit(int(code))
+
+
+def refused_by_server(error: Exception) -> str | None:
+    """Say what to do about an answer of the Prefect server that is no answer; None for any other error."""
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    if not isinstance(error, PrefectHTTPStatusError):
+        return None
+    status, url = error.response.status_code, error.request.url
+    if status in {401, 403}:
+        return f"the Prefect server at {url.host} lets nobody in without PREFECT_API_AUTH_STRING=user:password, its own"
+    if status >= 500 and "block" in url.path:
+        return (
+            f"the Prefect server at {url.host} cannot read its saved blocks (HTTP {status}); its log says why. After a change "
+            "of PREFECT_SERVER_ENCRYPTION_KEY they have to be saved anew"
+        )
+    return None

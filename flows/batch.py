@@ -16,6 +16,7 @@ from tasks.batches.journal_place import dated
 from tasks.batches.outcome import BatchSummary
 from tasks.batches.source import Source
 from tasks.errors import ConfigurationError, QuorumError
+from tasks.places import confined
 from tasks.recording import recorded
 from tasks.reports.batch_report import BatchReport
 from tasks.saved_config import validated
@@ -71,8 +72,10 @@ async def batch(
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     work = Batch(
-        source=Source(input, prompt_column=prompt_column, prompt_template=prompt_template, id_column=id_column),
-        output=dated(output),
+        source=Source(
+            confined(input, "input"), prompt_column=prompt_column, prompt_template=prompt_template, id_column=id_column
+        ),
+        output=dated(confined(output, "output")),
         algorithm=name,
         config=settings,
         concurrency=concurrency,

@@ -50,7 +50,7 @@ class Batch:
         skip_bad: Whether to go on without rows that cannot be used.
         budget: What the whole batch may spend, in all its runs together; seconds are those of one run.
         part: Which rows: of every `part[1]` the one numbered `part[0]`, from 0.
-        prompts: How prompts and ids are made, as it was given; a journal of other prompts is another batch's.
+        prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.
     """
 
     source: Source
@@ -61,7 +61,7 @@ class Batch:
     skip_bad: bool = False
     budget: Budget = field(default_factory=Budget)
     part: tuple[int, int] = (0, 1)
-    prompts: tuple[str | None, ...] = ()
+    prompts: tuple[str | None, str | None, str | None] = (None, None, None)
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""

@@ -47,3 +47,16 @@ def place(path: str | Path, field: str, *also: Path) -> Path:
         f"{field}: {str(path)!r} leads out of {folder}: a run that was started from a deployment reads and writes only "
         f"there; {FOLDER} on the worker names another folder"
     )
+
+
+def confined(address: str, field: str) -> str:
+    """Return an address that a parameter names; a local one is confined as by `place` where the worker names a folder.
+
+    For batches, whose parameters are the names of files to begin with: without `CONSENSUS_FILES` they may name any.
+
+    Raises:
+        ConfigurationError: If the run was started from a deployment and the path leads out of `CONSENSUS_FILES`.
+    """
+    if not os.environ.get(FOLDER) or not deployed() or ("://" in address and not address.startswith("file://")):
+        return address
+    return str(place(address.removeprefix("file://"), field))

@@ -150,6 +150,8 @@ def _enter(record: Record, heard: Sequence[Response]) -> None:
         if not record.iterations:
             record.iterations.append(Iteration(number=1))
         last = record.iterations[-1]
-        # A round is entered when all its members have answered; after that only judges are asked.
-        (last.judgements if last.responses else last.responses).extend(loose)
+        # A round is entered when all its members have answered; after that texts are embedded and judges asked.
+        last.embeddings.extend(call for call in loose if call.embedding is not None)
+        rest = [call for call in loose if call.embedding is None]
+        (last.judgements if last.responses else last.responses).extend(rest)
     record.add_up()

@@ -31,12 +31,21 @@ from tasks.record import Record
 from tasks.reports.flare import read_input
 
 JUDGEMENT = json.dumps(
-    {"analysis": "a", "dissent": "", "synthesis": "18", "confidence": 90, "needs_iteration": False, "ranking": ["A", "B"]}
+    {
+        "analysis": "a",
+        "dissent": "",
+        "synthesis": "18",
+        "confidence": 90,
+        "needs_iteration": False,
+        "ranking": ["A", "B"],
+    }
 )
 FLARE = json.dumps(
     {
         "models": [{"id": "openai/gpt-4o", "max_tokens": 50, "temperature": 0.7}],
-        "aggregator": [{"model": {"id": "x/y"}, "approach": "", "aggregator_prompt": [{"role": "user", "content": "z"}]}],
+        "aggregator": [
+            {"model": {"id": "x/y"}, "approach": "", "aggregator_prompt": [{"role": "user", "content": "z"}]}
+        ],
         "initial_conversation": [{"role": "user", "content": "Who?"}],
         "iterations": 1,
     }
@@ -52,7 +61,27 @@ SEEDS = [
     '[{"prompt": "Why?", "answers": {"a": "b"}, "expected": "c"}]',
     "A > B = C > D",
 ]
-PIECES = ["{", "}", "[", "]", '"', ":", ",", "\\", "\n", "```", "null", "NaN", "-", "1e999", "9" * 400, "\ud800", "\x00", "\u202e", "/"]
+PIECES = [
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    ":",
+    ",",
+    "\\",
+    "\n",
+    "```",
+    "null",
+    "NaN",
+    "-",
+    "1e999",
+    "9" * 400,
+    "\ud800",
+    "\x00",
+    "\u202e",
+    "/",
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),

@@ -8,7 +8,7 @@ import pytest
 from tests.recorded import GSM, MATH, PARSED_GSM
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import deception  # noqa: E402
+import deception
 
 SAMPLE = 150
 pytestmark = pytest.mark.skipif(

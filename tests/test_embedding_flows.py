@@ -26,6 +26,7 @@ from tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from tasks.errors import ConfigurationError
 from tasks.history.rows import call_rows
 from tasks.record import Record
+from tasks.recording import recorded
 from tasks.reports.report import calls_table
 from tests import consortium_kit
 from tests.command_kit import commands
@@ -229,6 +230,34 @@ async def test_it_is_in_the_bill_the_table_and_the_history(vendors):
     assert [row["role"] for row in written] == ["member"] * 3 + ["embedding"] * 3
     assert [row["cost_usd"] for row in written[3:]] == costs
     assert all(row["text"] is None and not row["won"] for row in written[3:])
+
+
+async def test_a_run_that_is_broken_off_bills_them_too(vendors):
+    """The answer comes while the second text is being embedded, and then the run is cancelled."""
+    setup(vendors)
+    vendors.script("text-embedding-3-small", Reply(vector=meant), then=faults.hang())
+    seen: list[Record] = []
+
+    class Looking:
+        async def told(self, event: str, value: Any) -> None:
+            if event == "started":
+                seen.append(value)
+
+    async def run() -> None:
+        async with recorded(Looking()):
+            await consort()
+
+    running = asyncio.ensure_future(run())
+    while embedded(vendors) < 3:  # noqa: ASYNC110  # the vendors run in a thread of their own
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (record,) = seen
+    (iteration,) = record.iterations
+    assert (len(iteration.responses), len(iteration.embeddings), iteration.judgements) == (3, 1, [])
+    assert record.calls == 4
 
 
 async def test_the_budget_counts_them(vendors):

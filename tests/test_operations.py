@@ -1,6 +1,7 @@
 """What is written for operators fits the installed Prefect: images, compose file, values, automations, deployments."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -120,6 +121,31 @@ def test_every_setting_of_prefect_that_is_named_is_one(path):
     text = path.read_text(encoding="utf-8")
     found = named(read(path)) if path.suffix == ".yaml" else named(text)
     assert found <= settings(), f"no settings of this Prefect: {sorted(found - settings())}"
+
+
+def environments() -> dict[str, dict[str, str]]:
+    """What each process is given, with something in place of what has to be filled in."""
+    found = {f"compose {name}": one.get("environment", {}) for name, one in read(COMPOSE)["services"].items()}
+    chart = read(FILES / "kubernetes" / "server.yaml")["global"]["prefect"]["env"]
+    found["chart"] = {one["name"]: one["value"] for one in chart if "value" in one}
+    found["deployment"] = read(ROOT / "prefect.yaml")["deployments"][0]["work_pool"]["job_variables"]["env"]
+    return {
+        name: {key: re.sub(r"\$\{\w+:-(.*?)\}|\$\{\w+:\?.*?\}", r"\1", str(value)) for key, value in given.items()}
+        for name, given in found.items()
+        if any(key.startswith("PREFECT_") for key in given)
+    }
+
+
+@pytest.mark.parametrize("name", environments())
+def test_prefect_takes_the_values_of_its_settings(name, tmp_path):
+    """A length of time that is written wrong keeps a server from starting."""
+    given = environments()[name]
+    code = "from prefect.settings import get_current_settings as s; s().server.services.db_vacuum.enabled_vacuum_types"
+    environment = {"PATH": os.environ["PATH"], "PREFECT_HOME": str(tmp_path), "HOME": str(tmp_path), **given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_what_is_no_setting_is_read_where_it_is_said():
@@ -261,3 +287,29 @@ def test_every_deployment_has_a_limit_and_two_tags():
 def test_schedules_are_asleep_until_they_are_woken():
     for deployment in read(ROOT / "prefect.yaml")["deployments"]:
         assert not any(schedule.get("active", True) for schedule in deployment["schedules"])
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "said"),
+    [(401, "/api/csrf-token", "PREFECT_API_AUTH_STRING"), (500, "/api/block_documents/filter", "ENCRYPTION_KEY")],
+)
+def test_a_server_that_refuses_is_one_sentence(status, path, said, capsys):
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from deployments.terminal import leave
+
+    request = httpx.Request("GET", f"http://127.0.0.1:4200{path}")
+    answer = httpx.Response(status, request=request, json={})
+
+    def action():
+        try:
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise PrefectHTTPStatusError.from_httpx_error(error) from None
+
+    with pytest.raises(SystemExit) as ended:
+        leave(action)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def consensus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a flow the way a worker does: as a run of a deployment, with parameters that came over the server."""
     folder = tmp_path / "worker"
     folder.mkdir()
@@ -60,11 +59,12 @@ async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
                 await client.delete_deployment(deployment)
 
     run.folder = folder  # type: ignore[attr-defined]
-    yield run
+    return run
 
 
 @pytest.mark.parametrize(
-    "name", ["base_url", "api_base", "api_key", "extra_headers", "extra_query", "extra_body", "http_options", "user_config"]
+    "name",
+    ["base_url", "api_base", "api_key", "extra_headers", "extra_query", "extra_body", "http_options", "user_config"],
 )
 def test_no_address_and_no_key_is_passed_through(name: str) -> None:
     for settings in (
@@ -107,7 +107,7 @@ def test_a_name_of_a_model_names_no_place(name: str) -> None:
 
 @pytest.mark.parametrize("count", [str(MOST_INSTANCES + 1), "9" * 12, "9" * 10_000, "0", "-3", "-" + "9" * 9000])
 def test_a_count_is_no_bomb(count: str) -> None:
-    with pytest.raises(ValueError, match="it must be at (most 1000|least 1)") as raised:
+    with pytest.raises(ValueError, match=r"it must be at (most 1000|least 1)") as raised:
         members_of([f"openai/one:{count}"])
     assert len(str(raised.value)) < 12_000
     assert len(members_of([f"openai/one:{MOST_INSTANCES}", "openai/two:00003"])) == MOST_INSTANCES + 3
@@ -179,12 +179,19 @@ async def test_a_deployed_run_writes_nothing_outside_of_its_folder(
 
 
 DEEP = "[" * 100_000
-BOMBS = [DEEP, DEEP + "]" * 100_000, '{"a":' * 100_000, '{"models": ' + DEEP, '["x", ' + DEEP, "[" + "9" * 100_000 + "]"]
+BOMBS = [
+    DEEP,
+    DEEP + "]" * 100_000,
+    '{"a":' * 100_000,
+    '{"models": ' + DEEP,
+    '["x", ' + DEEP,
+    "[" + "9" * 100_000 + "]",
+]
 
 
 @pytest.mark.parametrize("text", BOMBS)
 def test_a_bomb_in_a_file_is_one_clear_error(text: str, consensus: Command, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nested too deep|Exceeds the limit|Expecting"):
+    with pytest.raises(ValueError, match=r"nested too deep|Exceeds the limit|Expecting"):
         parse(text)
     for read in (read_input, read_cases):
         with pytest.raises(ConfigurationError):

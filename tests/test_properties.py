@@ -68,7 +68,9 @@ def test_agreement_is_a_symmetric_share(texts):
 
 @given(
     plain,
-    st.dictionaries(st.sampled_from(["confidence", "synthesis", "analysis", "ranking", "answer"]), json_values, max_size=5),
+    st.dictionaries(
+        st.sampled_from(["confidence", "synthesis", "analysis", "ranking", "answer"]), json_values, max_size=5
+    ),
     plain,
 )
 def test_a_reading_never_invents_an_answer(before, fields, after):
@@ -91,9 +93,9 @@ requests = st.builds(
     Request,
     provider=st.sampled_from(["openai", "anthropic"]),
     model=st.sampled_from(["a", "b"]),
-    messages=st.lists(st.builds(Message, role=st.sampled_from(["user", "system"]), content=plain), min_size=1, max_size=2).map(
-        tuple
-    ),
+    messages=st.lists(
+        st.builds(Message, role=st.sampled_from(["user", "system"]), content=plain), min_size=1, max_size=2
+    ).map(tuple),
     sampling=st.builds(Sampling, temperature=st.sampled_from([None, 0.0, 1.0]), seed=st.sampled_from([None, 1])),
     reader=st.sampled_from(["", "json"]),
     sample=st.integers(0, 2),
@@ -235,7 +237,10 @@ def test_rankings_against_a_naive_reference(found):
         mean = sum(sums) / n
         assert concord == pytest.approx(12 * sum((total - mean) ** 2 for total in sums) / (m**2 * (n**3 - n)))
         # And by Spearman: W is the mean correlation of all pairs, stretched to 0..1.
-        pairs = [1 - 6 * sum((a.index(x) - b.index(x)) ** 2 for x in CANDIDATES) / (n**3 - n) for a, b in combinations(found, 2)]
+        pairs = [
+            1 - 6 * sum((a.index(x) - b.index(x)) ** 2 for x in CANDIDATES) / (n**3 - n)
+            for a, b in combinations(found, 2)
+        ]
         assert concord == pytest.approx((sum(pairs) / len(pairs) * (m - 1) + 1) / m)
 
 

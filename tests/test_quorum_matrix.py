@@ -26,7 +26,7 @@ def subsets(count: int) -> list[frozenset[int]]:
     return [frozenset(chosen) for size in range(count + 1) for chosen in combinations(range(count), size)]
 
 
-def calls(failing: frozenset[int]):  # noqa: ANN201 - a Call
+def calls(failing: frozenset[int]):
     """Let some members fail, each with a cause of its own; the arbiter always answers."""
 
     async def call(request: Request, *, instance: int = 1, member: str | None = None) -> Response:

@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from flows.consortium import consortium
 from tasks.plain_text import visible
 from tasks.record import CallError, Iteration, Response, Synthesis
-from tasks.reports.report import LIMIT, cell, iteration_markdown, key, quoted, run_name
+from tasks.reports.report import LIMIT, calls_table, cell, iteration_markdown, key, quoted, run_name
 from tasks.watch import tell, watched_by
 from tests.consortium_kit import config, judged
 from tests.vendors import faults
@@ -312,3 +312,10 @@ def test_a_run_is_named_after_its_question(monkeypatch):
     run = SimpleNamespace(parameters={"prompt": "  a\n b " + "x" * 100})
     monkeypatch.setattr(report, "flow_run", run)
     assert run_name() == "a b " + "x" * 55 + "…"
+
+
+@pytest.mark.parametrize("name", ["openai/<img src=https://evil.example/x.png>#1", "local/![x](https://evil.example)#1"])
+def test_a_members_name_is_no_markup_in_the_table_either(name):
+    """The UI renders the HTML in a cell: a browser would fetch the picture."""
+    row = calls_table(Iteration(number=1, responses=[Response(member=name, provider="p", model="m", text="x")]))[0]
+    assert not set("<>[]!") & set(row["member"])

@@ -16,8 +16,8 @@ def test_said_once_and_without_the_event():
             try:
                 raise ConnectionError("refused")
             except ConnectionError:
-                logging.getLogger(f"{LOGGER}.concurrency").error(
-                    "Service 'EventsWorker' failed to process item %r", f"secret prompt {number}", exc_info=True
+                logging.getLogger(f"{LOGGER}.concurrency").exception(
+                    "Service 'EventsWorker' failed to process item %r", f"secret prompt {number}"
                 )
     finally:
         logger.handlers[:] = before

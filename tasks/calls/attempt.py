@@ -91,6 +91,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 422}):
         _remember(endpoint, request, repairs)
     verdict, detail = _judge(request, sent.reply)
+    detail = scrub(detail, endpoint.secrets)  # at once: a traceback with variables would show it
     _book(sent, answered=verdict is None)
     if verdict is not None:
         raise _error(request, endpoint, verdict, sent.reply, detail)

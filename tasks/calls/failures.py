@@ -18,12 +18,15 @@ Transport = Literal["", "timeout", "connection", "malformed"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is known of a failure, whichever SDK reported it."""
+    """What is known of a failure, whichever SDK reported it.
+
+    What the server said is not in its `repr`, which a traceback with variables shows: it may repeat the key.
+    """
 
     status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    message: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Any = field(default=None, repr=False)
+    message: str = field(default="", repr=False)
     transport: Transport = ""
     unsent: bool = False
     """The request never reached the vendor."""

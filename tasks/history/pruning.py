@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
@@ -62,7 +62,7 @@ def prune(database: "Database", before: datetime) -> Pruned:
     return Pruned(deleted_runs, deleted_calls, database.read(lambda connection: count_old(connection, before)).kept)
 
 
-def _old(before: datetime) -> Select[tuple[str]]:
+def _old(before: datetime) -> Select[Any]:
     # The turns tell, not the runs' own column: only a run with an answer is a turn.
     going_on = select(turns.c.conversation_id).where(turns.c.ended_at >= before)
     of_one_going_on = select(turns.c.run_id).where(turns.c.conversation_id.in_(going_on))
@@ -72,7 +72,7 @@ def _old(before: datetime) -> Select[tuple[str]]:
 def _delete_some(connection: Connection, before: datetime) -> tuple[int, int]:
     # Latest first: a turn goes before the turn that it goes on from.
     wanted = _old(before).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(AT_ONCE)
-    found: Sequence[str] = connection.execute(wanted).scalars().all()
+    found: Sequence[Any] = connection.execute(wanted).scalars().all()
     if not found:
         return 0, 0
     of_calls = connection.execute(delete(calls).where(calls.c.run_id.in_(found))).rowcount
@@ -84,5 +84,5 @@ def _delete_some(connection: Connection, before: datetime) -> tuple[int, int]:
     return len(found), of_calls
 
 
-def _number(connection: Connection, query: Select[tuple[int]]) -> int:
+def _number(connection: Connection, query: Select[Any]) -> int:
     return int(connection.execute(query).scalar_one())

@@ -36,9 +36,10 @@ async def _ask() -> str | None:
     except ObjectNotFound:
         return None
     except Exception as error:
-        # Its type alone: a text may quote what the server sent.
+        # Its type or status alone: a text may quote what the server sent.
+        status = getattr(getattr(error, "response", None), "status_code", None)
         raise HistoryError(
-            f"where the history is could not be asked of {server_address()}: {type(error).__name__}; "
+            f"where the history is could not be asked of {server_address()}: {f'HTTP {status}' if status else type(error).__name__}; "
             f"{VARIABLE} would say it without the server"
         ) from None
     # Not made a block of: that would import and check more than is needed here.

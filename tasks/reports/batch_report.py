@@ -111,7 +111,6 @@ def seconds(value: float | None) -> str:
 def summary_markdown(summary: BatchSummary) -> str:
     """Describe a batch for a person."""
     facts = {
-        "Status": summary.status,
         "Rows": summary.rows,
         "With an answer": f"{summary.done}, {summary.degraded} of them degraded",
         "Failed": summary.failed,
@@ -124,9 +123,13 @@ def summary_markdown(summary: BatchSummary) -> str:
     }
     parts = [
         f"# {summary.algorithm} over `{cell(summary.input)}`",
-        "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        f"| Status | {summary.status} |\n|---|---|\n"
+        + "\n".join(f"| {name} | {value} |" for name, value in facts.items()),
         f"The answers are in `{cell(summary.output)}`.",
     ]
+    if table := models_table(summary):
+        lines = [list(table[0]), ["---"] * len(table[0]), *(row.values() for row in table)]
+        parts.append("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
     if summary.error:
         parts += ["## Why it ended early", quoted(summary.error)]
     if summary.bad_rows:

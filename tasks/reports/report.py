@@ -230,7 +230,7 @@ def calls_table(iteration: Iteration) -> list[dict[str, Any]]:
 def _row(response: Response, role: str) -> dict[str, Any]:
     return {
         "role": role,
-        "member": response.member,
+        "member": cell(response.member),
         "latency s": round(response.latency_s, 2),
         "input tokens": response.usage.input_tokens,
         "output tokens": response.usage.output_tokens,

@@ -7,7 +7,6 @@ of JSON after a warm-up, and one after each fifth of the calls.
 import asyncio
 import gc
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ PARTS = 5
 def held() -> dict[str, int]:
     """What this process holds now."""
     gc.collect()
-    open_files = [os.readlink(path) for path in _links()]
+    open_files = [str(path.readlink()) for path in _links()]
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     memory = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return {

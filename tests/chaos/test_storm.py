@@ -36,7 +36,12 @@ async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [("down", faults.server_error(503)), ("hung", faults.hang()), ("rubbish", rubbish), ("gone", faults.close_before())],
+    [
+        ("down", faults.server_error(503)),
+        ("hung", faults.hang()),
+        ("rubbish", rubbish),
+        ("gone", faults.close_before()),
+    ],
 )
 async def test_one_vendor_all_the_time(
     name: str, step: object, vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch

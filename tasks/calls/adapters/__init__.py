@@ -1,7 +1,7 @@
 """One thin adapter a wire format: build the body, send it through the vendor's SDK, read the response."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -23,7 +23,7 @@ class Reply:
     usage: Usage | None = None
     cost_usd: float | None = None
     model: str | None = None
-    detail: str = ""
+    detail: str = field(default="", repr=False)
     fault: Fault | None = None
     service_tier: str | None = None
 

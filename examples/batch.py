@@ -1,0 +1,70 @@
+"""# A batch from Python.
+
+The small local model answers every row of a file, three instances vote on each, and the answers become a file. Put your own
+models in: `openai/gpt-6-luna`, `anthropic/claude-haiku-4-5:2`, `openrouter/deepseek/deepseek-r1:free`.
+
+Run it with `.venv/bin/python examples/batch.py`; the first line finds a Prefect server, or starts one.
+"""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+
+from blocks.budget import Budget
+from deployments.server import find_or_start_server, use_server
+from flows.algorithms import ALGORITHMS
+from flows.batch import batch
+from tasks.batches.estimate import estimate
+from tasks.batches.source import Source
+
+PROMPTS = Path(__file__).parent / "prompts.csv"
+
+# ## The configuration
+#
+# The same settings as for one question, as plain JSON: `flow` names the algorithm. `saved="night"` in place of both would
+# take what `consensus save night --flow vote ...` has saved.
+
+FLOW = "vote"
+CONFIG = {
+    "members": ["local/smollm2:3"],
+    "quorum": 1,
+    "system": "Answer in one short sentence.",
+    "sampling": {"temperature": 0.7, "max_output_tokens": 96, "seed": 1},
+}
+
+
+async def main() -> None:
+    """Say what it would take, run it, and run it again."""
+    # ## What it would take
+    #
+    # Everything is read once and checked; no model is called.
+    found = Source(str(PROMPTS)).inspect()
+    expected = await estimate(ALGORITHMS[FLOW].config_class().model_validate(CONFIG), found.rows, found.characters)
+    print(f"{found.rows} rows, {expected.calls_least} to {expected.calls_most} calls")
+
+    with tempfile.TemporaryDirectory() as folder:
+        # ## The run
+        #
+        # Kill it half-way and start it again: it goes on where it was. The budget is that of the whole batch.
+        output = Path(folder) / "answers.jsonl"
+        summary = await batch(
+            str(PROMPTS), str(output), flow=FLOW, config=CONFIG, concurrency=2, budget=Budget(max_calls=100)
+        )
+        print(
+            f"{summary.status}: {summary.done} of {summary.rows} answered, {summary.cached_calls} calls from the store"
+        )
+        for line in output.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            print(f"  {row['id']}: {row['answer']} (agreement {row['agreement'] or 0:.0%})")
+
+        # ## Once more
+        #
+        # Every answer is in the store.
+        again = await batch(str(PROMPTS), str(output), flow=FLOW, config=CONFIG)
+        print(f"again: {again.cached_calls} of {again.calls} calls from the store, {again.sent_calls} sent")
+
+
+if __name__ == "__main__":
+    use_server(find_or_start_server(print))
+    asyncio.run(main())
