@@ -10,6 +10,7 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
+from textwrap import shorten
 
 from blocks.budget import Budget
 from deployments.server import find_or_start_server, use_server
@@ -30,7 +31,7 @@ CONFIG = {
     "members": ["local/smollm2:3"],
     "quorum": 1,
     "system": "Answer in one short sentence.",
-    "sampling": {"temperature": 0.7, "max_output_tokens": 96, "seed": 1},
+    "sampling": {"temperature": 0.2, "max_output_tokens": 256, "seed": 1},
 }
 
 
@@ -41,7 +42,7 @@ async def main() -> None:
     # Everything is read once and checked; no model is called.
     found = Source(str(PROMPTS)).inspect()
     expected = await estimate(ALGORITHMS[FLOW].config_class().model_validate(CONFIG), found.rows, found.characters)
-    print(f"{found.rows} rows, {expected.calls_least} to {expected.calls_most} calls")
+    print(f"{found.rows} rows, {expected.calls_most} calls")
 
     with tempfile.TemporaryDirectory() as folder:
         # ## The run
@@ -56,11 +57,13 @@ async def main() -> None:
         )
         for line in output.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            print(f"  {row['id']}: {row['answer']} (agreement {row['agreement'] or 0:.0%})")
+            print(
+                f"  {row['id']}: {shorten(row['answer'] or row['error'], 90)} (agreement {row['agreement'] or 0:.0%})"
+            )
 
         # ## Once more
         #
-        # Every answer is in the store.
+        # Every answer is in the store; only what was cut off at its limit of tokens is asked again.
         again = await batch(str(PROMPTS), str(output), flow=FLOW, config=CONFIG)
         print(f"again: {again.cached_calls} of {again.calls} calls from the store, {again.sent_calls} sent")
 

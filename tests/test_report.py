@@ -314,7 +314,9 @@ def test_a_run_is_named_after_its_question(monkeypatch):
     assert run_name() == "a b " + "x" * 55 + "…"
 
 
-@pytest.mark.parametrize("name", ["openai/<img src=https://evil.example/x.png>#1", "local/![x](https://evil.example)#1"])
+@pytest.mark.parametrize(
+    "name", ["openai/<img src=https://evil.example/x.png>#1", "local/![x](https://evil.example)#1"]
+)
 def test_a_members_name_is_no_markup_in_the_table_either(name):
     """The UI renders the HTML in a cell: a browser would fetch the picture."""
     row = calls_table(Iteration(number=1, responses=[Response(member=name, provider="p", model="m", text="x")]))[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.figures import tell
-from tests.chaos.storm import MEMBERS, RUBBISH, Weather, check, patience, ride_out
+from tests.chaos.storm import MEMBERS, RUBBISH, TIMEOUT_S, Weather, check, patience, ride_out
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, faults
 
 pytestmark = [
@@ -46,9 +46,10 @@ async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypa
 async def test_one_vendor_all_the_time(
     name: str, step: object, vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timeout = 2.0 if name == "hung" else TIMEOUT_S
     always = {MEMBERS[1].partition("/")[2]: step}
     with patience(monkeypatch):
-        records, found = await ride_out(vendors, Weather(seed=3, rate=0.05, always=always), OTHERS, 2.0)  # type: ignore[arg-type]
+        records, found = await ride_out(vendors, Weather(seed=3, rate=0.05, always=always), OTHERS, timeout)  # type: ignore[arg-type]
     check(records, found, OTHERS)
     tell(f"storm: one vendor {name} all the time, 5 % elsewhere", **found)
     assert found["statuses"].get("finished", 0) > OTHERS * 0.9
