@@ -16,12 +16,14 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from deployments.batch_view import BatchCounts, BatchTable
 from flows.batch import batch
 from flows.batching import IN_A_ROW, run_batch
+from tasks.batches.observing import Labelled
 from tasks.batches.outcome import BatchSummary, Progress
 from tasks.batches.totals import ModelSummary
 from tasks.errors import ConfigurationError, OutputError, QuorumError
 from tasks.record import CallError, Response
 from tasks.reports.batch_picture import histogram
 from tasks.reports.batch_report import models_table, summary_markdown
+from tests.asking import question
 from tests.batch_kit import ROOT, batch_of, column, failing_for, prompts, read, serve
 from tests.vendors import faults
 
@@ -153,6 +155,18 @@ async def test_a_row_whose_run_breaks_is_a_failed_row(tmp_path, vendors, monkeyp
     assert (summary.done, summary.failed) == (2, 1)
     error = column(out, "error")[1]
     assert error.startswith("RuntimeError: ") and "sk-test" not in error
+
+
+async def test_a_long_id_makes_no_long_name_of_a_task_run():
+    names: list[str] = []
+
+    async def noted(request, **options):
+        names.append(request.title)
+        return await answered(request, **options)
+
+    for row in ("r7", "x" * 5000):
+        await Labelled(noted, row)(question(label="member"))
+    assert names == ["r7 · member", f"{'x' * 79}… · member"]
 
 
 async def test_failures_here_and_there_do_not_stop_it(tmp_path, vendors):
@@ -328,6 +342,7 @@ async def test_the_live_view_counts(capsys):
 MEMORY = """
 import asyncio, json, re, sys
 from pathlib import Path
+from tests.asking import question
 from tests.batch_kit import batch_of
 from tasks.record import Response
 

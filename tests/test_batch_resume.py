@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.batch_kit import THREE, environment_of, kill_when, prompts, read, same, serve, start
-from tests.vendors import LoopbackVendors
+from tests.vendors import LoopbackVendors, Reply, Usage
+from tests.vendors.script import CLIENT_GONE
 
 ROWS, MEMBERS, CONCURRENCY = 24, 3, 4
 CALLS = ROWS * MEMBERS
@@ -73,7 +74,8 @@ def killed_and_resumed(
     summary = json.loads(printed)
     assert not {seen.prompt for seen in vendors.seen[last_from:]} & done
     sent = vendors.count() - begun
-    print(json.dumps({"kills": moments, "requests": sent, "clean": CALLS, "in_flight": in_flight}))
+    unanswered = sum(seen.status == CLIENT_GONE for seen in vendors.seen[-sent:])
+    print(json.dumps({"kills": moments, "requests": sent, "clean": CALLS, "lost": in_flight, "unanswered": unanswered}))
     assert CALLS <= sent <= CALLS + in_flight
     assert in_flight <= len(moments) * CONCURRENCY * MEMBERS
     rows = read(out)
@@ -105,8 +107,6 @@ def test_killed_at_twenty_random_moments(environment, vendors, tmp_path, seed):
 
 @pytest.mark.timeout(240)
 def test_the_bill_in_dollars_is_of_both_runs(environment, vendors, tmp_path):
-    from tests.vendors import Reply, Usage
-
     vendors.script("gpt-4o-mini", then=Reply(text="so", delay=0.1, usage=Usage(input=1000, output=1000)))
     source, out = prompts(tmp_path, 8), tmp_path / "out.jsonl"
     arguments = [source, "-o", out, "--flow", "pump", "-m", "openai/gpt-4o-mini", "--concurrency", 1, "--json"]
