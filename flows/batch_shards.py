@@ -74,9 +74,8 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
     # The numbers of rows count bad ones too: with others among them every shard has other rows.
     bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
     plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
-    name = hashlib.sha256(plan.encode()).hexdigest()[:12]
-    folder = _folder(f"{batch.output}.shards-{name}")
-    work = _Shards(batch, shares, name, folder)
+    folder = _folder(f"{batch.output}.shards-{_short(plan)}")
+    work = _Shards(batch, shares, folder)
     await tell("batch_started", Progress(batch.algorithm, inventory.rows, 0))
     try:
         await work.finish()
@@ -96,10 +95,11 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
 class _Shards:
     """The shards of one batch, and what is known of their runs."""
 
-    def __init__(self, batch: Batch, shares: list[Budget], name: str, folder: Place) -> None:
+    def __init__(self, batch: Batch, shares: list[Budget], folder: Place) -> None:
         self._batch = batch
         self._shares = shares
-        self._tag = f"consensus-batch-{name}"
+        # By their place: another batch of the same rows, with another output, has runs of its own.
+        self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
         of = len(shares)
         self.shards = [
@@ -235,6 +235,10 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         ) from None
     summary.sent_calls, summary.cost_usd, summary.models = totals.sent, totals.cost_usd, totals.models()
     return summary
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _folder(address: str) -> Place:

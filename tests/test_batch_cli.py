@@ -305,4 +305,3 @@ def test_help_and_no_flow():
 
     shown = run("--help")
     assert shown.returncode == 0 and all(text in shown.stdout for text in ("--output", "--shards", "--name", "INPUT"))
-    assert "--arbiter" in run("--flow", "consortium", "--help").stdout

@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from httpx import ConnectError
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.flows import Flow
+from prefect.states import Running
 
 from flows.batch import batch
 from flows.batching import run_batch
@@ -69,12 +72,13 @@ async def worker(results: str, vendors: LoopbackVendors, tmp_path: Path) -> Any:
 async def shard_runs(output: Path) -> list[FlowRun]:
     """The runs of an output's shards, the oldest first."""
     async with get_client() as client:
-        found = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"name": {"like_": "part"}}),
-            limit=100,
-        )
-    mine = [run for run in found if str(output) in run.parameters["output"]]
+        found = await client.read_flow_runs(limit=200, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    mine = [run for run in found if run.parameters.get("shard") and str(output) in run.parameters["output"]]
     return sorted(mine, key=lambda run: str(run.created))
+
+
+def shard(run: FlowRun) -> int:
+    return int(run.parameters["shard"])
 
 
 async def undisturbed(source: Path, folder: Path) -> list[dict[str, Any]]:
@@ -134,7 +138,7 @@ async def _of_a_shard_with_rows(out: Path) -> int:
         for journal in out.parent.glob(f"{out.name}.shards-*/*.partial"):
             number = int(journal.name.partition("-")[0])
             if journal.read_text().count('"row":') >= 3:
-                run = next(run for run in await shard_runs(out) if f"part {number} of" in run.name)
+                run = next(run for run in await shard_runs(out) if run.parameters["shard"] == number)
                 assert run.infrastructure_pid
                 return int(run.infrastructure_pid.rpartition(":")[2])
         await asyncio.sleep(0.1)
@@ -174,7 +178,7 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
 
     work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
     folder = place_of(str(tmp_path), "output")
-    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), "name", folder)
+    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), folder)
     batch_shards.leave_summary(shards.shards[0].address, BatchSummary(status="budget"))
     assert shards._done(shards.shards[0]) and not shards._done(shards.shards[0], finished=True)
 
@@ -204,3 +208,76 @@ async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
     totals = Totals()
     assert [one.result["id"] for one in merged([str(part) for part in parts], totals)] == [f"r{n}" for n in range(7)]
     assert totals.sent == 7 == vendors.count()
+
+
+@pytest.fixture
+async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
+    for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5}.items():
+        monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
+    await asyncio.to_thread(
+        prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment_of(tmp_path)
+    )
+    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
+    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False)
+    out = tmp_path / "out.jsonl"
+    parent = asyncio.create_task(batch(str(prompts(tmp_path, 4)), str(out), flow="vote", config=CONFIG, shards=2))
+    runs = await _so_many(out, 2)
+    yield out, runs
+    parent.cancel()
+    with suppress(asyncio.CancelledError):
+        await parent
+
+
+async def _so_many(out: Path, number: int) -> list[FlowRun]:
+    for _ in range(200):
+        if len(runs := await shard_runs(out)) == number:
+            return runs
+        await asyncio.sleep(0.1)
+    pytest.fail(f"there are not {number} runs")
+
+
+@pytest.mark.timeout(180)
+async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
+    out, runs = waiting
+    async with get_client() as client:
+        await client.set_flow_run_state(runs[0].id, Running(), force=True)
+        after = await _so_many(out, 3)
+        assert [shard(run) for run in after].count(shard(runs[0])) == 2
+        lost = await client.read_flow_run(runs[0].id)
+        assert lost.state and lost.state.is_crashed() and lost.state.message == "no sign of life"
+        other = await client.read_flow_run(runs[1].id)
+        assert other.state and other.state.is_scheduled(), "the one that waits for a worker may wait"
+
+
+@pytest.mark.timeout(180)
+async def test_a_run_that_somebody_deletes_is_started_again(waiting):
+    out, runs = waiting
+    async with get_client() as client:
+        await client.delete_flow_run(runs[0].id)
+        for _ in range(200):
+            after = await shard_runs(out)
+            if len(after) == 2 and runs[0].id not in {run.id for run in after}:
+                break
+            await asyncio.sleep(0.1)
+    assert {shard(run) for run in after} == {shard(run) for run in runs} == {1, 2}
+
+
+@pytest.mark.timeout(180)
+async def test_a_server_that_is_away_for_a_moment_ends_nothing(waiting):
+    out, runs = waiting
+    asked: list[object] = []
+
+    async def away(self: object, run: object) -> FlowRun:
+        asked.append(run)
+        raise ConnectError("All connection attempts failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.client.orchestration.PrefectClient.read_flow_run", away)
+        for _ in range(400):
+            if len(asked) < 4:
+                await asyncio.sleep(0.05)
+    assert len(asked) >= 4
+    async with get_client() as client:
+        await client.set_flow_run_state(runs[0].id, Running(), force=True)
+    assert len(await _so_many(out, 3)) == 3, "it goes on looking"

@@ -45,7 +45,7 @@ async def test_a_flow_run_does_not_remember_its_calls(server: LoopbackVendors) -
             await Caller()(request)
             context = FlowRunContext.get()
             assert context is not None
-            remembered.append(len(context.run_results))
+            remembered.append(len(context.run_results) + len(context.task_run_assets))
 
     await asks()
     assert remembered == [0, 0, 0]

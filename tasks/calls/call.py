@@ -92,11 +92,14 @@ class Caller:
 def _let_go(state: State[Any], result: object) -> None:
     """Take the result out of what Prefect remembers of it until the flow run ends: a batch makes 100,000s of calls.
 
-    Prefect remembers the state of each result, in case it is given to another task; ours never are.
+    Prefect remembers the state of each result, in case it is given to another task, and the assets of each task run; ours
+    are given to none and have none.
     """
     context = FlowRunContext.get()
     if context is None:
         return
+    if state.state_details.task_run_id is not None:
+        context.task_run_assets.pop(state.state_details.task_run_id, None)
     for part in (result, *getattr(result, "__dict__", {}).values()):
         known = context.run_results.get(id(part))
         if known is not None and known[0].id == state.id:

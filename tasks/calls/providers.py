@@ -95,7 +95,7 @@ def _saved_key(provider: str) -> tuple[str, str]:
 
 def _fresh(provider: str) -> bool:
     known = _saved.get(_saved_key(provider))
-    return known is not None and time.monotonic() - known[0] <= REMEMBER_S
+    return known is not None and (_checked.get() or time.monotonic() - known[0] <= REMEMBER_S)
 
 
 async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
@@ -105,7 +105,6 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
         providers: Names of providers.
         again: Read even what was read a moment ago.
     """
-    now = time.monotonic()
     wanted = sorted(name for name in set(providers) if again or not _fresh(name))
     if not wanted:
         return
@@ -121,11 +120,11 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
         if not all(_saved_key(name) in _saved for name in wanted):
             raise
         for name in wanted:
-            _saved[_saved_key(name)] = (now, _saved[_saved_key(name)][1])
+            _saved[_saved_key(name)] = (time.monotonic(), _saved[_saved_key(name)][1])
         return
     found = _instances(response.json())
     for name in wanted:
-        _saved[_saved_key(name)] = (now, found.get(name))
+        _saved[_saved_key(name)] = (time.monotonic(), found.get(name))
 
 
 def _instances(documents: Any) -> dict[str, ModelCredentials]:
@@ -221,7 +220,10 @@ def address_of(provider: str, model: str) -> str:
 
 @contextmanager
 def models_checked() -> Iterator[None]:
-    """Let runs in the block go by what is known of their providers: whoever starts thousands has checked before."""
+    """Let runs in the block go by what is known of their providers: whoever starts thousands has checked before.
+
+    Nothing is read again in the block, so that a Prefect server that is away holds up no call.
+    """
     token = _checked.set(True)
     try:
         yield

@@ -7,7 +7,7 @@ from tests.chaos.figures import tell
 from tests.fuzzing import TARGETS, texts
 
 pytestmark = pytest.mark.chaos
-EXAMPLES = 10_000
+EXAMPLES = 3_000
 
 
 @pytest.mark.parametrize("name", TARGETS)
