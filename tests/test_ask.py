@@ -484,16 +484,3 @@ async def test_conversation(provider: str, server: LoopbackVendors) -> None:
     (seen,) = [seen for seen in server.seen if seen.model == request.model]
     assert seen.system == "Be brief."
     assert [(one["role"], one["content"]) for one in seen.messages] == [(m.role, m.content) for m in messages[1:]]
-
-
-async def test_in_a_batch_credentials_are_read_once(server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Prefect server that is away for a while holds up no call, and no call waits to read what is known."""
-    await saved("nightly", server.openai_url)
-    await providers.look_up(["nightly"])
-    monkeypatch.setattr(providers, "REMEMBER_S", 0.0)
-    block: Any = OpenAICompatibleCredentials(base_url=server.openrouter_url, api_key=SecretStr("sk-one"))
-    await block.save("nightly", overwrite=True)
-    with providers.models_checked():
-        during = await providers.endpoint_of("nightly", "m")
-    after = await providers.endpoint_of("nightly", "m")
-    assert (during.address, after.address) == (server.openai_url, server.openrouter_url)
