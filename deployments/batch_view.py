@@ -36,6 +36,12 @@ class BatchCounts:
             self.done += value["answer"] is not None
             self.failed += value["answer"] is None
             self.degraded += bool(value["degraded"])
+        elif event == "shard":  # the sums over the rows of one
+            self.done, self.failed = self.done + value["done"], self.failed + value["failed"]
+            self.degraded += value["degraded"]
+            self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
+            known = self.cost_usd is not None and value["cost_usd"] is not None
+            self.cost_usd = self.cost_usd + value["cost_usd"] if known else None
         elif event == "answered":
             self._call(value)
 
@@ -78,7 +84,9 @@ class BatchLines:
         self._counts.note(event, value)
         if event == "batch_started" and value.finished:
             say(f"{value.finished} of {value.rows} rows were finished by an earlier run")
-        elif event == "row" and time.monotonic() - self._told > EVERY_S:
+        elif event == "waiting":
+            say(f"  ! {value}")
+        elif event == "shard" or (event in {"row", "answered"} and time.monotonic() - self._told > EVERY_S):
             self._told = time.monotonic()
             say(self._counts.line())
 
@@ -94,14 +102,18 @@ class BatchTable:
         self._live: Live | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._waiting = ""
 
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event, and bring the view up to date."""
         self._counts.note(event, value)
         if event == "batch_started":
             self._open(value)
-        elif event == "row" and self._bar is not None and self._task is not None:
+        elif event in {"row", "shard"} and self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._counts.rows)
+            self._waiting = ""
+        elif event == "waiting":
+            self._waiting = value
         elif event == "batch_ended":
             self.close()
 
@@ -141,7 +153,12 @@ class BatchTable:
             table.add_column(name, justify="left" if name == "model" else "right")
         for name, (calls, failed, seconds) in sorted(self._counts.models.items()):
             table.add_row(Text(name), f"{calls:.0f}", f"{failed:.0f}", f"{seconds / calls:.2f}")
-        return Group(self._bar, Text(self._counts.line(), style="dim"), table)
+        parts: list[Any] = [self._bar, Text(self._counts.line(), style="dim")]
+        if self._counts.models:
+            parts.append(table)
+        if self._waiting:
+            parts.append(Text(f"! {self._waiting}", style="yellow"))
+        return Group(*parts)
 
 
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
@@ -155,6 +172,12 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.bad} rows of the input cannot be used and were left out:")
         for text in summary.bad_rows:
             say(f"    {text}")
+    if summary.failed:
+        say(f"  ! {summary.failed} rows have no answer:")
+        for text in summary.failures:
+            say(f"    {text}")
+        if summary.failed > len(summary.failures):
+            say(f"    ... and {summary.failed - len(summary.failures)} more")
     if summary.error:
         say(f"  ! {summary.error}")
     if summary.not_started:
@@ -162,7 +185,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.not_started} rows were not started: the same command goes on with them{more}")
     say(
         f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
-        f"failed, {summary.not_started} not started · {summary.calls} calls, {summary.cached_calls} from the store · {price} "
+        f"failed, {summary.not_started} not started · {summary.sent_calls} calls sent, {summary.cached_calls} from the store · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )
     if ui_url and summary.flow_run_id:

@@ -26,13 +26,15 @@ app = App(
     version_flags=["--version"],
     error_console=Console(stderr=True),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
 )
 
 # Commands are named by module so that only the one that is called is imported.
 for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
-    app.command(f"deployments.commands.batch:batch_{_name}", name=f"batch-{_name}", show=False)
+    # As one word of its own, so that help and errors show what was written.
+    app.command(f"deployments.commands.batch:batch_{_name}", name=f"batch --flow {_name}", show=False)
 app.command(
     "deployments.commands.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed."
 )
@@ -40,7 +42,9 @@ app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuratio
 app.command(
     "deployments.commands.batch:run_command",
     name="batch",
-    help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.",
+    help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.\n\n"
+    "Killed half-way it is simply started again, and goes on where it was. --max-calls, --max-tokens and --max-cost are "
+    "those of the whole batch, --deadline that of this start of it.",
 )
 app.command("deployments.commands.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
 app.command("deployments.commands.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
@@ -138,13 +142,13 @@ def tokens(arguments: list[str]) -> list[str]:
         kind = rest[at + 1] if at + 1 < len(rest) else ""
         if kind not in KINDS:
             raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
-        return [f"{first}-{kind}", *rest[:at], *rest[at + 2 :]]
+        return [f"save-{kind}" if first == "save" else f"batch --flow {kind}", *rest[:at], *rest[at + 2 :]]
     if (
         first == "batch"
         and not any(text.partition("=")[0] == "--name" for text in rest)
         and not {"--help", "-h"} & set(rest)
     ):
-        return [f"batch-{MAIN}", *rest]
+        return [f"batch --flow {MAIN}", *rest]
     if first in {"--help", "-h", "--version"} or first in app:
         return arguments
     return [MAIN, *arguments]

@@ -94,7 +94,8 @@ async def batch(
 def _told_of_end(summary: BatchSummary) -> BatchSummary:
     """Return what the flow returns, or fail it when nothing came of it."""
     if summary.status == "stopped" or (summary.failed and not summary.done):
-        error = QuorumError(summary.error or f"none of {summary.rows} rows has an answer")
+        first = f"; the first one, {summary.failures[0]}" if summary.failures else ""
+        error = QuorumError(summary.error or f"none of {summary.rows} rows has an answer{first}")
         error.record = summary  # type: ignore[attr-defined]
         raise error
     return summary

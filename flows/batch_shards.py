@@ -50,6 +50,12 @@ STARTING_S = 600.0
 """Seconds that infrastructure may take from the claim of a run to its start: pulling an image takes its time."""
 
 
+WAITING_S = 15.0
+"""Seconds after which it is said that a shard still waits for a worker, and that a worker may be missing."""
+AGAIN_S = 120.0
+"""Seconds until that is said again."""
+
+
 @dataclass
 class _Shard:
     number: int
@@ -58,6 +64,8 @@ class _Shard:
     tries: int = 0
     beat: bytes = b""
     heard: float = 0.0
+    waits: str = ""
+    """While no worker has taken the run: the name of its state."""
     done: dict[str, Any] | None = None
 
 
@@ -102,6 +110,8 @@ class _Shards:
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
         of = len(shares)
+        self._pool: str | None = None
+        self._notice = time.monotonic() + WAITING_S
         self.shards = [
             _Shard(number, f"{folder.address}/{number:04d}-of-{of:04d}.jsonl") for number in range(1, of + 1)
         ]
@@ -113,6 +123,8 @@ class _Shards:
                 shard.done = self._done(shard, finished=True)
                 if shard.done is None:
                     shard.run = await self._running(client, shard) or await self._start(shard)
+                else:
+                    await tell("shard", shard.done)
             while any(shard.done is None for shard in self.shards):
                 await asyncio.sleep(PAUSE_S)
                 for shard in self.shards:
@@ -121,6 +133,21 @@ class _Shards:
                             await self._look(client, shard)
                         except HTTPError as error:  # the shards go on without the server for a while, and so do we
                             get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
+                await self._tell_of_waiting()
+
+    async def _tell_of_waiting(self) -> None:
+        """Say now and then which shards no worker has taken: without a worker this would go on in silence for ever."""
+        waiting = [shard for shard in self.shards if shard.done is None and shard.waits]
+        if not waiting:
+            self._notice = time.monotonic() + WAITING_S
+        elif time.monotonic() >= self._notice:
+            self._notice = time.monotonic() + AGAIN_S
+            text = (
+                f"{len(waiting)} of {len(self.shards)} shards wait for a worker with a free slot ({waiting[0].waits}): "
+                f"prefect worker start --pool {self._pool}"
+            )
+            get_run_logger().warning("%s", text)
+            await tell("waiting", text)
 
     async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
         """Find a run of the shard that somebody has started before and that has not ended."""
@@ -167,8 +194,12 @@ class _Shards:
     async def _look(self, client: PrefectClient, shard: _Shard) -> None:
         """See whether a shard is done, goes on, or has to be started again."""
         assert shard.run is not None
+        shard.waits = ""
         try:
-            state = (await client.read_flow_run(shard.run)).state
+            run = await client.read_flow_run(shard.run)
+            state = run.state
+            if state is not None and state.is_scheduled():
+                shard.waits, self._pool = state.name or "Scheduled", run.work_pool_name
         except ObjectNotFound:
             state = Crashed(message="somebody has deleted the run")
         if state is None or not state.is_final():

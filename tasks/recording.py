@@ -103,13 +103,18 @@ class Recorder:
         for left in list(self._started.values()):
             _enter(left.record, self._heard)
             self._hand_over(left, self._error)
-        await asyncio.wait({self._writer, *self._writing})
+        if self._writing:
+            await asyncio.wait(self._writing)
+        # What is written is written: a server that has not said by now where the history is holds nobody up.
+        self._writer.cancel()
+        await asyncio.wait({self._writer})
         if not self._writer.cancelled():
             self._writer.exception()  # taken note of, or asyncio would report it where no run was written
 
     async def _warm_up(self) -> None:
         with suppress(Exception):  # it is reported where the run is written
-            writer = await asyncio.shield(self._writer)
+            async with asyncio.timeout(PATIENCE_S):
+                writer = await asyncio.shield(self._writer)
             if writer is not None:
                 writer.warm_up()
 

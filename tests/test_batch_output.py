@@ -252,20 +252,21 @@ def test_the_file_has_the_rights_that_any_new_file_has(tmp_path):
 
 
 _MEASURE = """
-import resource, sys
+import sys
 from tasks.batches.formats.parquet_file import pyarrow_for
 from tasks.batches.output import RESULT_COLUMNS, write_rows
+from tests.memory import peak_kb
 if sys.argv[1].endswith(".parquet"):
     pyarrow_for("output")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kb()
 text = "0123456789" * 100
 rows = ({"id": str(n), "answer": f"{n} {text}", "calls": n} for n in range(100_000))
 write_rows(sys.argv[1], rows, [*RESULT_COLUMNS])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak_kb() - before) // 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read in /proc")
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_a_hundred_thousand_rows_are_written_in_constant_memory(tmp_path, ending):
     path = tmp_path / f"many{ending}"

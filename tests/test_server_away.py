@@ -9,6 +9,7 @@ def test_said_once_and_without_the_event():
     said: list[str] = []
     logger = logging.getLogger(LOGGER)
     before = list(logger.handlers)
+    logger.handlers.clear()  # a command that ran before may have put its own there
     try:
         speak_plainly(said.append)
         speak_plainly(said.append)

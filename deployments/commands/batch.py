@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
+from prefect.exceptions import TerminationSignal
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -67,28 +68,48 @@ class BatchOptions:
     """Print the summary as JSON on stdout, and nothing else."""
 
 
-def _command(kind: Name | None) -> Callable[..., Exit]:
-    """Make the command for one kind of flow, with that flow's options; without a kind for a saved configuration."""
-    options = options_of(kind) if kind else RunOptions
+def _command(kind: Name) -> Callable[..., Exit]:
+    """Make the command for one kind of flow, with that flow's options."""
+    options = options_of(kind)
 
     def run(input: str, *, batch: BatchOptions, panel: options | None = None) -> Exit:  # type: ignore[valid-type]
         """Run a flow on every row of a file; killed half-way it is simply started again, and goes on where it was.
 
+        --max-calls, --max-tokens and --max-cost are those of the whole batch, --deadline that of this start of it.
+
         Args:
             input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
             batch: What is read and written.
-            panel: The flow's own options. Those of the budget are of the whole batch.
+            panel: The flow's own options.
         """
         return _run(input, batch, panel or options(), kind)
 
     return run
 
 
+def run_command(
+    input: str,
+    *,
+    flow: Annotated[Name | None, Parameter(group=OUTPUT)] = None,
+    batch: BatchOptions,
+    panel: RunOptions | None = None,
+) -> Exit:
+    """Run a flow on every row of a file, as it is saved.
+
+    Args:
+        input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+        flow: The kind of flow, with its own options: `consensus batch --flow vote --help` shows them.
+        batch: What is read and written.
+        panel: Conditions of every row's run.
+    """
+    return _run(input, batch, panel or RunOptions(), flow)
+
+
 def __getattr__(name: str) -> Callable[..., Exit]:
     """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
     kind = name.removeprefix("batch_")
-    if name == "run_command" or kind in ALGORITHMS:
-        return _command(None if name == "run_command" else kind)  # type: ignore[arg-type]
+    if kind in ALGORITHMS:
+        return _command(kind)  # type: ignore[arg-type]
     raise AttributeError(name)
 
 
@@ -137,6 +158,12 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
 
     try:
         summary = asyncio.run(work())
+    except (KeyboardInterrupt, TerminationSignal) as signal:
+        if view is not None:
+            view.close()
+        shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+        say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
+        raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
     finally:
         if view is not None:
             view.close()

@@ -1,5 +1,6 @@
 """What a row of the output says of its run, and what a whole batch came to."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from tasks.batches.totals import ModelSummary, RowSums
 from tasks.record import Record
 
 NOT_STARTED = "not_started"
+SHOWN_FAILURES = 5
+"""Rows without an answer that a summary names."""
 
 
 class Progress(NamedTuple):
@@ -34,6 +37,8 @@ class BatchSummary(RowSums):
     """Rows of the input that cannot be used; they are in no other number here."""
     bad_rows: list[str] = Field(default_factory=list)
     """The first of them, each with its line and what is wrong with it."""
+    failures: list[str] = Field(default_factory=list)
+    """The first rows without an answer, each with its id and why."""
     resumed: int = 0
     """Rows that an earlier run had finished."""
     sent_calls: int = 0
@@ -44,6 +49,12 @@ class BatchSummary(RowSums):
     """Seconds that this run took."""
     calls_per_s: float = 0.0
     """Calls of this run by its seconds, stored ones included."""
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Count a row of the output, and note why it has no answer."""
+        super().add(result)
+        if result["answer"] is None and result["status"] != NOT_STARTED and len(self.failures) < SHOWN_FAILURES:
+            self.failures.append(f"{result['id']}: {result['error'] or result['status']}"[:500])
 
 
 def outcome(row: Row, record: Record) -> dict[str, Any]:

@@ -70,6 +70,8 @@ async def answered(request: Request, route: Callable[[Endpoint], Endpoint] | Non
             if transaction is None or transaction.key != key:
                 # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
                 guard(run.result_store, key)
+                if transaction is not None and isinstance(run.task.cache_policy, RequestKey):
+                    transaction.key = key  # under which the answer is stored
             book = ledger.get()
             if book is not None:
                 book.kept_in = place_of(run.result_store, key)

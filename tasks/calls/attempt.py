@@ -88,7 +88,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             break
         _book(sent, answered=False)
         repairs, body = learned, better
-    if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 422}):
+    if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 404, 422}):
         _remember(endpoint, request, repairs)
     verdict, detail = _judge(request, sent.reply)
     detail = scrub(detail, endpoint.secrets)  # at once: a traceback with variables would show it

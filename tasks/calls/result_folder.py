@@ -13,6 +13,7 @@ import shutil
 import stat
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -90,6 +91,8 @@ class PrivateFolder(LocalFileSystem):
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write a record as a whole or not at all, for its owner's eyes only."""
         resolved = self._resolve_path(path)
+        if not resolved.parent.exists():  # cleaned away while the model answered
+            private_folder(resolved.parent)
         # Not in a thread: that costs ten times as much as writing these few bytes, and a kill meanwhile the answer.
         part = resolved.with_name(f"{resolved.name}.{os.urandom(6).hex()}.part")
         try:
@@ -97,6 +100,7 @@ class PrivateFolder(LocalFileSystem):
                 file.write(content)
             part.replace(resolved)
         except BaseException:
+            self._looked = float("-inf")  # whatever was in order a moment ago is not any more
             part.unlink(missing_ok=True)
             raise
         self._keep_at_hand(resolved, content)
@@ -120,7 +124,8 @@ class PrivateFolder(LocalFileSystem):
             raise ConfigurationError(f"stored answer {path} cannot be read: {error.strerror}") from None
         if not is_answer_record(content):
             aside = path.with_name(path.name + ".rejected")
-            path.replace(aside)
+            with suppress(FileNotFoundError):  # another process was faster
+                path.replace(aside)
             get_logger("consensus").warning(
                 "Stored answer %s is no answer of ours; moved aside to %s", path.name, aside.name
             )
@@ -129,8 +134,9 @@ class PrivateFolder(LocalFileSystem):
         return content
 
     def _keep_at_hand(self, path: Path, content: bytes) -> None:
+        # Each step stands alone: event loops of other threads do the same.
+        self._at_hand.pop(path, None)
         self._at_hand[path] = content
-        self._at_hand.move_to_end(path)
         if len(self._at_hand) > AT_HAND:
             self._at_hand.popitem(last=False)
 

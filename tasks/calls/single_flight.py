@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from threading import Lock
 
 from tasks.calls.request import Answer
+from tasks.errors import BudgetError
 
 REMEMBER_S = 10.0
 """How long an answer stays at hand: longer than Prefect takes to store it."""
@@ -20,7 +21,8 @@ _ended: dict[str, tuple[float, Answer]] = {}
 async def once(key: str, send: Callable[[], Awaitable[Answer]], began: float | None = None) -> Answer:
     """Return what `send` returns; a call with the same key that is under way in this process is waited for instead.
 
-    A failure is shared like an answer. When the first caller is cancelled, one of those that wait sends.
+    A failure is shared like an answer. When the first caller is cancelled, or its budget does not cover the call, one of
+    those that wait sends.
 
     Args:
         key: What makes two calls identical.
@@ -41,6 +43,8 @@ async def once(key: str, send: Callable[[], Awaitable[Answer]], began: float | N
             return await _lead(key, mine, send)
         try:
             return await asyncio.shield(asyncio.wrap_future(shared))
+        except BudgetError:
+            continue  # the first caller's budget; ours may have more left
         except asyncio.CancelledError:
             me = asyncio.current_task()
             # Only the first caller was cancelled: one of the others must send. Cancelled with it: stop.

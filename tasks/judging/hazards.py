@@ -29,13 +29,16 @@ _INSTRUCTION = re.compile(
     r"|\b(?:note|message|instructions?)\s+(?:to|for)\s+the\s+(?:judge|arbiter|aggregator|evaluator|grader)\b",
     re.IGNORECASE,
 )
+# No two runs of white space side by side, or the time to see that there is no match grows with the square of their length.
 _SCRIPT = re.compile(
-    r"<\s*/?\s*(?:script|iframe|object|embed|svg|img|video|audio|link|meta|base|form|style)\b"
+    r"<\s*(?:/\s*)?(?:script|iframe|object|embed|svg|img|video|audio|link|meta|base|form|style)\b"
     r"|\bjavascript\s*:|<[a-z][^>]{0,200}\son[a-z]+\s*=",
     re.IGNORECASE,
 )
 _REMOTE = re.compile(
-    r"!\[[^\]\n]{0,300}\]\(\s*<?\s*(?:https?:)?//|<img\b[^>\n]{0,300}\bsrc\s*=\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE
+    r"!\[[^\]\n]{0,300}\]\(\s*(?:<\s*)?(?:https?:)?//"
+    r"|<img\b[^>\n]{0,300}\bsrc\s*=\s*(?:[\"']\s*)?(?:https?:)?//",
+    re.IGNORECASE,
 )
 _DIRECTION = re.compile(f"[{DIRECTION}]")
 _INVISIBLE = re.compile(f"(?:{FLAG})|([{INVISIBLE}])")

@@ -40,8 +40,9 @@ class BatchReport:
             self._wanted, self._done = value.rows, value.finished
             description = f"Rows of {self._wanted}"
             self._bar = asyncio.ensure_future(acreate_progress_artifact(self._share(), "batch-progress", description))
-        elif event == "row":
-            self._done += value["status"] != NOT_STARTED
+        elif event in {"row", "shard"}:
+            # A shard comes as the sums of its rows.
+            self._done += value["done"] + value["failed"] if event == "shard" else value["status"] != NOT_STARTED
             now = time.monotonic()
             if now - self._moved > PAUSE_S and (self._moving is None or self._moving.done()):
                 self._moved, self._moving = now, asyncio.ensure_future(self._move())
@@ -132,9 +133,16 @@ def summary_markdown(summary: BatchSummary) -> str:
         parts.append("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
     if summary.error:
         parts += ["## Why it ended early", quoted(summary.error)]
+    if summary.failures:
+        parts += ["## Rows without an answer", quoted("\n".join(summary.failures) + _more(summary))]
     if summary.bad_rows:
         parts += ["## Bad rows", quoted("\n".join(summary.bad_rows))]
     return "\n\n".join(parts)
+
+
+def _more(summary: BatchSummary) -> str:
+    more = summary.failed - len(summary.failures)
+    return f"\n... and {more} more" if more else ""
 
 
 def models_table(summary: BatchSummary) -> list[dict[str, Any]]:

@@ -72,13 +72,18 @@ def read(response: Any) -> Reply:
         # Even beside a text: what was written before generation broke is no complete answer.
         return Reply(usage=usage, cost_usd=cost, fault=fault_in_body(error))
     message = choice.message if choice is not None else None
+    # The SDK checks no types. What only describes the answer must not cost it.
+    model, tier = (value if isinstance(value, str) else None for value in (response.model, response.service_tier))
     if choice is None or message is None:
-        return Reply(usage=usage, cost_usd=cost, model=response.model, detail="no choice in the response")
+        return Reply(usage=usage, cost_usd=cost, model=model, detail="no choice in the response")
     finish = _FINISH.get(choice.finish_reason or "", "other")
     if message.refusal:
-        return Reply(None, "content_filter", usage, cost, response.model, message.refusal, None, response.service_tier)
+        return Reply(None, "content_filter", usage, cost, model, message.refusal, None, tier)
+    if not isinstance(message.content, str | None):
+        fault = Fault(200, message="the content of the response is no text", transport="malformed")
+        return Reply(usage=usage, cost_usd=cost, model=model, fault=fault)
     detail = f"finish_reason {choice.finish_reason}"
-    return Reply(message.content, finish, usage, cost, response.model, detail, None, response.service_tier)
+    return Reply(message.content, finish, usage, cost, model, detail, None, tier)
 
 
 def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol

@@ -33,11 +33,12 @@ def read(response: Any) -> Reply:
     if error:
         return Reply(fault=fault_in_body(error))
     usage, cost = _usage(response)
+    model = response.model if isinstance(response.model, str) else None
     if not response.data:
-        return Reply(usage=usage, cost_usd=cost, model=response.model, detail="no embedding in the response")
+        return Reply(usage=usage, cost_usd=cost, model=model, detail="no embedding in the response")
     vector: Any = response.data[0].embedding
     text = vector if isinstance(vector, str) else packed(vector)
-    return Reply(text, "stop", usage, cost, response.model)
+    return Reply(text, "stop", usage, cost, model)
 
 
 def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol
