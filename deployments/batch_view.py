@@ -84,7 +84,7 @@ class BatchLines:
         self._counts.note(event, value)
         if event == "batch_started" and value.finished:
             say(f"{value.finished} of {value.rows} rows were finished by an earlier run")
-        elif event == "waiting":
+        elif event == "notice":
             say(f"  ! {value}")
         elif event == "shard" or (event in {"row", "answered"} and time.monotonic() - self._told > EVERY_S):
             self._told = time.monotonic()
@@ -102,7 +102,7 @@ class BatchTable:
         self._live: Live | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._waiting = ""
+        self._notice = ""
 
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event, and bring the view up to date."""
@@ -111,9 +111,9 @@ class BatchTable:
             self._open(value)
         elif event in {"row", "shard"} and self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._counts.rows)
-            self._waiting = ""
-        elif event == "waiting":
-            self._waiting = value
+            self._notice = ""
+        elif event == "notice":
+            self._notice = value
         elif event == "batch_ended":
             self.close()
 
@@ -156,8 +156,8 @@ class BatchTable:
         parts: list[Any] = [self._bar, Text(self._counts.line(), style="dim")]
         if self._counts.models:
             parts.append(table)
-        if self._waiting:
-            parts.append(Text(f"! {self._waiting}", style="yellow"))
+        if self._notice:
+            parts.append(Text(f"! {self._notice}", style="yellow"))
         return Group(*parts)
 
 
@@ -181,7 +181,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     if summary.error:
         say(f"  ! {summary.error}")
     if summary.not_started:
-        more = ", given a larger budget" if summary.status == "budget" else ""
+        more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
         say(f"  ! {summary.not_started} rows were not started: the same command goes on with them{more}")
     say(
         f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "

@@ -64,6 +64,11 @@ async def batch(
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
+    if config is not None and saved != "default":
+        # A deployment that has a configuration would go on with it, without a word about the one that was named.
+        raise ConfigurationError(
+            f"saved: {saved!r} is named, and config is given too: give one of them, and null for config"
+        )
     if config is None:
         name, settings = await load_saved(saved, flow)
     else:

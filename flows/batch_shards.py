@@ -147,7 +147,7 @@ class _Shards:
                 f"prefect worker start --pool {self._pool}"
             )
             get_run_logger().warning("%s", text)
-            await tell("waiting", text)
+            await tell("notice", text)
 
     async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
         """Find a run of the shard that somebody has started before and that has not ended."""
@@ -217,6 +217,11 @@ class _Shards:
                 f"with: {state.message}. What is done is kept in {self._folder.address}: the same command goes on from there"
             )
         else:
+            why = f": {state.message}" if state.message else ""
+            await tell(
+                "notice",
+                f"shard {shard.number} of {len(self.shards)} has ended without a result{why}; it is started again",
+            )
             shard.run = await self._start(shard)
 
     def _dead(self, shard: _Shard, state: State[Any]) -> bool:

@@ -13,11 +13,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
-from deployments.batch_view import BatchCounts, BatchTable
 from flows.batch import batch
 from flows.batching import IN_A_ROW, run_batch
 from tasks.batches.observing import Labelled
-from tasks.batches.outcome import BatchSummary, Progress
+from tasks.batches.outcome import BatchSummary
 from tasks.batches.totals import ModelSummary
 from tasks.errors import ConfigurationError, OutputError, QuorumError
 from tasks.record import CallError, Response
@@ -225,6 +224,7 @@ async def _saved_twice(source, out):
         ({"flow": "vote", "config": {"members": ["openai/a"], "colour": "red"}}, "config.colour: "),
         ({"flow": "pump", "config": {"members": ["openai/a:0"]}}, "count"),
         ({"flow": "pump", "config": PUMP, "shard": 3, "shards": 2}, "shard is 3"),
+        ({"flow": "pump", "config": PUMP, "saved": "night"}, "saved: 'night' is named, and config is given too"),
     ],
 )
 async def test_what_is_wrong_in_the_parameters_is_named_before_any_call(vendors, tmp_path, given, named):
@@ -235,7 +235,9 @@ async def test_what_is_wrong_in_the_parameters_is_named_before_any_call(vendors,
 
 async def test_the_flow_fails_when_no_row_has_an_answer(vendors, tmp_path):
     vendors.script("a", then=faults.unauthorized())
-    with pytest.raises(QuorumError, match="none of 2 rows has an answer") as caught:
+    with pytest.raises(
+        QuorumError, match=r"none of 2 rows has an answer; the first one, r0: .*openai/a.*401"
+    ) as caught:
         await batch(str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl"), flow="pump", config=PUMP)
     assert caught.value.record.failed == 2 and column(tmp_path / "out.jsonl", "status") == ["failed"] * 2
 
@@ -277,7 +279,7 @@ async def test_what_is_left_of_it_in_the_history_and_in_the_ui(vendors, tmp_path
     artifacts.pop(None, None)  # the result, which Prefect makes an artifact without a key
     assert set(artifacts) == {"batch-progress", "batch-summary", "batch-models", "batch-agreement"}
     assert float(str(artifacts["batch-progress"].data)) == 100.0
-    assert "| Failed | 1 |" in str(artifacts["batch-summary"].data)
+    assert "| Failed | 1 |" in str(artifacts["batch-summary"].data) and "r1: " in str(artifacts["batch-summary"].data)
     assert {name.split(" · ")[0] for name in names} == {"ask r0", "ask r1", "ask r2"}
     assert run.name == "prompts.csv"
 
@@ -293,6 +295,8 @@ def test_the_summary_for_a_person():
     assert "| Status | stopped |\n|---|---|\n" in text
     assert "| openai/a | 4 | 1 | 0.50 | 1.25 | unknown | 1 auth |" in text
     assert "\n```" in text and "in|put" not in text
+    summary.failures, summary.failed = ["r1: HTTP 401"], 3
+    assert "## Rows without an answer\n\n```text\nr1: HTTP 401\n... and 2 more\n```" in summary_markdown(summary)
     assert models_table(summary) == [
         {
             "model": "openai/a",
@@ -315,28 +319,6 @@ def test_the_picture_counts_every_row():
     bars = [float(one.get("height", 0)) for one in picture.iter("{http://www.w3.org/2000/svg}rect")][1:]
     assert len(bars) == 10 and bars[9] == max(bars) and bars[6] == pytest.approx(bars[9] * 2 / 7, abs=0.1)
     ET.fromstring(histogram([0] * 10))
-
-
-async def test_the_live_view_counts(capsys):
-    view = BatchTable()
-    call = {
-        "member": "openai/a#1",
-        "provider": "openai",
-        "model": "a",
-        "latency_s": 2.0,
-        "attempts": 1,
-        "cost_usd": 0.5,
-    }
-    await view.told("batch_started", Progress("vote", 10, 4))
-    await view.told("answered", Response(**call, text="x"))
-    await view.told("answered", Response(**call | {"attempts": 0}, text="x"))
-    for status, text in (("finished", "x"), ("failed", None), ("not_started", None)):
-        await view.told("row", {"status": status, "answer": text, "degraded": status == "finished"})
-    counts: BatchCounts = view._counts
-    assert "6 of 10 rows · 1 failed, 1 degraded · 1 calls sent, 1 from the store · $0.5000" in counts.line()
-    assert counts.models == {"openai/a": [1, 0, 2.0]}
-    await view.told("batch_ended", None)
-    view.close()
 
 
 MEMORY = """

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.batch_kit import ONE, THREE, column, failing_for, prompts, read, same, serve
+from tests.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.chaos.kill_points import CONFIGURATIONS
 from tests.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
@@ -93,6 +94,8 @@ def test_a_person_is_told_on_stderr_and_stdout_is_the_output(consensus, vendors,
     assert ran.out == f"{out}\n"
     assert "3 rows: 2 answered (0 degraded), 1 failed" in ran.err
     assert "openai/a: 3 calls sent" in ran.err and "1 auth" in ran.err and "/runs/flow-run/" in ran.err
+    assert "1 rows have no answer:\n    r1: " in ran.err and "HTTP 401" in ran.err, "and why"
+    assert "3 calls sent, 0 from the store" in ran.err
 
 
 def test_a_row_that_fails_disturbs_no_other(consensus, vendors, tmp_path):
@@ -104,6 +107,7 @@ def test_a_row_that_fails_disturbs_no_other(consensus, vendors, tmp_path):
     assert [row["status"] for row in rows] == ["finished"] * 2 + ["failed"] + ["finished"] * 2
     assert rows[2]["answer"] is None and "openai/a" in rows[2]["error"] and "401" in rows[2]["error"]
     assert (ran.code, summary["done"], summary["failed"], summary["status"]) == (1, 4, 1, "finished")
+    assert len(summary["failures"]) == 1 and summary["failures"][0] == f"r2: {rows[2]['error']}"
 
 
 def test_a_failed_member_makes_a_row_degraded(consensus, vendors, tmp_path):
@@ -304,4 +308,27 @@ def test_help_and_no_flow():
         )
 
     shown = run("--help")
-    assert shown.returncode == 0 and all(text in shown.stdout for text in ("--output", "--shards", "--name", "INPUT"))
+    wanted = ("--output", "--shards", "--name", "INPUT", "--flow CHOICE", "whole batch")
+    assert shown.returncode == 0 and all(text in shown.stdout for text in wanted), shown.stdout
+    shown = run("--flow", "vote", "--help")
+    assert "consensus batch --flow vote --output" in shown.stdout and "--stop-when" in shown.stdout
+    wrong = run("prompts.csv", "-m", "openai/a")
+    assert wrong.returncode == 2 and "batch --flow consortium" in wrong.stderr and "--output" in wrong.stderr
+
+
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path, signal, code):
+    import signal as signals
+
+    serve(vendors, delay=0.2)
+    source, out = prompts(tmp_path, 40), tmp_path / "out.jsonl"
+    journal = tmp_path / "out.jsonl.partial"
+    process = start([source, "-o", out, *ONE, "--concurrency", "2"], environment_of(tmp_path))
+    for _ in range(600):
+        if journal.exists() and journal.read_text().count('"row":') >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(getattr(signals, signal))
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code, said
+    assert "Traceback" not in said and "the same command goes on" in said and journal.exists() and not out.exists()

@@ -236,6 +236,9 @@ def test_the_day_in_an_address():
     assert dated("plain.jsonl") == "plain.jsonl"
     made = dated("out-{date}.jsonl")
     assert len(made) == len("out-2026-01-31.jsonl") and made.startswith("out-20")
+    for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
+        with pytest.raises(ConfigurationError, match=r"output: .* stands for nothing; only \{date\} does"):
+            dated(misspelt)
 
 
 def test_two_addresses_of_one_file(tmp_path):

@@ -213,7 +213,7 @@ async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
 @pytest.fixture
 async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
-    for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5}.items():
+    for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5, "WAITING_S": 1.0}.items():
         monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
     await asyncio.to_thread(
         prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment_of(tmp_path)
@@ -248,6 +248,23 @@ async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
         assert lost.state and lost.state.is_crashed() and lost.state.message == "no sign of life"
         other = await client.read_flow_run(runs[1].id)
         assert other.state and other.state.is_scheduled(), "the one that waits for a worker may wait"
+
+
+@pytest.mark.timeout(180)
+async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, monkeypatch):
+    told: list[Any] = []
+
+    async def tell(event: str, value: Any) -> None:
+        told.append((event, value))
+
+    monkeypatch.setattr("flows.batch_shards.tell", tell)
+    for _ in range(200):
+        if told:
+            break
+        await asyncio.sleep(0.1)
+    event, text = told[0]
+    assert event == "notice" and "2 of 2 shards wait for a worker" in text
+    assert f"prefect worker start --pool {POOL}" in text
 
 
 @pytest.mark.timeout(180)

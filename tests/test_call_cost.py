@@ -19,12 +19,15 @@ from prefect.events.worker import EventsWorker
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
+from blocks import Budget
 from tasks.calls.backpressure import in_step, shorter
+from tasks.calls.budget import spending
 from tasks.calls.call import Caller
 from tasks.calls.result_folder import AT_HAND, PrivateFolder
+from tasks.calls.single_flight import _ended
 from tasks.errors import ConfigurationError
 from tests.asking import asking, question
-from tests.vendors import LoopbackVendors, faults
+from tests.vendors import LoopbackVendors, Reply, faults
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,28 @@ async def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         folder.check("answer-1")
     assert (tmp_path / "other").exists()
+
+
+async def test_an_answer_with_half_a_character_is_stored(server: LoopbackVendors) -> None:
+    """JSON can spell half a surrogate pair, and a model that is stopped in the middle of an emoji writes one."""
+    request = question()
+    server.script(request.model, then=Reply(text="half \ud83d of it"))
+    first = await Caller()(request)
+    assert (first.text, first.warnings) == ("half \ud83d of it", [])
+    _ended.clear()
+    again = await Caller()(request)
+    assert (again.text, again.cached, server.count(request.model)) == (first.text, True, 1)
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, "0.1"])
+async def test_a_cost_that_is_no_amount_is_not_known(server: LoopbackVendors, cost: Any) -> None:
+    """A sum with a number that is none compares with no limit: a budget would never stop again."""
+    request = question(model=f"unknown-{question().model}")
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": cost}
+    server.script(request.model, then=Reply(text="fine", usage=usage))
+    with spending(Budget(max_calls=1)) as purse:
+        response = await Caller()(request)
+    assert (response.answered, response.cost_usd, purse.cost_usd) == (True, None, 0.0)
 
 
 async def test_a_folder_keeps_few_records_at_hand(tmp_path: Path) -> None:

@@ -50,3 +50,27 @@ def test_server_settings_are_those_of_prefect_toml():
     batch = toml["server"]["services"]["task_run_recorder"]["batch_size"]
     assert server_environment()["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"] == str(batch)
     assert batch >= 100
+
+
+async def test_a_schedule_makes_runs(prefect_server):
+    """With SQLAlchemy 2.1 Prefect 3.8's server cannot: its scheduler fails every minute, and no schedule ever fires."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.schedules import Cron
+
+    @flow
+    def nightly() -> None: ...
+
+    async with get_client() as client:
+        made = await (await nightly.to_deployment("nightly", schedule=Cron("0 2 * * *"))).apply()
+        await client.request("POST", "/deployments/{id}/schedule", path_params={"id": made}, json={"min_runs": 2})
+        found = await client.request(
+            "POST",
+            "/flow_runs/filter",
+            json={
+                "deployments": {"id": {"any_": [str(made)]}},
+                "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+            },
+        )
+    runs = found.json()
+    assert len(runs) >= 2 and all(run["auto_scheduled"] for run in runs)

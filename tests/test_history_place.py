@@ -12,6 +12,7 @@ from prefect.settings import get_current_settings
 from blocks import HistoryDatabase
 from blocks.history import HISTORY_BLOCK
 from flows.consortium import consortium
+from tasks import recording
 from tasks.history import place, saved_place
 from tasks.history.database import Database, shown
 from tasks.history.errors import HistoryError
@@ -97,6 +98,20 @@ async def test_a_server_that_does_not_say_is_a_warning_and_no_other_history(vend
     (warning,) = [one for one in made.warnings if NOT_RECORDED in one]
     assert "could not be asked" in warning and "ConnectionError" in warning and "word-of-nobody" not in warning
     assert not place.saved  # the next run asks again
+
+
+async def test_a_server_that_never_answers_holds_no_run_up(vendors, monkeypatch):
+    async def silent(*_, **__):
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr("prefect.client.orchestration.PrefectClient.read_block_document_by_name", silent)
+    monkeypatch.setattr(recording, "PATIENCE_S", 0.5)
+    vendors.script("arbiter", then=judged(90))
+    async with asyncio.timeout(30):
+        made = await consortium("What?", config())
+    assert made.answer is not None
+    (warning,) = [one for one in made.warnings if NOT_RECORDED in one]
+    assert "it took longer than" in warning
 
 
 async def test_a_password_is_never_told(vendors, caplog):

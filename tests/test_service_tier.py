@@ -184,6 +184,33 @@ async def test_a_model_of_openrouter_without_the_tier_is_asked_without_it(server
     server.script(missing.model, then=Reply(status=404, body=body))
     error, book = await outcome(missing)
     assert (error.kind, len(book.attempts)) == ("not_found", 2)
+    # Refused without the tier too, so it was not the tier: the next call asks for it again.
+    server.script(missing.model, then=Reply(text="fine"))
+    assert (await answer(missing)).warnings == ()
+    assert sent(server, missing) == ["flex", None, "flex"]
+
+
+@pytest.mark.parametrize("odd", [{"service_tier": 1}, {"service_tier": {"name": "flex"}}, {"model": 7}])
+async def test_what_only_describes_an_answer_does_not_cost_it(server, odd):
+    """A compatible server may write there what it likes; the answer is paid for."""
+    request = question()
+    choice = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": request.model, "choices": [choice]}
+    counts = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    server.script(request.model, then=Reply(body={**body, "usage": counts, **odd}))
+    found = await answer(request)
+    assert (found.text, found.usage.input_tokens, found.service_tier) == ("fine", 3, None)
+    assert await answer(request) == found
+    assert len(sent(server, request)) == 1
+
+
+async def test_a_content_that_is_no_text_is_malformed(server):
+    request = question()
+    choice = {"index": 0, "message": {"role": "assistant", "content": [{"text": "fine"}]}, "finish_reason": "stop"}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": request.model, "choices": [choice]}
+    server.script(request.model, then=Reply(body=body))
+    error, book = await outcome(request)
+    assert (error.kind, len(book.attempts)) == ("malformed", 2)
 
 
 async def test_short_of_capacity_is_tried_again_and_costs_nothing(server):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +107,39 @@ async def test_without_room_nothing_is_sent(small_disk: Path, vendors: LoopbackV
     (small_disk / "ballast").unlink()
     (small_disk / "ballast").write_bytes(b"x" * ROOM)
     await answer(request)
+
+
+def mode_of(folder: Path) -> int:
+    return stat.S_IMODE(folder.stat().st_mode)
+
+
+async def test_a_folder_cleaned_away_while_the_model_answers_is_made_again(vendors: LoopbackVendors) -> None:
+    folder, request = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()), question()
+
+    def answers(seen: SeenRequest) -> Reply:
+        shutil.rmtree(folder)
+        return Reply(text="paid for")
+
+    vendors.script(request.model, answers, then=Reply(text="paid for again"))
+    assert (await answer(request)).text == "paid for"
+    assert mode_of(folder) == 0o700
+    assert (await answer(request)).text == "paid for"
+    assert vendors.count(request.model) == 1
+
+
+async def test_what_fails_at_the_first_look_and_not_at_the_second_is_stored(
+    vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect goes on without a key where it could not be computed, and the call is made: its answer must be kept."""
+    request, found = question(), shutil.disk_usage("/")
+    looks = iter([found._replace(free=0)])
+    monkeypatch.setattr("tasks.calls.result_folder.shutil.disk_usage", lambda _path: next(looks, found))
+    vendors.script(request.model, then=Reply(text="paid for"))
+    first, book = await outcome(request)
+    assert (first.text, len(book.attempts)) == ("paid for", 1)
+    assert next(looks, None) is None
+    assert await answer(request) == first
+    assert vendors.count(request.model) == 1
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, how: Any) -> None:

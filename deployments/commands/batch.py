@@ -24,6 +24,7 @@ from flows.algorithms import ALGORITHMS, Name
 from flows.batch import batch
 from flows.batching import Batch, checked
 from tasks.batches.estimate import Estimate, estimate
+from tasks.batches.journal_place import dated
 from tasks.batches.outcome import BatchSummary
 from tasks.batches.source import Source
 from tasks.calls.clients import close_clients
@@ -98,7 +99,8 @@ def run_command(
 
     Args:
         input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
-        flow: The kind of flow, with its own options: `consensus batch --flow vote --help` shows them.
+        flow: The kind of flow, with its own options, which `consensus batch --flow vote --help` shows; default: that of
+            --name, else consortium.
         batch: What is read and written.
         panel: Conditions of every row's run.
     """
@@ -109,7 +111,7 @@ def __getattr__(name: str) -> Callable[..., Exit]:
     """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
     kind = name.removeprefix("batch_")
     if kind in ALGORITHMS:
-        return _command(kind)  # type: ignore[arg-type]
+        return _command(kind)
     raise AttributeError(name)
 
 
@@ -191,7 +193,7 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
             prompt_template=options.prompt_template,
             id_column=options.id_column,
         ),
-        options.output,
+        dated(options.output),
         "consortium",
         config,
         skip_bad=options.skip_bad,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
 from tasks.batches.places import place_of
+from tasks.errors import ConfigurationError
 
 ENDING = ".partial"
 DATE = "{date}"
@@ -18,7 +20,12 @@ def dated(address: str) -> str:
     """Put the day on which the run was scheduled in the place of `{date}`: a batch of every night, a file of each.
 
     A run that was started by hand or is not a flow run has the day of today. Days are those of UTC.
+
+    Raises:
+        ConfigurationError: If another name is in braces: one misspelt, every night would write over the night before.
     """
+    if other := re.search(r"\{\w*\}", address.replace(DATE, "")):
+        raise ConfigurationError(f"output: {other[0]} stands for nothing; only {DATE} does, for the day")
     if DATE not in address:
         return address
     when = flow_run.scheduled_start_time or datetime.now(UTC)

@@ -119,7 +119,7 @@ def summary_markdown(summary: BatchSummary) -> str:
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
-        "Cost": money(summary.cost_usd) + (" USD" if summary.cost_usd is not None else ""),
+        "Cost": money(summary.cost_usd),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
     }
     parts = [

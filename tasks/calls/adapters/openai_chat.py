@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -166,8 +167,13 @@ def _usage(response: ChatCompletion) -> tuple[Usage | None, float | None]:
             reasoning_tokens=(spent.reasoning_tokens if spent else 0) or 0,
         ),
         # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
-        float(cost) + float(upstream or 0.0) if isinstance(cost, int | float) else None,
+        charged(cost + float(upstream or 0.0)) if isinstance(cost, int | float) else None,
     )
+
+
+def charged(cost: Any) -> float | None:
+    """Return what a server says a call cost, in US dollars; None where that is no amount: it would upset every budget."""
+    return float(cost) if isinstance(cost, int | float) and isfinite(cost) and cost >= 0 else None
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
 
 from tasks.calls.adapters import Reply
-from tasks.calls.adapters.openai_chat import fault_in_body
+from tasks.calls.adapters.openai_chat import charged, fault_in_body
 from tasks.calls.adapters.repair import Repairs
 from tasks.calls.failures import Fault
 from tasks.calls.request import Request, Usage
@@ -33,7 +33,8 @@ def read(response: Any) -> Reply:
     if error:
         return Reply(fault=fault_in_body(error))
     usage, cost = _usage(response)
-    model = response.model if isinstance(response.model, str) else None
+    served: Any = response.model  # the SDK checks no types
+    model = served if isinstance(served, str) else None
     if not response.data:
         return Reply(usage=usage, cost_usd=cost, model=model, detail="no embedding in the response")
     vector: Any = response.data[0].embedding
@@ -50,5 +51,4 @@ def _usage(response: CreateEmbeddingResponse) -> tuple[Usage | None, float | Non
     usage = response.usage
     if usage is None:
         return None, None
-    cost = (usage.model_extra or {}).get("cost")
-    return Usage(input_tokens=usage.prompt_tokens or 0), float(cost) if isinstance(cost, int | float) else None
+    return Usage(input_tokens=usage.prompt_tokens or 0), charged((usage.model_extra or {}).get("cost"))

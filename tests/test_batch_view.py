@@ -1,0 +1,63 @@
+"""What a person sees of a batch while it goes on."""
+
+from rich.console import Console
+
+from deployments.batch_view import BatchCounts, BatchLines, BatchTable
+from tasks.batches.outcome import Progress
+from tasks.record import Response
+
+
+async def test_the_live_view_counts(capsys):
+    view = BatchTable()
+    call = {
+        "member": "openai/a#1",
+        "provider": "openai",
+        "model": "a",
+        "latency_s": 2.0,
+        "attempts": 1,
+        "cost_usd": 0.5,
+    }
+    await view.told("batch_started", Progress("vote", 10, 4))
+    await view.told("answered", Response(**call, text="x"))
+    await view.told("answered", Response(**call | {"attempts": 0}, text="x"))
+    for status, text in (("finished", "x"), ("failed", None), ("not_started", None)):
+        await view.told("row", {"status": status, "answer": text, "degraded": status == "finished"})
+    counts: BatchCounts = view._counts
+    assert "6 of 10 rows · 1 failed, 1 degraded · 1 calls sent, 1 from the store · $0.5000" in counts.line()
+    assert counts.models == {"openai/a": [1, 0, 2.0]}
+    await view.told("batch_ended", None)
+    view.close()
+
+
+SHARD = {"done": 3, "failed": 1, "degraded": 2, "sent_calls": 9, "cached_calls": 3, "cost_usd": 0.25}
+
+
+async def test_the_views_of_a_batch_in_shards(capsys):
+    table, lines = BatchTable(), BatchLines()
+    for view in (table, lines):
+        await view.told("batch_started", Progress("vote", 8, 0))
+        await view.told("notice", "1 of 2 shards wait")
+    assert "1 of 2 shards wait" in capsys.readouterr().err
+    shown = Console(width=120)
+    with shown.capture() as captured:
+        shown.print(table._shown())
+    assert "! 1 of 2 shards wait" in captured.get() and "mean s" not in captured.get()
+    for view in (table, lines):
+        await view.told("shard", SHARD)
+        counts: BatchCounts = view._counts
+        assert "4 of 8 rows · 1 failed, 2 degraded · 9 calls sent, 3 from the store · $0.2500" in counts.line()
+    assert "4 of 8 rows" in capsys.readouterr().err, "every shard is a line"
+    with shown.capture() as captured:
+        shown.print(table._shown())
+    assert "4/8" in captured.get() and "wait" not in captured.get()
+    table.close()
+
+
+async def test_lines_are_told_too_while_long_rows_go_on(capsys, monkeypatch):
+    monkeypatch.setattr("deployments.batch_view.EVERY_S", -1.0)
+    view = BatchLines()
+    await view.told("batch_started", Progress("vote", 8, 0))
+    await view.told(
+        "answered", Response(member="openai/a#1", provider="openai", model="a", attempts=1, text="x", latency_s=1.0)
+    )
+    assert "0 of 8 rows" in capsys.readouterr().err
