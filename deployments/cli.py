@@ -136,6 +136,8 @@ def tokens(arguments: list[str]) -> list[str]:
         for before, text in zip(["", *arguments], arguments, strict=False)
     ]
     first, *rest = arguments
+    if first == "batch" and "--prompt=-" in rest:
+        raise Stop("input: a batch is read twice, and stdin only once: name a file")
     rest = [part for text in rest for part in (text.split("=", 1) if text.startswith("--flow=") else [text])]
     if first in {"save", "batch"} and "--flow" in rest:
         at = rest.index("--flow")

@@ -217,7 +217,7 @@ class _Shards:
                 f"with: {state.message}. What is done is kept in {self._folder.address}: the same command goes on from there"
             )
         else:
-            why = f": {state.message}" if state.message else ""
+            why = f": {state.message.rstrip('.')}" if state.message else ""
             await tell(
                 "notice",
                 f"shard {shard.number} of {len(self.shards)} has ended without a result{why}; it is started again",

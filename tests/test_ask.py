@@ -27,7 +27,7 @@ from tasks.calls.clients import _clients, client_of, close_clients
 from tasks.calls.pacing import Pace, _paces, pace_of
 from tasks.calls.request import Answer, Message, Request
 from tasks.calls.single_flight import _under_way, once
-from tasks.errors import BudgetError, ConfigurationError, ModelError
+from tasks.errors import ConfigurationError, ModelError
 from tests.asking import VENDORS, answer, asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
@@ -159,31 +159,6 @@ async def test_an_answer_not_stored_yet_is_shared() -> None:
     first = await once("key", send, looked)
     assert await once("key", send, looked) == first
     assert await once("key", send, time.time() + 0.001) != first
-
-
-async def test_a_budget_is_no_one_elses(server: LoopbackVendors) -> None:
-    """The first of two identical calls has nothing left to spend; the other must not fail of that."""
-    request = question()
-    server.script(request.model, then=Reply(text="paid by the other"))
-    hold = asyncio.Event()
-
-    async def poor() -> Answer:
-        await hold.wait()
-        raise BudgetError("the budget of 0 calls is used up")
-
-    async def rich() -> Answer:
-        return await answer(request)
-
-    first = asyncio.create_task(once("one key", poor))
-    await asyncio.sleep(0)
-    others = [asyncio.create_task(once("one key", rich)) for _ in range(3)]
-    await asyncio.sleep(0)
-    hold.set()
-    with pytest.raises(BudgetError):
-        await first
-    assert [found.text for found in await asyncio.gather(*others)] == ["paid by the other"] * 3
-    assert server.count(request.model) == 1
-    assert _under_way == {}
 
 
 async def test_cancelling_frees_the_slot_and_is_booked(server: LoopbackVendors) -> None:

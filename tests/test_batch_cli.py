@@ -1,11 +1,13 @@
 """`consensus batch`: what it prints and writes, exit codes, bad input before the first call, budgets, the estimate."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from prefect.exceptions import TerminationSignal
 
 from tests.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.chaos.kill_points import CONFIGURATIONS
@@ -133,6 +135,13 @@ def test_bad_rows_are_told_with_their_lines_before_the_first_call(consensus, ven
     assert not out.exists() and not list(tmp_path.glob("*.partial"))
 
 
+def test_what_to_do_about_another_encoding(consensus, tmp_path):
+    source = tmp_path / "prompts.txt"
+    source.write_bytes(b"Caf\xe9?\n")
+    ran = consensus("batch", source, "-o", tmp_path / "out.jsonl", *ONE)
+    assert ran.code == 2 and "line 1: wrong encoding" in ran.err and "Text is read as UTF-8" in ran.err
+
+
 def test_skip_bad_goes_on_and_lists_them(consensus, vendors, tmp_path):
     serve(vendors)
     source, out = tmp_path / "prompts.csv", tmp_path / "out.jsonl"
@@ -177,19 +186,23 @@ def test_bad_input_is_exit_2_names_the_field_and_calls_nobody(consensus, vendors
         ("out.xlsx", "no ending"),
         (".", "is a folder"),
         ("prompts.csv", "is the input"),
+        ("out-{data}.csv", "{data} stands for nothing"),
     ],
 )
 def test_an_output_that_cannot_be_is_found_before_the_first_call(consensus, vendors, tmp_path, output, named):
     source = prompts(tmp_path, 2)
     before = source.read_bytes()
-    ran = consensus("batch", source, "-o", tmp_path / output, *ONE)
-    assert ran.code == 2 and "output" in ran.err and named in ran.err
+    for more in ([], ["--dry-run"]):
+        ran = consensus("batch", source, "-o", tmp_path / output, *ONE, *more)
+        assert ran.code == 2 and "output" in ran.err and named in ran.err
     assert vendors.count() == 0 and source.read_bytes() == before
 
 
 def test_missing_input(consensus, vendors, tmp_path):
     ran = consensus("batch", tmp_path / "nothing.csv", "-o", tmp_path / "out.jsonl", *ONE)
     assert ran.code == 2 and "there is no file" in ran.err and vendors.count() == 0
+    ran = consensus("batch", "-", "-o", tmp_path / "out.jsonl", *ONE)
+    assert ran.code == 2 and "stdin only once: name a file" in ran.err
 
 
 def test_max_calls_ends_it_and_a_larger_one_pays_only_the_rest(consensus, vendors, tmp_path):
@@ -316,10 +329,25 @@ def test_help_and_no_flow():
     assert wrong.returncode == 2 and "batch --flow consortium" in wrong.stderr and "--output" in wrong.stderr
 
 
-@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path, signal, code):
-    import signal as signals
+def test_an_interruption_before_it_begins_is_told_too(consensus, monkeypatch, tmp_path):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr("deployments.commands.batch.server", interrupted)
+    ran = consensus("batch", prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE)
+    assert ran.code == 130 and "consensus: interrupted" in ran.err
+
+
+def test_a_termination_that_prefect_raises_is_told_in_a_sentence(consensus, monkeypatch, tmp_path):
+    async def ended(*arguments: object, **options: object) -> None:
+        raise TerminationSignal(signal=signal.SIGTERM)
+
+    monkeypatch.setattr("deployments.commands.batch.batch", ended)
+    ran = consensus("batch", prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE)
+    assert ran.code == 143 and "the same command goes on" in ran.err
+
+
+def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path):
     serve(vendors, delay=0.2)
     source, out = prompts(tmp_path, 40), tmp_path / "out.jsonl"
     journal = tmp_path / "out.jsonl.partial"
@@ -328,7 +356,7 @@ def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path, signa
         if journal.exists() and journal.read_text().count('"row":') >= 2:
             break
         time.sleep(0.1)
-    process.send_signal(getattr(signals, signal))
+    process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == code, said
+    assert process.returncode == 130, said
     assert "Traceback" not in said and "the same command goes on" in said and journal.exists() and not out.exists()

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks.credentials import OpenAICompatibleCredentials
 from tasks.calls import providers
 from tests.asking import asking
-from tests.vendors import LoopbackVendors
+from tests.vendors import LoopbackVendors, faults
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +32,14 @@ async def test_in_a_batch_credentials_are_read_once(server: LoopbackVendors, mon
         during = await providers.endpoint_of("nightly", "m")
     after = await providers.endpoint_of("nightly", "m")
     assert (during.address, after.address) == (server.openai_url, server.openrouter_url)
+
+
+async def test_what_was_read_holds_while_the_server_is_away(server: LoopbackVendors) -> None:
+    """The cache key is made in another event loop, whose client finds out while it is made: without a key nothing is stored."""
+    with temporary_settings({PREFECT_API_URL: f"{faults.refused_url()}/api"}):
+        for look_up in (providers.address_of, providers.endpoint_of):
+            providers._saved[providers._saved_key("openai")] = (float("-inf"), None)
+            found: Any = look_up("openai", "m")
+            assert (found if isinstance(found, str) else (await found).address) == server.openai_url
+        with pytest.raises((httpx.TransportError, RuntimeError)):
+            await providers.endpoint_of("never-read", "m")

@@ -11,10 +11,12 @@ from pydantic import SecretStr
 
 from blocks import OpenAICompatibleCredentials
 from tasks.calls.call import Caller
-from tasks.calls.request import Request
+from tasks.calls.request import Answer, Request
 from tasks.calls.result_folder import AT_HAND
+from tasks.calls.single_flight import _under_way, once
+from tasks.errors import BudgetError
 from tasks.record import Response
-from tests.asking import asking, forget, question, stored
+from tests.asking import answer, asking, forget, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 
 CALLS = AT_HAND + 64
@@ -68,3 +70,28 @@ async def test_no_answer_is_lost_or_mixed_up_or_paid_twice(server: LoopbackVendo
     assert [response.text for response in last[::4]] == [response.text for response in anew]
     assert server.count(model) == CALLS + len(renewed)
     assert len(stored()) == CALLS, "nothing half-written is left beside them"
+
+
+async def test_a_budget_is_no_one_elses(server: LoopbackVendors) -> None:
+    """The first of two identical calls has nothing left to spend; the other must not fail of that."""
+    request = question()
+    server.script(request.model, then=Reply(text="paid by the other"))
+    hold = asyncio.Event()
+
+    async def poor() -> Answer:
+        await hold.wait()
+        raise BudgetError("the budget of 0 calls is used up")
+
+    async def rich() -> Answer:
+        return await answer(request)
+
+    first = asyncio.create_task(once("one key", poor))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(once("one key", rich)) for _ in range(3)]
+    await asyncio.sleep(0)
+    hold.set()
+    with pytest.raises(BudgetError):
+        await first
+    assert [found.text for found in await asyncio.gather(*others)] == ["paid by the other"] * 3
+    assert server.count(request.model) == 1
+    assert _under_way == {}

@@ -115,9 +115,11 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
                 "/block_documents/filter",
                 json={"block_documents": {"name": {"any_": wanted}}, "include_secrets": True},
             )
-    except httpx.TransportError:
-        # The server is away. What was read before still holds: a call that can be made is not lost over it.
-        if not all(_saved_key(name) in _saved for name in wanted):
+    except (httpx.TransportError, RuntimeError) as error:
+        # The server is away; a client that is being made just then has another error for it. What was read before still
+        # holds: a call that can be made is not lost over it.
+        away = isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
+        if not away or not all(_saved_key(name) in _saved for name in wanted):
             raise
         for name in wanted:
             _saved[_saved_key(name)] = (time.monotonic(), _saved[_saved_key(name)][1])
