@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from deployments.commands.conversations import ConversationOptions
+from deployments.last_word import LastWord
 from deployments.options import OUTPUT
 from deployments.server import ServerInfo, find_or_start_server, use_server
 from deployments.server_away import speak_plainly
@@ -77,19 +78,40 @@ def run_flow(
     info = server()
     quiet = options.raw or options.json
     view = None if quiet else view or _view(members)
+    last = LastWord(
+        info.api_url,
+        "ended",
+        lambda record: _report(record, options, ui_url=info.ui_url, output=output, show=show, shape=shape),
+    )
     try:
         with continuing(conversation):
-            record = asyncio.run(_run(start, view))
+            record = asyncio.run(_run(start, [last, *([view] if view else [])]))
+    except Exception as error:
+        record = last.value_despite(error)
     finally:
         if isinstance(view, LiveTable):
             view.close()
+    return last.report(record)
+
+
+def _report(
+    record: Record,
+    options: OutputOptions,
+    *,
+    ui_url: str,
+    output: Path | None,
+    show: Callable[[Record, str], None] | None,
+    shape: Callable[[Record], dict[str, Any]] | None,
+) -> Exit:
+    """Print and write what came of a run."""
+    quiet = options.raw or options.json
     document = shape(record) if shape else record.model_dump(mode="json")
     if output is not None:
         write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if options.json:
         put_json(document)
     elif show and not quiet:
-        show(record, info.ui_url)
+        show(record, ui_url)
     elif record.answer is not None:
         put(record.answer)
     if options.brief and not quiet:
@@ -97,7 +119,7 @@ def run_flow(
             outcome(record)
     elif not quiet:
         if not show:
-            summary(record, info.ui_url)
+            summary(record, ui_url)
         if record.conversation_id:
             say(f"The conversation: {record.conversation_id} (go on with -c, or --cid {record.conversation_id[:8]})")
     else:
@@ -110,8 +132,8 @@ def run_flow(
     return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
 
 
-async def _run(start: Callable[[], Awaitable[Record]], view: Watcher | None) -> Record:
-    with watched_by(*([view] if view else [])):
+async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher]) -> Record:
+    with watched_by(*watchers):
         try:
             return await start()
         except ConsensusError as error:

@@ -34,5 +34,6 @@ class ServerAway(logging.Handler):
 def speak_plainly(say: Callable[[str], None]) -> None:
     """Let the background services speak through `say`."""
     logger = logging.getLogger(LOGGER)
+    logging.raiseExceptions = False  # else Prefect's log handler prints each batch of lines that it cannot send
     if not any(isinstance(handler, ServerAway) for handler in logger.handlers):
         logger.handlers[:] = [ServerAway(say)]

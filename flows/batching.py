@@ -7,13 +7,14 @@ missing, and of those only calls that had not been answered are paid for.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect.runtime import flow_run
 
 from blocks.budget import Budget
+from blocks.member import ModelName
 from flows.algorithms import ALGORITHMS, Name
 from tasks.batches.journal import Finished, Journal
 from tasks.batches.journal_place import journal_path, same_place
@@ -25,7 +26,9 @@ from tasks.batches.row import Inventory, Row
 from tasks.batches.source import Source
 from tasks.calls.budget import Purse, spending
 from tasks.calls.call import Call, Caller
-from tasks.calls.providers import check_models, models_checked
+from tasks.calls.pricing import price
+from tasks.calls.providers import Endpoint, check_models, models_checked
+from tasks.calls.request import Usage
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError, ConsensusError, OutputError
 from tasks.record import Record
@@ -114,8 +117,21 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
-    await check_models(batch.config.models(), batch.config.embedding())
+    endpoints = await check_models(batch.config.models(), batch.config.embedding())
+    if batch.budget.max_cost_usd is not None:
+        await _check_prices(endpoints)
     return inventory
+
+
+async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
+    one = Usage(input_tokens=1, output_tokens=1)
+    paid = {name: endpoint for name, endpoint in endpoints.items() if endpoint.credentials is not None}
+    unknown = [str(name) for name, endpoint in paid.items() if await price(endpoint, name.model, one) is None]
+    if unknown:
+        raise ConfigurationError(
+            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is not known, so that no call of it could "
+            "be covered: limit calls or tokens instead"
+        )
 
 
 def _bad(inventory: Inventory) -> str:

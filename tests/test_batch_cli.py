@@ -167,6 +167,7 @@ def test_skip_bad_goes_on_and_lists_them(consensus, vendors, tmp_path):
         ([*ONE, "--max-cost", "-1"], "--max-cost"),
         ([*ONE, "--deadline", "0"], "--deadline"),
         ([*ONE, "--temperature", "9"], "--temperature"),
+        (["--flow", "pump", "-m", "openai/no-such-model-anywhere", "--max-cost", "1"], "price"),
         (["--flow", "pump", "-m", "nowhere/a"], "nowhere"),
         ([*ONE, "--embedding-model", "nowhere/e"], "nowhere"),
         (["--name", "never-saved"], "never-saved"),

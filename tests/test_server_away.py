@@ -8,7 +8,7 @@ from deployments.server_away import LOGGER, speak_plainly
 def test_said_once_and_without_the_event():
     said: list[str] = []
     logger = logging.getLogger(LOGGER)
-    before = list(logger.handlers)
+    before, raising = list(logger.handlers), logging.raiseExceptions
     logger.handlers.clear()  # a command that ran before may have put its own there
     try:
         speak_plainly(said.append)
@@ -21,6 +21,6 @@ def test_said_once_and_without_the_event():
                     "Service 'EventsWorker' failed to process item %r", f"secret prompt {number}"
                 )
     finally:
-        logger.handlers[:] = before
+        logger.handlers[:], logging.raiseExceptions = before, raising
     assert len(said) == 1 and "does not answer (ConnectionError)" in said[0] and "stored" in said[0]
     assert "prompt" not in said[0]

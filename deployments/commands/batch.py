@@ -17,6 +17,7 @@ from blocks.budget import Budget
 from deployments.batch_view import BatchLines, BatchTable, batch_summary
 from deployments.commands.saved import find
 from deployments.kinds import module_of, options_of
+from deployments.last_word import LastWord
 from deployments.options import OUTPUT, RunOptions
 from deployments.run import server
 from deployments.terminal import Exit, Stop, explain, put, put_json, say
@@ -133,9 +134,10 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     warm_up(model.provider for model in config.models())
     info = server()
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    last = LastWord(info.api_url, "batch_ended", lambda summary: _told(summary, options, info.ui_url))
 
     async def work() -> BatchSummary:
-        with watched_by(*([view] if view else [])):
+        with watched_by(last, *([view] if view else [])):
             try:
                 done: BatchSummary = await batch(
                     source,
@@ -166,10 +168,12 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
         shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
         say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
         raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
+    except Exception as error:
+        summary = last.value_despite(error)
     finally:
         if view is not None:
             view.close()
-    return _told(summary, options, info.ui_url)
+    return last.report(summary)
 
 
 def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
