@@ -39,7 +39,7 @@ test: setup ## Lint, format, types and tests, with the locked versions
 	$(VENV)/bin/pytest
 
 chaos: setup ## Faults, attacks and soaks, at length: some minutes, loopback only, figures as JSON lines
-	$(VENV)/bin/pytest tests/chaos -m chaos --timeout 1800 --show-capture=no
+	$(VENV)/bin/pytest -m chaos --timeout 1800 --show-capture=no
 
 # The database of known vulnerabilities is asked over the network; where it does not answer, that is said and is no failure.
 NOT_ASKED = ConnectionError|Timeout|timed out|Max retries|ServiceError|could not be audited
