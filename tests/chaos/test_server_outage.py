@@ -32,7 +32,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api"
-        self.environment = os.environ | {
+        self._own = {
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_API_PORT": str(self.port),
@@ -40,6 +40,11 @@ class Server:
             "PYTHONPATH": str(ROOT),
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of the test, with the vendors' addresses, and what belongs to the server."""
+        return os.environ | self._own
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -92,10 +97,11 @@ def start(server: Server, folder: Path, rows: int) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_rows(folder: Path, wanted: int) -> None:
+def wait_for_rows(run: subprocess.Popen[str], folder: Path, wanted: int) -> None:
     journal = folder / "answers.jsonl.partial"
     deadline = time.monotonic() + 120
     while not journal.exists() or journal.read_text().count('"row"') < wanted:
+        assert run.poll() is None, run.communicate()[1]
         assert time.monotonic() < deadline, "the batch does not begin"
         time.sleep(0.05)
 
@@ -105,7 +111,7 @@ def test_a_server_that_comes_back(seconds: int, server: Server, vendors: Loopbac
     vendors.delay = LATENCY_S
     rows = round((seconds + 15) / LATENCY_S * AT_ONCE)
     run = start(server, tmp_path, rows)
-    wait_for_rows(tmp_path, 10)
+    wait_for_rows(run, tmp_path, 10)
     server.kill()
     killed, before = time.monotonic(), vendors.count()
     time.sleep(seconds)
@@ -130,7 +136,7 @@ def test_a_server_that_does_not_come_back(server: Server, vendors: LoopbackVendo
     vendors.delay = LATENCY_S
     rows = 40
     run = start(server, tmp_path, rows)
-    wait_for_rows(tmp_path, 10)
+    wait_for_rows(run, tmp_path, 10)
     server.kill()
     killed = time.monotonic()
     out, err = run.communicate(timeout=600)
