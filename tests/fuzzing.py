@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import fsspec
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -18,6 +19,7 @@ from blocks.mixture_of_agents import MixtureOfAgentsConfig
 from blocks.prefer import PreferConfig
 from blocks.pump import PumpConfig
 from blocks.vote import VoteConfig
+from tasks.batches.source import Source
 from tasks.check_cases import read_cases
 from tasks.counting.extract import extract_all
 from tasks.errors import ConsensusError
@@ -60,6 +62,8 @@ SEEDS = [
     '{"members": ["openai/one:2"], "quorum": 1, "sampling": {"temperature": 0.5}, "budget": {"max_calls": 3}}',
     '[{"prompt": "Why?", "answers": {"a": "b"}, "expected": "c"}]',
     "A > B = C > D",
+    'id,prompt\n1,"a ""b"",\nc"\n2,d\n',
+    '{"id": 1, "prompt": "a"}\n{"id": 2, "prompt": "b"}\n',
 ]
 PIECES = [
     "{",
@@ -144,6 +148,15 @@ def _show(text: str) -> None:
     divide(text, "Answer:", "Sources:")
 
 
+def _batch_input(text: str) -> None:
+    memory = fsspec.filesystem("memory")
+    for ending in ("csv", "tsv", "jsonl", "json", "txt"):
+        address = f"/fuzzing.{ending}"
+        memory.pipe_file(address, text.encode("utf-8", "surrogatepass"))
+        _allowed(lambda address=address: list(Source(f"memory:/{address}").rows()))
+    _allowed(lambda: Source("memory://fuzzing.csv", prompt_template=text))
+
+
 TARGETS: dict[str, Callable[[str], Any]] = {
     "extractor": _extract,
     "judge reader": _judge,
@@ -153,6 +166,7 @@ TARGETS: dict[str, Callable[[str], Any]] = {
     "model name": lambda text: [_allowed(lambda: parse_member(text)), _allowed(lambda: members_of([text]))],
     "configurations": _configs,
     "cases": lambda text: _allowed(lambda: read_cases(text)),
+    "batch input": _batch_input,
     "record": lambda text: _allowed(lambda: Record.model_validate_json(text.encode("utf-8", "replace"))),
     "shown": _show,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import traceback
@@ -28,6 +29,7 @@ from blocks.mixture_of_agents import MixtureOfAgentsConfig
 from blocks.prefer import PreferConfig
 from blocks.pump import PumpConfig
 from blocks.vote import VoteConfig
+from flows.batch import batch
 from flows.check_models import check_models
 from flows.completion import completion
 from flows.consensus_learning import consensus_learning
@@ -68,6 +70,13 @@ def flows(folder: Path, members: list[str], judge: str) -> dict[str, Any]:
         "prompts": lambda: prefer_prompts(
             str(folder / "prompts"), str(folder / "records"), PreferConfig(members=members), return_state=True
         ),
+        "batch": lambda: batch(
+            str(folder / "rows.jsonl"),
+            str(folder / "answers.jsonl"),
+            flow="pump",
+            config={"members": members},
+            return_state=True,
+        ),
         "working models": lambda: openrouter_working_models(
             FreeModelsConfig(output_dir=str(folder / "models"), interval=0), return_state=True
         ),
@@ -96,6 +105,7 @@ async def test_no_key_appears_anywhere(
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{history}")
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "one.md").write_text(Q)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": Q}) + "\n")
     server.script(ANY, then=answers)
     server.script(LISTING, then=echo(401))
     quick = {PREFECT_LOGGING_LEVEL: "DEBUG", PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.1}
