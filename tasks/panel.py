@@ -77,6 +77,8 @@ def _outcome(
     if call.cancelled():  # between two attempts: a request under way would have made a response of its own
         return _failed(request, instance, waited, "straggler", cut or "cancelled")
     error = call.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error  # SIGTERM has landed in this call, and is meant for the run
     if error is not None:
         return _failed(request, instance, waited, "unknown", scrub(f"{type(error).__name__}: {error}"))
     return call.result()

@@ -16,6 +16,7 @@ from tasks.history.rows import Entry, Turn
 from tasks.history.saved_place import find_history
 from tasks.history.writer import Writer, writer_of
 from tasks.record import Iteration, Record, Response
+from tasks.termination import heeding_termination
 from tasks.watch import Watcher, watched_by
 
 PATIENCE_S = 60.0
@@ -48,7 +49,7 @@ async def recorded(
     token = _recording.set(True)
     try:
         # First in line, so that the database writes while the other watchers do.
-        with watched_by(recorder, *watchers):
+        with watched_by(recorder, *watchers), heeding_termination():
             yield
     except BaseException as error:
         recorder.broken_off_by(error)
