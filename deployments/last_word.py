@@ -36,6 +36,8 @@ class LastWord:
         self._value: Any = None
         self._code: Exit | None = None
         self._lock = threading.Lock()
+        self._over = threading.Event()
+        """The command goes on; the process may not."""
 
     async def told(self, event: str, value: Any) -> None:
         """Begin to look after the server when the work is done."""
@@ -50,22 +52,32 @@ class LastWord:
             Exception: `error`, if it has another cause or the work was not done.
         """
         if self._value is None or server_is_up(self._api_url):
+            self._over.set()
             raise error
         say(_AWAY)
         return self._value
 
     def report(self, value: Any) -> Exit:
         """Report what came of the work, once, and return the exit code."""
-        with self._lock:
-            if self._code is None:
-                self._code = self._report(value)
-            return self._code
+        try:
+            with self._lock:
+                if self._code is None:
+                    self._code = self._report(value)
+                return self._code
+        finally:
+            self._over.set()
 
     def _watch(self) -> None:
         away: float | None = None
         while away is None or time.monotonic() - away < self._patience:
             time.sleep(_LOOK_S)
+            if self._over.is_set():
+                # From now on only the end of the process is looked after, which waits for Prefect's threads: a program that
+                # has called the command goes on as long as it likes.
+                threading.main_thread().join()
             away = None if server_is_up(self._api_url) else away or time.monotonic()
+        if self._over.is_set() and threading.main_thread().is_alive():
+            return
         if self._code is None:
             say(_AWAY)
         code = self.report(self._value)
