@@ -19,6 +19,8 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from flows.consortium import consortium
 from tasks.calls.result_folder import NOT_STORED, ROOM, PrivateFolder
 from tasks.errors import ConfigurationError
+from tasks.history.writer import close_writers
+from tasks.recording import NOT_RECORDED
 from tests.asking import answer, outcome, question, stored
 from tests.command_kit import Command, commands
 from tests.consortium_kit import asked, config, judged, say
@@ -57,6 +59,27 @@ def fill(folder: Path) -> None:
     with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 4096)
+
+
+async def test_a_history_on_a_full_disk_is_a_warning_and_no_lost_answer(
+    small_disk: Path, vendors: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(vendors, one="one", two="two", three="three")
+    vendors.script("arbiter", then=judged(90))
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{small_disk / 'history.db'}")
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
+        assert not [text for text in (await consortium("Room?", config())).warnings if NOT_RECORDED in text]
+        close_writers()
+        fill(small_disk)
+        record = await consortium("No room?", config())
+        close_writers()
+        (small_disk / "ballast").unlink()
+        again = await consortium("Room again?", config())
+        close_writers()
+    assert record.answer == "the synthesis" == again.answer
+    (warning,) = [text for text in record.warnings if NOT_RECORDED in text]
+    assert "full" in warning or "I/O error" in warning
+    assert not [text for text in again.warnings if NOT_RECORDED in text]
 
 
 async def test_a_disk_that_fills_up_while_the_model_answers(
