@@ -19,9 +19,9 @@ import common  # noqa: F401  # the packages of this repository are found through
 
 from blocks.extraction import parse_extraction
 from tasks.counting.agreement import medoid
-from tasks.counting.extract import extract_all
+from tasks.counting.extraction.extract import extract_all
 from tasks.counting.vote import count_votes
-from tests.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed
+from tests.kits.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed
 
 FORM = parse_extraction("json:answer")
 WRONG = "0987654321"

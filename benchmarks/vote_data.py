@@ -10,7 +10,7 @@ import time
 
 from common import prefect_server
 
-from tests.recorded import GSM, GSM_MEMBERS, gsm_questions, serve
+from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, serve
 from tests.vendors import LoopbackVendors
 
 AT_ONCE = 16

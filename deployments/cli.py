@@ -34,54 +34,70 @@ for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
     # As one word of its own, so that help and errors show what was written.
-    app.command(f"deployments.commands.batch:batch_{_name}", name=f"batch --flow {_name}", show=False)
+    app.command(f"deployments.commands.algorithms.batch:batch_{_name}", name=f"batch --flow {_name}", show=False)
 app.command(
-    "deployments.commands.demo:demo", name="demo", help="Ask three instances of the small local model; no key needed."
+    "deployments.commands.algorithms.demo:demo",
+    name="demo",
+    help="Ask three instances of the small local model; no key needed.",
 )
 app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
 app.command(
-    "deployments.commands.batch:run_command",
+    "deployments.commands.algorithms.batch:run_command",
     name="batch",
     help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.\n\n"
     "Killed half-way it is simply started again, and goes on where it was. --max-calls, --max-tokens and --max-cost are "
     "those of the whole batch, --deadline that of this start of it.",
 )
-app.command("deployments.commands.tally:tally", name="tally", help="Put the recorded preferences of a folder together.")
-app.command("deployments.commands.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
 app.command(
-    "deployments.commands.history:list_history", name="runs", help="List the runs of the history, newest first."
+    "deployments.commands.preferences.tally:tally",
+    name="tally",
+    help="Put the recorded preferences of a folder together.",
 )
-app.command("deployments.commands.history:show_run", name="run", help="Show a run of the history.")
-app.command("deployments.commands.stats:stats", name="stats", help="How each model did, over the runs of the history.")
+app.command("deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
 app.command(
-    "deployments.commands.history_place:app",
+    "deployments.commands.history.runs:list_history", name="runs", help="List the runs of the history, newest first."
+)
+app.command("deployments.commands.history.runs:show_run", name="run", help="Show a run of the history.")
+app.command(
+    "deployments.commands.history.stats:stats", name="stats", help="How each model did, over the runs of the history."
+)
+app.command(
+    "deployments.commands.history.place:app",
     name="history",
     help="The database of the history: where it is, and what is deleted from it.",
 )
 app.command(
-    "deployments.commands.store:app", name="store", help="The stored answers: delete those older than some days."
+    "deployments.commands.history.store:app",
+    name="store",
+    help="The stored answers: delete those older than some days.",
 )
-app.command("deployments.commands.saved:list_saved", name="list", help="List the saved configurations.")
-app.command("deployments.commands.saved:show", name="show", help="Print a saved configuration as JSON.")
-app.command("deployments.commands.saved:remove", name="remove", help="Remove a saved configuration.")
-app.command("deployments.commands.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks.")
+app.command("deployments.commands.settings.saved:list_saved", name="list", help="List the saved configurations.")
+app.command("deployments.commands.settings.saved:show", name="show", help="Print a saved configuration as JSON.")
+app.command("deployments.commands.settings.saved:remove", name="remove", help="Remove a saved configuration.")
 app.command(
-    "deployments.commands.openrouter:app",
+    "deployments.commands.settings.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks."
+)
+app.command(
+    "deployments.commands.openrouter.account:app",
     name="openrouter",
     help="OpenRouter's own: credits, models, which free ones work.",
 )
 app.command(
-    "deployments.commands.prompts:app", name="prompts", help="Prompt sets: examples, steps of thought, citations."
+    "deployments.commands.settings.prompts:app",
+    name="prompts",
+    help="Prompt sets: examples, steps of thought, citations.",
 )
 app.command(
-    "deployments.commands.check:check",
+    "deployments.commands.operations.check:check",
     name="check",
     help="Is the server there, do the credentials answer, what will a run call?",
 )
 app.command(
-    "deployments.commands.up:up", name="up", help="Start server, work pool, deployments and a worker on this machine."
+    "deployments.commands.operations.up:up",
+    name="up",
+    help="Start server, work pool, deployments and a worker on this machine.",
 )
-app.command("deployments.commands.up:down", name="down", help="Stop what up has started.")
+app.command("deployments.commands.operations.up:down", name="down", help="Stop what up has started.")
 
 
 def entry() -> None:

@@ -26,27 +26,31 @@ class Kind(NamedTuple):
 
 KINDS: dict[Name, Kind] = {
     MAIN: Kind(
-        "deployments.commands.consortium",
+        "deployments.commands.algorithms.consortium",
         "ConsortiumOptions",
         "Ask a panel; an arbiter makes one answer of theirs.",
     ),
     "learn": Kind(
-        "deployments.commands.learn",
+        "deployments.commands.algorithms.learn",
         "LearnOptions",
         "Ask a panel, aggregate, and let each improve its answer; reads Flare's input.json.",
     ),
     "pump": Kind(
-        "deployments.commands.pump", "PumpOptions", "Ask many models at once; print every answer with its time."
+        "deployments.commands.algorithms.pump",
+        "PumpOptions",
+        "Ask many models at once; print every answer with its time.",
     ),
-    "prefer": Kind("deployments.commands.prefer", "PreferOptions", "Ask many models, and let them rank each other."),
+    "prefer": Kind(
+        "deployments.commands.preferences.prefer", "PreferOptions", "Ask many models, and let them rank each other."
+    ),
     "moa": Kind(
-        "deployments.commands.mixture_of_agents",
+        "deployments.commands.algorithms.mixture_of_agents",
         "MixtureOptions",
         "Ask layers of models, each of which sees the answers of the one before.",
         "app",
     ),
     "vote": Kind(
-        "deployments.commands.vote",
+        "deployments.commands.algorithms.vote",
         "VoteOptions",
         "Ask many models and count their answers, or compare them in pairs.",
     ),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deployments.commands.conversations import ConversationOptions
+from deployments.commands.algorithms.conversations import ConversationOptions
 from deployments.last_word import LastWord
 from deployments.options import OUTPUT
 from deployments.server import ServerInfo, find_or_start_server, use_server
@@ -19,7 +19,7 @@ from deployments.server_away import speak_plainly
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from deployments.view import Lines, LiveTable, outcome, summary
 from tasks.calls.clients import close_clients
-from tasks.calls.result_folder import NOT_STORED
+from tasks.calls.storage.result_folder import NOT_STORED
 from tasks.calls.warm_up import warm_up
 from tasks.errors import ConsensusError
 from tasks.history.conversation import continuing

@@ -12,7 +12,7 @@ from blocks.extraction import parse_extraction
 from blocks.vote import VoteConfig
 from deployments.server import find_or_start_server, use_server
 from flows.vote import vote
-from tasks.counting.extract import extract_all
+from tasks.counting.extraction.extract import extract_all
 from tasks.counting.ranking import borda, condorcet_winner, kendall_w
 from tasks.counting.vote import count_votes
 

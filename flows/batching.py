@@ -24,9 +24,9 @@ from tasks.batches.output import check_output
 from tasks.batches.parts import write_output, write_part
 from tasks.batches.row import Inventory, Row
 from tasks.batches.source import Source
-from tasks.calls.budget import Purse, spending
 from tasks.calls.call import Call, Caller
-from tasks.calls.pricing import price
+from tasks.calls.money.budget import Purse, spending
+from tasks.calls.money.pricing import price
 from tasks.calls.providers import Endpoint, check_models, models_checked
 from tasks.calls.request import Usage
 from tasks.calls.scrub import scrub

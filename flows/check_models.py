@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 
 from blocks.check_models import CheckCase, CheckModelsConfig
 from tasks.calls import providers
-from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
+from tasks.calls.money.budget import spending
 from tasks.calls.request import Request
 from tasks.check_cases import CheckReport, as_expected, shipped_cases
 from tasks.errors import QuorumError

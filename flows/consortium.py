@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from prefect import flow
 
 from blocks.consortium import Consortium, ConsortiumConfig
-from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
+from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.counting.likeness import Likeness

@@ -14,8 +14,8 @@ from prefect import flow
 
 from blocks.layer import Layer
 from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
+from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.calls.scrub import scrub

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from blocks.free_models import FreeModelsConfig
-from tasks.calls.pacing import pace_of
+from tasks.calls.pace.pacing import pace_of
 from tasks.errors import ConfigurationError
 from tasks.openrouter.account import free_models, list_models, openrouter
 from tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from blocks.prefer import Prefer, PreferConfig
 from flows.prefer import run_prefer
-from tasks.calls.budget import spending
+from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError

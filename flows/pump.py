@@ -9,8 +9,8 @@ import time
 from prefect import flow
 
 from blocks.pump import Pump, PumpConfig
-from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
+from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.errors import ConfigurationError, QuorumError

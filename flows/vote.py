@@ -13,13 +13,13 @@ from prefect import flow
 from blocks.extraction import parse_extraction
 from blocks.member import Member, parse_member
 from blocks.vote import Vote, VoteConfig
-from tasks.calls.budget import spending
 from tasks.calls.call import Call, Caller
+from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
-from tasks.counting.extract import Reading, extract_all
-from tasks.counting.extract_by_model import extract_by_model
-from tasks.counting.same_answers import SameAnswers
+from tasks.counting.extraction.extract import Reading, extract_all
+from tasks.counting.extraction.extract_by_model import extract_by_model
+from tasks.counting.extraction.same_answers import SameAnswers
 from tasks.counting.vote import count_votes
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback

@@ -10,10 +10,10 @@ from blocks.member import ModelName
 from blocks.panel import RunConfig
 from tasks.batches.planned import Planned
 from tasks.batches.planning import planned_calls
-from tasks.calls.pricing import price
+from tasks.calls.money.pricing import price
+from tasks.calls.money.service_tier import tier_at
 from tasks.calls.providers import LOCAL, Endpoint, check_models
 from tasks.calls.request import Usage
-from tasks.calls.service_tier import tier_at
 from tasks.history.lengths import Lengths
 
 CHARACTERS_PER_TOKEN = 4

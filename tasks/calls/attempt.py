@@ -14,15 +14,15 @@ from prefect.logging import get_logger
 from blocks.credentials import Wire
 from tasks.calls.adapters import Adapter, Reply, adapter_of
 from tasks.calls.adapters.repair import Repairs
-from tasks.calls.budget import current_purse
 from tasks.calls.clients import client_of
 from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
-from tasks.calls.pacing import pace_of
-from tasks.calls.pricing import price
+from tasks.calls.money.budget import current_purse
+from tasks.calls.money.pricing import price
+from tasks.calls.money.service_tier import tier_at
+from tasks.calls.pace.pacing import pace_of
 from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
-from tasks.calls.service_tier import tier_at
 from tasks.errors import ConfigurationError, ModelError
 from tasks.readers import UnreadableError, check_readable
 

@@ -15,8 +15,8 @@ from tasks.calls.ask import ask_task
 from tasks.calls.attempt import Ledger, ledger
 from tasks.calls.embed import embed_task, is_embedding
 from tasks.calls.request import Answer, Request, Usage
-from tasks.calls.result_folder import NOT_STORED, holds
 from tasks.calls.scrub import scrub
+from tasks.calls.storage.result_folder import NOT_STORED, holds
 from tasks.calls.task_run import run_call
 from tasks.calls.vectors import read_vector
 from tasks.errors import ConfigurationError, ModelError

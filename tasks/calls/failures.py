@@ -1,7 +1,7 @@
 """What a failed call means: one pure function from a fault to a verdict.
 
-The rows follow the vendors' error references and the retry rules of their own SDKs; `tests/test_failures.py` holds the
-table, and `tests/test_failure_rows.py` shows the same rows over real sockets with the real SDKs.
+The rows follow the vendors' error references and the retry rules of their own SDKs; `tests/calls/test_failures.py` holds the
+table, and `tests/calls/test_failure_rows.py` shows the same rows over real sockets with the real SDKs.
 """
 
 import json
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from tasks.calls.pace.retry_after import retry_after
 from tasks.calls.request import ErrorKind, FinishReason
-from tasks.calls.retry_after import retry_after
 
 Transport = Literal["", "timeout", "connection", "malformed"]
 

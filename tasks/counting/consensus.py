@@ -7,7 +7,7 @@ from blocks.extraction import parse_extraction
 from tasks.counting.agreement import medoid
 from tasks.counting.clusters import clusters
 from tasks.counting.decentralized import Outcome, settle
-from tasks.counting.extract import extract_all
+from tasks.counting.extraction.extract import extract_all
 from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.counting.settled import Adopted, Settlement
 from tasks.counting.vote import count_votes

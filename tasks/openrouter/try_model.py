@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from blocks.free_models import FreeModelsConfig
 from blocks.sampling import Sampling
 from tasks.calls.ask import ask_task
-from tasks.calls.pacing import Pace
+from tasks.calls.pace.pacing import Pace
 from tasks.calls.request import Answer, Message, Request
 from tasks.calls.scrub import scrub
 from tasks.errors import ModelError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tasks.counting.ballot import Option, Vote
-from tasks.counting.extract import Reading
+from tasks.counting.extraction.extract import Reading
 from tasks.counting.vote import Tally
 from tasks.record import Iteration, Record, Synthesis
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.chaos.figures import tell
-from tests.fuzzing import TARGETS, texts
+from tests.kits.fuzzing import TARGETS, texts
 
 pytestmark = pytest.mark.chaos
 EXAMPLES = 3_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.figures import tell
-from tests.test_soak import check, soak
+from tests.safety.test_soak import check, soak
 from tests.vendors import LoopbackVendors
 
 pytestmark = [

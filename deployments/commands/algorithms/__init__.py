@@ -1,0 +1,1 @@
+"""A question, or a file of them, to a panel."""

@@ -1,0 +1,242 @@
+"""`consensus batch`: an algorithm over every row of a file."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
+from prefect.exceptions import TerminationSignal
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from blocks.budget import Budget
+from deployments.batch_view import BatchLines, BatchTable, batch_summary
+from deployments.commands.settings.saved import find
+from deployments.kinds import module_of, options_of
+from deployments.last_word import LastWord
+from deployments.options import OUTPUT, RunOptions
+from deployments.run import server
+from deployments.terminal import Exit, Stop, explain, put, put_json, say
+from flows.algorithms import ALGORITHMS, Name
+from flows.batch import batch
+from flows.batching import Batch, checked
+from tasks.batches.estimate import Estimate, estimate
+from tasks.batches.journal_place import dated
+from tasks.batches.outcome import BatchSummary
+from tasks.batches.source import Source
+from tasks.calls.clients import close_clients
+from tasks.calls.warm_up import warm_up
+from tasks.errors import QuorumError
+from tasks.watch import watched_by
+
+BUDGET = {
+    "max_calls": "max_calls",
+    "max_tokens": "max_tokens",
+    "max_cost": "max_cost_usd",
+    "deadline": "max_seconds",
+}
+"""Options of a run that are those of the whole batch here, and their fields."""
+FROM_1 = validators.Number(gte=1, lte=1000)
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class BatchOptions:
+    """What is read and written, and how much at once."""
+
+    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT)]
+    """File of answers (.jsonl, .csv, .parquet) or an fsspec address; {date} stands for the day."""
+    name: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Name of a saved configuration."""
+    prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The column that is the prompt; default: prompt, question, or the only one."""
+    prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The prompt as a text with {column} in it, instead of a column."""
+    id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """The column that tells rows apart; default: id where there is one, else the line number."""
+    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
+    """Rows that are worked on at once."""
+    skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Go on without rows that cannot be used, and list them."""
+    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the number of calls and the estimated cost of each model, and stop."""
+    shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
+    """Split the rows over so many deployment runs, for as many workers as there are."""
+    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the summary as JSON on stdout, and nothing else."""
+
+
+def _command(kind: Name) -> Callable[..., Exit]:
+    """Make the command for one kind of flow, with that flow's options."""
+    options = options_of(kind)
+
+    def run(input: str, *, batch: BatchOptions, panel: options | None = None) -> Exit:  # type: ignore[valid-type]
+        """Run a flow on every row of a file; killed half-way it is simply started again, and goes on where it was.
+
+        --max-calls, --max-tokens and --max-cost are those of the whole batch, --deadline that of this start of it.
+
+        Args:
+            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+            batch: What is read and written.
+            panel: The flow's own options.
+        """
+        return _run(input, batch, panel or options(), kind)
+
+    return run
+
+
+def run_command(
+    input: str,
+    *,
+    flow: Annotated[Name | None, Parameter(group=OUTPUT)] = None,
+    batch: BatchOptions,
+    panel: RunOptions | None = None,
+) -> Exit:
+    """Run a flow on every row of a file, as it is saved.
+
+    Args:
+        input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+        flow: The kind of flow, with its own options, which `consensus batch --flow vote --help` shows; default: that of
+            --name, else consortium.
+        batch: What is read and written.
+        panel: Conditions of every row's run.
+    """
+    return _run(input, batch, panel or RunOptions(), flow)
+
+
+def __getattr__(name: str) -> Callable[..., Exit]:
+    """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
+    kind = name.removeprefix("batch_")
+    if kind in ALGORITHMS:
+        return _command(kind)
+    raise AttributeError(name)
+
+
+def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | None) -> Exit:
+    try:
+        budget = Budget(**{field: getattr(panel, option) for option, field in BUDGET.items()})
+    except ValidationError as error:
+        names = {field: f"--{option.replace('_', '-')}" for option, field in BUDGET.items()}
+        raise Stop(explain(error, names)) from None
+    panel = replace(panel, **dict.fromkeys(BUDGET))
+    found = find(options.name, kind) if options.name else None
+    if kind is None and found is None:
+        raise Stop("say which flow: --name SAVED, or --flow consortium|learn|moa|vote|pump|prefer with its options")
+    algorithm: Name = kind or found.kind  # type: ignore[union-attr]
+    own = options_of(algorithm)(**{field.name: getattr(panel, field.name) for field in fields(panel)})
+    config = module_of(algorithm).configure(own, found.values if found else None)
+    if options.dry_run:
+        return _estimate(source, options, config)
+    warm_up(model.provider for model in config.models())
+    info = server()
+    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    last = LastWord(info.api_url, "batch_ended", lambda summary: _told(summary, options, info.ui_url))
+
+    async def work() -> BatchSummary:
+        with watched_by(last, *([view] if view else [])):
+            try:
+                done: BatchSummary = await batch(
+                    source,
+                    options.output,
+                    flow=algorithm,
+                    config=config.model_dump(mode="json", exclude_defaults=True),
+                    prompt_column=options.prompt_column,
+                    prompt_template=options.prompt_template,
+                    id_column=options.id_column,
+                    concurrency=options.concurrency,
+                    skip_bad=options.skip_bad,
+                    budget=budget,
+                    shards=options.shards,
+                )
+            except QuorumError as error:
+                done = getattr(error, "record", None)  # type: ignore[assignment]
+                if done is None:
+                    raise
+            finally:
+                await close_clients()
+        return done
+
+    try:
+        summary = asyncio.run(work())
+    except (KeyboardInterrupt, TerminationSignal) as signal:
+        if view is not None:
+            view.close()
+        shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+        say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
+        raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
+    except Exception as error:
+        summary = last.value_despite(error)
+    finally:
+        if view is not None:
+            view.close()
+    return last.report(summary)
+
+
+def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
+    if options.json:
+        put_json(summary.model_dump(mode="json"))
+    else:
+        batch_summary(summary, ui_url)
+        put(summary.output)
+    if summary.status == "budget":
+        return Exit.BUDGET
+    return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
+
+
+def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
+    """Print what the batch would take, and call no model."""
+    server()
+    work = Batch(
+        Source(
+            source,
+            prompt_column=options.prompt_column,
+            prompt_template=options.prompt_template,
+            id_column=options.id_column,
+        ),
+        dated(options.output),
+        "consortium",
+        config,
+        skip_bad=options.skip_bad,
+    )
+
+    async def estimated() -> Estimate:
+        inventory = await checked(work)
+        return await estimate(config, inventory.rows, inventory.characters)
+
+    found = asyncio.run(estimated())
+    if options.json:
+        put_json(found.model_dump(mode="json"))
+        return Exit.ANSWER
+    table = Table(box=None, header_style="dim")
+    for name in ("model", "calls", "input tokens", "output tokens", "cost"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for one in found.models:
+        table.add_row(
+            Text(one.model + (f" ({one.service_tier})" if one.service_tier else "")),
+            _range(one.calls_least, one.calls_most),
+            _range(one.input_tokens_least, one.input_tokens_most),
+            _range(one.output_tokens_least, one.output_tokens_most),
+            _dollars(one.cost_usd_least, one.cost_usd_most),
+        )
+    Console().print(table)
+    put(
+        f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, "
+        f"{_dollars(found.cost_usd_least, found.cost_usd_most)}"
+    )
+    for text in found.assumptions:
+        say(f"  assumed: {text}")
+    return Exit.ANSWER
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _dollars(least: float | None, most: float | None) -> str:
+    if least is None or most is None:
+        return "cost unknown"
+    return f"${least:.4f}" if f"{least:.4f}" == f"{most:.4f}" else f"${least:.4f} to ${most:.4f}"

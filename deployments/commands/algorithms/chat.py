@@ -1,0 +1,117 @@
+"""`consensus chat`: a conversation with a panel, turn after turn."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from blocks.consortium import ConsortiumConfig
+from deployments.commands.algorithms.consortium import REQUIRED
+from deployments.commands.algorithms.conversations import ConversationOptions
+from deployments.commands.settings.saved import find
+from deployments.kinds import MAIN, module_of
+from deployments.options import OUTPUT, ConsortiumOptions, configured
+from deployments.run import OutputOptions
+from deployments.terminal import Exit, Stop, say
+from tasks.errors import ConsensusError
+from tasks.history.conversation import Conversation
+
+PROMPT = "> "
+HELP = "/new begins a new conversation, /quit or Ctrl-D ends"
+
+
+def chat(
+    *,
+    name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    panel: ConsortiumOptions | None = None,
+    conversation: ConversationOptions | None = None,
+    raw: Annotated[bool, Parameter(group=OUTPUT)] = False,
+) -> Exit:
+    """Talk with a saved configuration of any kind, or with a consortium; each line is a turn.
+
+    The answers go to stdout and all else to stderr. Lines may be piped in; then the exit code is 1 if one of them had no
+    answer.
+
+    Args:
+        name: Name of a saved configuration; `default` if nothing else is given.
+        panel: Who is asked and who judges; for a saved consortium, laid over it.
+        conversation: Which conversation is gone on with.
+        raw: Print the answers alone.
+    """
+    panel, conversation = panel or ConsortiumOptions(), conversation or ConversationOptions()
+    current = conversation.conversation
+    ask = _asker(name, panel)
+    if not raw:
+        say(f"{_where(current)} {HELP}.")
+    failed = False
+    for line in _lines():
+        if line in {"/quit", "/exit"}:
+            break
+        if line in {"/help", "/?"}:
+            say(HELP)
+        elif line == "/new":
+            current = Conversation()
+            say("A new conversation.")
+        elif line:
+            failed |= not _turn(ask, line, current, raw=raw)
+    if not raw and current.parent:
+        say(f"To go on: consensus chat --cid {current.id}")
+    return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
+
+
+def _asker(name: str | None, panel: ConsortiumOptions) -> Callable[[str, OutputOptions], Exit]:
+    """Return what asks the panel; a mistake in the options is found here."""
+    given = any(value is not None for value in vars(panel).values())
+    if name is None and panel.member is None and panel.config is None:
+        name = "default"
+    found = find(name) if name else None
+    kind = found.kind if found else MAIN
+    values = found.values if found else None
+    if kind == MAIN:
+        values = configured(ConsortiumConfig, panel, values, **REQUIRED).model_dump(mode="json", exclude_defaults=True)
+    elif given:
+        raise Stop(f"{name!r} is saved for {kind}, and these options are those of {MAIN}: save it with other settings")
+    module = module_of(kind)
+    return lambda prompt, out: module.run_saved(prompt, values, out)
+
+
+def _turn(ask: Callable[[str, OutputOptions], Exit], line: str, current: Conversation, *, raw: bool) -> bool:
+    """Ask, and tell whether there was an answer; the conversation then goes on after it."""
+    out = OutputOptions(raw=raw)
+    out.brief = True
+    out.conversation = current
+    try:
+        return ask(line, out) in {Exit.ANSWER, Exit.BUDGET}
+    except ConsensusError as error:
+        say(f"consensus: {error}")
+    except KeyboardInterrupt:
+        say("interrupted: this turn is not part of the conversation")
+    return False
+
+
+def _lines() -> Iterator[str]:
+    """Return what is typed, or piped in, line by line."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin)
+        return
+    shown = sys.stdout.isatty()
+    if shown:  # else Python's input would not use it
+        with suppress(ImportError):
+            import readline  # noqa: F401 - lets lines be edited and found again
+    while True:
+        try:
+            if not shown:
+                print(PROMPT, end="", file=sys.stderr, flush=True)
+            yield input(PROMPT if shown else "").strip()
+        except KeyboardInterrupt:
+            say("")
+        except EOFError:
+            say("")
+            return
+
+
+def _where(current: Conversation) -> str:
+    turns = sum(message.role == "user" for message in current.messages)
+    return f"Going on after {turns} turns of {current.id}." if turns else "A new conversation."

@@ -1,0 +1,63 @@
+"""The options with which every command goes on with a conversation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from deployments.options import OUTPUT
+from deployments.terminal import Stop
+from tasks.calls.request import Message
+from tasks.history.conversation import Conversation
+from tasks.history.errors import HistoryError
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class ConversationOptions:
+    """Which conversation is gone on with; by default a new one begins."""
+
+    go_on: Annotated[bool, Parameter(name=["--continue", "-c"], group=OUTPUT, negative="")] = False
+    """Go on after your latest answer."""
+    cid: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Go on with this conversation, after its latest answer; or after the answer of this run. An id or its beginning."""
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The conversation; looked up once, so that all of a command sees the same turns.
+
+        Raises:
+            Stop: If there is none.
+        """
+        if not self.go_on and self.cid is None:
+            return Conversation()
+        if self.go_on and self.cid is not None:
+            raise Stop("--continue and --cid both name a conversation: give one of them")
+        # Imported only now, because it costs half a second.
+        from deployments.commands.history.runs import ask_where
+        from tasks.history.database import opened
+        from tasks.history.lookup import latest, named
+
+        option = "--continue" if self.cid is None else f"--cid {self.cid}"
+        try:
+            ask_where()
+            with opened() as history:
+                return history.read(
+                    latest if self.cid is None else lambda connection: named(connection, self.cid or "")
+                )
+        except HistoryError as error:
+            raise Stop(f"{option}: {error}") from None
+
+    def refuse(self, what: str) -> None:
+        """Say that `what` is no turn of a conversation.
+
+        Raises:
+            Stop: If one was named.
+        """
+        if self.go_on or self.cid is not None:
+            raise Stop(f"--continue and --cid: {what} is no turn of a conversation")
+
+    def turns(self) -> list[Message]:
+        """Return what was said so far, for a flow's `conversation`."""
+        return list(self.conversation.messages)

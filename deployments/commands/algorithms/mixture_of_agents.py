@@ -1,0 +1,167 @@
+"""`consensus moa`: a mixture of agents; `check-proposer` and `check-aggregator` try models out for their roles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from deployments.commands.algorithms.layer_view import layer_view, show_layers
+from deployments.commands.algorithms.moa_queries import run_list
+from deployments.commands.algorithms.query_files import read_queries, read_references
+from deployments.commands.algorithms.questions import read_text
+from deployments.commands.settings.saved import load, save_block
+from deployments.options import JUDGING, OUTPUT, PANEL, SAMPLING, RunOptions, configured, settings
+from deployments.run import OutputOptions, run_flow
+from deployments.terminal import Exit, Stop, read_prompt
+from flows.mixture_of_agents import mixture_of_agents
+from tasks.record import Record
+from tasks.reports.recorded import Recorded
+
+KIND = "moa"
+AGGREGATOR = "--final provider/model"
+
+app = App(name=KIND)
+app.command(
+    "deployments.commands.operations.check_models:check_proposer",
+    name="check-proposer",
+    help="Try models out as proposers.",
+)
+app.command(
+    "deployments.commands.operations.check_models:check_aggregator",
+    name="check-aggregator",
+    help="Try models out as aggregators.",
+)
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class MixtureOptions(RunOptions):
+    """Who is in which layer, and who aggregates."""
+
+    layers: Annotated[list[str] | None, Parameter(name="--layer", group=PANEL, negative="")] = None
+    """A layer of models: provider/model, with a count if you like, separated by commas. May be repeated."""
+    aggregator: Annotated[str | None, Parameter(name=["--final", "--aggregator"], group=PANEL)] = None
+    """The model of the last layer, which makes the one answer: provider/model."""
+    fallback_aggregators: Annotated[
+        list[str] | None, Parameter(name="--fallback-aggregator", group=PANEL, negative="")
+    ] = None
+    """A model that aggregates when the aggregator fails. May be repeated."""
+    self_moa: Annotated[str | None, Parameter(group=PANEL)] = None
+    """Instead of layers: one model, sampled --samples times; it aggregates too, unless --final names another."""
+    samples: Annotated[int | None, Parameter(group=PANEL)] = None
+    """How often the model of --self-moa answers; default 6."""
+    window: Annotated[int | None, Parameter(group=JUDGING)] = None
+    """Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far."""
+    reserved: Annotated[int | None, Parameter(group=JUDGING)] = None
+    """Places in each further window that the synthesis so far takes; default 1."""
+    final_temperature: Annotated[float | None, Parameter(group=SAMPLING)] = None
+    """Temperature of the aggregator, if it is to be another."""
+    final_max_output_tokens: Annotated[int | None, Parameter(group=SAMPLING)] = None
+    """Most tokens in the aggregator's answer, if it is to be another number."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class PromptOptions:
+    """Text files with instructions in place of the built-in ones."""
+
+    initial_prompt: Annotated[Path | None, Parameter(group=JUDGING)] = None
+    """File with what the first layer is told."""
+    aggregate_prompt: Annotated[Path | None, Parameter(group=JUDGING)] = None
+    """File with what the further layers are told to do with the answers before."""
+    final_prompt: Annotated[Path | None, Parameter(group=JUDGING)] = None
+    """File with what the aggregator is told to do with the answers."""
+
+
+@app.default
+def run_command(
+    prompt: str | None = None,
+    *,
+    queries: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    reference: Annotated[list[Path] | None, Parameter(group=OUTPUT, negative="")] = None,
+    name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    panel: MixtureOptions | None = None,
+    prompts: PromptOptions | None = None,
+    out: OutputOptions | None = None,
+    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
+) -> Exit:
+    """Ask layers of models, each of which sees all answers of the layer before; the last model makes one answer.
+
+    Args:
+        prompt: The question; - reads it from standard input.
+        queries: File of questions, one a line or a JSON list, for a list of records.
+        reference: File of recorded answers that stand in for the first layer, JSON or JSONL. May be repeated.
+        name: Name of a saved configuration.
+        panel: Who is in which layer, and who aggregates.
+        prompts: Instructions in place of the built-in ones.
+        out: What is printed and written.
+        stdin: Append standard input to the prompt.
+    """
+    panel, out = panel or MixtureOptions(), out or OutputOptions()
+    if queries is not None and (prompt is not None or stdin):
+        raise Stop("--queries holds the questions: give no prompt beside it")
+    questions = read_queries(queries) if queries else [read_prompt(prompt, stdin)]
+    recorded = read_references(reference or [])
+    saved = load(name, KIND) if name else None
+    config = _configured(panel, prompts or PromptOptions(), saved, needs_layers=not recorded)
+    if queries is not None:
+        return run_list(questions, config, recorded, out)
+    return _run(questions[0], config, out, recorded)
+
+
+def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
+    """Run a saved configuration."""
+    return _run(prompt, MixtureOfAgentsConfig.model_validate(values), out)
+
+
+def save(name: str, *, panel: MixtureOptions | None = None, prompts: PromptOptions | None = None) -> Exit:
+    """Save a configuration; `consensus moa "PROMPT" --name NAME` uses it.
+
+    Args:
+        name: Lower-case letters, digits and dashes.
+        panel: Who is in which layer, and who aggregates.
+        prompts: Instructions in place of the built-in ones.
+    """
+    config = _configured(panel or MixtureOptions(), prompts or PromptOptions(), None)
+    return save_block(name, MixtureOfAgents(config=config), config.models())
+
+
+def configure(panel: MixtureOptions, under: dict[str, Any] | None) -> MixtureOfAgentsConfig:
+    """Make the configuration of options that lie over others."""
+    return _configured(panel, PromptOptions(), under)
+
+
+def _configured(
+    panel: MixtureOptions, prompts: PromptOptions, saved: dict[str, Any] | None, *, needs_layers: bool = True
+) -> MixtureOfAgentsConfig:
+    under = dict(saved or {})
+    if panel.layers:  # what is given here takes the place of the other that was saved
+        under.pop("self_moa", None)
+    if panel.self_moa:
+        under.pop("layers", None)
+    values = settings(panel, under)
+    if needs_layers and not values.get("layers") and not values.get("self_moa"):
+        raise Stop("layers: give --layer provider/model,provider/model, or --self-moa provider/model")
+    required = {} if values.get("self_moa") else {"aggregator": AGGREGATOR}
+    texts = {role: read_text(path, f"--{role}-prompt") for role, path in _files(prompts).items()}
+    if texts:
+        under["prompts"] = {**(under.get("prompts") or {}), **texts}
+    return configured(MixtureOfAgentsConfig, panel, under, **required)
+
+
+def _files(prompts: PromptOptions) -> dict[str, Path]:
+    files = {"initial": prompts.initial_prompt, "aggregate": prompts.aggregate_prompt, "final": prompts.final_prompt}
+    return {role: path for role, path in files.items() if path is not None}
+
+
+def _run(prompt: str, config: MixtureOfAgentsConfig, out: OutputOptions, recorded: Sequence[Recorded] = ()) -> Exit:
+    async def start() -> Record:
+        record = await mixture_of_agents(prompt, config, conversation=out.turns(), reference=list(recorded))
+        assert isinstance(record, Record)
+        return record
+
+    models = [*(str(member) for member in config.members()), *map(str, config.aggregators())]
+    return run_flow(start, models, out, view=layer_view(), show=show_layers)

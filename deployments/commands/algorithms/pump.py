@@ -1,0 +1,171 @@
+"""`consensus pump`: one question to many models at once, every answer under its model's name."""
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from blocks.pump import Pump, PumpConfig
+from deployments.commands.algorithms.questions import folder, question
+from deployments.commands.settings.saved import load, save_block
+from deployments.options import OUTPUT, PANEL, PanelOptions, configured
+from deployments.run import OutputOptions, run_flow
+from deployments.terminal import Exit, put, say, write_whole
+from deployments.view import cost
+from flows.pump import pump
+from tasks.errors import ConsensusError
+from tasks.prompting.prompt_sets import prompt_set
+from tasks.record import Record, Response
+from tasks.reports.pump_report import heading
+
+REQUIRED = {"members": "-m provider/model, as often as you like"}
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class PumpOptions(PanelOptions):
+    """Who is asked."""
+
+    quorum: Annotated[int | None, Parameter(group=PANEL)] = None
+    """Members that must answer; default one."""
+
+
+def run_command(
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT, allow_leading_hyphen=True)] = None,
+    *,
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
+    responses: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    panel: PumpOptions | None = None,
+    out: OutputOptions | None = None,
+) -> Exit:
+    """Ask many models at once, and print every answer as it comes under its model's name with its time.
+
+    The exit code is 0 when at least one has answered, or as many as --quorum asks for. With --raw the answers are
+    printed at the end, in the order of the members and without times; the answer of an only member without a heading.
+
+    Args:
+        prompt: The question; - reads it from standard input.
+        prompt_file: File that holds the question; - is standard input.
+        responses: Folder into which each answer is written, one file a member.
+        name: Name of a saved configuration.
+        panel: Who is asked.
+        out: What is printed and written.
+    """
+    text = question(prompt, prompt_file)
+    saved = load(name, "pump") if name else None
+    config = configure(panel or PumpOptions(), saved)
+    return _run(text, config, out or OutputOptions(), folder(responses, "--responses") if responses else None)
+
+
+def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
+    """Run a saved configuration."""
+    return _run(prompt, PumpConfig.model_validate(values), out)
+
+
+def save(name: str, *, panel: PumpOptions | None = None) -> Exit:
+    """Save a panel for `consensus pump --name NAME`.
+
+    Args:
+        name: Lower-case letters, digits and dashes.
+        panel: Who is asked.
+    """
+    config = configure(panel or PumpOptions(), None)
+    return save_block(name, Pump(config=config), config.models())
+
+
+def configure(panel: PumpOptions, under: dict[str, Any] | None) -> PumpConfig:
+    """Make the configuration of options that lie over others."""
+    return configured(PumpConfig, panel, under, **REQUIRED)
+
+
+def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | None = None) -> Exit:
+    async def start() -> Record:
+        record: Record | None = None
+        try:
+            record = await pump(prompt, config, conversation=out.turns())
+            return record
+        except ConsensusError as error:
+            record = getattr(error, "record", None)
+            raise
+        finally:
+            if responses is not None and record is not None:
+                write_responses(responses, record)
+
+    members = [str(member) for member in config.panel()]
+    return run_flow(start, members, out, view=AsTheyCome(len(members), config.prompt_set), show=_end)
+
+
+class AsTheyCome:
+    """Prints every answer on stdout as soon as it is there, and failures on stderr."""
+
+    def __init__(self, members: int, prompted_by: str = "plain") -> None:
+        self._members = members
+        self._prompted_by = prompted_by
+        self._began = time.monotonic()
+
+    async def told(self, event: str, value: Any) -> None:
+        """Print an answer."""
+        if event == "started":
+            self._began = time.monotonic()
+            say(f"asking {self._members} member{'s' if self._members > 1 else ''}")
+        elif event == "answered":
+            took = f"{value.latency_s if value.cached else time.monotonic() - self._began:.1f} s"
+            took += ", from the store" if value.cached else ""
+            if value.error is None and value.embedding is None:
+                put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")
+            elif value.error is None:
+                say(f"  ✓ {value.member} ({took})")
+            else:
+                say(f"  ✗ {value.member}: {value.error.message} ({took})")
+
+
+def divided_text(response: Response) -> str:
+    """Return an answer as it is printed: the sources under it, and without the reasoning before it."""
+    sources = [" ".join(source.split()) for source in response.citations]
+    return "\n".join([response.text or "", *(["", "Sources that it names:", *sources] if sources else [])])
+
+
+def _end(record: Record, ui_url: str) -> None:
+    responses = record.iterations[0].responses if record.iterations else []
+    for warning in dict.fromkeys(record.warnings):
+        say(f"  ! {warning}")
+    # One from the store took its time in an earlier run.
+    made = [response for response in responses if not response.cached]
+    slowest = max(made, key=lambda response: response.latency_s, default=None)
+    beside = f", the slowest {slowest.member} {slowest.latency_s:.1f} s" if slowest else ""
+    say(
+        f"total {record.duration_s:.1f} s{beside} · {sum(r.answered for r in responses)} of {len(responses)} answered, "
+        f"{record.cached_calls} from the store · {cost(record.cost_usd)}"
+    )
+    if ui_url and record.flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")
+
+
+def write_responses(folder: Path, record: Record) -> None:
+    """Write each member's answer into a file of its own.
+
+    The file of a member that failed is removed: what an earlier run left there is no answer to this question.
+    """
+    for response in record.iterations[0].responses:
+        path = folder / file_name(response)
+        if response.answered:
+            write_whole(path, f"{response.text}\n")
+        else:
+            path.unlink(missing_ok=True)
+
+
+def file_name(response: Response) -> str:
+    """Return a member's name as that of a file: `openai/gpt-x#1` gives `openai_gpt-x-1.md`.
+
+    Where characters had to be replaced, or the name cut, a digest of the whole name keeps it apart from others.
+    """
+    plain = response.member.replace("/", "_", 1).replace("#", "-")
+    safe = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", plain)[:100].strip(".-")
+    if safe != plain:
+        safe = f"{safe}-{hashlib.sha256(response.member.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return f"{safe}.md"

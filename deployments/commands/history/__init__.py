@@ -1,0 +1,1 @@
+"""What has been run: runs, figures, the database, the stored answers."""

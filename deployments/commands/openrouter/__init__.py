@@ -1,0 +1,1 @@
+"""OpenRouter's own: credits, models, completions."""

@@ -1,0 +1,186 @@
+"""`consensus openrouter`: what the account has left, which models there are, which free ones work, and a quick question."""
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, Parameter
+
+from blocks.free_models import FreeModelsConfig
+from blocks.pump import PumpConfig
+from deployments.commands.algorithms.questions import folder, question
+from deployments.options import OUTPUT, RunOptions, configured
+from deployments.run import OutputOptions, run_flow, server
+from deployments.terminal import Exit, Stop, put, put_json, say
+from tasks.calls.clients import close_clients
+from tasks.openrouter.account import PROVIDER, account, free_models, list_models
+from tasks.openrouter.trials import FILES, TRIED, Trial, write_models
+from tasks.watch import watched_by
+
+app = App(name="openrouter", help="OpenRouter's own: credits, models, which free ones work, a completion, a chat.")
+app.command("deployments.commands.openrouter.chat:chat", name="chat", help="Talk with one model.")
+
+Found = TypeVar("Found")
+
+
+@app.command
+def credits(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:  # noqa: A001  # the command's name
+    """Print what the account and the key have used and have left, in US dollars.
+
+    OpenRouter tells an account's credits to management keys only; with another key its own limits are printed.
+
+    Args:
+        json: As JSON.
+    """
+    found = _ask(account())
+    for note in found["notes"]:
+        say(f"consensus: {note}")
+    if json:
+        put_json({name: found[name] for name in ("credits", "key")})
+        return Exit.ANSWER
+    for name in ("credits", "key"):
+        for field, value in (found[name] or {}).items():
+            if value is None or isinstance(value, bool | int | float | str):
+                put(f"{name}\t{field}\t{_shown(value)}")
+    return Exit.ANSWER
+
+
+@app.command
+def models(*, output_dir: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """Write all models and the free ones into `models.json` and `free_models.json`.
+
+    Args:
+        output_dir: Folder of the files; default: this one, or none with --json.
+        json: Print both lists as JSON.
+    """
+    where = None if json and output_dir is None else folder(output_dir or Path(), "--output-dir")
+    found = _ask(list_models())
+    free = free_models(found)
+    if where is not None:
+        write_models(where, found, free)
+        say(f"{len(found)} models, {len(free)} of them free: {where / 'models.json'}, {where / 'free_models.json'}")
+    if json:
+        put_json({"models": found, "free_models": free})
+    else:
+        put("\n".join(model["id"] for model in free))
+    return Exit.ANSWER
+
+
+@app.command
+def working_models(
+    *,
+    output_dir: Path | None = None,
+    interval: float = 3.0,
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative="")] = None,
+    timeout: float = 60.0,
+    again: Annotated[bool, Parameter(negative="")] = False,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """Try each free model at both endpoints, and write those that work as JSON. What was tried is not tried again.
+
+    The exit code is 1 when a limit of the account ended the run early; the next run goes on from there.
+
+    Args:
+        output_dir: Folder of the files, and of what was tried; default: this one.
+        interval: Seconds between the starts of two requests; OpenRouter allows 20 a minute to free models.
+        model: Try only this free model. May be repeated.
+        timeout: Seconds that one request may take.
+        again: Try again what failed for a reason that may have passed.
+        fresh: Forget what was tried, and try all again.
+        json: Print the result as JSON on stdout, and nothing else.
+    """
+    from flows.openrouter_models import openrouter_working_models
+
+    where = folder(output_dir or Path(), "--output-dir")
+    config = FreeModelsConfig(
+        output_dir=str(where.resolve()),
+        models=model or [],
+        interval=interval,
+        timeout=timeout,
+        again=again,
+        fresh=fresh,
+    )
+
+    async def run() -> Any:
+        with watched_by(*([] if json else [_Lines()])):
+            return await openrouter_working_models(config)
+
+    found = _ask(run())
+    if json:
+        put_json(found.model_dump(mode="json"))
+    else:
+        for endpoint in FILES:
+            put("\n".join(f"{endpoint}\t{name}" for name in getattr(found, endpoint)) or f"{endpoint}\t(none)")
+        tried = f"{len(found.trials)} trials, {found.tried_now} of them now"
+        say(f"{tried}: {', '.join(str(where / name) for name in (*FILES.values(), TRIED))}")
+    if found.stopped:
+        say(f"consensus: {len(found.untried)} models are left to try: {found.stopped}")
+        return Exit.NO_ANSWER
+    return Exit.ANSWER
+
+
+@app.command
+def completion(
+    *,
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    model: Annotated[str, Parameter(name=["--model", "-m"])],
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    options: RunOptions | None = None,
+    out: OutputOptions | None = None,
+) -> Exit:
+    """Let a model go on with a text, at the legacy endpoint for completions.
+
+    Args:
+        prompt: The text; - reads it from standard input.
+        model: OpenRouter's name of the model: author/slug, or author/slug:free.
+        prompt_file: File that holds the text; - is standard input.
+        options: Sampling settings and limits.
+        out: What is printed and written.
+    """
+    from flows.completion import completion as flow
+
+    out = out or OutputOptions()
+    out.refuse("a text that is gone on with")
+    text, config = question(prompt, prompt_file), one_model(model, options)
+    return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out)
+
+
+def one_model(model: str, options: RunOptions | None) -> PumpConfig:
+    """Return the settings of a panel of one model of OpenRouter's, by OpenRouter's name or by ours."""
+    name = model.strip()
+    if name.startswith(f"{PROVIDER}/") and name.count("/") > 1:  # `openrouter/auto` is a model of its own
+        name = name.removeprefix(f"{PROVIDER}/")
+    members = [f"{PROVIDER}/{name}"]
+    config = configured(PumpConfig, options or RunOptions(), {"members": members})
+    if config.members != members:
+        raise Stop("members: --config names some, and --model names another: leave them out of the file")
+    return config
+
+
+class _Lines:
+    """Tells of each trial in a line."""
+
+    async def told(self, event: str, value: Any) -> None:
+        """Print an event."""
+        if event == "started":
+            say(f"{len(value)} trials to do")
+        elif event == "tried" and isinstance(value, Trial):
+            what = value.error.message if value.error and not value.works else f"{value.latency_s:.1f} s"
+            say(f"  {'✓' if value.works else '✗'} {value.model} {value.endpoint}: {what}")
+
+
+def _ask(action: Awaitable[Found]) -> Found:
+    async def run() -> Found:
+        try:
+            return await action
+        finally:
+            await close_clients()
+
+    server()
+    return asyncio.run(run())
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

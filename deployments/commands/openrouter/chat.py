@@ -1,0 +1,151 @@
+"""`consensus openrouter chat`: several turns with one model."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from blocks.pump import PumpConfig
+from deployments.commands.algorithms.questions import question
+from deployments.commands.openrouter.account import one_model
+from deployments.options import OUTPUT, RunOptions
+from deployments.run import OutputOptions, server
+from deployments.terminal import Exit, Stop, checked_output, put, put_json, say, write_whole
+from deployments.view import cost, state
+from flows.pump import pump
+from tasks.calls.clients import close_clients
+from tasks.calls.request import Message
+from tasks.calls.warm_up import warm_up
+from tasks.errors import ConsensusError
+from tasks.prompts import prompt as prompt_file_text
+from tasks.record import Record
+
+LEAVE = ("exit", "quit")
+
+
+def chat(
+    *,
+    model: Annotated[str, Parameter(name=["--model", "-m"])],
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    mode: Literal["default", "interactive"] = "default",
+    turns: int = 3,
+    improvement_prompt: str | None = None,
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    options: RunOptions | None = None,
+    out: OutputOptions | None = None,
+) -> Exit:
+    """Ask a model and let it improve its answer (default), or talk with it until you type exit (interactive).
+
+    Args:
+        model: OpenRouter's name of the model: author/slug, or author/slug:free.
+        prompt: The question; - reads it from standard input. In an interactive chat the first one, if you give it.
+        mode: One question and improvements of the answer, or as many questions as you like.
+        turns: How often the model answers in the default mode.
+        improvement_prompt: What it is asked after each answer in the default mode.
+        prompt_file: File that holds the question; - is standard input.
+        options: Sampling settings and limits; a budget is that of one turn.
+        out: What is printed and written.
+    """
+    if turns < 1:
+        raise Stop(f"--turns is {turns}: it must be at least 1")
+    out = out or OutputOptions()
+    out.refuse("a chat of OpenRouter's own")
+    output = checked_output(out.output)
+    interactive = mode == "interactive"
+    if prompt == "-" and interactive:
+        raise Stop("--prompt - reads standard input to its end, and an interactive chat goes on reading there")
+    first = question(prompt, prompt_file) if not interactive or prompt or prompt_file else None
+    session = Session(one_model(model, options), out)
+    warm_up(["openrouter"])
+    server()
+    if interactive:
+        good = _talk(session, first)
+    else:
+        good = _improve(session, first or "", turns, improvement_prompt or prompt_file_text("openrouter_improve"))
+    document = session.document()
+    if output is not None:
+        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if out.json:
+        put_json(document)
+    elif not interactive and session.last is not None:
+        put(session.last)
+    return Exit.ANSWER if good else Exit.NO_ANSWER
+
+
+class Session:
+    """A conversation with one model; every turn is a run of the pump flow with that model alone."""
+
+    def __init__(self, config: PumpConfig, out: OutputOptions) -> None:
+        self._config, self.out = config, out
+        self._records: list[Record] = []
+        self._turns: list[Message] = []
+        self.last: str | None = None
+
+    def ask(self, text: str) -> bool:
+        """Ask, and tell whether there is an answer; a question without one does not become part of the conversation."""
+        record = asyncio.run(self._run(text))
+        self._records.append(record)
+        if record.answer is None:
+            say(f"consensus: no answer: {record.error}")
+            return False
+        self.last = record.answer
+        self._turns += [Message(role="user", content=text), Message(role="assistant", content=record.answer)]
+        if not (self.out.json or self.out.raw):
+            say(f"  {state(record.iterations[0].responses[0])}, {cost(record.cost_usd)}")
+        return True
+
+    async def _run(self, text: str) -> Record:
+        try:
+            return await pump(text, self._config, conversation=list(self._turns))
+        except ConsensusError as error:
+            record: Any = getattr(error, "record", None)
+            if record is None:
+                raise
+            return Record.model_validate(record)
+        finally:
+            await close_clients()
+
+    def document(self) -> dict[str, Any]:
+        """Return the conversation, and the records of its turns."""
+        return {
+            "conversation": [turn.model_dump() for turn in self._turns],
+            "records": [record.model_dump(mode="json") for record in self._records],
+        }
+
+
+def _improve(session: Session, first: str, turns: int, improvement: str) -> bool:
+    for number in range(turns):
+        if number and session.last is not None and not (session.out.json or session.out.raw):
+            say(f"\nTurn {number}:\n{session.last}\n")
+        if not session.ask(first if number == 0 else improvement):
+            return False
+    return True
+
+
+def _talk(session: Session, first: str | None) -> bool:
+    """Read questions until there are none; the result is that of the last turn."""
+    if sys.stdin.isatty():
+        say(f"Type {' or '.join(LEAVE)}, or end the input, to leave.")
+    good, text = True, first
+    while True:
+        if text is None:
+            text = _read()
+        if text is None or text.strip().lower() in LEAVE:
+            return good
+        if text.strip():
+            good = session.ask(text.strip())
+            if good and session.last is not None and not session.out.json:
+                put(session.last)
+        text = None
+
+
+def _read() -> str | None:
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    try:
+        return input()
+    except EOFError:
+        return None

@@ -1,0 +1,1 @@
+"""Server, worker and panel: up, down, in order?"""

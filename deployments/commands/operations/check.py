@@ -1,0 +1,111 @@
+"""`consensus check`: is the server there, which credentials are found and do they answer, how much will a run call."""
+
+import asyncio
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from deployments.commands.history.runs import from_history
+from deployments.commands.settings.keys import saved as saved_keys
+from deployments.commands.settings.saved import find
+from deployments.kinds import block_class
+from deployments.run import server
+from deployments.terminal import Exit, Stop, put
+from tasks.calls.clients import client_of, close_clients
+from tasks.calls.failures import classify, fault_of
+from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, endpoint_of
+from tasks.calls.scrub import scrub
+from tasks.errors import ConfigurationError
+from tasks.history.place import history_place, said_by
+
+PATIENCE_S = 15.0
+
+
+def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """Say whether the server is there, which credentials are found and answer, and how much a run will call.
+
+    Nothing that is paid for is called: a provider is asked for its list of models.
+
+    Args:
+        name: Saved configuration, of any flow, whose calls are counted.
+        offline: Do not ask the providers.
+    """
+    info = server()
+    put(f"server      {info.api_url} answers; UI at {info.ui_url}")
+    put(f"history     {_history()}")
+    good = asyncio.run(_providers(offline=offline))
+    try:
+        put(f"run         {_calls(name)}")
+    except Stop as stop:
+        put(f"run         {stop.message}")
+    return Exit.ANSWER if good else Exit.BAD_INPUT
+
+
+def _history() -> str:
+    from tasks.history.database import shown
+    from tasks.history.reading import count_runs
+
+    try:
+        number = from_history(count_runs)
+    except Stop as stop:
+        return stop.message
+    return f"{number} runs in {shown(history_place())} ({said_by()})"
+
+
+def _calls(name: str) -> str:
+    """Say how many calls a run of a saved configuration makes.
+
+    Raises:
+        Stop: If there is none of that name.
+    """
+    from tasks.batches.planned import calls_in_words
+    from tasks.batches.planning import planned_calls
+
+    saved = find(name)
+    config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)
+    try:
+        return f"{name} ({saved.kind}): {calls_in_words(planned_calls(config))}; without retries and second askings"
+    except ConfigurationError as error:
+        raise Stop(f"{name} ({saved.kind}): {error.message}") from None
+
+
+async def _providers(*, offline: bool) -> bool:
+    found = [name for name, _, _ in await saved_keys()]
+    names = list(dict.fromkeys([*found, *BUILT_IN, LOCAL]))
+    try:
+        lines = await asyncio.gather(*(_provider(name, saved=name in found, offline=offline) for name in names))
+    finally:
+        await close_clients()
+    for name, (_, text) in zip(names, lines, strict=True):
+        put(f"{name:<12}{text}")
+    return all(good for good, _ in lines)
+
+
+async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str]:
+    """Return whether all is well, and what to say; a built-in provider without a key is no fault."""
+    try:
+        endpoint = await endpoint_of(name, "smollm2")
+    except ConfigurationError as error:
+        return not saved, error.message
+    where = (
+        "the model that runs here" if name == LOCAL else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+    )
+    if offline:
+        return True, where
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _list_models(endpoint)
+    except Exception as error:
+        fault = fault_of(error)
+        return False, scrub(f"{where}: {classify(fault).kind}: {fault.message}", endpoint.secrets)
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s"
+
+
+async def _list_models(endpoint: Endpoint) -> None:
+    client = await client_of(endpoint, "smollm2")
+    if endpoint.wire == "google":
+        await client.models.list()
+    else:
+        await client.models.list(timeout=PATIENCE_S)

@@ -1,0 +1,152 @@
+"""`consensus moa check-proposer` and `check-aggregator`: try models out for a role before they are given it."""
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from blocks.check_models import CheckModelsConfig, CheckRole
+from blocks.layer import MixturePrompts
+from deployments.commands.algorithms.questions import read_text
+from deployments.commands.preferences.preference_view import table
+from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
+from deployments.run import OutputOptions, server
+from deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
+from deployments.view import cost
+from flows.check_models import check_models, rows
+from tasks.calls.clients import close_clients
+from tasks.calls.warm_up import warm_up
+from tasks.check_cases import CheckReport, read_cases
+from tasks.errors import ConfigurationError, QuorumError
+from tasks.watch import watched_by
+
+REQUIRED = {"members": "-m provider/model, as often as you like"}
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class CheckOptions:
+    """What the candidates are given."""
+
+    prompts: Annotated[Path | None, Parameter(group=OUTPUT)] = None
+    """File of prompts in place of those that come along: one a line, or JSON as docs/mixture_of_agents.md has it."""
+    instruction: Annotated[Path | None, Parameter(group=JUDGING)] = None
+    """File with the instruction of the role, in place of the built-in one."""
+
+
+def check_proposer(
+    *, check: CheckOptions | None = None, panel: PanelOptions | None = None, out: OutputOptions | None = None
+) -> Exit:
+    """Ask every candidate every prompt, as the first layer would be asked, and write {prompt: {model: answer}}.
+
+    Args:
+        check: What the candidates are given.
+        panel: The candidates.
+        out: What is printed and written: the table on stdout, or with --json the JSON there and the table on stderr.
+    """
+    return _run("proposer", check or CheckOptions(), panel or PanelOptions(), out or OutputOptions())
+
+
+def check_aggregator(
+    *, check: CheckOptions | None = None, panel: PanelOptions | None = None, out: OutputOptions | None = None
+) -> Exit:
+    """Let every candidate aggregate prepared answers, one set of them all wrong, and write {prompt: {model: answer}}.
+
+    Args:
+        check: What the candidates are given; --prompts is JSON of prompts with `answers`.
+        panel: The candidates.
+        out: What is printed and written: the table on stdout, or with --json the JSON there and the table on stderr.
+    """
+    return _run("aggregator", check or CheckOptions(), panel or PanelOptions(), out or OutputOptions())
+
+
+def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputOptions) -> Exit:
+    config = _configured(role, check, panel)
+    output = checked_output(out.output)
+    warm_up(member.name.provider for member in config.panel())
+    info = server()
+    report = asyncio.run(_checked(config, quiet=out.json or out.raw))
+    document = report.answers()
+    if output is not None:
+        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if out.json:
+        put_json(document)
+    if not out.raw:
+        _show(report, Console(file=sys.stderr if out.json else sys.stdout))
+    if not out.json and not out.raw and report.flow_run_id:
+        say(f"The run in the UI: {info.ui_url}/runs/flow-run/{report.flow_run_id}")
+    calls = [response for responses in report.responses for response in responses]
+    if any(call.error is not None and call.error.kind == "budget" for call in calls):
+        return Exit.BUDGET
+    return Exit.ANSWER if any(call.answered for call in calls) else Exit.NO_ANSWER
+
+
+def _configured(role: CheckRole, check: CheckOptions, panel: PanelOptions) -> CheckModelsConfig:
+    under: dict[str, Any] = {"role": role}
+    if check.prompts is not None:
+        try:
+            cases = read_cases(read_text(check.prompts, "--prompts"))
+        except ConfigurationError as error:
+            raise Stop(f"--prompts {check.prompts}: {error.message.removeprefix('prompts: ')}") from None
+        under["cases"] = [case.model_dump() for case in cases]
+    if check.instruction is not None:
+        field = "initial" if role == "proposer" else "final"
+        under["prompts"] = MixturePrompts.model_validate({field: read_text(check.instruction, "--instruction")})
+    config = configured(CheckModelsConfig, panel, under, **REQUIRED)
+    if config.role != role:
+        raise Stop(f"--config {panel.config} is for the role of {config.role}: use check-{config.role}")
+    return config
+
+
+async def _checked(config: CheckModelsConfig, *, quiet: bool) -> CheckReport:
+    with watched_by(*([] if quiet else [_Lines()])):
+        try:
+            return await check_models(config)
+        except QuorumError as error:
+            report: Any = getattr(error, "report", None)
+            if report is None:
+                raise
+            return CheckReport.model_validate(report)
+        finally:
+            await close_clients()
+
+
+class _Lines:
+    """Says of each prompt when every candidate has been given it."""
+
+    async def told(self, event: str, value: Any) -> None:
+        """Print an event."""
+        if event == "checked":
+            words = " ".join(value.prompt.split())
+            say(f"  {words if len(words) <= 80 else f'{words[:79]}…'}")
+
+
+def _show(report: CheckReport, console: Console) -> None:
+    """Print what each candidate made of each prompt, and how many prompts it could answer."""
+    made = rows(report)
+    shown = [
+        [
+            row["prompt"][:60],
+            row["model"],
+            f"failed: {row['error']}" if row["error"] else row["answer"],
+            row["as expected"],
+            f"{row['latency s']:.1f}",
+        ]
+        for row in made
+    ]
+    console.print(table(f"Candidates as {report.role}s", ["prompt", "model", "answer", "as expected", "s"], shown))
+    totals = []
+    for label in report.labels():
+        own = [row for row in made if row["model"] == label]
+        asked = [row for row in own if row["as expected"] != "-"]
+        right = f"{sum(row['as expected'] == 'yes' for row in asked)} of {len(asked)}"
+        answered = [row for row in own if not row["error"]]
+        mean = sum(row["latency s"] for row in answered) / len(answered) if answered else 0.0
+        totals.append([label, f"{len(answered)} of {len(own)}", right, f"{mean:.1f}"])
+    console.print(table("Totals", ["model", "answered", "as expected", "mean s"], totals))
+    console.print(f"{cost(report.cost_usd)} · {report.duration_s:.1f} s", markup=False, highlight=False)

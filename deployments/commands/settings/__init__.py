@@ -1,0 +1,1 @@
+"""What is saved under a name: credentials, configurations, prompt sets."""

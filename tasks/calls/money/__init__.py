@@ -1,0 +1,1 @@
+"""What a call costs and may cost: prices, service tiers, budgets."""

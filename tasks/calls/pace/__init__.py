@@ -1,0 +1,1 @@
+"""How fast calls go out: as vendors ask, and as the process can bear."""

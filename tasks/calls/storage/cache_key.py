@@ -1,0 +1,64 @@
+"""The key under which an answer is stored: exactly the fields that decide it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+
+from tasks.calls.request import Request
+from tasks.calls.storage.result_folder import guard
+from tasks.errors import ConfigurationError
+
+VERSION = 1
+"""Raised when the meaning of a stored answer changes."""
+
+KEYED = frozenset(
+    {"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "prompt_version"}
+)
+LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
+
+
+def request_key(request: Request, address: str) -> str:
+    """Return the key of `request` sent to `address`, as a sha256 over canonical JSON.
+
+    Args:
+        request: The request.
+        address: Base URL of the provider, or the identity of local weights.
+    """
+    fields = request.model_dump(mode="json", include=set(KEYED), exclude_none=True)
+    document = {"version": VERSION, "address": address, **fields}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"answer-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@dataclass
+class RequestKey(CachePolicy):
+    """Cache policy of `ask`.
+
+    Derived from `CachePolicy` because compound policies replace subclasses of `Inputs` and drop what they override.
+    """
+
+    address_of: Callable[[str, str], str] | None = None
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002  # what decides the answer is in the request
+        **_: Any,
+    ) -> str | None:
+        """Return the key of the request among the task's inputs; None when the call cannot be made anyway."""
+        request = inputs.get("request")
+        if not isinstance(request, Request) or self.address_of is None:
+            return None
+        try:
+            key = request_key(request, self.address_of(request.provider, request.model))
+            guard(task_ctx.result_store, key)
+        except ConfigurationError:
+            # Prefect would log it with a traceback and go on; the task itself raises the same before it pays.
+            return None
+        return key

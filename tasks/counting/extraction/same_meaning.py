@@ -1,0 +1,136 @@
+"""Finds out which of several readings are one answer in other words, with a model, so that they are counted together.
+
+A model and not embeddings: the vectors of short answers lie close together where they differ in the one thing that
+counts, as 12 and 13 or `before 1900` and `after 1900` do. The model only groups what was read. It cannot add an answer,
+and it does not see who gave which, or how many did.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from blocks.member import ModelName
+from blocks.sampling import Sampling
+from tasks.calls.call import Call
+from tasks.calls.request import Message, Request
+from tasks.counting.extraction.extract import Reading
+from tasks.judging.fence import fenced, labels
+from tasks.judging.hearing import hear
+from tasks.prompts import fill, prompt, version
+from tasks.readers import UnreadableError, json_object, reader
+from tasks.record import Response
+
+Value = float | str
+
+
+def same_schema(names: Sequence[str]) -> dict[str, JsonValue]:
+    """Return the JSON schema of the answer: for each label itself, or one before it."""
+    properties: dict[str, JsonValue] = {
+        name: {"type": "string", "enum": list(names[: place + 1])} for place, name in enumerate(names)
+    }
+    same: JsonValue = {
+        "type": "object",
+        "properties": properties,
+        "required": list(names),
+        "additionalProperties": False,
+    }
+    return {"type": "object", "properties": {"same_as": same}, "required": ["same_as"], "additionalProperties": False}
+
+
+@reader("same_meaning")
+def read_same(text: str, schema: dict[str, Any] | None) -> dict[str, str]:
+    """Read for each label which one before it is the same; `schema` tells the labels.
+
+    Raises:
+        UnreadableError: If a label is missing, or is said to be the same as one that does not come before it.
+    """
+    properties = (schema or {}).get("properties", {})
+    wanted: list[str] = properties.get("same_as", {}).get("required", [])
+    said = json_object(text, ("same_as",))["same_as"]
+    if not isinstance(said, dict) or set(said) != set(wanted):
+        raise UnreadableError(f"same_as must give each of {', '.join(wanted)} a label, and nothing else")
+    for place, name in enumerate(wanted):
+        if said[name] not in wanted[: place + 1]:
+            raise UnreadableError(f"same_as of {name} must be {name} or a label before it")
+    return said
+
+
+def distinct(readings: Sequence[Reading | None]) -> list[Reading]:
+    """List the different readings, in the order of the first member that gave each."""
+    found: dict[Value, Reading] = {}
+    for reading in readings:
+        if reading is not None:
+            found.setdefault(reading.value, reading)
+    return list(found.values())
+
+
+def comparable(readings: Sequence[Reading]) -> bool:
+    """Tell whether any two of different readings might be one answer; two numbers that differ are never."""
+    return len(readings) > 1 and any(isinstance(reading.value, str) for reading in readings)
+
+
+def grouped(readings: Sequence[Reading], said: Mapping[str, str]) -> dict[Value, Reading]:
+    """Return for each reading the one that stands for its group: the first.
+
+    Numbers that differ stay apart, whatever was said.
+
+    Args:
+        readings: Different readings, in the order of their labels.
+        said: For each label itself, or one before it.
+    """
+    first: dict[str, Reading] = {}
+    numbers: dict[Value, float] = {}
+    for name, reading in zip(said, readings, strict=True):
+        head = first.get(said[name], reading)
+        number = reading.value if isinstance(reading.value, float) else None
+        if number is not None and numbers.setdefault(head.value, number) != number:
+            head = reading
+            numbers[head.value] = number
+        first[name] = head
+    return {reading.value: first[name] for name, reading in zip(said, readings, strict=True)}
+
+
+async def same_by_model(
+    question: str,
+    readings: Sequence[Reading],
+    extractor: ModelName,
+    call: Call,
+    *,
+    sampling: Sampling,
+    timeout: float,
+    seed: str,
+) -> tuple[dict[Value, Reading] | None, list[Response]]:
+    """Ask `extractor` which of several different readings are the same answer.
+
+    Args:
+        question: The question that was answered.
+        readings: Different readings, two or more.
+        extractor: The model that compares.
+        call: Makes the calls.
+        sampling: Its sampling settings.
+        timeout: Seconds that one request may take.
+        seed: Seed of the markers around the answers.
+
+    Returns:
+        For each reading's value the reading that stands for its group, or None where the model could not be read; and
+        every call made for it.
+    """
+    names = labels(len(readings))
+    shown = fenced(dict(zip(names, (reading.text for reading in readings), strict=True)), seed)
+    text = fill("same_meaning", question=question, count=len(names), answers=shown, labels=", ".join(names))
+    request = Request(
+        provider=extractor.provider,
+        model=extractor.model,
+        messages=(Message(role="system", content=prompt("same_meaning_system")), Message(role="user", content=text)),
+        sampling=sampling,
+        response_schema=same_schema(names),
+        reader="same_meaning",
+        prompt_version=version("same_meaning_system", "same_meaning"),
+        label=f"extractor {extractor} · {len(names)} readings",
+        timeout=timeout,
+    )
+    said, calls = await hear(request, call, read_same, member=f"{extractor} compares {len(names)} readings")
+    if said is None:
+        return None, calls
+    return grouped(readings, {name: said[name] for name in names}), calls

@@ -1,0 +1,272 @@
+"""The journal of a batch: what a crash, another process, another plan or a full disk does to it, and what it never does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blocks.budget import Budget
+from tasks.batches.journal import Journal
+from tasks.batches.journal_place import dated, journal_path, same_place
+from tasks.batches.row import Row
+from tasks.batches.shares import share
+from tasks.batches.totals import Totals
+from tasks.errors import ConfigurationError
+from tests.kits.batch_kit import ROOT
+
+PLAN = {"flow": "pump", "configuration": {"members": ["openai/a"]}, "prompts": [None, None, None], "part": [0, 1]}
+
+
+def row(number: int, prompt: str = "What?", **columns: object) -> Row:
+    return Row(number, number + 2, f"r{number}", prompt, {"prompt": prompt, **columns})
+
+
+def result(number: int) -> dict[str, object]:
+    return {"id": f"r{number}", "answer": f"answer {number}"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of three rows and a call."""
+    path = tmp_path / "out.jsonl.partial"
+    journal = Journal(path, PLAN)
+    for number in (2, 0, 1):
+        journal.add(row(number), result(number))
+    call(journal)
+    journal.close()
+    return path
+
+
+def call(journal: Journal, cost: float | None = 0.5) -> None:
+    journal.add_call("openai/a", latency_s=1.0, cost_usd=cost, requests=2, tokens=30, error=None)
+
+
+def opened(path: Path, plan: dict[str, object] = PLAN) -> Journal:
+    return Journal(path, plan)
+
+
+def test_it_is_read_again_in_the_order_of_the_input(path):
+    journal = opened(path)
+    assert (journal.found, len(journal)) == (3, 3)
+    assert [(one.number, one.result["answer"]) for one in journal.finished()] == [
+        (0, "answer 0"),
+        (1, "answer 1"),
+        (2, "answer 2"),
+    ]
+    assert (journal.totals.sent, journal.totals.cost_usd, journal.totals.spent) == (1, 0.5, (2, 30, 0.5))
+    assert path.stat().st_mode & 0o777 == 0o600
+    journal.close()
+
+
+@pytest.mark.parametrize("kept", [1, 10, 60])
+def test_half_a_line_at_the_end_is_cut_off(path, kept):
+    whole = path.read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    path.write_bytes(whole + last[:kept])
+    journal = opened(path)
+    assert path.read_bytes() == whole and len(journal) == 3
+    journal.add(row(3), result(3))
+    journal.close()
+    again = opened(path)
+    assert len(again) == 4 and [one.number for one in again.finished()] == [0, 1, 2, 3]
+    again.close()
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b'{"batch": {"flow": "pu'])
+def test_a_journal_whose_first_line_is_torn_is_begun_anew(tmp_path, left):
+    path = tmp_path / "out.partial"
+    path.write_bytes(left)
+    journal = opened(path)
+    assert len(journal) == 0 and path.read_text().endswith('"format": 1}\n')
+    journal.close()
+
+
+@pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"id": 1}\n{"id": 2}\n', '{"batch": 1, "format": 99}\n'])
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, text):
+    path = tmp_path / "out.partial"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="no journal of a batch: move it away"):
+        opened(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"flow": "vote"}, "flow"),
+        ({"configuration": {"members": ["openai/b"]}}, "configuration"),
+        ({"part": [0, 2]}, "part"),
+    ],
+)
+def test_another_batch_is_named_and_its_rows_are_kept(path, changed, named):
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=f"another {named}"):
+        opened(path, PLAN | changed)
+    assert path.read_bytes() == before
+
+
+def test_another_process_has_it(path):
+    journal = opened(path)
+    with pytest.raises(ConfigurationError, match="another process is at work on it"):
+        opened(path)
+    journal.close()
+    opened(path).close()
+
+
+def test_a_journal_that_is_taken_away_by_its_holder_is_made_anew(path, monkeypatch):
+    """Between opening and locking, the process that had it ends and removes it: no row may go into a removed file."""
+    import fcntl
+
+    real, calls = fcntl.flock, []
+
+    def flock(file: int, how: int) -> None:
+        if not calls:
+            path.unlink()
+        calls.append(how)
+        real(file, how)
+
+    monkeypatch.setattr("tasks.batches.journal.fcntl.flock", flock)
+    journal = opened(path)
+    journal.add(row(0), result(0))
+    journal.close()
+    assert len(calls) == 2 and '"row": 0' in path.read_text()
+
+
+@pytest.mark.parametrize("changed", [row(1, "Who?"), row(1)._replace(id="x"), row(1, gold=5)])
+def test_a_row_that_is_another_one_now_is_not_held(path, changed):
+    journal = opened(path)
+    assert journal.holds(row(1)) and not journal.holds(changed)
+    journal.add(changed, result(9))
+    journal.close()
+    again = opened(path)
+    assert again.holds(changed) and [one.result["id"] for one in again.finished()] == ["r0", "r9", "r2"]
+    again.close()
+
+
+def test_a_forgotten_row_is_done_again(path):
+    journal = opened(path)
+    journal.forget(1)
+    journal.forget(7)
+    journal.close()
+    again = opened(path)
+    assert len(again) == 2 and not again.holds(row(1))
+    again.close()
+
+
+def test_half_a_character_and_line_separators_of_a_model_are_kept(path):
+    journal = opened(path)
+    text = "half \ud83d, \u2028, \x85 and \n"
+    journal.add(row(3), {"id": "r3", "answer": text})
+    journal.close()
+    again = opened(path)
+    assert [one.result["answer"] for one in again.finished()][-1] == text
+    again.close()
+
+
+FILLED = """
+import resource, sys
+from pathlib import Path
+from tests.batches.test_batch_journal import PLAN, call, result, row
+from tasks.batches.journal import Journal
+from tasks.errors import OutputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+journal, number = Journal(Path(sys.argv[1]), PLAN), 0
+try:
+    while True:
+        journal.add(row(number, "x" * 300), result(number))
+        number += 1
+except OutputError as error:
+    try:
+        while True:
+            call(journal)
+    except OutputError:
+        pass
+    print(number, len(journal), error.message)
+"""
+
+
+def test_a_full_disk_is_loud_and_keeps_what_is_there(tmp_path):
+    """The limit of a file's size does what a full disk does: a part of a line is written, the rest is refused."""
+    path = tmp_path / "out.partial"
+    done = subprocess.run(
+        [sys.executable, "-c", FILLED, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    number, held, message = done.stdout.split(" ", 2)
+    assert int(number) == int(held) >= 3
+    assert "cannot be written: File too large" in message and "start again with the same arguments" in message
+    assert path.read_bytes().endswith(b"\n") and path.stat().st_size <= 4096
+    journal = opened(path)
+    assert len(journal) == int(number)
+    journal.add(row(99), result(99))
+    journal.close()
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_disk_that_takes_a_part_and_then_the_rest(tmp_path, monkeypatch):
+    import os
+
+    real = os.write
+    monkeypatch.setattr("tasks.batches.journal.os.write", lambda file, data: real(file, bytes(data[:7])))
+    journal = opened(tmp_path / "out.partial")
+    journal.add(row(0), result(0))
+    journal.add(row(1), result(1))
+    journal.close()
+    monkeypatch.undo()
+    again = opened(tmp_path / "out.partial")
+    assert len(again) == 2
+    again.close()
+
+
+def test_a_folder_in_its_place_is_an_error_of_the_input(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        opened(tmp_path / "out.partial")
+
+
+def test_where_it_is(tmp_path):
+    assert journal_path(str(tmp_path / "a.jsonl")) == tmp_path / "a.jsonl.partial"
+    in_memory = journal_path("memory://bucket/a.jsonl")
+    assert in_memory.parent.name == "consensus-batches" and in_memory != journal_path("memory://other/a.jsonl")
+
+
+def test_the_day_in_an_address():
+    assert dated("plain.jsonl") == "plain.jsonl"
+    made = dated("out-{date}.jsonl")
+    assert len(made) == len("out-2026-01-31.jsonl") and made.startswith("out-20")
+    for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
+        with pytest.raises(ConfigurationError, match=r"output: .* stands for nothing; only \{date\} does"):
+            dated(misspelt)
+
+
+def test_two_addresses_of_one_file(tmp_path):
+    file, link = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    file.touch()
+    link.symlink_to(file)
+    assert same_place(str(file), str(link)) and same_place("memory://x/a", "memory://x/a")
+    assert not same_place(str(file), "memory://x/a.jsonl") and not same_place(str(file), str(tmp_path / "c.jsonl"))
+
+
+def test_sums_are_put_together():
+    one, other = Totals(), Totals()
+    for seconds in range(1, 101):
+        one.add_call({"call": "m", "s": seconds, "usd": 0.01, "requests": 1, "tokens": 5, "error": None})
+    other.add_call({"call": "m", "s": 0.0, "usd": 0.0, "requests": 4, "tokens": 0, "error": "timeout"})
+    other.add_call({"call": "n", "s": 2.0, "usd": None, "requests": 1, "tokens": 7, "error": None})
+    one.add(json.loads(json.dumps(other.dump())))
+    first, second = one.models()
+    assert (first.model, first.calls, first.failed, first.requests) == ("m", 101, 1, 104)
+    assert (first.p50_s, first.p95_s, first.errors) == (50.0, 95.0, {"timeout": 1})
+    assert first.cost_usd == pytest.approx(1.0) and second.cost_usd is None and one.cost_usd is None
+    assert one.sent == 102 and one.spent[:2] == (105, 507)
+
+
+def test_a_budget_is_shared_to_the_last_call():
+    shares = share(Budget(max_calls=11, max_tokens=100, max_cost_usd=1.5, max_seconds=60), 3)
+    assert [one.max_calls for one in shares] == [4, 4, 3] and sum(one.max_tokens or 0 for one in shares) == 100
+    assert {(one.max_cost_usd, one.max_seconds) for one in shares} == {(0.5, 60)}
+    assert share(Budget(), 2) == [Budget(), Budget()]
+    with pytest.raises(ConfigurationError, match="max_calls: 2 cannot be shared among 3 shards"):
+        share(Budget(max_calls=2), 3)

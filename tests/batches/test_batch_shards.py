@@ -1,0 +1,300 @@
+"""A batch in shards: deployment runs on a process worker, merged; one that dies is run again alone."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from httpx import ConnectError
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.flows import Flow
+from prefect.states import Running
+
+from flows.batch import batch
+from flows.batching import run_batch
+from tasks.batches.outcome import BatchSummary
+from tasks.errors import ConfigurationError
+from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
+from tests.vendors import LoopbackVendors
+
+CONFIG = {"members": ["openai/a", "anthropic/b", "google/c"]}
+POOL = "shards-of-the-tests"
+
+
+def prefect(*arguments: str, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def started(environment: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "worker.log").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@pytest.fixture
+async def worker(results: str, vendors: LoopbackVendors, tmp_path: Path) -> Any:
+    """A work pool, the deployment of prefect.yaml's entrypoint, and one worker; its environment."""
+    environment = environment_of(tmp_path) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    await asyncio.to_thread(
+        prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment
+    )
+    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
+    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False)
+    process = started(environment, tmp_path)
+    yield environment
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+async def shard_runs(output: Path) -> list[FlowRun]:
+    """The runs of an output's shards, the oldest first."""
+    async with get_client() as client:
+        found = await client.read_flow_runs(limit=200, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    mine = [run for run in found if run.parameters.get("shard") and str(output) in run.parameters["output"]]
+    return sorted(mine, key=lambda run: str(run.created))
+
+
+def shard(run: FlowRun) -> int:
+    return int(run.parameters["shard"])
+
+
+async def undisturbed(source: Path, folder: Path) -> list[dict[str, Any]]:
+    out = folder / "whole.jsonl"
+    await batch(str(source), str(out), flow="vote", config=CONFIG)
+    return read(out)
+
+
+@pytest.mark.timeout(300)
+async def test_two_shards_give_what_one_run_gives(worker, vendors, tmp_path):
+    serve(vendors)
+    source, out = prompts(tmp_path, 7), tmp_path / "out.jsonl"
+    summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
+    assert (summary.rows, summary.done, summary.status) == (7, 7, "finished")
+    assert vendors.count() == summary.calls == summary.sent_calls == 21
+    assert {model.model: model.calls for model in summary.models} == {"openai/a": 7, "anthropic/b": 7, "google/c": 7}
+    assert same(read(out)) == same(await undisturbed(source, tmp_path))
+    runs = await shard_runs(out)
+    assert sorted(run.name for run in runs) == ["prompts.csv, part 1 of 2", "prompts.csv, part 2 of 2"]
+    assert not list(tmp_path.glob("out.jsonl.*")), "what the shards shared is taken away"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_a_shard_that_is_killed_is_run_again_alone(worker, vendors, tmp_path):
+    serve(vendors, delay=0.3)
+    source, out = prompts(tmp_path, 60), tmp_path / "out.jsonl"
+    parent = asyncio.create_task(batch(str(source), str(out), flow="vote", config=CONFIG, shards=2, concurrency=2))
+    victim = await _of_a_shard_with_rows(out)
+    os.kill(victim, signal.SIGKILL)
+    summary = await parent
+    assert (summary.rows, summary.done) == (60, 60)
+    names = [run.name for run in await shard_runs(out)]
+    assert len(names) == 3 and len(set(names)) == 2, "one of them was started twice"
+    assert 180 <= vendors.count() <= 180 + 2 * 3, "what was under way, of two rows and three members"
+    vendors.delay = 0
+    assert same(read(out)) == same(await undisturbed(source, tmp_path))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_a_parent_that_is_killed_adopts_the_runs_when_it_is_started_again(worker, vendors, tmp_path):
+    serve(vendors, delay=0.3)
+    source, out = prompts(tmp_path, 60), tmp_path / "out.jsonl"
+    arguments = [source, "-o", out, *THREE, "--concurrency", "2", "--shards", "2"]
+    parent = start(arguments, worker)
+    await _of_a_shard_with_rows(out)
+    assert await asyncio.to_thread(kill_when, parent, lambda: True)
+    summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2, concurrency=2)
+    assert (summary.rows, summary.done) == (60, 60)
+    assert len(await shard_runs(out)) == 2 and vendors.count() == 180
+
+
+async def _of_a_shard_with_rows(out: Path) -> int:
+    """Wait until a shard has finished rows; return its process."""
+    for _ in range(1200):
+        for journal in out.parent.glob(f"{out.name}.shards-*/*.partial"):
+            number = int(journal.name.partition("-")[0])
+            if journal.read_text().count('"row":') >= 3:
+                run = next(run for run in await shard_runs(out) if run.parameters["shard"] == number)
+                assert run.infrastructure_pid
+                return int(run.infrastructure_pid.rpartition(":")[2])
+        await asyncio.sleep(0.1)
+    pytest.fail("no shard has come so far")
+
+
+@pytest.mark.usefixtures("results")
+async def test_a_budget_too_small_for_its_shards_starts_none(vendors, tmp_path):
+    from blocks.budget import Budget
+
+    with pytest.raises(ConfigurationError, match=r"budget\.max_calls: 2 cannot be shared among 3 shards"):
+        await batch(
+            str(prompts(tmp_path, 5)),
+            str(tmp_path / "out.jsonl"),
+            flow="vote",
+            config=CONFIG,
+            shards=3,
+            budget=Budget(max_calls=2),
+        )
+    assert vendors.count() == 0 and await shard_runs(tmp_path / "out.jsonl") == []
+
+
+@pytest.mark.usefixtures("results")
+async def test_without_a_deployment_it_says_how_to_make_one(vendors, tmp_path):
+    async with get_client() as client:
+        for found in await client.read_deployments():
+            await client.delete_deployment(found.id)
+    with pytest.raises(ConfigurationError, match=r"there is no deployment batch/batch: .*consensus up"):
+        await batch(str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl"), flow="vote", config=CONFIG, shards=2)
+
+
+@pytest.mark.usefixtures("results")
+async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(vendors, tmp_path, monkeypatch):
+    """A shard whose budget ended is started again; killed then, its old summary must not count."""
+    from flows import batch_shards
+    from tasks.batches.places import place_of
+
+    work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
+    folder = place_of(str(tmp_path), "output")
+    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), folder)
+    batch_shards.leave_summary(shards.shards[0].address, BatchSummary(status="budget"))
+    assert shards._done(shards.shards[0]) and not shards._done(shards.shards[0], finished=True)
+
+    class Run:
+        id, name = uuid4(), "shard"
+
+    async def run_deployment(*arguments: Any, **options: Any) -> Run:
+        return Run()
+
+    monkeypatch.setattr(batch_shards, "arun_deployment", run_deployment)
+    monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    assert await shards._start(shards.shards[0]) == Run.id
+    assert shards._done(shards.shards[0]) is None
+
+
+@pytest.mark.usefixtures("results")
+async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
+    from tasks.batches.parts import merged
+    from tasks.batches.totals import Totals
+
+    serve(vendors)
+    source = prompts(tmp_path, 7)
+    parts = [tmp_path / f"part-{number}.jsonl" for number in range(3)]
+    for number, part in enumerate(parts):
+        done = await run_batch(batch_of(source, part, part=(number, 3)))
+        assert done.rows == [3, 2, 2][number]
+    totals = Totals()
+    assert [one.result["id"] for one in merged([str(part) for part in parts], totals)] == [f"r{n}" for n in range(7)]
+    assert totals.sent == 7 == vendors.count()
+
+
+@pytest.fixture
+async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
+    for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5, "WAITING_S": 1.0}.items():
+        monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
+    await asyncio.to_thread(
+        prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment_of(tmp_path)
+    )
+    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
+    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False)
+    out = tmp_path / "out.jsonl"
+    parent = asyncio.create_task(batch(str(prompts(tmp_path, 4)), str(out), flow="vote", config=CONFIG, shards=2))
+    runs = await _so_many(out, 2)
+    yield out, runs
+    parent.cancel()
+    with suppress(asyncio.CancelledError):
+        await parent
+
+
+async def _so_many(out: Path, number: int) -> list[FlowRun]:
+    for _ in range(200):
+        if len(runs := await shard_runs(out)) == number:
+            return runs
+        await asyncio.sleep(0.1)
+    pytest.fail(f"there are not {number} runs")
+
+
+@pytest.mark.timeout(180)
+async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
+    out, runs = waiting
+    async with get_client() as client:
+        await client.set_flow_run_state(runs[0].id, Running(), force=True)
+        after = await _so_many(out, 3)
+        assert [shard(run) for run in after].count(shard(runs[0])) == 2
+        lost = await client.read_flow_run(runs[0].id)
+        assert lost.state and lost.state.is_crashed() and lost.state.message == "no sign of life"
+        other = await client.read_flow_run(runs[1].id)
+        assert other.state and other.state.is_scheduled(), "the one that waits for a worker may wait"
+
+
+@pytest.mark.timeout(180)
+async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, monkeypatch):
+    told: list[Any] = []
+
+    async def tell(event: str, value: Any) -> None:
+        told.append((event, value))
+
+    monkeypatch.setattr("flows.batch_shards.tell", tell)
+    for _ in range(200):
+        if told:
+            break
+        await asyncio.sleep(0.1)
+    event, text = told[0]
+    assert event == "notice" and "2 of 2 shards wait for a worker" in text
+    assert f"prefect worker start --pool {POOL}" in text
+
+
+@pytest.mark.timeout(180)
+async def test_a_run_that_somebody_deletes_is_started_again(waiting):
+    out, runs = waiting
+    async with get_client() as client:
+        await client.delete_flow_run(runs[0].id)
+        for _ in range(200):
+            after = await shard_runs(out)
+            if len(after) == 2 and runs[0].id not in {run.id for run in after}:
+                break
+            await asyncio.sleep(0.1)
+    assert {shard(run) for run in after} == {shard(run) for run in runs} == {1, 2}
+
+
+@pytest.mark.timeout(180)
+async def test_a_server_that_is_away_for_a_moment_ends_nothing(waiting):
+    out, runs = waiting
+    asked: list[object] = []
+
+    async def away(self: object, run: object) -> FlowRun:
+        asked.append(run)
+        raise ConnectError("All connection attempts failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.client.orchestration.PrefectClient.read_flow_run", away)
+        for _ in range(400):
+            if len(asked) < 4:
+                await asyncio.sleep(0.05)
+    assert len(asked) >= 4
+    async with get_client() as client:
+        await client.set_flow_run_state(runs[0].id, Running(), force=True)
+    assert len(await _so_many(out, 3)) == 3, "it goes on looking"

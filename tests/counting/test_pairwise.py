@@ -1,0 +1,180 @@
+"""A judge that compares answers in pairs: both orders, ties, sorting by few comparisons, and fusing the best."""
+
+import re
+
+import pytest
+
+from blocks.member import ModelName
+from blocks.vote import VoteConfig
+from flows.vote import run_vote
+from tasks.counting.ballot import Comparison
+from tasks.judging.pairwise import bubble, read_comparison, win_shares
+from tasks.readers import UnreadableError
+from tests.kits.consortium_kit import asked, say
+from tests.vendors import Reply, faults, json_reply
+
+pytestmark = pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted")
+
+MEMBERS = ["openai/one", "anthropic/two", "google/three", "openai/four"]
+TEXTS = {"one": "worth 1", "two": "worth 4", "three": "worth 2", "four": "worth 3"}
+
+
+def config(**settings):
+    return VoteConfig.model_validate({"members": MEMBERS, "pairwise_judge": "openai/judge"} | settings)
+
+
+def verdict(seen):
+    """A judge that finds the higher worth better."""
+    first, second = (int(worth) for worth in re.findall(r"worth (\d)", seen.prompt))
+    return json_reply({"better": "first" if first > second else "second" if first < second else "tie"})
+
+
+@pytest.fixture
+def panel(results, vendors):
+    say(vendors, **TEXTS)
+    vendors.script("judge", then=verdict)
+    return vendors
+
+
+async def test_all_pairs_are_compared_in_both_orders(panel):
+    record = await run_vote("What?", config(system="Be brief."))
+    assert (record.answer, record.status, record.degraded) == ("worth 4", "finished", False)
+    synthesis = record.iterations[0].synthesis
+    assert synthesis.ranking == ["anthropic/two#1", "openai/four#1", "google/three#1", "openai/one#1"]
+    assert (synthesis.chosen, synthesis.arbiter, synthesis.method) == ("anthropic/two#1", "openai/judge", "pairwise")
+    assert len(record.comparisons) == 6
+    assert panel.count("judge") == 12
+    shown = [tuple(re.findall(r"worth \d", seen.prompt)) for seen in asked(panel, "judge")]
+    assert len(set(shown)) == 12
+    assert {(b, a) for a, b in shown} == set(shown)
+    for seen in asked(panel, "judge"):
+        assert "What?" in seen.prompt
+        assert "Be brief." in seen.prompt
+        assert not re.search(r"openai|anthropic|google|one#|two#", seen.prompt), "the judge sees no names"
+        assert seen.schema["properties"]["better"]["enum"] == ["first", "second", "tie"]
+    sent = panel.count()
+    again = await run_vote("What?", config(system="Be brief."))
+    assert (panel.count(), again.answer) == (sent, "worth 4")
+
+
+async def test_where_the_orders_disagree_it_is_a_tie(panel):
+    panel.script("judge", then=json_reply({"better": "first"}))
+    record = await run_vote("What?", config())
+    assert {one.winner for one in record.comparisons} == {None}
+    assert record.comparisons[0].said == ("first", "second")
+    assert (record.answer, record.tie) == ("worth 1", True), "of a tie, the member listed first"
+
+
+async def test_the_best_is_found_by_one_pair_fewer_than_there_are_answers(panel):
+    record = await run_vote("What?", config(comparisons=3))
+    assert (record.answer, len(record.comparisons), panel.count("judge")) == ("worth 4", 3, 6)
+    panel.reset()
+    say(panel, **TEXTS)
+    panel.script("judge", then=verdict)
+    record = await run_vote("What else?", config(comparisons=100))
+    assert [name.split("/")[1][:-2] for name in record.iterations[0].synthesis.ranking] == [
+        "two",
+        "four",
+        "three",
+        "one",
+    ]
+    assert len(record.comparisons) <= 6
+
+
+async def test_a_judge_never_compares_its_own_answer(panel):
+    record = await run_vote("What?", config(pairwise_judge="anthropic/two"))
+    assert record.iterations[0].responses[1].text == "worth 4"
+    assert not any("worth 4" in seen.prompt for seen in asked(panel, "two"))
+    assert "anthropic/two is also a member: its own answer is not compared" in record.warnings
+
+
+async def test_a_failed_member_is_not_compared(panel):
+    panel.script("two", then=faults.bad_request())
+    record = await run_vote("What?", config())
+    assert (record.answer, record.degraded, len(record.comparisons)) == ("worth 3", True, 3)
+    assert "anthropic/two#1: bad_request" in record.warnings
+
+
+async def test_below_the_quorum_nothing_is_compared(panel):
+    for model in ("one", "two"):
+        panel.script(model, then=faults.unauthorized())
+    record = await run_vote("What?", config())
+    assert (record.answer, record.status, panel.count("judge")) == (None, "failed", 0)
+    assert "openai/one#1" in record.error
+    assert "anthropic/two#1" in record.error
+
+
+async def test_rubbish_is_asked_for_again_and_then_decides_nothing(panel):
+    def moody(seen):
+        said = [message["content"] for message in seen.messages]
+        return Reply(text="rubbish") if "worth 4" in said[0] else verdict(seen)
+
+    panel.script("judge", then=moody)
+    record = await run_vote("What?", config())
+    assert record.answer == "worth 3"
+    unread = [one for one in record.comparisons if one.said == (None, None)]
+    assert len(unread) == 3
+    assert record.iterations[0].synthesis.ranking == ["openai/four#1", "google/three#1", "openai/one#1"]
+    assert panel.count("judge") == 6 + 2 * 6
+    assert any(call.text == "rubbish" and call.error.kind == "malformed" for call in record.iterations[0].judgements)
+
+
+async def test_a_judge_that_fails_leaves_the_answer_nearest_to_the_others(panel):
+    panel.script("judge", then=faults.unauthorized())
+    record = await run_vote("What?", config())
+    assert record.answer in TEXTS.values()
+    assert record.degraded
+    assert any("could not compare the answers" in warning for warning in record.warnings)
+
+
+async def test_the_best_are_fused(panel):
+    panel.script("fuser", then=json_reply({"answer": "all of it"}))
+    record = await run_vote("What?", config(fuse="openai/fuser", fuse_top=2))
+    synthesis = record.iterations[0].synthesis
+    assert (record.answer, synthesis.arbiter, synthesis.method, synthesis.chosen) == (
+        *("all of it", "openai/fuser", "fuse", None),
+    )
+    (seen,) = asked(panel, "fuser")
+    assert sorted(re.findall(r"worth \d", seen.prompt)) == ["worth 3", "worth 4"]
+    assert "What?" in seen.prompt
+    assert record.full_text == "worth 4"
+
+
+async def test_a_fuser_that_answers_rubbish_leaves_the_best_answer(panel):
+    panel.script("fuser", then=Reply(text="rubbish"))
+    record = await run_vote("What?", config(fuse="openai/fuser"))
+    assert (record.answer, record.degraded, panel.count("fuser")) == ("worth 4", True, 2)
+    assert any("could not fuse" in warning for warning in record.warnings)
+
+
+def test_a_judgement_is_one_of_three_words():
+    assert read_comparison('{"better": " Second "}') == "second"
+    for text in ('{"better": "A"}', '{"better": null}', "first", "{}"):
+        with pytest.raises(UnreadableError):
+            read_comparison(text)
+
+
+def test_what_was_not_judged_counts_for_neither():
+    found = [
+        Comparison(pair=("a", "b"), said=("first", "first"), winner="a"),
+        Comparison(pair=("a", "c"), said=("first", None)),
+        Comparison(pair=("b", "c"), said=("tie", "tie")),
+    ]
+    assert win_shares(found, "abcd") == {"a": 1, "b": 0.25, "c": 0.5}
+
+
+async def test_sorting_never_compares_a_pair_twice():
+    worth = {name: number for number, name in enumerate("hcfaegbd")}
+    seen = []
+
+    async def duel(one, other):
+        seen.append(frozenset((one, other)))
+        return Comparison(pair=(one, other), said=("tie", "tie"), winner=max(one, other, key=worth.get))
+
+    order = await bubble("abcdefgh", duel, 1000)
+    assert [name for (name,) in order] == sorted("abcdefgh", key=worth.get, reverse=True)
+    assert len(seen) == len(set(seen)) <= 28
+    seen.clear()
+    assert (await bubble("abcdefgh", duel, 7))[0] == ["d"]
+    assert len(seen) == 7
+    assert ModelName("openai", "judge") == ("openai", "judge")

@@ -1,0 +1,382 @@
+"""The history: no row is lost, a broken history loses no answer, and what is in it can be read again."""
+
+import asyncio
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flows.consortium import consortium
+from tasks.errors import QuorumError
+from tasks.history.conversation import Conversation, continuing
+from tasks.history.database import Database
+from tasks.history.errors import HistoryError
+from tasks.history.place import FILE, HEAD, history_place
+from tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
+from tasks.history.rows import call_rows, run_row, shared, won
+from tasks.history.saving import save
+from tasks.history.schema import metadata
+from tasks.history.writer import close_writers, writer_of
+from tasks.recording import NOT_RECORDED, recorded
+from tasks.reports.report import start_record
+from tasks.watch import tell, watched_by
+from tests.kits.consortium_kit import config, judged
+from tests.kits.history_kit import ROOT, entry, in_processes, record, response, rows, written
+from tests.vendors import Reply, faults
+
+RUNS, CALLS = 20, 10
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path, monkeypatch):
+    """A history of the test's own."""
+    path = tmp_path / "history.db"
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{path}")
+    yield path
+    close_writers()
+
+
+@pytest.fixture
+def database(file):
+    made = Database(file)
+    yield made
+    made.close()
+
+
+def nothing_lost(file):
+    assert rows(file, "SELECT count(*) FROM runs") == [(RUNS,)]
+    assert rows(file, "SELECT count(*), sum(error_kind IS NOT NULL) FROM calls") == [(RUNS * CALLS, RUNS)]
+    per_run = rows(file, "SELECT count(*), min(position), max(position) FROM calls GROUP BY run_id")
+    assert per_run == [(CALLS, 1, CALLS)] * RUNS
+    assert rows(file, "SELECT count(*) FROM iterations") == [(RUNS,)]
+    assert rows(file, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_concurrent_runs_in_processes_lose_no_row(file):
+    """Each makes its own connection to a file that none of them has made yet."""
+    code = f"""
+made = [entry(record(f"run-{{number}}-{{n}}", calls={CALLS})) for n in range(2)]
+go()
+done = [writer_of(url_of_test).write(one) for one in made]
+[one.result(60) for one in done]
+close_writers()
+""".replace("url_of_test", repr(f"sqlite:///{file}"))
+    in_processes(RUNS // 2, code, f"sqlite:///{file}")
+    nothing_lost(file)
+
+
+def test_concurrent_runs_in_threads_lose_no_row(file):
+    """Half of them through the writer of the process, half each through a connection of its own."""
+    gate = threading.Barrier(RUNS)
+
+    def run(number):
+        one = entry(record(f"run-{number}", calls=CALLS))
+        gate.wait()
+        if number % 2:
+            return writer_of(file).write(one).result(60)
+        database = Database(file)
+        try:
+            return database.save(lambda connection: save(connection, one))
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(RUNS) as pool:
+        assert sorted(pool.map(run, range(RUNS))) == sorted(f"run-{number}" for number in range(RUNS))
+    close_writers()
+    nothing_lost(file)
+
+
+async def test_concurrent_flows_lose_no_row(file, results, vendors):
+    vendors.script("arbiter", then=judged(90))
+    vendors.script("two", then=faults.unauthorized())
+    records = await asyncio.gather(*(consortium(f"Question {number}?", config(quorum=2)) for number in range(6)))
+    assert rows(file, "SELECT count(*) FROM runs") == [(6,)]
+    assert rows(file, "SELECT role, count(*) FROM calls GROUP BY role") == [("judge", 6), ("member", 18)]
+    assert rows(file, "SELECT member, error_kind, count(*) FROM calls WHERE error IS NOT NULL") == [
+        ("openai/two#1", "auth", 6)
+    ]
+    stored = dict(rows(file, "SELECT id, record FROM runs"))
+    for one in records:
+        assert json.loads(stored[one.flow_run_id]) == one.model_dump(mode="json")
+    assert not any(NOT_RECORDED in warning for one in records for warning in one.warnings)
+
+
+def test_a_new_file_is_private_and_has_all_tables(file, database):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    written(database, entry())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert rows(file, "PRAGMA journal_mode") == [("wal",)]
+    assert database.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+    assert rows(file, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
+def test_the_newest_migration_is_the_one_that_is_looked_for():
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    settings = Config()
+    settings.set_main_option("script_location", str(ROOT / "tasks/history/migrations"))
+    assert ScriptDirectory.from_config(settings).get_heads() == [HEAD]
+
+
+def test_a_history_of_a_newer_version_is_left_alone(file, database):
+    written(database, entry())
+    database.close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(HistoryError, match="another version"):
+        Database(file).save(lambda connection: save(connection, entry(record("run-2"))))
+    assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_by_default_it_is_in_the_home_folder_of_prefect(monkeypatch):
+    from prefect.settings import get_current_settings
+
+    monkeypatch.delenv("CONSENSUS_HISTORY_URL")
+    assert history_place() == get_current_settings().home / FILE
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
+    assert history_place() is None
+
+
+def test_sqlalchemy_is_not_imported_to_write_a_run(file, database):
+    """It costs half a second of CPU, which every command would pay."""
+    written(database, entry(record("run-1")))
+    code = f"""
+import sys, deployments.cli, deployments.commands.algorithms.chat, flows.consortium
+import pathlib, tests.kits.history_kit as kit
+from tasks.history.writer import close_writers, writer_of
+writer_of(pathlib.Path({str(file)!r})).write(kit.entry(kit.record("run-2"))).result(30)
+close_writers()
+print("sqlalchemy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert rows(file, "SELECT count(*) FROM runs") == [(2,)]
+
+
+def test_both_drivers_write_the_same(file, database):
+    from tasks.history.sqlite_file import SqliteFile
+
+    written(database, entry(record("run-1", conversation_id="c"), in_=Conversation("c")))
+    other = SqliteFile(file)
+    other.save(lambda transaction: save(transaction, entry(record("run-2"), in_=Conversation("c"))))
+    other.close()
+    tables = ("runs", "iterations", "calls", "turns")
+    for found in (rows(file, f"SELECT * FROM {table}") for table in tables):
+        half = len(found) // 2
+        assert half
+        for left, right in zip(found[:half], found[half:], strict=True):
+            assert repr(left).replace("run-1", "run-2") == repr(right)
+
+
+def broken_histories(file):
+    """Ways in which a history cannot be written, as what the environment says."""
+    Database(file).save(lambda connection: save(connection, entry()))
+    yield f"sqlite:///file:{file}?mode=ro&uri=true"
+    garbage = file.with_name("garbage.db")
+    garbage.write_bytes(b"this is no database " * 100)
+    yield f"sqlite:///{garbage}"
+    yield f"sqlite:///{garbage}/in/a/file.db"
+    yield "postgresql://me:secret-password@127.0.0.1:1/nowhere"
+    yield "no url"
+    if os.getuid() != 0:  # root writes everywhere
+        file.chmod(0o400)
+        yield f"sqlite:///{file}"
+
+
+async def test_a_broken_history_is_a_warning_and_never_a_lost_answer(file, results, vendors, monkeypatch):
+    vendors.script("arbiter", then=judged(90, "the answer"))
+    for url in broken_histories(file):
+        monkeypatch.setenv("CONSENSUS_HISTORY_URL", url)
+        found = await consortium("What?", config())
+        assert found.answer == "the answer" and found.conversation_id is None
+        (warning,) = [one for one in found.warnings if one.startswith(NOT_RECORDED)]
+        assert "secret-password" not in warning
+    assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
+
+
+async def test_a_history_that_is_held_by_another_program_is_waited_for(file, database, results, vendors, monkeypatch):
+    written(database, entry())
+    vendors.script("arbiter", then=judged(90))
+    holder = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
+    assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
+    monkeypatch.setattr("tasks.history.sqlite_file.BUSY_S", 0.2)
+    close_writers()
+    holder.execute("BEGIN IMMEDIATE")
+    found = await consortium("Too long?", config())
+    holder.execute("COMMIT")
+    holder.close()
+    assert found.answer is not None and "locked" in found.warnings[-1]
+
+
+async def test_a_failed_run_is_written_with_every_cause(file, results, vendors):
+    for model in ("one", "two", "three"):
+        vendors.script(model, then=faults.unauthorized())
+    with pytest.raises(QuorumError):
+        await consortium("What?", config())
+    ((status, error, document),) = rows(file, "SELECT status, error, record FROM runs")
+    assert status == "failed" and "openai/two" in error and json.loads(document)["error"] == error
+    assert rows(file, "SELECT count(*) FROM calls WHERE error_kind = 'auth'") == [(3,)]
+
+
+class Heard:
+    """Tells when so many calls have ended."""
+
+    def __init__(self, number):
+        self.enough = asyncio.Event()
+        self._left = number
+
+    async def told(self, event, value):
+        self._left -= event == "answered"
+        if self._left == 0:
+            self.enough.set()
+
+
+async def test_a_run_that_is_broken_off_is_written_with_the_calls_it_paid_for(file, results, vendors):
+    vendors.script("three", then=Reply(text="late", delay=20))
+    heard = Heard(2)
+    with watched_by(heard):
+        running = asyncio.ensure_future(consortium("What?", config()))
+    await heard.enough.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    ((status, error, calls),) = rows(file, "SELECT status, error, calls FROM runs")
+    assert (status, error, calls) == ("failed", "the run was broken off: CancelledError", 2)
+    members = rows(file, "SELECT member FROM calls WHERE error_kind IS NULL ORDER BY member")
+    assert members == [("openai/one#1",), ("openai/two#1",)]
+
+
+async def test_several_records_of_one_flow_run_are_kept_apart(file):
+    async def run(prompt):
+        made = record("flow-run-1", prompt=prompt)
+        await tell("started", made)
+        await asyncio.sleep(0)
+        await tell("ended", made)
+
+    with continuing(Conversation()):
+        # A flow inside another one is recorded once, by the outer one.
+        async with recorded(in_conversation=False), recorded():
+            await asyncio.gather(*(run(f"question {number}") for number in range(3)))
+    ids = rows(file, "SELECT id FROM runs ORDER BY position")
+    assert ids == [("flow-run-1",), ("flow-run-1-2",), ("flow-run-1-3",)]
+    assert rows(file, "SELECT count(*) FROM turns") == [(0,)]
+    found = await asyncio.to_thread(lambda: Database(file).read(lambda c: read_run(c, "flow-run-1")))
+    assert found[0]["id"] == "flow-run-1", "the id of the first is the beginning of the others'"
+
+
+async def test_one_run_that_no_database_takes_does_not_take_others_along(file, monkeypatch):
+    writer = writer_of(file)
+    bad = record("bad")
+    bad.iterations.append(bad.iterations[0])  # two iterations of the same number
+    done = [writer.write(entry(one)) for one in (record("good-1"), bad, record("good-2"))]
+    assert [done[0].result(30), done[2].result(30)] == ["good-1", "good-2"]
+    with pytest.raises(HistoryError, match="UNIQUE"):
+        done[1].result(30)
+
+
+async def test_nothing_is_written_when_the_history_is_off(file, monkeypatch):
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
+    async with recorded():
+        await tell("ended", start_record("x", "What?"))
+    assert not file.exists()
+
+
+def test_texts_that_databases_refuse_are_written_all_the_same(file, database):
+    odd = "half \ud83d and zero \x00 and 日本"
+    written(database, entry(record(prompt=odd, answer=odd)))
+    ((prompt, document),) = rows(file, "SELECT prompt, record FROM runs")
+    assert prompt == "half ? and zero \ufffd and 日本"
+    assert json.loads(document)["answer"] == "half ? and zero \x00 and 日本"
+
+
+def test_who_won_and_who_agreed():
+    made = record(calls=4)
+    (iteration,) = made.iterations
+    lost, chosen, other = iteration.responses
+    assert [won(made, iteration, one) for one in (lost, chosen, other)] == [False, True, False]
+    assert shared(made, iteration, chosen) == 1.0
+    assert shared(made, iteration, other) == 0.5
+    assert shared(made, iteration, lost) is None, "a failed member agrees with nobody"
+    iteration.synthesis.votes = {"2": [chosen.member], "3": [other.member]}
+    iteration.synthesis.value = "2"
+    assert [shared(made, iteration, one) for one in (chosen, other)] == [1.0, 0.0], "the same value, not like words"
+    abstained = response(9)
+    assert shared(made, iteration, abstained) is None
+    iteration.synthesis = None
+    assert shared(made, iteration, chosen) is None, "a list of answers is no answer to agree with"
+    assert not won(made, iteration, chosen)
+
+
+def test_rows_hold_what_the_record_holds():
+    one = entry(record(calls=4))
+    row = run_row(one, "id", 1)
+    assert (row["status"], row["calls"], row["cost_usd"], row["answer"]) == ("confident", 4, 0.003, "answer 2")
+    first, second, _, judge = call_rows(one, "id")
+    assert (first["error_kind"], first["text"], first["role"]) == ("quota", None, "member")
+    assert (second["input_tokens"], second["output_tokens"], second["won"]) == (10, 5, True)
+    assert (judge["role"], judge["member"], judge["won"], judge["agreement"]) == (
+        "judge",
+        "openai/judge#1",
+        False,
+        None,
+    )
+
+
+def test_filters(database):
+    other = record("b", flow="mixture-of-agents", status="finished")
+    other.iterations[0].responses[1].provider = "openrouter"
+    other.iterations[0].responses[1].model = "deepseek/deepseek-r1:free"
+    written(database, entry(record("a")), entry(other, after=3600), entry(record("c", status="failed"), after=7200))
+
+    def ids(limit=10, **wanted):
+        return "".join(row["id"] for row in database.read(lambda c: list_runs(c, Filter(**wanted), limit)))
+
+    assert ids() == "cba"
+    assert ids(limit=2) == "cb"
+    assert ids(flow="consortium") == "ca"
+    assert ids(flow="mixture-of-agents") == "b"
+    assert ids(status="failed") == "c"
+    assert ids(since=entry(after=3600).started_at) == "cb"
+    assert ids(model="openrouter/deepseek/deepseek-r1:free") == ids(model="deepseek/deepseek-r1:free") == "b"
+    assert ids(model="openai/m2") == ids(model="m2") == "ca"
+    assert ids(model="m2%") == ids(model="M2") == ""
+
+
+def test_stats_of_each_model(database):
+    slow = record("b", calls=4)
+    slow.iterations[0].responses[1] = response(2, latency_s=4.0, text="answer 2")
+    slow.iterations[0].responses[2] = response(3, cached=True, latency_s=99.0, cost_usd=None)
+    written(database, entry(record("a", calls=4)), entry(slow))
+    found = {one.model: one for one in database.read(lambda c: model_stats(c, Filter()))}
+    two = found["openai/m2"]
+    assert (two.runs, two.calls, two.failures, two.wins, two.agreement) == (2, 2, 0, 2, 1.0)
+    assert (two.p50_s, two.p95_s, two.cost_usd) == (0.5, 4.0, 0.002)
+    assert (found["openai/m1"].failures, found["openai/m1"].p50_s) == (2, None)
+    assert (found["openai/m3"].cached, found["openai/m3"].p95_s, found["openai/m3"].cost_usd) == (1, 0.5, None)
+    assert found["openai/judge"].agreement is None
+    assert [one.model for one in database.read(lambda c: model_stats(c, Filter(model="m2")))] == ["openai/m2"]
+
+
+@pytest.mark.parametrize(("values", "share", "found"), [([], 0.5, None), ([1], 0.95, 1), ([1, 2, 3, 4], 0.5, 2)])
+def test_percentile_is_the_nearest_rank(values, share, found):
+    assert percentile(values, share) == found
+    assert percentile(list(range(1, 101)), 0.95) == 95
+
+
+def test_an_abbreviation_must_fit_one_run(database):
+    written(database, entry(record("aa1")), entry(record("aa2")), entry(record("b%")))
+    assert database.read(lambda c: read_run(c, "b"))[0]["id"] == "b%"
+    for name, message in (("aa", "aa1, aa2"), ("zz", "no run"), ("", "no run"), ("%", "no run")):
+        with pytest.raises(HistoryError, match=message):
+            database.read(lambda c, name=name: read_run(c, name))

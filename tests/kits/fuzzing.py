@@ -1,0 +1,184 @@
+"""What the fuzzers share: texts that are nearly right, and functions that must end in a value or in an error of ours."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import fsspec
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from blocks.consensus_learning import ConsensusLearningConfig
+from blocks.consortium import ConsortiumConfig
+from blocks.extraction import parse_extraction
+from blocks.member import members_of, parse_member
+from blocks.mixture_of_agents import MixtureOfAgentsConfig
+from blocks.prefer import PreferConfig
+from blocks.pump import PumpConfig
+from blocks.vote import VoteConfig
+from tasks.batches.source import Source
+from tasks.check_cases import read_cases
+from tasks.counting.extraction.extract import extract_all
+from tasks.errors import ConsensusError
+from tasks.judging import learner, mixture, pairwise, preference_judgement, text_hearing  # noqa: F401  # they register readers
+from tasks.judging.hazards import hazards_of
+from tasks.judging.judgement import read_judgement, schema_of
+from tasks.plain_text import visible
+from tasks.prompting.answer_parts import divide
+from tasks.readers import _readers, json_object
+from tasks.record import Record
+from tasks.reports.flare import read_input
+
+JUDGEMENT = json.dumps(
+    {
+        "analysis": "a",
+        "dissent": "",
+        "synthesis": "18",
+        "confidence": 90,
+        "needs_iteration": False,
+        "ranking": ["A", "B"],
+    }
+)
+FLARE = json.dumps(
+    {
+        "models": [{"id": "openai/gpt-4o", "max_tokens": 50, "temperature": 0.7}],
+        "aggregator": [
+            {"model": {"id": "x/y"}, "approach": "", "aggregator_prompt": [{"role": "user", "content": "z"}]}
+        ],
+        "initial_conversation": [{"role": "user", "content": "Who?"}],
+        "iterations": 1,
+    }
+)
+SEEDS = [
+    JUDGEMENT,
+    FLARE,
+    '```json\n{"reasoning": "2+2", "answer": "\\\\frac{1}{2}"}\n``` so #### 1,234.5',
+    "openai/gpt-x:3",
+    "openrouter/deepseek/deepseek-r1:free:2",
+    "The answer is **(B)**. Final answer: \\boxed{18}",
+    '{"members": ["openai/one:2"], "quorum": 1, "sampling": {"temperature": 0.5}, "budget": {"max_calls": 3}}',
+    '[{"prompt": "Why?", "answers": {"a": "b"}, "expected": "c"}]',
+    "A > B = C > D",
+    'id,prompt\n1,"a ""b"",\nc"\n2,d\n',
+    '{"id": 1, "prompt": "a"}\n{"id": 2, "prompt": "b"}\n',
+]
+PIECES = [
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    ":",
+    ",",
+    "\\",
+    "\n",
+    "```",
+    "null",
+    "NaN",
+    "-",
+    "1e999",
+    "9" * 400,
+    "\ud800",
+    "\x00",
+    "\u202e",
+    "/",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> str:
+    """A good text with some of it cut out, doubled, moved or replaced."""
+    text = draw(st.sampled_from(SEEDS))
+    chance = random.Random(draw(st.integers(0, 2**32)))
+    for _ in range(draw(st.integers(0, 6))):
+        start, end = sorted((chance.randint(0, len(text)), chance.randint(0, len(text))))
+        end = min(end, start + 20)
+        match chance.randint(0, 3):
+            case 0:
+                text = text[:start] + text[end:]
+            case 1:
+                text = text[:start] + text[start:end] * 2 + text[end:]
+            case 2:
+                text = text[:start] + chance.choice(PIECES) + text[end:]
+            case _:
+                text = text[start:] + text[:start]
+    return text
+
+
+texts = st.one_of(nearly_right(), st.text(), json_values.map(lambda value: json.dumps(value, ensure_ascii=False)))
+FORMS = [parse_extraction(form) for form in ("number", "choice", "json:answer", "label:yes,no", "text", "text:answer")]
+CONFIGS = [ConsortiumConfig, VoteConfig, PumpConfig, PreferConfig, MixtureOfAgentsConfig, ConsensusLearningConfig]
+SCHEMAS = [None, schema_of("synthesize", ["A", "B"]), schema_of("rank", ["A", "B"])]
+
+
+def _extract(text: str) -> None:
+    for form in FORMS:
+        for reading in extract_all([text, None, text], form):
+            assert reading is None or isinstance(reading.text, str)
+
+
+def _judge(text: str) -> None:
+    for schema in SCHEMAS:
+        _allowed(lambda schema=schema: read_judgement(text, schema))
+
+
+def _readers_all(text: str) -> None:
+    for name, reader in _readers.items():
+        schema = SCHEMAS[2] if "rank" in name else SCHEMAS[1]
+        _allowed(lambda reader=reader, schema=schema: reader(text, schema))
+
+
+def _configs(text: str) -> None:
+    for config in CONFIGS:
+        _allowed(lambda config=config: config.model_validate_json(text.encode("utf-8", "replace")))
+        _allowed(lambda config=config: config.model_validate({"members": [text], "arbiter": text, "extract": text}))
+
+
+def _show(text: str) -> None:
+    visible(text)
+    hazards_of(text)
+    divide(text, "Answer:", "Sources:")
+
+
+def _batch_input(text: str) -> None:
+    memory = fsspec.filesystem("memory")
+    for ending in ("csv", "tsv", "jsonl", "json", "txt"):
+        address = f"/fuzzing.{ending}"
+        memory.pipe_file(address, text.encode("utf-8", "surrogatepass"))
+        _allowed(lambda address=address: list(Source(f"memory:/{address}").rows()))
+    _allowed(lambda: Source("memory://fuzzing.csv", prompt_template=text))
+
+
+TARGETS: dict[str, Callable[[str], Any]] = {
+    "extractor": _extract,
+    "judge reader": _judge,
+    "all readers": _readers_all,
+    "object": lambda text: _allowed(lambda: json_object(text, ("answer",))),
+    "input.json": lambda text: _allowed(lambda: read_input(text, ("mine",))),
+    "model name": lambda text: [_allowed(lambda: parse_member(text)), _allowed(lambda: members_of([text]))],
+    "configurations": _configs,
+    "cases": lambda text: _allowed(lambda: read_cases(text)),
+    "batch input": _batch_input,
+    "record": lambda text: _allowed(lambda: Record.model_validate_json(text.encode("utf-8", "replace"))),
+    "shown": _show,
+}
+"""What is fed: each ends in a value, in an error of ours, or where a configuration is checked in pydantic's."""
+
+
+def _allowed(call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except (ConsensusError, ValidationError):
+        pass
+    except ValueError as error:
+        # Validators raise plain ones with a sentence for the user; what Python itself raises has none.
+        assert type(error) is ValueError, repr(error)  # noqa: PT017
+        assert "invalid literal" not in str(error), repr(error)  # noqa: PT017

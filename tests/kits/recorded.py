@@ -1,0 +1,71 @@
+"""Recorded answers of real models, served over loopback HTTP as if the models answered now."""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks.counting.extraction.numbers import first_number
+from tests.vendors import LoopbackVendors, Reply, SeenRequest
+from tests.vendors.ledger import ANY
+
+FOLDER = Path(__file__).resolve().parent.parent.parent.parent / "shared" / "data"
+GSM = FOLDER / "gsm8k_five_models.jsonl.gz"
+MATH = FOLDER / "zeroeval_math-l5_answers.json.gz"
+PARSED_GSM = FOLDER / "zeroeval_gsm_answers.json.gz"
+
+GSM_MEMBERS = (
+    "gemma-2-9b-it",
+    "Meta-Llama-3.1-8B-Instruct",
+    "Mistral-Nemo-Instruct-2407",
+    "Qwen2-7B-Instruct",
+    "Meta-Llama-3-8B-Instruct",
+)
+MATH_MEMBERS = (
+    "Qwen2.5-72B-Instruct",
+    "gpt-4o-2024-08-06",
+    "claude-3-5-sonnet-20241022",
+    "Mistral-Large-2",
+    "grok-2-1212",
+)
+
+
+class Question(NamedTuple):
+    """A question, its right answer, and what each member wrote, in the order of the members."""
+
+    id: str
+    text: str
+    gold: float
+    outputs: tuple[str, ...]
+
+
+@cache
+def gsm_questions() -> list[Question]:
+    """Read all recorded questions of GSM8K."""
+    with gzip.open(GSM, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    found = []
+    for row in rows:
+        gold = first_number(row["gold"])
+        assert gold is not None
+        found.append(Question(row["id"], row["question"], gold, tuple(row["outputs"][name] for name in GSM_MEMBERS)))
+    return found
+
+
+@cache
+def parsed(path: Path) -> dict[str, Any]:
+    """Read a table of answers that were parsed already."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        table: dict[str, Any] = json.load(file)
+    return table
+
+
+def serve(vendors: LoopbackVendors) -> None:
+    """Let the models answer each question with what they wrote when they were recorded."""
+    texts = {one.text: dict(zip(GSM_MEMBERS, one.outputs, strict=True)) for one in gsm_questions()}
+
+    def answer(seen: SeenRequest) -> Reply:
+        return Reply(text=texts[seen.prompt][seen.model])
+
+    vendors.script(ANY, then=answer)

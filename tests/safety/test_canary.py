@@ -1,0 +1,178 @@
+"""A key planted in a saved block, in the environment and in what a provider says appears nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import get_settings_context
+from prefect.settings import (
+    PREFECT_LOGGING_LEVEL,
+    PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
+    PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    temporary_settings,
+)
+from pydantic import SecretStr
+
+from blocks import AnthropicCredentials, GoogleCredentials, OpenAICompatibleCredentials, OpenAICredentials
+from blocks.credentials import ModelCredentials
+from tasks.calls.call import Caller
+from tasks.calls.scrub import scrub
+from tasks.record import Response
+from tests.kits.asking import asking, forget, outcome, question
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
+
+# None of them looks like a key of any vendor, so that only knowing the key can strike it out.
+CANARY = "canary0bird"
+BLOCKS: dict[str, type[ModelCredentials]] = {
+    "canary-openai": OpenAICredentials,
+    "canary-anthropic": AnthropicCredentials,
+    "canary-google": GoogleCredentials,
+    "canary-compatible": OpenAICompatibleCredentials,
+}
+BUILT_IN = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "google": "GEMINI_API_KEY",
+    "openrouter": "OPENROUTER_API_KEY",
+}
+
+
+def key_of(name: str) -> str:
+    return f"{CANARY}-{name}-0123456789"
+
+
+@pytest.fixture(scope="module")
+def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackVendors]:
+    keys = {variable: key_of(name) for name, variable in BUILT_IN.items()}
+    with asking(tmp_path_factory.mktemp("canary"), CONSENSUS_RETRIES="1", **keys) as vendors:
+        yield vendors
+
+
+def echo(status: int) -> Step:
+    """Refuse, and say the key in every way that a careless server might."""
+
+    def step(seen: SeenRequest) -> Reply:
+        headers = seen.headers
+        key = headers.get("x-api-key") or headers.get("x-goog-api-key") or headers["authorization"]
+        made = faults.failure(status, f"Incorrect API key provided: {key}. ({key.split()[-1]!r}, again {key})")
+        return made if isinstance(made, Reply) else made(seen)
+
+    return step
+
+
+STEPS: list[Step] = [
+    echo(401),
+    echo(500),
+    echo(400),
+    faults.close_before(),
+    faults.invalid_json(),
+    faults.refusal(),
+]
+
+
+async def test_no_key_appears_anywhere(server: LoopbackVendors, caplog: pytest.LogCaptureFixture) -> None:
+    urls = {"openai": server.openai_url, "anthropic": server.anthropic_url, "google": server.google_url}
+    for name, kind in BLOCKS.items():
+        url = urls.get(name.removeprefix("canary-"), server.openrouter_url)
+        await kind(api_key=SecretStr(key_of(name)), base_url=url).asave(name, overwrite=True)
+    forget()
+    names = [*BLOCKS, *BUILT_IN]
+
+    @flow
+    async def careless() -> list[Response]:
+        responses: list[Response] = []
+        for name in names:
+            for step in STEPS:
+                request = question(name)
+                server.script(request.model, step, step)
+                responses += [await Caller()(request), await Caller()(request), await Caller()(request)]
+        get_run_logger().error("%r", responses)
+        text = "\n".join(response.model_dump_json() for response in responses)
+        await acreate_markdown_artifact(text, key="canary-report")
+        raise RuntimeError(text[:20_000])
+
+    quick = {PREFECT_LOGGING_LEVEL: "DEBUG", PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.1}
+    with caplog.at_level(logging.DEBUG), temporary_settings(quick):
+        state: Any = await careless(return_state=True)
+        assert state.is_failed()
+        assert str(state.message).count('"kind":') > 10
+        # And straight, outside any flow.
+        request = question("google")
+        server.script(request.model, echo(401))
+        error, _ = await outcome(request)
+        assert "[key]" in error.message
+
+    run = str(state.state_details.flow_run_id)
+    database = Path(urlsplit(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).path.removeprefix("/")).parent
+    if not database.is_absolute():
+        database = Path("/") / database
+    await arrived(database, "Finished in state Failed", "canary-report", run)
+
+    results = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
+    home = Path(os.environ["PREFECT_HOME"])
+    for folder in {database, results, home, get_settings_context().settings.home}:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                assert CANARY.encode() not in path.read_bytes(), path
+    assert CANARY not in caplog.text
+    assert caplog.text.count("[key]") > 10, "the errors were logged, without the keys"
+
+    async with get_client() as client:
+        for route in ("/logs/filter", "/artifacts/filter", "/task_runs/filter", "/flow_runs/filter", "/events/filter"):
+            response = await client.request("POST", route, json={})
+            assert CANARY not in response.text, route
+
+    for name, kind in BLOCKS.items():
+        await kind.adelete(name)
+
+
+async def arrived(database: Path, *marks: str) -> None:
+    """Wait until logs, artifacts and events are in the database's files, so that the search means something."""
+    wanted = [mark.encode() for mark in marks]
+    for _ in range(200):
+        found = b"".join(path.read_bytes() for path in database.glob("*") if path.is_file())  # noqa: ASYNC240
+        if all(mark in found for mark in wanted):
+            await asyncio.sleep(1)
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(f"not in the database in {database}: {[mark for mark in wanted if mark not in found]}")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-abcDEF0123456789",
+        "sk-ant-api03-abc_DEF-012",
+        "sk-or-v1-0123456789abcdef",
+        "hf_abcdefABCDEF0123",
+        "AIzaSyA0123456789abcdefghij",
+        "gsk_abcdef0123456789",
+        "xai-abcdef0123456789",
+        "sk-proj-********6789",
+        "Bearer eyJhbGciOi.eyJzdWIi.c2ln",
+        "bearer abcdef123456",
+    ],
+)
+def test_what_looks_like_a_key_is_struck_out(key: str) -> None:
+    """Even one that we do not know: a gateway may say the key that it uses itself."""
+    assert key.rsplit(maxsplit=1)[-1] not in scrub(f"Incorrect API key provided: {key}.")
+    assert key.rsplit(maxsplit=1)[-1] not in scrub(f'{{"key": "{key}"}}')
+
+
+def test_known_secrets_are_struck_out_before_the_text_is_cut() -> None:
+    secret = "plain0secret"
+    for length in range(480, 520):
+        assert "plain" not in scrub("x" * length + secret, [secret]), length
+    assert scrub("a risk-based, or-else text; hf is fine") == "a risk-based, or-else text; hf is fine"
+    assert len(scrub("x" * 10_000)) == 500
