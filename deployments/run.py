@@ -19,7 +19,7 @@ from deployments.server_away import speak_plainly
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from deployments.view import Lines, LiveTable, outcome, summary
 from tasks.calls.clients import close_clients
-from tasks.calls.storage.result_folder import NOT_STORED
+from tasks.calls.storage.result_folder import NOT_STORED, REJECTED
 from tasks.calls.warm_up import warm_up
 from tasks.errors import ConsensusError
 from tasks.history.conversation import continuing
@@ -124,7 +124,7 @@ def _report(
             say(f"The conversation: {record.conversation_id} (go on with -c, or --cid {record.conversation_id[:8]})")
     else:
         for warning in record.warnings:
-            if warning.startswith(NOT_RECORDED) or NOT_STORED in warning:
+            if warning.startswith(NOT_RECORDED) or NOT_STORED in warning or REJECTED in warning:
                 say(f"consensus: {warning}")
     if record.answer is None:
         say(f"consensus: no answer: {record.error}")

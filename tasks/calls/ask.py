@@ -74,7 +74,7 @@ async def answered(request: Request, route: Callable[[Endpoint], Endpoint] | Non
                     transaction.key = key  # under which the answer is stored
             book = ledger.get()
             if book is not None:
-                book.kept_in = place_of(run.result_store, key)
+                book.kept_in, book.key = place_of(run.result_store, key), key
         began = run.start_time.timestamp() if run is not None else time.time()
         return await once(key, lambda: attempt(request, endpoint), began)
 

@@ -47,6 +47,8 @@ class Ledger:
     attempts: list[Attempt] = field(default_factory=list)
     kept_in: Path | None = None
     """The file that keeps the answer, where there is one."""
+    key: str | None = None
+    """The key under which it is kept."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from tasks.calls.attempt import Ledger, ledger
 from tasks.calls.embed import embed_task, is_embedding
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
-from tasks.calls.storage.result_folder import NOT_STORED, holds
+from tasks.calls.storage.rejected import was_rejected
+from tasks.calls.storage.result_folder import NOT_STORED, REJECTED, holds
 from tasks.calls.task_run import run_call
 from tasks.calls.vectors import read_vector
 from tasks.errors import ConfigurationError, ModelError
@@ -78,6 +79,8 @@ class Caller:
                 warning = f"{response.member}: {NOT_STORED} in {where}: asked again, it will be paid for again"
                 response.warnings.append(warning)
                 get_logger("consensus").error(warning)
+            if book.key is not None and was_rejected(book.key):
+                response.warnings.append(f"{response.member}: {REJECTED}; the call was made again")
             if is_embedding(request):
                 response.embedding, response.text = read_vector(result.text, None), None
         else:

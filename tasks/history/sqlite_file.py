@@ -67,9 +67,8 @@ class SqliteFile:
     def _open(self) -> sqlite3.Connection:
         try:
             connection = self._connect()
-            if _revision(connection) == HEAD:
+            if self._is_current(connection):
                 return connection
-            connection.close()
         except sqlite3.OperationalError:
             if self._path.exists():
                 raise
@@ -86,9 +85,19 @@ class SqliteFile:
     def _connect(self) -> sqlite3.Connection:
         address = f"file:{quote(str(self._path))}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        with _closed_on_error(connection):
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
         return connection
+
+    @staticmethod
+    def _is_current(connection: sqlite3.Connection) -> bool:
+        """Tell whether the tables are of this version; close the connection if not."""
+        with _closed_on_error(connection):
+            current = _revision(connection) == HEAD
+        if not current:
+            connection.close()
+        return current
 
 
 class _Statements:
@@ -117,6 +126,16 @@ def _revision(connection: sqlite3.Connection) -> str | None:
         return None
     found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(found[0]) if found else None
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close the connection if the body fails: whoever keeps the exception would keep the file open."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 @contextmanager

@@ -94,9 +94,11 @@ async def test_a_half_written_answer_is_asked_for_again(server: LoopbackVendors)
     await answer(request)
     (name,) = set(stored()) - before
     path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / name
-    path.write_bytes(path.read_bytes()[:-20])
+    half = path.read_bytes()[:-20]
+    path.write_bytes(half)
     await answer(request)
     await answer(request)
+    assert path.with_name(f"{name}.rejected").read_bytes() == half
     assert server.count(request.model) == 2
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import json
 import os
+import pickle
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,11 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.consortium import consortium
-from tasks.calls.storage.result_folder import NOT_STORED, ROOM, PrivateFolder
+from tasks.calls.storage.result_folder import LOOKED_S, NOT_STORED, REJECTED, ROOM, PrivateFolder
 from tasks.errors import ConfigurationError
 from tasks.history.writer import close_writers
 from tasks.recording import NOT_RECORDED
-from tests.kits.asking import answer, outcome, question, stored
+from tests.kits.asking import Bomb, answer, outcome, question, stored
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, config, judged, say
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
@@ -52,6 +55,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: folder}):
         yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, how: str) -> None:
+    """Make the disk read-only (`ro`), or writable again (`rw`)."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
 def fill(folder: Path) -> None:
@@ -223,7 +231,7 @@ async def test_an_old_answer_left_in_place_is_not_taken_for_the_new_one(
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
-async def test_the_file_of_another_user_cannot_be_a_pickle(vendors: LoopbackVendors) -> None:
+async def test_the_file_of_another_user_cannot_be_a_pickle(vendors: LoopbackVendors, tmp_path: Path) -> None:
     """Who owns a file is decided by the folder, which is 0700; what is read is plain data whoever wrote it."""
     request = question()
     before = set(stored())
@@ -232,6 +240,64 @@ async def test_the_file_of_another_user_cannot_be_a_pickle(vendors: LoopbackVend
     path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / key
     os.chown(path, 65534, 65534)
     assert await answer(request) == first
-    path.write_bytes(b"\x80\x04\x95" + b"cposix\nsystem\n")
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "was here")))
+    os.chown(path, 65534, 65534)
     assert (await answer(request)).text == first.text
-    assert vendors.count(request.model) == 2, "what is no JSON counts as half-written, and is asked for again"
+    assert not (tmp_path / "was here").exists()
+    assert vendors.count(request.model) == 2
+    assert (
+        pickle.loads(path.with_name(f"{key}.rejected").read_bytes()) is None
+    )  # so that the test above tests something
+    assert (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"", lambda content: b"{}"])
+def test_a_damaged_record_is_never_paid_for_again_in_silence(
+    damage: Callable[[bytes], bytes], vendors: LoopbackVendors, consensus: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    vendors.script("*", then=Reply(text="fine"))
+    before = set(stored())
+    first = consensus("pump", "What?", "-m", "openai/one")
+    (key,) = set(stored()) - before
+    path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / key
+    path.write_bytes(damage(path.read_bytes()))
+    again = consensus("pump", "What?", "-m", "openai/one", "--json")
+    assert (first.code, again.code, vendors.count("one")) == (0, 0, 2)
+    assert REJECTED in json.loads(again.out)["warnings"][0]
+    assert REJECTED in again.err
+    assert "moved aside" in caplog.text
+    third = consensus("pump", "What?", "-m", "openai/one", "--json")
+    assert not json.loads(third.out)["warnings"]
+    assert vendors.count("one") == 2
+
+
+async def test_a_read_only_disk_is_said_before_anything_is_sent(small_disk: Path, vendors: LoopbackVendors) -> None:
+    request, other = question(), question()
+    await answer(request)
+    remount(small_disk, "ro")
+    await asyncio.sleep(LOOKED_S)
+    for asked_for in (request, other):
+        error, book = await outcome(asked_for)
+        assert isinstance(error, ConfigurationError), error
+        assert "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in error.message
+        assert book.attempts == []
+    assert vendors.count() == 1
+    remount(small_disk, "rw")
+    await answer(request)
+    assert vendors.count() == 1
+
+
+async def test_a_history_on_a_read_only_disk_is_a_warning_and_no_lost_answer(
+    small_disk: Path, vendors: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(vendors, one="one", two="two", three="three")
+    vendors.script("arbiter", then=judged(90))
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{small_disk / 'history.db'}")
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
+        assert not [text for text in (await consortium("First?", config())).warnings if NOT_RECORDED in text]
+        close_writers()
+        remount(small_disk, "ro")
+        record = await consortium("Second?", config())
+        close_writers()
+    assert record.answer == "the synthesis"
+    assert [text for text in record.warnings if NOT_RECORDED in text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -89,3 +90,13 @@ async def answer(request: Request, *, fresh: bool = False) -> Answer:
 def stored() -> dict[str, bytes]:
     """The answers in the result folder."""
     return {path.name: path.read_bytes() for path in Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()).glob("answer-*")}
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)

@@ -13,15 +13,9 @@ _ANSWER = to_qualified_name(Answer)
 
 
 def is_answer_record(content: bytes) -> bool:
-    """Tell whether a stored record may be left to Prefect, without running anything that it names.
-
-    A record that is no JSON yet is one being written: Prefect takes it for missing, and so it stays where it is.
-    """
+    """Tell whether a stored record is whole and may be left to Prefect, without running anything that it names."""
     try:
         from_json(content)  # the parser that Prefect reads records with
-    except ValueError:
-        return True
-    try:
         record = json.loads(content.decode(), object_pairs_hook=_plain)
         # Exactly these two: Prefect reads a serializer beside them too, from the days of an older format.
         if set(record) != {"metadata", "result"}:

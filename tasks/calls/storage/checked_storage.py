@@ -12,6 +12,7 @@ from prefect.logging import get_logger
 from pydantic import PrivateAttr
 
 from tasks.calls.storage.answer_record import is_answer_record
+from tasks.calls.storage.rejected import note_rejected
 
 
 class CheckedStorage(WritableFileSystem):
@@ -41,6 +42,7 @@ class CheckedStorage(WritableFileSystem):
         """
         content: bytes = await self._call("read_path", path)
         if not is_answer_record(content):
+            note_rejected(path)
             get_logger("consensus").warning("Stored answer %s is no answer of ours; it is asked for again", path)
             raise ValueError(f"{path} is no answer of ours")
         return content

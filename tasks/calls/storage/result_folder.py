@@ -27,8 +27,11 @@ from pydantic_core import from_json
 from tasks.calls.request import Answer
 from tasks.calls.storage.answer_record import is_answer_record
 from tasks.calls.storage.checked_storage import CheckedStorage
+from tasks.calls.storage.rejected import note_rejected
 from tasks.errors import ConfigurationError
 
+REJECTED = "a stored answer was damaged or none of ours, and was not used"
+"""What the warning says of a record that cannot be read."""
 NOT_STORED = "the answer was paid for and could not be stored"
 """How the warning begins."""
 ROOM = 1 << 20
@@ -124,9 +127,11 @@ class PrivateFolder(LocalFileSystem):
         except OSError as error:
             raise ConfigurationError(f"stored answer {path} cannot be read: {error.strerror}") from None
         if not is_answer_record(content):
+            # Half of one is none either: ours are written as a whole or not at all, so nobody is at work on it.
             aside = path.with_name(path.name + ".rejected")
             with suppress(FileNotFoundError):  # another process was faster
                 path.replace(aside)
+            note_rejected(path.name)
             get_logger("consensus").warning(
                 "Stored answer %s is no answer of ours; moved aside to %s", path.name, aside.name
             )
