@@ -35,8 +35,8 @@ def vendors(delay: float) -> Iterator[str]:
 
 
 @contextmanager
-def prefect_server(vendors_url: str) -> Iterator["ServerInfo"]:
-    """Start a Prefect server with the settings of prefect.toml, and point the built-in providers at the vendors."""
+def prefect_server(vendors_url: str | None) -> Iterator["ServerInfo"]:
+    """Start a Prefect server with the settings of prefect.toml, and point OpenAI at the vendors, where there are any."""
     with tempfile.TemporaryDirectory(prefix="consensus-bench-") as home:
         os.environ.pop("PREFECT_API_URL", None)
         os.environ.pop("CONSENSUS_HISTORY_URL", None)
@@ -44,9 +44,9 @@ def prefect_server(vendors_url: str) -> Iterator["ServerInfo"]:
             "PREFECT_HOME": home,
             "PREFECT_SERVER_API_PORT": str(_free_port()),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-            "OPENAI_API_KEY": "bench",
-            "OPENAI_BASE_URL": f"{vendors_url}/v1",
         }
+        if vendors_url is not None:
+            os.environ |= {"OPENAI_API_KEY": "bench", "OPENAI_BASE_URL": f"{vendors_url}/v1"}
         from deployments.server import find_or_start_server, stop_server, use_server
 
         server = find_or_start_server(lambda _text: None)
