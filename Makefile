@@ -41,17 +41,23 @@ test: setup ## Lint, format, types and tests, with the locked versions
 chaos: setup ## Faults, attacks and soaks, at length: some minutes, loopback only, figures as JSON lines
 	$(VENV)/bin/pytest -m chaos --timeout 1800 --show-capture=no
 
-# The database of known vulnerabilities is asked over the network; where it does not answer, that is said and is no failure.
-NOT_ASKED = ConnectionError|Timeout|timed out|Max retries|ServiceError|could not be audited
+# The database of known vulnerabilities is asked over the network; where it does not answer, or not to be trusted, that is one
+# line and no failure. What is found is printed and fails in any case.
+NOT_ASKED = ConnectionError|Timeout|timed out|Max retries|ServiceError|SSLError|SSL:|ProxyError|could not be audited
+FOUND = (PYSEC|GHSA|CVE)-
 
 audit: ## Look the lock up in the database of known vulnerabilities
 	@test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/python $(PIP) install pip-audit)
 	@.venv-audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --timeout 30 \
 		--requirement requirements.lock >.venv-audit/found 2>&1; echo $$? >.venv-audit/code
-	@grep -vE '$(NOT_ASKED)' .venv-audit/found || true
-	@! grep -qE '$(NOT_ASKED)' .venv-audit/found || echo "make audit: the database did not answer for" \
-		"$$(grep -cE '$(NOT_ASKED)' .venv-audit/found) packages, so nothing is said of these"
-	@test "$$(cat .venv-audit/code)" = 0 || { grep -qE '$(NOT_ASKED)' .venv-audit/found && ! grep -qE '(PYSEC|GHSA|CVE)-' .venv-audit/found; }
+	@cd .venv-audit && if ! grep -qE '$(FOUND)' found && grep -qE '^Traceback|^ERROR' found && grep -qE '$(NOT_ASKED)' found; then \
+		echo "make audit: the database could not be reached, so nothing is said of any package:" "$$(tail -n 1 found | cut -c 1-200)"; \
+	else \
+		grep -vE '$(NOT_ASKED)|^Name +Skip Reason|^-+ -+$$' found; \
+		! grep -qE '$(NOT_ASKED)' found || echo "make audit: the database did not answer for" \
+			"$$(grep -cE '$(NOT_ASKED)' found) packages, so nothing is said of these"; \
+		test "$$(cat code)" = 0 || { grep -qE '$(NOT_ASKED)' found && ! grep -qE '$(FOUND)' found; }; \
+	fi
 
 test-latest: ## The same with the newest versions that pyproject.toml allows
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)

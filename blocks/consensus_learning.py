@@ -12,6 +12,23 @@ from blocks.sampling import Sampling
 
 Approach = Literal["centralized_llm", "majority", "medoid", "decentralized"]
 PromptType = Literal["user", "assistant", "system"]
+SETTINGS_OF: dict[tuple[Approach, ...], tuple[str, ...]] = {
+    ("centralized_llm",): (
+        "aggregator",
+        "fallback_aggregators",
+        "aggregator_context",
+        "aggregator_prompt",
+        "aggregator_settings",
+    ),
+    ("majority", "decentralized"): ("extract",),
+    ("decentralized",): ("decentralized", "alike"),
+}
+"""Settings that only some approaches have."""
+
+
+def is_used(name: str, approach: Approach) -> bool:
+    """Tell whether a setting has an effect in an approach."""
+    return all(approach in approaches for approaches, names in SETTINGS_OF.items() if name in names)
 
 
 class Turn(BaseModel):
@@ -29,7 +46,7 @@ def _turns(role: PromptType) -> BeforeValidator:
     def read(value: Any) -> Any:
         return [{"role": role, "content": value}] if isinstance(value, str) else value
 
-    return BeforeValidator(read)
+    return BeforeValidator(read, json_schema_input_type=list[Turn] | str)
 
 
 class Snowflake(BaseModel):
@@ -182,11 +199,28 @@ class ConsensusLearningConfig(PanelConfig):
                 "aggregator: centralized_llm needs one: name a provider/model, or take another approach "
                 "(majority, medoid or decentralized)"
             )
+        self._check_unused()
         known = {str(member) for member in self.panel()}
         for name in self.instance_settings:
             if name not in known:
                 raise ValueError(f"instance_settings: {name!r} is no member; members are {', '.join(sorted(known))}")
         return self
+
+    def _check_unused(self) -> None:
+        """Refuse settings that the approach does not have, or that would have no effect."""
+        fit = f"{self.approach} does not use it: leave it out, or take the approach"
+        for approaches, names in SETTINGS_OF.items():
+            self.refuse_unless(self.approach in approaches, f"{fit} {' or '.join(approaches)}", *names)
+        self.refuse_unless(
+            self.extract is None,
+            "texts are not compared where answers are extracted: leave it out, or extract",
+            "alike",
+        )
+        self.refuse_unless(
+            self.stop_when_stable,
+            "it says what stop_when_stable stops at: set that too, or leave it out",
+            "stability_threshold",
+        )
 
     def aggregators(self) -> list[ModelName]:
         """The aggregator and then its fallbacks; none where the approach asks no model."""

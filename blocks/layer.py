@@ -1,15 +1,15 @@
 """One layer of a mixture of agents, and the instructions of its models."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from blocks.member import Member, members_of
 from blocks.sampling import Sampling
 
 
 class Layer(BaseModel):
-    """The models of one layer and their settings. A text `P/A,P/B:2`, or a list of models, stands for a layer of them."""
+    """The models of one layer and their settings."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,13 +45,6 @@ class Layer(BaseModel):
         json_schema_extra={"position": 6},
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_names(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [name.strip() for name in value.split(",") if name.strip()]
-        return {"members": value} if isinstance(value, list) else value
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         known = {str(member.name) for member in self.panel()}
@@ -63,6 +56,17 @@ class Layer(BaseModel):
     def panel(self) -> list[Member]:
         """List every instance of every model of the layer, in the order given."""
         return members_of(self.members)
+
+
+def _of_names(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    return {"members": value} if isinstance(value, list) else value
+
+
+# With the forms that it may be written in, so that Prefect's check of parameters knows them too.
+NamedLayer = Annotated[Layer, BeforeValidator(_of_names, json_schema_input_type=Layer | list[str] | str)]
+"""A layer, or its models as `P/A,P/B:2` or as a list."""
 
 
 class MixturePrompts(BaseModel):

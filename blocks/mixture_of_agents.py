@@ -5,7 +5,7 @@ from typing import Any, Self
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, field_validator, model_validator
 
-from blocks.layer import Layer, MixturePrompts
+from blocks.layer import Layer, MixturePrompts, NamedLayer
 from blocks.member import Member, ModelName, parse_member
 from blocks.panel import PanelConfig, RunConfig
 from blocks.sampling import Sampling
@@ -14,9 +14,12 @@ from blocks.sampling import Sampling
 class MixtureOfAgentsConfig(RunConfig):
     """Who proposes in each layer, and who makes the one answer."""
 
-    layers: list[Layer] = Field(
+    layers: list[NamedLayer] = Field(
         default_factory=list,
-        description="Layers of proposers in order; each sees the answers of the one before. The aggregator is apart.",
+        description=(
+            "Layers of proposers in order; each sees the answers of the one before. The aggregator is apart. A text P/A,P/B:2, "
+            "or a list of models, stands for a layer of them."
+        ),
         json_schema_extra={"position": 1},
     )
     aggregator: str = Field(
@@ -81,6 +84,14 @@ class MixtureOfAgentsConfig(RunConfig):
             raise ValueError(
                 f"reserved is {self.reserved}, which leaves no place for answers in a window of {self.window}"
             )
+        self.refuse_unless(
+            self.window,
+            "it is of a window's places: set window too, the most answers seen at once, or leave it out",
+            "reserved",
+        )
+        self.refuse_unless(
+            self.self_moa, "it is for self_moa: name its model, or give layers a count, as provider/model:6", "samples"
+        )
         self._check_layers()
         return self
 

@@ -1,6 +1,6 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -8,6 +8,8 @@ from blocks.budget import Budget
 from blocks.member import Member, ModelName, members_of, parse_member
 from blocks.sampling import Sampling, ServiceTier
 
+TIMEOUT_S = 120.0
+"""Seconds that a request may take, where nothing is said."""
 FLEX_TIMEOUT_S = 900.0
 """Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
 
@@ -32,8 +34,11 @@ class RunConfig(BaseModel):
         description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
         json_schema_extra={"position": 52},
     )
-    timeout: float = Field(
-        120.0, gt=0, description="Seconds that one request may take.", json_schema_extra={"position": 53}
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that one request may take; empty: 120, or 900 in the flex tier.",
+        json_schema_extra={"position": 53},
     )
     sampling: Sampling = Field(
         default_factory=Sampling, description="Sampling settings of all members.", json_schema_extra={"position": 54}
@@ -76,19 +81,31 @@ class RunConfig(BaseModel):
         json_schema_extra={"position": 61},
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _wait_for_flex(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("service_tier") == "flex" and values.get("timeout") is None:
-            return {**values, "timeout": FLEX_TIMEOUT_S}
-        return values
-
     @field_validator("embedding_model")
     @classmethod
     def _check_embedding_model(cls, value: str | None) -> str | None:
         if value is not None and parse_member(value)[1] > 1:
             raise ValueError(f"{value!r} has a count; one instance embeds, so write it without")
         return value
+
+    def refuse_unless(self, condition: object, what: str, *names: str) -> None:
+        """Refuse settings that would have no effect.
+
+        Args:
+            condition: Whether they have one.
+            what: When they have one, and what would be right.
+            names: The fields.
+
+        Raises:
+            ValueError: Naming the first of them that was set.
+        """
+        for name in () if condition else names:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: {what}")
+
+    def timeout_s(self) -> float:
+        """The seconds that one request may take."""
+        return self.timeout or (FLEX_TIMEOUT_S if self.service_tier == "flex" else TIMEOUT_S)
 
     def embedding(self) -> ModelName | None:
         """The model that embeds texts; None where their wording is compared."""

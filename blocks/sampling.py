@@ -4,34 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from blocks.passed_through import refusal
+
 ServiceTier = Literal["flex"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
-_ELSEWHERE = frozenset(
-    {"api_base", "api_key", "api_version", "base_url", "extra_body", "extra_headers", "extra_query", "headers"}
-    | {"http_options", "httpOptions", "organization", "user_config"}
-)
-"""Where a call goes and on whose account: proxies such as LiteLLM take it from the body, key and all (CVE-2024-6587)."""
-_DECIDED = {
-    "model": "members",
-    "messages": "the prompt",
-    "contents": "the prompt",
-    "prompt": "the prompt",
-    "system": "system",
-    "systemInstruction": "system",
-    "system_instruction": "system",
-    "n": "a count, as in provider/model:3",
-    "max_tokens": "max_output_tokens",
-    "max_completion_tokens": "max_output_tokens",
-    "max_output_tokens": "max_output_tokens",
-    "maxOutputTokens": "max_output_tokens",
-    "candidateCount": "a count, as in provider/model:3",
-    "candidate_count": "a count, as in provider/model:3",
-}
-"""What has a place of its own, by which price and budget are reckoned and the record tells who was asked."""
-_NEVER = frozenset({"stream", "stream_options"})
-"""What makes something else of a call than one answer to wait for."""
 
 
 class Sampling(BaseModel):
@@ -58,24 +34,16 @@ class Sampling(BaseModel):
     )
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Further fields of the vendor's request body, passed through untouched.",
+        description="Further settings of the vendor's request body, passed through untouched; no address, key, model, "
+        "prompt, tool, count or limit.",
         json_schema_extra={"position": 8},
     )
 
     @field_validator("extra")
     @classmethod
     def _check_extra(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        google = extra.get("generationConfig", extra.get("generation_config"))
-        for name in (*extra, *(google if isinstance(google, dict) else ())):
-            if name in _ELSEWHERE:
-                raise ValueError(
-                    f"{name!r} must not be set here: the address and the key belong to the provider's credentials, see "
-                    "`consensus keys set`"
-                )
-            if name in _DECIDED:
-                raise ValueError(f"{name!r} must not be set here: write it as {_DECIDED[name]}")
-            if name in _NEVER:
-                raise ValueError(f"{name!r} must not be set here: a call is one request and its whole answer")
+        if (why := refusal(extra)) is not None:
+            raise ValueError(why)
         return extra
 
     def over(self, base: "Sampling") -> "Sampling":

@@ -26,6 +26,10 @@ def _read_weights(value: Any) -> Any:
     return weights
 
 
+COUNTING = frozenset({"extract", "extractor", "stop_when", "waves", "weights"})
+"""Settings of the count, which a pairwise judge does without."""
+
+
 class VoteConfig(PanelConfig):
     """Who votes, how an answer is read and when to stop; or who compares the answers in pairs."""
 
@@ -122,6 +126,7 @@ class VoteConfig(PanelConfig):
                 "pairwise_judge: it compares whole answers, and no votes are counted: leave out stop_when, weights and "
                 "extractor, or the judge"
             )
+        self._check_unused()
         if self.waves is not None and self.stop_when is None:
             raise ValueError("waves: members are asked in waves to stop early, so say when by stop_when")
         members = self.panel()
@@ -133,6 +138,27 @@ class VoteConfig(PanelConfig):
         if self.stop_when is not None and self.stop_when > votes:
             raise ValueError(f"stop_when is {self.stop_when}, but all members together have {votes:g} votes")
         return self
+
+    def _check_unused(self) -> None:
+        """Refuse settings that would have no effect."""
+        self.refuse_unless(
+            self.pairwise_judge is None,
+            "the pairwise_judge compares whole answers, and nothing is read out of them: leave it out, or the judge",
+            "extract",
+        )
+        self.refuse_unless(
+            self.pairwise_judge,
+            "votes are counted, and no texts are compared: leave it out, or name a pairwise_judge",
+            "embedding_model",
+        )
+        self.refuse_unless(
+            self.fuse, "the best answers are fused by a model, so name one by fuse, or leave it out", "fuse_top"
+        )
+        self.refuse_unless(
+            self.extractor or self.pairwise_judge,
+            "only an extractor, a pairwise_judge and fuse have them: name one, or leave them out; members have `sampling`",
+            "judge_settings",
+        )
 
     def weights_of(self, members: Sequence[Member]) -> list[float]:
         """What the vote of each of `members` counts; the most exact name decides."""

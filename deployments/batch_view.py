@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.terminal import say
 from tasks.batches.outcome import NOT_STARTED, BatchSummary, Progress
+from tasks.calls.money.bill import bill
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,6 +25,7 @@ class BatchCounts:
         self.done = self.failed = self.degraded = 0
         self.sent = self.stored = 0
         self.cost_usd: float | None = 0.0
+        self.possibly_billed = 0
         self.models: dict[str, list[float]] = {}
         """For each model its calls, the failed ones, and the seconds that all took together."""
         self._started = time.monotonic()
@@ -40,8 +42,7 @@ class BatchCounts:
             self.done, self.failed = self.done + value["done"], self.failed + value["failed"]
             self.degraded += value["degraded"]
             self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
-            known = self.cost_usd is not None and value["cost_usd"] is not None
-            self.cost_usd = self.cost_usd + value["cost_usd"] if known else None
+            self._pay(value["cost_usd"], value.get("possibly_billed", 0))
         elif event == "answered":
             self._call(value)
 
@@ -53,7 +54,7 @@ class BatchCounts:
     def line(self) -> str:
         """Say it in one line."""
         took = max(time.monotonic() - self._started, 1e-9)
-        price = "cost unknown" if self.cost_usd is None else f"${self.cost_usd:.4f}"
+        price = bill(self.cost_usd, self.possibly_billed)
         return (
             f"{self.rows} of {self.plan.rows} rows · {self.failed} failed, {self.degraded} degraded · "
             f"{self.sent} calls sent, {self.stored} from the store · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
@@ -68,8 +69,11 @@ class BatchCounts:
         model[0] += 1
         model[1] += response.error is not None
         model[2] += response.latency_s
-        known = self.cost_usd is not None and response.cost_usd is not None
-        self.cost_usd = self.cost_usd + response.cost_usd if known else None
+        self._pay(0.0 if response.lost else response.cost_usd, response.possibly_billed)
+
+    def _pay(self, cost_usd: float | None, possibly_billed: int) -> None:
+        self.possibly_billed += possibly_billed
+        self.cost_usd = None if self.cost_usd is None or cost_usd is None else self.cost_usd + cost_usd
 
 
 class BatchLines:
@@ -112,6 +116,8 @@ class BatchTable:
         elif event in {"row", "shard"} and self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._counts.rows)
             self._notice = ""
+        elif event == "notice" and self._live is None:
+            say(f"  ! {value}")  # before it begins: the next row would take it away
         elif event == "notice":
             self._notice = value
         elif event == "batch_ended":
@@ -163,7 +169,7 @@ class BatchTable:
 
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     """Say on stderr what a batch came to."""
-    price = "cost unknown" if summary.cost_usd is None else f"${summary.cost_usd:.4f}"
+    price = bill(summary.cost_usd, summary.possibly_billed)
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())

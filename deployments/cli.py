@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import sys
 
 # Before Prefect is imported: its log goes to the server and to the UI as ever, but on the terminal the view speaks.
@@ -12,6 +13,7 @@ if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 
 from importlib.metadata import version
+from typing import get_args
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
@@ -32,15 +34,19 @@ app = App(
 # Commands are named by module so that only the one that is called is imported.
 for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
-    app.command(f"{_kind.module}:save", name=f"save-{_name}", show=False)
-    # As one word of its own, so that help and errors show what was written.
+    # As one word of their own, so that help and errors show what was written.
+    app.command(f"{_kind.module}:save", name=f"save --flow {_name}", show=False)
     app.command(f"deployments.commands.algorithms.batch:batch_{_name}", name=f"batch --flow {_name}", show=False)
 app.command(
     "deployments.commands.algorithms.demo:demo",
     name="demo",
     help="Ask three instances of the small local model; no key needed.",
 )
-app.command(f"{KINDS[MAIN].module}:save", name="save", help="Save a configuration under a name; --flow names its kind.")
+app.command(
+    f"{KINDS[MAIN].module}:save_command",
+    name="save",
+    help='Save a configuration under a name; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.',
+)
 app.command(
     "deployments.commands.algorithms.batch:run_command",
     name="batch",
@@ -146,30 +152,52 @@ def tokens(arguments: list[str]) -> list[str]:
     """
     if not arguments:
         return [] if sys.stdin.isatty() else [MAIN]
-    arguments = [
-        # A lone dash stands for the prompt; behind an option it is that option's value.
-        "--prompt=-" if text == "-" and not before.startswith("-") else text
-        for before, text in zip(["", *arguments], arguments, strict=False)
-    ]
     first, *rest = arguments
-    if first == "batch" and "--prompt=-" in rest:
-        raise Stop("input: a batch is read twice, and stdin only once: name a file")
     rest = [part for text in rest for part in (text.split("=", 1) if text.startswith("--flow=") else [text])]
     if first in {"save", "batch"} and "--flow" in rest:
         at = rest.index("--flow")
         kind = rest[at + 1] if at + 1 < len(rest) else ""
         if kind not in KINDS:
             raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
-        return [f"save-{kind}" if first == "save" else f"batch --flow {kind}", *rest[:at], *rest[at + 2 :]]
+        return _dashed([f"{first} --flow {kind}", *rest[:at], *rest[at + 2 :]])
     if (
         first == "batch"
         and not any(text.partition("=")[0] == "--name" for text in rest)
         and not {"--help", "-h"} & set(rest)
     ):
-        return [f"batch --flow {MAIN}", *rest]
-    if first in {"--help", "-h", "--version"} or first in app:
+        return _dashed([f"batch --flow {MAIN}", *rest])
+    if first in {"--help", "-h", "--version"}:
         return arguments
-    return [MAIN, *arguments]
+    return _dashed(arguments if first in app else [MAIN, *arguments])
+
+
+_DASHED = re.compile(r"-\Z|-[^=\s]*\s")
+
+
+def _dashed(arguments: list[str]) -> list[str]:
+    """Let a lone dash, or a sentence that begins with one, be the prompt; behind an option that takes a value it is that value.
+
+    Raises:
+        Stop: If it stands for the rows of a batch.
+    """
+    result = [
+        f"--prompt={text}" if _DASHED.match(text) and not _takes_value(arguments, before) else text
+        for before, text in zip(["", *arguments], arguments, strict=False)
+    ]
+    if arguments[0].startswith("batch") and "--prompt=-" in result:
+        raise Stop("input: a batch is read twice, and stdin only once: name a file")
+    return result
+
+
+def _takes_value(arguments: list[str], option: str) -> bool:
+    """Tell whether an option of a command waits for a value, as all do but those that are on or off."""
+    if not option.startswith("-") or option == "-" or "=" in option:
+        return False
+    command = app.parse_commands(arguments)[1][-1]
+    for argument in command.assemble_argument_collection() if command.default_command else ():
+        if option in argument.names:
+            return bool not in {argument.hint, *get_args(argument.hint)}
+    return True
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """The kinds of flows that can be saved and run by name; each has a module in this folder."""
 
+from dataclasses import fields
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deployments.terminal import Stop
 from flows.algorithms import ALGORITHMS, Name
+
+if TYPE_CHECKING:
+    from deployments.options import RunOptions
 
 MAIN: Name = "consortium"
 """The command that `consensus "PROMPT"` stands for."""
@@ -12,8 +17,8 @@ MAIN: Name = "consortium"
 class Kind(NamedTuple):
     """One kind of flow.
 
-    The module has `run_command` for the command line, `save` for `consensus save`, `run_saved(prompt, values, out)` for a
-    configuration that was saved, and `configure(options, under)`, which lays options over a configuration.
+    The module has `run_command` for the command line, `save` for `consensus save`, `configure(options, under)`, which lays
+    options over a configuration, and `run_config(prompt, config, out)` for what came of that.
     """
 
     module: str
@@ -70,3 +75,27 @@ def module_of(kind: Name) -> Any:
 def options_of(kind: Name) -> Any:
     """Return the class of a kind's options on the command line."""
     return getattr(module_of(kind), KINDS[kind].options)
+
+
+def options_for(kind: Name, options: "RunOptions", name: str | None) -> Any:
+    """Return options that were given as those of a kind, to be laid over what is saved.
+
+    Args:
+        kind: The kind of the saved configuration.
+        options: What was given, as the options of any kind.
+        name: The name of the saved configuration.
+
+    Raises:
+        Stop: Naming each option that this kind does not have.
+    """
+    from deployments.options import flag
+
+    own = options_of(kind)
+    known = {field.name for field in fields(own)}
+    given = {field.name: value for field in fields(options) if (value := getattr(options, field.name)) is not None}
+    if foreign := [flag(option) for option in given if option not in known]:
+        raise Stop(
+            f"{', '.join(foreign)}: {name!r} is saved for {kind}, which has no such option; `consensus {kind} --help` lists "
+            "those it has"
+        )
+    return own(**given)

@@ -1,6 +1,7 @@
 """The options of the command line that several commands share, and the configuration that is made of them."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ValidationError
 
-from blocks.sampling import ReasoningEffort, ServiceTier
+from blocks.sampling import ReasoningEffort, Sampling, ServiceTier
 from deployments.terminal import Stop, explain
 from tasks.errors import ConfigurationError
 from tasks.json_text import parse
@@ -63,7 +64,7 @@ class RunOptions:
     fresh: Annotated[bool | None, Parameter(group=OUTPUT)] = None
     """Ask again even where an answer is stored, and replace it."""
     config: Annotated[Path | None, Parameter(group=OUTPUT)] = None
-    """A JSON or TOML file with the settings; options given here are laid over it."""
+    """A JSON or TOML file with settings, which are laid over what is saved, and options given here over both."""
     prompt_set: Annotated[str | None, Parameter(group=PANEL)] = None
     """How members are prompted: a name that `consensus prompts list` shows, or a file; default plain."""
     embedding_model: Annotated[str | None, Parameter(group=PANEL)] = None
@@ -125,23 +126,58 @@ FIELDS = {
 """Where an option goes in the configuration, if not to the field of the same name."""
 
 
-def settings(options: RunOptions, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+def flag(option: str) -> str:
+    """Return an option as it is written."""
+    return "-m" if option == "member" else f"--{option.replace('_', '-')}"
+
+
+def file_of(options: RunOptions) -> dict[str, Any]:
+    """Return what the configuration file says; nothing where there is none.
+
+    Raises:
+        Stop: If it cannot be read.
+    """
+    return _read(options.config) if options.config else {}
+
+
+def laid_over(config_class: type[BaseModel], over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others. A group of settings, such as the budget, is laid over the other one key by key."""
+    result = {**under}
+    for name, value in over.items():
+        field, below = config_class.model_fields.get(name), under.get(name)
+        group = field.annotation if field else None
+        if not (isinstance(value, Mapping) and isinstance(below, Mapping)):
+            result[name] = value
+        elif isinstance(group, type) and issubclass(group, BaseModel):
+            result[name] = laid_over(group, value, below)
+        else:  # by members' names, who may be others now; a vendor's `extra` is merged as `Sampling.over` does it
+            result[name] = {**below, **value} if config_class is Sampling else value
+    return result
+
+
+def settings(config_class: type[BaseModel], options: RunOptions, saved: dict[str, Any] | None = None) -> dict[str, Any]:
     """Lay the options that were given over the configuration file, and that over the saved configuration."""
-    result: dict[str, Any] = {**(saved or {}), **(_read(options.config) if options.config else {})}
+    result = laid_over(config_class, file_of(options), saved or {})
     for option in fields(options):
         value = getattr(options, option.name)
         if value is None or option.name == "config":
             continue
         *group, name = FIELDS.get(option.name, option.name).split(".")
-        if group:
-            result[group[0]] = {**result.get(group[0], {}), name: value}
-        else:
+        if not group:
             result[name] = value
+        elif isinstance(below := result.get(group[0], {}), Mapping):
+            result[group[0]] = {**below, name: value}
+        # What is no group there is left for the configuration to refuse.
     return result
 
 
 def configured(
-    config_class: type[Config], options: RunOptions, saved: dict[str, Any] | None = None, **required: str
+    config_class: type[Config],
+    options: RunOptions,
+    saved: dict[str, Any] | None = None,
+    over: dict[str, Any] | None = None,
+    /,
+    **required: str,
 ) -> Config:
     """Make the configuration of a run.
 
@@ -149,17 +185,18 @@ def configured(
         config_class: The configuration's model.
         options: What was given on the command line.
         saved: A saved configuration that lies under it.
+        over: What further options say, which lies over all.
         required: For each field that must be given, how to give it.
 
     Raises:
         Stop: Naming each option that is missing or wrong.
     """
-    values = settings(options, saved)
+    values = laid_over(config_class, over or {}, settings(config_class, options, saved))
     missing = [f"{field}: give {how}" for field, how in required.items() if not values.get(field)]
     if missing:
         raise Stop("\n".join(missing))
     names = {field: f"--{option.replace('_', '-')}" for option, field in FIELDS.items()}
-    plain = {name: f"--{name.replace('_', '-')}" for name in config_class.model_fields if name not in names}
+    plain = {name: flag(name) for name in config_class.model_fields if name not in names}
     if values.get("prompt_set"):
         values["prompt_set"] = _checked_set(values["prompt_set"])
     try:

@@ -22,7 +22,7 @@ from tasks.calls.clients import close_clients
 from tasks.calls.storage.result_folder import NOT_STORED, REJECTED
 from tasks.calls.warm_up import warm_up
 from tasks.errors import ConsensusError
-from tasks.history.conversation import continuing
+from tasks.history.conversation import Conversation, continuing
 from tasks.record import Record
 from tasks.recording import NOT_RECORDED
 from tasks.watch import Watcher, watched_by
@@ -30,10 +30,10 @@ from tasks.watch import Watcher, watched_by
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class OutputOptions(ConversationOptions):
-    """What is printed and written, and which conversation is gone on with."""
+class OutputOptions:
+    """What is printed and written."""
 
-    output: Annotated[Path | None, Parameter(group=OUTPUT)] = None
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUT)] = None
     """File into which the whole record is written as JSON."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the whole record as JSON on stdout, and nothing else."""
@@ -42,6 +42,12 @@ class OutputOptions(ConversationOptions):
 
     brief = False
     """Whether a line will do for a summary; for commands that run many flows, and no option."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class TurnOptions(ConversationOptions, OutputOptions):
+    """What is printed and written, and which conversation is gone on with."""
 
 
 def server() -> ServerInfo:
@@ -65,7 +71,7 @@ def run_flow(
     """Run a flow and report on it.
 
     Args:
-        start: Starts the flow, with `options.turns()` for its conversation.
+        start: Starts the flow, with `options.turns()` for its conversation if it can go on with one.
         members: Names of those who are asked, for the live view.
         options: What is printed and written.
         view: Looks on in place of the live view.
@@ -73,7 +79,7 @@ def run_flow(
         shape: Makes the document that is printed and written as JSON, in place of the whole record.
     """
     output = checked_output(options.output)
-    conversation = options.conversation
+    conversation = options.conversation if isinstance(options, ConversationOptions) else Conversation()
     warm_up(member.partition("/")[0] for member in members)
     info = server()
     quiet = options.raw or options.json
@@ -134,15 +140,24 @@ def _report(
 
 async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher]) -> Record:
     with watched_by(*watchers):
-        try:
-            return await start()
-        except ConsensusError as error:
-            record: Any = getattr(error, "record", None)
-            if record is None:
-                raise
-            return Record.model_validate(record)
-        finally:
-            await close_clients()
+        return await record_of(start())
+
+
+async def record_of(run: Awaitable[Record]) -> Record:
+    """Wait for a flow run, close the connections, and return its record, also where there is no answer.
+
+    Raises:
+        ConsensusError: If it failed before there was a record.
+    """
+    try:
+        return await run
+    except ConsensusError as error:
+        record: Any = getattr(error, "record", None)
+        if record is None:
+            raise
+        return Record.model_validate(record)
+    finally:
+        await close_clients()
 
 
 def _view(members: Sequence[str]) -> "Lines | LiveTable":

@@ -70,6 +70,17 @@ def find_or_start_server(say: Callable[[str], None]) -> ServerInfo:
         return _find() or _start(say)
 
 
+def find_server() -> ServerInfo | None:
+    """Returns a server that runs here, or the one that is configured, whether it answers or not; starts none.
+
+    Raises:
+        ServerUnavailable: The one that runs here is of another version.
+    """
+    if url := get_current_settings().api.url:
+        return ServerInfo(url, get_current_settings().ui_url or _ui_url(url))
+    return _find()
+
+
 def server_is_up(api_url: str, timeout: float = CHECK_TIMEOUT_S) -> bool:
     """Whether a Prefect API answers there. One that wants a key first counts as up: Prefect's client brings it."""
     return _get(f"{api_url.rstrip('/')}/health", timeout)[0] in {200, 401, 403}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.terminal import say
+from tasks.calls.money.bill import bill
 from tasks.record import Iteration, Record, Response
 from tasks.reports.report import percent
 
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def cost(value: float | None) -> str:
-    """Return a sum of US dollars for a person."""
-    return "cost unknown" if value is None else f"${value:.4f}"
+def cost(value: float | None, possibly_billed: int = 0) -> str:
+    """Return a sum of US dollars for a person, with the number of requests that may have been billed beside it."""
+    return bill(value, possibly_billed)
 
 
 def state(response: Response) -> str:
@@ -126,5 +127,5 @@ def outcome(record: Record) -> None:
     say(
         f"{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
         f"agreement {percent(record.agreement)} · {record.calls} calls, {record.cached_calls} from the store · "
-        f"{cost(record.cost_usd)} · {record.duration_s:.1f} s"
+        f"{cost(record.cost_usd, record.possibly_billed)} · {record.duration_s:.1f} s"
     )

@@ -1,9 +1,13 @@
 """A batch: one algorithm over every row of a file, as a flow; split over several runs of itself if that is wanted."""
 
+import asyncio
+from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -14,12 +18,14 @@ from flows.batching import Batch, run_batch
 from flows.saved_algorithm import load_saved
 from tasks.batches.journal_place import dated
 from tasks.batches.outcome import BatchSummary
+from tasks.batches.places import confined
 from tasks.batches.source import Source
+from tasks.batches.unfinished import unfinished
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.places import confined
 from tasks.recording import recorded
 from tasks.reports.batch_report import BatchReport
-from tasks.saved_config import validated
+from tasks.saved_config import name_of_saved, validated
+from tasks.watch import tell
 
 
 def run_name() -> str:
@@ -36,7 +42,7 @@ async def batch(
     *,
     flow: Name | None = None,
     config: dict[str, Any] | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
@@ -53,8 +59,9 @@ async def batch(
             where the run is, or an fsspec address such as s3://bucket/prompts.csv.
         output: File of answers (.jsonl, .csv, .parquet), likewise; {date} in it stands for the day of the run.
         flow: The algorithm; empty: that of the saved configuration.
-        config: Its settings. Empty: the saved configuration.
-        saved: Name of the saved configuration to use when no settings are given.
+        config: Its settings. Empty: a saved configuration.
+        saved: Name of a saved configuration to run in place of config, whatever config the deployment sets. Both empty: the
+            one called default.
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the line number.
@@ -64,23 +71,20 @@ async def batch(
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
-    if config is not None and saved != "default":
-        # A deployment that has a configuration would go on with it, without a word about the one that was named.
-        raise ConfigurationError(
-            f"saved: {saved!r} is named, and config is given too: give one of them, and null for config"
-        )
-    if config is None:
-        name, settings = await load_saved(saved, flow)
+    name: Name = flow or "consortium"
+    if (of_saved := await name_of_saved(config, saved, ALGORITHMS[name].config_class().model_validate)) is not None:
+        # A config that gives way to a saved one is the deployment's, and so is the flow beside it.
+        name, settings = await load_saved(of_saved, flow if config is None else None)
     else:
-        name = flow or "consortium"
-        settings = validated(ALGORITHMS[name].config_class(), config)
+        settings = validated(ALGORITHMS[name].config_class(), config or {})
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
+    address = confined(output, "output")
     work = Batch(
         source=Source(
             confined(input, "input"), prompt_column=prompt_column, prompt_template=prompt_template, id_column=id_column
         ),
-        output=dated(confined(output, "output")),
+        output=confined(dated(address), "output"),
         algorithm=name,
         config=settings,
         concurrency=concurrency,
@@ -90,10 +94,23 @@ async def batch(
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
     async with recorded(BatchReport(), in_conversation=False), alive(work.output if shard else None):
-        summary = await (run_shards(work, shards) if shards > 1 and shard is None else run_batch(work))
         if shard is not None:
-            leave_summary(work.output, summary)
+            summary = await run_batch(work, leave=partial(leave_summary, work.output))
+        elif shards > 1:
+            summary = await run_shards(work, shards, address)
+        else:
+            summary = await run_batch(await _or_unfinished(work, address))
     return _told_of_end(summary)
+
+
+async def _or_unfinished(work: Batch, address: str) -> Batch:
+    """Return the batch, or that of the day before if it is to be gone on with; name those that nobody goes on with."""
+    for found in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
+        get_run_logger().warning("%s", found.told(work.output))
+        await tell("notice", found.told(work.output))
+        if found.goes_on:
+            return replace(work, output=found.output)
+    return work
 
 
 def _told_of_end(summary: BatchSummary) -> BatchSummary:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -21,18 +21,20 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.logging import get_run_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Crashed
 
 from blocks.budget import Budget
 from flows.batching import Batch, checked
+from tasks.batches.fingerprint import input_changed
+from tasks.batches.money.shares import share
 from tasks.batches.outcome import BatchSummary, Progress
 from tasks.batches.parts import merged, write_output
 from tasks.batches.places import Place, place_of
 from tasks.batches.row import Inventory
-from tasks.batches.shares import share
 from tasks.batches.totals import Totals
+from tasks.batches.unfinished import unfinished_shards
 from tasks.errors import ConfigurationError, OutputError
 from tasks.watch import tell
 
@@ -69,8 +71,13 @@ class _Shard:
     done: dict[str, Any] | None = None
 
 
-async def run_shards(batch: Batch, shards: int) -> BatchSummary:
+async def run_shards(batch: Batch, shards: int, address: str = "") -> BatchSummary:
     """Run a batch as deployment runs, and merge what they leave.
+
+    Args:
+        batch: What is to be done.
+        shards: How many runs there are.
+        address: The output as it was given, with its `{date}`.
 
     Raises:
         ConfigurationError: Before anything is started, naming what cannot be used.
@@ -82,8 +89,13 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
     # The numbers of rows count bad ones too: with others among them every shard has other rows.
     bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
     plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
-    folder = _folder(f"{batch.output}.shards-{_short(plan)}")
-    work = _Shards(batch, shares, folder)
+    ending = f".shards-{_short(plan)}"
+    if (found := await asyncio.to_thread(unfinished_shards, address, ending)) is not None:
+        get_run_logger().warning("%s", found.told(batch.output))
+        await tell("notice", found.told(batch.output))
+        batch = replace(batch, output=found.output)
+    folder = _folder(f"{batch.output}{ending}")
+    work = _Shards(batch, shares, folder, inventory)
     await tell("batch_started", Progress(batch.algorithm, inventory.rows, 0))
     try:
         await work.finish()
@@ -94,17 +106,19 @@ async def run_shards(batch: Batch, shards: int) -> BatchSummary:
     summary = await asyncio.to_thread(_merge, batch, work.shards, inventory)
     summary.duration_s = round(time.monotonic() - started, 4)
     summary.calls_per_s = round(summary.calls / max(summary.duration_s, 1e-9), 2)
-    if summary.status == "finished":
-        folder.fs.rm(folder.path, recursive=True)
     await tell("batch_ended", summary)
+    if summary.status == "finished":
+        # Last of all: whoever is killed before finds in it what the shards have done, and ends what was left.
+        await asyncio.to_thread(_clear, folder)
     return summary
 
 
 class _Shards:
     """The shards of one batch, and what is known of their runs."""
 
-    def __init__(self, batch: Batch, shares: list[Budget], folder: Place) -> None:
+    def __init__(self, batch: Batch, shares: list[Budget], folder: Place, inventory: Inventory) -> None:
         self._batch = batch
+        self._inventory = inventory
         self._shares = shares
         # By their place: another batch of the same rows, with another output, has runs of its own.
         self._tag = f"consensus-batch-{_short(folder.address)}"
@@ -176,6 +190,8 @@ class _Shards:
                 "output": shard.address,
                 "flow": batch.algorithm,
                 "config": batch.config.model_dump(mode="json", exclude_defaults=True),
+                # What a parameter is not given for here, the deployment decides: it may name a saved configuration.
+                "saved": None,
                 "prompt_column": prompt_column,
                 "prompt_template": prompt_template,
                 "id_column": id_column,
@@ -238,7 +254,14 @@ class _Shards:
             found: dict[str, Any] = json.loads(_read(place_of(f"{shard.address}.done", "output")))
         except ValueError:
             return None
-        return found if found["status"] == "finished" or not finished else None
+        if finished and (found["status"] != "finished" or not _of_same_input(found, self._inventory)):
+            return None
+        return found
+
+
+def _of_same_input(done: dict[str, Any], inventory: Inventory) -> bool:
+    """Tell whether a shard has read what the run has that started it, and not what took its place meanwhile."""
+    return bool(done.get("input_sha256", inventory.sha256) == inventory.sha256 and done["bad"] == inventory.bad_rows)
 
 
 def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSummary:
@@ -256,6 +279,8 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
     if ended:
         worst = next((done for done in ended if done["status"] == "stopped"), ended[0])
         summary.status, summary.error = worst["status"], worst["error"]
+    if summary.status != "stopped" and not all(_of_same_input(shard.done or {}, inventory) for shard in shards):
+        summary.status, summary.error = "stopped", input_changed(batch.source.address)
 
     def counted() -> Any:
         for one in merged([shard.address for shard in shards], totals):
@@ -269,7 +294,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
             f"output: {batch.output} cannot be written: {error.strerror or error}. The shards are done and kept: start again "
             "with the same arguments when that is mended"
         ) from None
-    summary.sent_calls, summary.cost_usd, summary.models = totals.sent, totals.cost_usd, totals.models()
+    summary.add_bill(totals)
     return summary
 
 
@@ -283,9 +308,18 @@ def _folder(address: str) -> Place:
         place = place._replace(address=place.path)
     try:
         place.fs.makedirs(place.path, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"output: {address} cannot be made: {error.strerror or error}") from None
+    except Exception as error:  # a store's client has errors of its own
+        raise ConfigurationError(
+            f"output: {address} cannot be made: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return place
+
+
+def _clear(folder: Place) -> None:
+    try:
+        folder.fs.rm(folder.path, recursive=True)
+    except Exception as error:  # the answers are where they should be; a store's client has errors of its own
+        get_logger("consensus").warning("%s cannot be deleted, and is needed no more: %r", folder.address, error)
 
 
 def _remove(place: Place) -> None:
@@ -321,7 +355,17 @@ async def alive(output: str | None) -> AsyncIterator[None]:
         task.cancel()
 
 
-def leave_summary(output: str, summary: BatchSummary) -> None:
-    """Say beside the file of a shard how it has ended."""
+def leave_summary(output: str, summary: BatchSummary, inventory: Inventory) -> None:
+    """Say beside the file of a shard how it has ended, and of which input it is a part.
+
+    Raises:
+        OutputError: If that cannot be written.
+    """
     place = place_of(f"{output}.done", "output")
-    place.fs.pipe_file(place.path, summary.model_dump_json().encode())
+    done = summary.model_dump(mode="json") | {"input_sha256": inventory.sha256}
+    try:
+        place.fs.pipe_file(place.path, json.dumps(done).encode())
+    except Exception as error:  # a store's client has errors of its own
+        raise OutputError(
+            f"output: {place.address} cannot be written: {getattr(error, 'strerror', None) or error}. The shard's rows are kept"
+        ) from None

@@ -6,27 +6,30 @@ missing, and of those only calls that had not been answered are paid for.
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
 
 from blocks.budget import Budget
 from blocks.member import ModelName
 from flows.algorithms import ALGORITHMS, Name
+from tasks.batches.fingerprint import Fingerprint, input_changed
 from tasks.batches.journal import Finished, Journal
 from tasks.batches.journal_place import journal_path, same_place
 from tasks.batches.observing import CallsSeen, Labelled, failed_of_its_own, was_cut
 from tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
 from tasks.batches.output import check_output
 from tasks.batches.parts import write_output, write_part
-from tasks.batches.row import Inventory, Row
+from tasks.batches.row import BadRow, Inventory, Row
 from tasks.batches.source import Source
 from tasks.calls.call import Call, Caller
 from tasks.calls.money.budget import Purse, spending
 from tasks.calls.money.pricing import price
+from tasks.calls.money.worst_case import most_tokens
 from tasks.calls.providers import Endpoint, check_models, models_checked
 from tasks.calls.request import Usage
 from tasks.calls.scrub import scrub
@@ -77,12 +80,15 @@ class Batch:
         }
 
 
-async def run_batch(batch: Batch, call: Call | None = None) -> BatchSummary:
+async def run_batch(
+    batch: Batch, call: Call | None = None, leave: Callable[[BatchSummary, Inventory], None] | None = None
+) -> BatchSummary:
     """Run an algorithm on every row that is not finished yet.
 
     Args:
         batch: What is to be done.
         call: Makes the calls; by default the `ask` task.
+        leave: Says for others how a part has ended, when its rows are written.
 
     Returns:
         What it came to; the rows are in the output.
@@ -97,11 +103,14 @@ async def run_batch(batch: Batch, call: Call | None = None) -> BatchSummary:
         run = _Run(batch, journal, inventory, call or Caller(batch.config.fresh, batch.config.service_tier))
         summary = await run.work()
         await asyncio.to_thread(run.write, summary)
+        if leave is not None:
+            await asyncio.to_thread(leave, summary, inventory)
+        await tell("batch_ended", summary)
         if summary.status == "finished":
+            # Last of all: whoever is killed before finds the rows and the bill in it, and ends what was left.
             journal.remove()
     finally:
         journal.close()
-    await tell("batch_ended", summary)
     return summary
 
 
@@ -161,7 +170,12 @@ class _Run:
         self._failures: list[tuple[Row, str | None]] = []
         self._calls_seen = CallsSeen(journal)
         self._stop: str | None = None
+        self._changed: str | None = None
+        """Why the input is not what was inspected."""
         self._calls = 0
+        self._too_long = math.inf
+        """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
+        self._passed_over = False
 
     async def work(self) -> BatchSummary:
         """Do the rows that are not finished."""
@@ -177,15 +191,18 @@ class _Run:
         )
         await tell("batch_started", Progress(summary.algorithm, self._wanted(), summary.resumed))
         rows = self._rows()
-        with watched_by(self._calls_seen), models_checked(), spending(batch.budget) as purse:
+        with watched_by(self._calls_seen), models_checked(), spending(batch.budget, self._calls_seen) as purse:
             purse.calls, purse.tokens, purse.cost_usd = self._journal.totals.spent
             await self._workers(rows, purse)
+        self._journal.totals.end_interrupted()
         self._journal.sync()
         summary.duration_s = round(time.monotonic() - started, 4)
         summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
-        elif purse.refusal and (self._left or next(rows, None) is not None):
+        elif self._changed is not None:
+            summary.status, summary.error = "stopped", self._changed
+        elif purse.refusal and (self._left or self._passed_over or next(rows, None) is not None):
             summary.status, summary.error = "budget", purse.refusal
         return summary
 
@@ -194,14 +211,26 @@ class _Run:
         return len(range(number, self._inventory.rows, of))
 
     def _rows(self) -> Iterator[Row]:
-        for row in self._all():
-            self._present.add(row.number)
-            if not self._journal.holds(row):
-                yield row
+        """Yield the rows that are not finished; at the end it is known whether the input is still what was inspected."""
+        seen, why = Fingerprint(), ""
+        try:
+            for row in self._batch.source.rows():
+                seen.add(row)
+                if self._mine(row):
+                    self._present.add(row.number)
+                    if not self._journal.holds(row):
+                        yield row
+        except ConfigurationError as error:
+            why = error.message.removeprefix("input: ")
+        if why or not seen.is_of(self._inventory):
+            self._changed = input_changed(self._batch.source.address, why or seen.against(self._inventory))
 
     def _all(self) -> Iterator[Row]:
+        return (row for row in self._batch.source.rows() if self._mine(row))
+
+    def _mine(self, row: Row | BadRow) -> TypeGuard[Row]:
         number, of = self._batch.part
-        return (row for row in self._batch.source.rows() if isinstance(row, Row) and row.number % of == number)
+        return isinstance(row, Row) and row.number % of == number
 
     async def _workers(self, rows: Iterator[Row], purse: Purse) -> None:
         try:
@@ -212,16 +241,23 @@ class _Run:
             raise group.exceptions[0] from None
 
     async def _worker(self, rows: Iterator[Row], purse: Purse) -> None:
-        while self._stop is None and purse.refusal is None:
+        while self._stop is None and not purse.exhausted:
             row = next(rows, None)
             if row is None:
                 return
-            record = await self._do(row)
+            if most_tokens(row.prompt) > self._too_long:
+                self._passed_over = True
+                await asyncio.sleep(0)
+                continue
+            with spending(Budget()) as of_row:
+                record = await self._do(row)
             self._calls += record.calls
             if self._calls_seen.error is not None:
                 raise self._calls_seen.error
-            if purse.refusal and was_cut(record):
-                result = self._leave(row, f"cut off: {purse.refusal}")
+            if of_row.refusal and was_cut(record):
+                # Shorter rows may still be covered. Not all are tried: they would be cut too, one after the other.
+                self._too_long = min(self._too_long, most_tokens(row.prompt) / 2)
+                result = self._leave(row, f"cut off: {of_row.refusal}")
             elif self._stop is not None and record.answer is None:
                 result = self._leave(row, record.error)
             else:
@@ -275,11 +311,13 @@ class _Run:
                 f"output: {batch.output} cannot be written: {error.strerror or error}. All rows are kept in "
                 f"{self._journal.path}: start again with the same arguments when that is mended"
             ) from None
-        summary.sent_calls, summary.cost_usd, summary.models = totals.sent, totals.cost_usd, totals.models()
+        summary.add_bill(totals)
 
     def _counted(self, summary: BatchSummary) -> Iterator[Finished]:
-        for one in self._journal.finished() if summary.status == "finished" else self._with_those_left():
-            if summary.status != "finished" or one.number in self._present:
+        # An input that has changed is not read a third time: what is finished of it is all that can be said.
+        only_finished = summary.status == "finished" or self._changed is not None
+        for one in self._journal.finished() if only_finished else self._with_those_left():
+            if not only_finished or (one.number in self._present and one.number not in self._left):
                 summary.add(one.result)
                 yield one
 

@@ -17,6 +17,7 @@ from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
 from tasks.counting.likeness import LEXICAL, Likeness
+from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.aggregate import Material, aggregate
 from tasks.judging.learner import Feedback, Learner, feedback
@@ -28,7 +29,7 @@ from tasks.recording import recorded
 from tasks.reports.learning_report import LearningReport
 from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 
@@ -119,15 +120,12 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
         cause = "no aggregator gave an aggregate" if config.aggregators() else "no member's answer could be read"
         record.warnings.append(f"round {number}: {cause}, so the answer nearest to the others stands in for one")
         record.degraded = True
-        if _out_of_budget(iteration.judgements):
-            record.status = "budget"
-            return True
-        return False
+        return cut_by_budget(iteration)
     settled = iteration.settlement is not None and iteration.settlement.settled
     if settled or (config.stop_when_stable and await _is_stable(run)):
         record.status = "agreed"
         return True
-    return False
+    return cut_by_budget(iteration)
 
 
 async def _put_together(run: _Run, iteration: Iteration, answered: list[Response], likeness: Likeness) -> None:
@@ -171,23 +169,16 @@ def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likene
     """End the run where the quorum is lost; an earlier round's answer stands."""
     record.error = error.message
     answered = [response for response in iteration.responses if response.answered]
-    out_of_budget = _out_of_budget(iteration.responses)
     earlier = any(one.synthesis for one in record.iterations)
     if earlier:
         record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
-    elif out_of_budget and answered:
+    elif answered and out_of_budget(iteration.responses):
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
         iteration.synthesis = nearest(answered, "stand-in", likeness)
         record.degraded = True
-    if earlier or iteration.synthesis:
-        record.status = "budget" if out_of_budget else "finished"
-    else:
+    if not (earlier or iteration.synthesis):
         record.status = "failed"
     return True
-
-
-def _out_of_budget(responses: list[Response]) -> bool:
-    return any(response.error is not None and response.error.kind == "budget" for response in responses)
 
 
 def _carry_on(learners: list[Learner], iteration: Iteration) -> None:
@@ -226,6 +217,7 @@ def _conclude(record: Record, config: ConsensusLearningConfig) -> None:
             if call.error is not None:
                 record.warnings.append(f"round {one.number}: {call.member}: {call.error.kind}")
             record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
+    end_by_budget(record)
 
 
 @flow(
@@ -238,18 +230,19 @@ def _conclude(record: Record, config: ConsensusLearningConfig) -> None:
 async def consensus_learning(
     prompt: str,
     config: ConsensusLearningConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
 ) -> Record:
     """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
 
     Args:
         prompt: The question.
-        config: Who is asked, how answers are aggregated, how often they are improved. Empty: the saved configuration.
-        saved: Name of the Consensus Learning block to use when no configuration is given.
+        config: Who is asked, how answers are aggregated, how often they are improved. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Consensus Learning block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_config(ConsensusLearning, ConsensusLearningConfig, saved, "learn")
+    config = await chosen(ConsensusLearning, ConsensusLearningConfig, config, saved, "learn")
     async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
         record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -16,17 +16,19 @@ from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.counting.likeness import Likeness
+from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from tasks.errors import ConfigurationError, ConsensusError, QuorumError
+from tasks.judging.fence import fence_tag, fenced
 from tasks.judging.judge import Case, Court, fallback, judge
 from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
 from tasks.prompts import fill, version
-from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.record import Iteration, Record, Synthesis
 from tasks.recording import recorded
 from tasks.reports.report import Report, run_name, start_record, told_of_end
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 
@@ -71,7 +73,7 @@ async def run_consortium(
             await tell("iterated", iteration)
             if done:
                 break
-            _carry_on(voices, iteration)
+            _carry_on(voices, iteration, f"{config.seed}:{number}")
         else:
             record.status = "max_iterations"
     _conclude(record, config)
@@ -121,53 +123,53 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         label=f"iteration {number}",
         likeness=likeness,
     )
-    court = Court(config.arbiters(), config.judging_method, config.arbiter_settings, config.timeout)
+    court = Court(config.arbiters(), config.judging_method, config.arbiter_settings, config.timeout_s())
     iteration.synthesis, iteration.judgements = await judge(case, court, run.call)
     if iteration.synthesis.arbiter is None:
         record.warnings.append(
             f"iteration {number}: no arbiter could judge, so the answer nearest to the others stands in for a synthesis"
         )
-        record.status = "budget" if _out_of_budget(iteration.judgements) else "finished"
         return True
     confidence = iteration.synthesis.confidence or 0.0
     if confidence >= config.confidence_threshold and number >= config.min_iterations:
         record.status = "confident"
         return True
-    return False
+    return cut_by_budget(iteration)
 
 
 def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> bool:
     """End the run where the quorum is lost; an earlier iteration's answer stands."""
     record.error = error.message
     answered = [response for response in iteration.responses if response.answered]
-    out_of_budget = _out_of_budget(iteration.responses)
     earlier = any(one.synthesis for one in record.iterations)
     if earlier:
         record.warnings.append(f"iteration {iteration.number} was not finished: {error.message}")
-    elif out_of_budget and answered:
+    elif answered and out_of_budget(iteration.responses):
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
         iteration.synthesis = fallback(answered, likeness)
-    if earlier or iteration.synthesis:
-        record.status = "budget" if out_of_budget else "finished"
-    else:
+    if not (earlier or iteration.synthesis):
         record.status = "failed"
     return True
 
 
-def _out_of_budget(responses: list[Response]) -> bool:
-    return any(response.error is not None and response.error.kind == "budget" for response in responses)
+def _carry_on(voices: list[Turns], iteration: Iteration, seed: str) -> None:
+    """Tell every member what was made of all answers; who failed is asked again.
 
-
-def _carry_on(voices: list[Turns], iteration: Iteration) -> None:
-    """Tell every member what was made of all answers; who failed is asked again."""
+    All of it is quoted as to a judge: it may be another member's answer word for word, or repeat one.
+    """
     synthesis = iteration.synthesis
     assert synthesis is not None
-    areas = "".join(f"- {area}\n" for area in synthesis.refinement_areas)
+    areas = "\n".join(f"- {area}" for area in synthesis.refinement_areas)
+    tag = fence_tag([synthesis.text, synthesis.dissent, areas], seed)
+
+    def quoted(label: str, text: str) -> str:
+        return fenced({label: text}, seed, tag=tag)
+
     guidance = fill(
         "iterate",
-        synthesis=synthesis.text,
-        dissent=f"A minority held:\n\n{synthesis.dissent}\n\n" if synthesis.dissent else "",
-        areas=f"What should be looked into:\n{areas}\n" if areas else "",
+        synthesis=quoted("so far", synthesis.text),
+        dissent=f"A minority held:\n\n{quoted('of a minority', synthesis.dissent)}\n\n" if synthesis.dissent else "",
+        areas=f"What should be looked into:\n\n{quoted('to look into', areas)}\n\n" if areas else "",
     )
     for voice, response in zip(voices, iteration.responses, strict=True):
         voice.go_on(response.text if response.answered else None, guidance)
@@ -198,6 +200,7 @@ def _conclude(record: Record, config: ConsortiumConfig) -> None:
             if call.error is not None:
                 record.warnings.append(f"iteration {one.number}: {call.member}: {call.error.kind}")
             record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
+    end_by_budget(record)
 
 
 def _confidence(synthesis: Synthesis) -> float:
@@ -210,26 +213,22 @@ def _confidence(synthesis: Synthesis) -> float:
 async def consortium(
     prompt: str,
     config: ConsortiumConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
 ) -> Record:
     """Ask a panel of models and let an arbiter make one answer of theirs.
 
     Args:
         prompt: The question.
-        config: Who is asked, who judges, and when to stop. Empty: the saved configuration.
-        saved: Name of the Consortium block to use when no configuration is given.
+        config: Who is asked, who judges, and when to stop. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Consortium block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_saved(saved)
+    config = await chosen(Consortium, ConsortiumConfig, config, saved)
     async with recorded(Report(config.confidence_threshold), conversation=conversation):
         record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
-
-
-async def load_saved(name: str) -> ConsortiumConfig:
-    """Load the saved configuration `name`."""
-    return await load_config(Consortium, ConsortiumConfig, name)
 
 
 def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
@@ -243,4 +242,4 @@ def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
     return asyncio.run(consortium(prompt, config))
 
 
-__all__ = ["ConsensusError", "ConsortiumConfig", "ask_consortium", "consortium", "load_saved", "run_consortium"]
+__all__ = ["ConsensusError", "ConsortiumConfig", "ask_consortium", "consortium", "run_consortium"]

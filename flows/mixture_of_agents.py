@@ -20,11 +20,12 @@ from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.calls.scrub import scrub
 from tasks.counting.likeness import LEXICAL, Likeness
+from tasks.ending import out_of_budget
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
 from tasks.judging.mixture import Task, in_order, windows
 from tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
-from tasks.judging.mixture_end import conclude, out_of_budget
+from tasks.judging.mixture_end import conclude
 from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.record import Iteration, Record, Response, Synthesis
@@ -33,7 +34,7 @@ from tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_r
 from tasks.reports.recorded import Recorded, recorded_for
 from tasks.reports.report import start_record, told_of_end
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 QUERIES_AT_ONCE = 8
@@ -199,7 +200,7 @@ async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
             number, best = next(((number, answers) for number, answers in paid if answers), (0, []))
             if best:
                 iteration.synthesis = fallback(best, run.likeness.get(number, LEXICAL))
-                record.status = "budget"
+                record.status = "finished"  # by its budget, as is said at the end
         await tell("iterated", iteration)
         return False
     await tell("iterated", iteration)
@@ -226,7 +227,6 @@ async def _aggregate(run: _Run) -> None:
         iteration.synthesis = made or _stand_in(so_far, answers, likeness)
         iteration.duration_s = round(time.monotonic() - began, 4)
         if made is None:
-            record.status = "budget" if out_of_budget(iteration.judgements) else "finished"
             stands_in = f"the synthesis of window {place - 1}" if so_far else "the answer nearest to the others"
             record.warnings.append(f"layer {iteration.number}: no aggregator could answer, so {stands_in} stands in")
             record.degraded = True
@@ -253,7 +253,7 @@ def _stand_in(so_far: Synthesis | None, answers: Sequence[Response], likeness: L
 async def mixture_of_agents(
     prompt: str | list[str],
     config: MixtureOfAgentsConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
     reference: list[Recorded] | None = None,
 ) -> Record | list[Record]:
@@ -261,12 +261,13 @@ async def mixture_of_agents(
 
     Args:
         prompt: The question, or a list of questions.
-        config: Who is in which layer, and who aggregates. Empty: the saved configuration.
-        saved: Name of the Mixture of Agents block to use when no configuration is given.
+        config: Who is in which layer, and who aggregates. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Mixture of Agents block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
         reference: Recorded answers that stand in for the first layer.
     """
-    config = config or await load_config(MixtureOfAgents, MixtureOfAgentsConfig, saved, "moa")
+    config = await chosen(MixtureOfAgents, MixtureOfAgentsConfig, config, saved, "moa")
     turns, given = tuple(conversation or ()), reference or []
     if isinstance(prompt, str):
         (found,) = recorded_for([prompt], given)

@@ -19,17 +19,18 @@ from tasks.counting.draws import drawing
 from tasks.counting.likeness import Likeness
 from tasks.counting.poll import Poll, poll
 from tasks.counting.preference import best_round, score
+from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.judging.judge import fallback
 from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
-from tasks.record import Iteration, Record, Response, Synthesis
+from tasks.record import Iteration, Record, Synthesis
 from tasks.recording import recorded
 from tasks.reports.preference_report import PreferReport
 from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 
@@ -124,31 +125,21 @@ async def _round(run: _Run, iteration: Iteration) -> bool:
     else:
         text = next(response.text or "" for response in answered if response.member == scores.winner)
         iteration.synthesis = Synthesis(text=text, chosen=scores.winner, ranking=list(scores.members))
-    if _out_of_budget([*iteration.responses, *iteration.judgements]):
-        record.status = "budget"
-        return False
-    return True
+    return not cut_by_budget(iteration)
 
 
 def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> None:
     """End the run where the quorum is lost; what earlier rounds gave stands."""
     record.error = error.message
     answered = [response for response in iteration.responses if response.answered]
-    out_of_budget = _out_of_budget(iteration.responses)
     earlier = any(one.synthesis for one in record.iterations)
     if earlier:
         record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
-    elif out_of_budget and answered:
+    elif answered and out_of_budget(iteration.responses):
         # The members did not fail, they were not asked: the best answer that the budget paid for is one.
         iteration.synthesis = fallback(answered, likeness)
-    if earlier or iteration.synthesis:
-        record.status = "budget" if out_of_budget else "finished"
-    else:
+    if not (earlier or iteration.synthesis):
         record.status = "failed"
-
-
-def _out_of_budget(calls: list[Response]) -> bool:
-    return any(call.error is not None and call.error.kind == "budget" for call in calls)
 
 
 def _conclude(record: Record, config: PreferConfig) -> None:
@@ -174,24 +165,26 @@ def _conclude(record: Record, config: PreferConfig) -> None:
             if call.error is not None:
                 record.warnings.append(f"round {one.number}: {call.member}: {call.error.kind}")
             record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
+    end_by_budget(record)
 
 
 @flow(name="prefer", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
 async def prefer(
     prompt: str,
     config: PreferConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
 ) -> Record:
     """Let models answer and rank each other's answers.
 
     Args:
         prompt: The question.
-        config: Who takes part, and how often. Empty: the saved configuration.
-        saved: Name of the Prefer block to use when no configuration is given.
+        config: Who takes part, and how often. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Prefer block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_config(Prefer, PreferConfig, saved)
+    config = await chosen(Prefer, PreferConfig, config, saved)
     async with recorded(PreferReport(config.rounds), conversation=conversation):
         record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -25,7 +25,7 @@ from tasks.recording import recorded
 from tasks.reports.preference_report import number_text
 from tasks.reports.record_files import read_prompts, record_folder, write_record
 from tasks.reports.report import cell
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 
 
 class PromptOutcome(BaseModel):
@@ -69,7 +69,7 @@ async def prefer_prompts(
     prompts: str,
     output: str,
     config: PreferConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     at_once: int = 4,
 ) -> Outcomes:
     """Run prefer on every prompt of a folder.
@@ -77,11 +77,12 @@ async def prefer_prompts(
     Args:
         prompts: Folder whose *.md and *.txt files are the prompts, on the machine where the run is.
         output: Folder into which the record of each prompt is written, as JSON.
-        config: Who takes part, and how often; its budget is that of the whole run. Empty: the saved configuration.
-        saved: Name of the Prefer block to use when no configuration is given.
+        config: Who takes part, and how often; its budget is that of the whole run. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Prefer block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         at_once: How many prompts are worked on at once.
     """
-    config = config or await load_config(Prefer, PreferConfig, saved)
+    config = await chosen(Prefer, PreferConfig, config, saved)
     if at_once < 1:
         raise ConfigurationError(f"at_once is {at_once}: it must be at least 1")
     texts = read_prompts(place(prompts, "prompts"))

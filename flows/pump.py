@@ -13,6 +13,7 @@ from tasks.calls.call import Call, Caller
 from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
+from tasks.ending import end_by_budget
 from tasks.errors import ConfigurationError, QuorumError
 from tasks.measuring import measure
 from tasks.panel import check_quorum
@@ -22,7 +23,7 @@ from tasks.recording import recorded
 from tasks.reports.pump_report import PumpReport, answers_text
 from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 
@@ -89,35 +90,35 @@ def _conclude(record: Record, iteration: Iteration, config: PumpConfig) -> None:
     record.warnings += [f"{member}: {kind}" for member, kind in errors.items()]
     for response in iteration.responses:
         record.warnings += [warning for warning in response.warnings if warning not in record.warnings]
-    out_of_budget = "budget" in errors.values()
     try:
         check_quorum(iteration.responses, config.needed())
     except QuorumError as error:
         record.error = error.message
-        if not (out_of_budget and answered):  # members that were never asked have not failed
+        if not ("budget" in errors.values() and answered):  # members that were never asked have not failed
             record.status = "failed"
             return
-    record.status = "budget" if out_of_budget else "finished"
     record.answer = (answered[0].text or "") if len(iteration.responses) == 1 else answers_text(answered)
     record.best_iteration = 1
+    end_by_budget(record)
 
 
 @flow(name="pump", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
 async def pump(
     prompt: str,
     config: PumpConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
 ) -> Record:
     """Ask many models at once and return every answer.
 
     Args:
         prompt: The question.
-        config: Who is asked. Empty: the saved configuration.
-        saved: Name of the Pump block to use when no configuration is given.
+        config: Who is asked. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Pump block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_config(Pump, PumpConfig, saved)
+    config = await chosen(Pump, PumpConfig, config, saved)
     async with recorded(PumpReport(), conversation=conversation):
         record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -18,12 +18,14 @@ from tasks.calls.money.budget import spending
 from tasks.calls.providers import check_models
 from tasks.calls.request import Message
 from tasks.counting.extraction.extract import Reading, extract_all
-from tasks.counting.extraction.extract_by_model import extract_by_model
+from tasks.counting.extraction.extract_by_model import Heard, extract_by_model
 from tasks.counting.extraction.same_answers import SameAnswers
 from tasks.counting.vote import count_votes
+from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from tasks.errors import ConfigurationError, QuorumError
+from tasks.judging.bench import Bench
 from tasks.judging.judge import fallback
-from tasks.judging.pairwise import Bench, candidates, fuse, rank_pairs, told
+from tasks.judging.pairwise import candidates, fuse, rank_pairs, told
 from tasks.measuring import measure
 from tasks.panel import check_quorum
 from tasks.prompting.turns import Turns, apart
@@ -33,7 +35,7 @@ from tasks.reports.report import run_name, start_record, told_of_end
 from tasks.reports.vote_record import nothing_read, write_votes
 from tasks.reports.vote_report import VoteReport
 from tasks.rounds import ask_members
-from tasks.saved_config import load_config
+from tasks.saved_config import chosen
 from tasks.watch import tell
 
 
@@ -105,57 +107,62 @@ async def _count(run: _Run) -> None:
     config, record, responses = run.config, run.record, run.iteration.responses
     panel, weights = config.panel(), config.weights_of(config.panel())
     size = len(panel) if config.stop_when is None else config.waves or 1
-    heard: list[str | None] = []
-    same = SameAnswers(run.prompt, config, record, run.iteration, run.call)
+    heard: list[Heard] = []
+    bench = None if config.extractor is None else _bench(run, config.extractor)
+    same = SameAnswers(bench, record, run.iteration, run.call)
     tally, readings = count_votes([]), list[Reading | None]()
     while len(responses) < len(panel):
         wave = panel[len(responses) : len(responses) + size]
-        missing = config.needed() - sum(response.answered for response in responses)
+        missing = config.needed() - _known(heard)
         label = "vote" if size >= len(panel) else f"wave {len(responses) // size + 1}"
         await run.ask(wave, min(len(wave), max(1, missing)), label)
-        heard += await _texts(run, responses[len(heard) :])
-        readings = await same.merged(extract_all(heard, parse_extraction(config.extract)))
+        heard += await _heard(run, responses[len(heard) :], bench)
+        readings = await same.merged(extract_all([one.text for one in heard], parse_extraction(config.extract)))
         values = [reading.value if reading else None for reading in readings]
         tally = count_votes(values, weights[: len(values)])
         # A quorum that was asked for is waited for; the usual one guards a panel that was asked to the last member.
-        enough = config.quorum is None or sum(response.answered for response in responses) >= config.quorum
+        enough = config.quorum is None or _known(heard) >= config.quorum
         if config.stop_when is not None and enough and tally.reached(config.stop_when):
             record.status = "agreed"
             break
-        if _out_of_budget(responses):
+        if cut_by_budget(run.iteration):
             break
-    write_votes(record, run.iteration, readings=readings, tally=tally, weights=weights, extraction=config.extract)
+    unheard = {response.member: one.error for response, one in zip(responses, heard, strict=True) if one.error}
+    write_votes(
+        record,
+        run.iteration,
+        readings=readings,
+        unheard=unheard,
+        tally=tally,
+        weights=weights,
+        extraction=config.extract,
+    )
     if record.status == "agreed":
         return
-    out_of_budget = _out_of_budget([*responses, *run.iteration.judgements])
     try:
-        check_quorum(responses, config.needed())
+        check_quorum(responses, config.needed(), unheard)
     except QuorumError as error:
-        if not (out_of_budget and tally.winner):
+        if not (cut_by_budget(run.iteration) and tally.winner):
             _fail(run, error.message)
             return
     if tally.winner is None:
         _fail(run, nothing_read(run.iteration, config.extract))
-    elif out_of_budget:
-        record.status = "budget"
+    elif cut_by_budget(run.iteration):
         record.warnings.append("the budget ended before everybody was heard: these are the votes that it paid for")
 
 
-async def _texts(run: _Run, responses: Sequence[Response]) -> list[str | None]:
-    """Return what is to be read of each response; None where there is nothing."""
-    if run.config.extractor is None:
-        return [response.text if response.answered else None for response in responses]
-    texts, calls = await extract_by_model(
-        run.prompt,
-        responses,
-        parse_member(run.config.extractor)[0],
-        run.call,
-        sampling=run.config.judge_settings,
-        timeout=run.config.timeout,
-        seed=str(run.config.seed),
-    )
+async def _heard(run: _Run, responses: Sequence[Response], bench: Bench | None) -> list[Heard]:
+    """Return what is to be read of each response."""
+    if bench is None:
+        return [Heard(response.text if response.answered else None) for response in responses]
+    heard, calls = await extract_by_model(responses, bench, run.call)
     run.iteration.judgements += calls
-    return texts
+    return heard
+
+
+def _known(heard: Sequence[Heard]) -> int:
+    """Return of how many members it is known what they say, if only that they give no answer."""
+    return sum(one.text is not None for one in heard)
 
 
 async def _compare(run: _Run, judge: str) -> None:
@@ -168,7 +175,7 @@ async def _compare(run: _Run, judge: str) -> None:
     try:
         check_quorum(responses, config.needed())
     except QuorumError as error:
-        if not (answered and _out_of_budget(responses)):
+        if not (answered and out_of_budget(responses)):
             _fail(run, error.message)
             return
     bench = _bench(run, judge)
@@ -178,15 +185,20 @@ async def _compare(run: _Run, judge: str) -> None:
     found = await rank_pairs(compared, bench, run.call, config.comparisons)
     iteration.judgements += found.calls
     record.comparisons = found.comparisons
-    if _out_of_budget([*responses, *iteration.judgements]):
-        record.status = "budget"
     if not found.ranking:
         iteration.synthesis = fallback(answered, likeness)
         record.degraded = True
         cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
         record.warnings.append(f"{cause}: the one nearest to the others stands in")
         return
+    if unread := sum(not told(comparison) for comparison in found.comparisons):
+        record.degraded = True
+        record.warnings.append(
+            f"{judge} could not compare {unread} of {len(found.comparisons)} pairs: these count for neither side"
+        )
     order = [member for group in found.ranking for member in group]
+    if left_out := [response.member for response in compared if response.member not in order]:
+        record.warnings.append(f"not ranked, because in no comparison that could be read: {', '.join(left_out)}")
     by_name = {response.member: response for response in answered}
     best = by_name[order[0]]
     record.tie = len(found.ranking[0]) > 1 or any(
@@ -216,7 +228,7 @@ def _bench(run: _Run, model: str) -> Bench:
         run.system,
         run.conversation,
         run.config.judge_settings,
-        run.config.timeout,
+        run.config.timeout_s(),
         str(run.config.seed),
     )
 
@@ -225,10 +237,6 @@ def _fail(run: _Run, cause: str) -> None:
     """End without an answer; the votes that were cast stay in the record."""
     run.record.status, run.record.error = "failed", cause
     run.iteration.synthesis = None
-
-
-def _out_of_budget(calls: Sequence[Response]) -> bool:
-    return any(call.error is not None and call.error.kind == "budget" for call in calls)
 
 
 def _conclude(record: Record, iteration: Iteration) -> None:
@@ -242,24 +250,26 @@ def _conclude(record: Record, iteration: Iteration) -> None:
         if call.error is not None:
             record.warnings.append(f"{call.member}: {call.error.kind}")
         record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
+    end_by_budget(record)
 
 
 @flow(name="vote", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
 async def vote(
     prompt: str,
     config: VoteConfig | None = None,
-    saved: str = "default",
+    saved: str | None = None,
     conversation: list[Message] | None = None,
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 
     Args:
         prompt: The question.
-        config: Who votes, and how it is counted. Empty: the saved configuration.
-        saved: Name of the Vote block to use when no configuration is given.
+        config: Who votes, and how it is counted. Empty: a saved configuration.
+        saved: Name of a saved configuration (a Vote block) to run in place of config,
+            whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = config or await load_config(Vote, VoteConfig, saved)
+    config = await chosen(Vote, VoteConfig, config, saved)
     async with recorded(VoteReport(), conversation=conversation):
         record = await run_vote(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

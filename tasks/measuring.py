@@ -7,7 +7,7 @@ from blocks.panel import RunConfig
 from tasks.calls.call import Call
 from tasks.calls.embed import embedding_request
 from tasks.counting.agreement import agreement
-from tasks.counting.likeness import LEXICAL, Likeness
+from tasks.counting.likeness import Likeness
 from tasks.record import Iteration, Record, Response
 
 
@@ -31,7 +31,8 @@ async def measure(
     for response in answered:
         named.setdefault(response.text or "", response.member)
     likeness = await likeness_of(named, iteration, record, config, call, label=label or f"iteration {iteration.number}")
-    iteration.agreement = agreement([response.text or "" for response in answered], likeness)
+    # In a thread: many long texts take seconds, and other calls are under way.
+    iteration.agreement = await asyncio.to_thread(agreement, [one.text or "" for one in answered], likeness)
     iteration.agreement_measure = None if iteration.agreement is None else likeness.measure
     return likeness
 
@@ -54,10 +55,10 @@ async def likeness_of(
     """
     model = config.embedding()
     if model is None or len(named) < 2:  # a text is like itself by every measure
-        return LEXICAL
+        return Likeness()
 
     async def embedded(text: str, whose: str) -> Response:
-        request = embedding_request(model, text, label=f"{model} embeds {whose} · {label}", timeout=config.timeout)
+        request = embedding_request(model, text, label=f"{model} embeds {whose} · {label}", timeout=config.timeout_s())
         return await call(request, member=f"{model} embeds {whose}")
 
     calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
@@ -68,7 +69,7 @@ async def likeness_of(
     cause = _unusable(calls)
     if cause is not None:
         record.warnings.append(f"{label}: {model} could not embed every text, so wording is compared: {cause}")
-        return LEXICAL
+        return Likeness()
     vectors = {text: one.embedding or () for text, one in zip(named, calls, strict=True)}
     return Likeness(f"embedding:{model}", vectors)
 

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from tasks.calls.cut import cuttable
 from tasks.calls.request import ErrorKind, Request
@@ -97,14 +97,22 @@ def _failed(request: Request, instance: int, waited: float, kind: ErrorKind, cau
     )
 
 
-def check_quorum(responses: Sequence[Response], quorum: int) -> None:
+def check_quorum(responses: Sequence[Response], quorum: int, unheard: Mapping[str, CallError] | None = None) -> None:
     """Check that enough members answered.
 
+    Args:
+        responses: What the members answered.
+        quorum: How many of them have to.
+        unheard: Members that have answered, but could not be heard, with the cause; they do not count.
+
     Raises:
-        QuorumError: If not; it lists every failed member's cause.
+        QuorumError: If not; it lists every missing member's cause.
     """
-    answered = sum(response.answered for response in responses)
+    unheard = unheard or {}
+    answered = sum(response.answered and response.member not in unheard for response in responses)
     if answered >= quorum:
         return
-    causes = "; ".join(f"{r.member}: {r.error.message}" for r in responses if r.error is not None)
-    raise QuorumError(f"{answered} of {len(responses)} members answered, and the quorum is {quorum}. {causes}")
+    failed = [(one.member, one.error or unheard.get(one.member)) for one in responses]
+    causes = "; ".join(f"{member}: {error.message}" for member, error in failed if error is not None)
+    did = "could be heard" if unheard else "answered"
+    raise QuorumError(f"{answered} of {len(responses)} members {did}, and the quorum is {quorum}. {causes}")

@@ -35,28 +35,18 @@ def place(path: str | Path, field: str, *also: Path) -> Path:
         also: Further folders that a deployed run may look into.
 
     Raises:
-        ConfigurationError: If the run was started from a deployment and the path leads out of the worker's folder.
+        ConfigurationError: If the run was started from a deployment and the path leads out of the worker's folder, or is none.
     """
     if not deployed():
         return Path(path).expanduser().resolve()
     folder = Path(os.environ.get(FOLDER) or ".").expanduser().resolve()
-    found = (folder / path).resolve()
+    try:
+        found = (folder / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL byte
+        raise ConfigurationError(f"{field}: {str(path)!r} is no path: {error}") from None
     if any(found.is_relative_to(one) for one in (folder, *also)):
         return found
     raise ConfigurationError(
         f"{field}: {str(path)!r} leads out of {folder}: a run that was started from a deployment reads and writes only "
         f"there; {FOLDER} on the worker names another folder"
     )
-
-
-def confined(address: str, field: str) -> str:
-    """Return an address that a parameter names; a local one is confined as by `place` where the worker names a folder.
-
-    For batches, whose parameters are the names of files to begin with: without `CONSENSUS_FILES` they may name any.
-
-    Raises:
-        ConfigurationError: If the run was started from a deployment and the path leads out of `CONSENSUS_FILES`.
-    """
-    if not os.environ.get(FOLDER) or not deployed() or ("://" in address and not address.startswith("file://")):
-        return address
-    return str(place(address.removeprefix("file://"), field))

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.errors import ConsensusError
 
@@ -15,33 +15,49 @@ class UnreadableError(ConsensusError, ValueError):
     """The text does not hold what was asked for; the message says what is wrong, in words that a model can act on."""
 
 
-def json_object(text: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the JSON object that `text` is, or the last one in it that has all the `required` keys.
+def json_object(text: str, required: tuple[str, ...] = (), either: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the JSON object that `text` is, or the only one in it that has the wanted keys.
 
-    The last one, because a model that quotes another's object does so before it gives its own.
+    Where several have them and differ, none is read: one may be a quotation of what a member has forged, and whether a
+    model quotes before or after it gives its own is not for us to guess.
+
+    Args:
+        text: What the model wrote.
+        required: Keys that the object must have.
+        either: Keys of which it must have one, if any are given.
 
     Raises:
-        UnreadableError: If there is no such object, or if one in it is broken: what stands inside a broken object
-            may be a quotation, and the broken one may be the model's own.
+        UnreadableError: If there is no such object; if there are several that differ; if one has a key twice; or if one is
+            broken: what stands inside a broken object may be a quotation, and the broken one may be the model's own.
     """
     candidates = list(_objects(text))
     if not candidates:
         raise UnreadableError("there is no JSON object in the answer")
-    complete = [candidate for candidate in candidates if all(key in candidate for key in required)]
+
+    def lacking(found: dict[str, Any]) -> list[str]:
+        some = not either or any(key in found for key in either)
+        return [key for key in required if key not in found] + ([] if some else [" or ".join(either)])
+
+    complete = [candidate for candidate in candidates if not lacking(candidate)]
     if not complete:
-        missing = [key for key in required if key not in candidates[-1]]
-        raise UnreadableError(f"the JSON object lacks {', '.join(missing)}")
-    return _whole_characters(complete[-1])
+        raise UnreadableError(f"the JSON object lacks {', '.join(lacking(candidates[-1]))}")
+    whole = complete[-1]
+    # As they are written, because to Python 1, 1.0 and true are equal. One object is the rule, and needs no comparison.
+    if len(complete) > 1 and len({_written(one) for one in complete}) > 1:
+        raise UnreadableError("there are several JSON objects in the answer, and they differ: give one, and quote none")
+    return _whole_characters(whole)
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the outermost JSON objects in `text`, in order."""
     # Not strict: small models write line breaks into their texts as they are, and nothing else can be meant by them.
-    decoder = json.JSONDecoder(strict=False)
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unambiguous)
     found = _STARTS_OBJECT.search(text)
     while found is not None:
         try:
             value, end = decoder.raw_decode(text, found.start())
+        except UnreadableError:
+            raise
         except (ValueError, RecursionError) as error:
             cause = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be parsed"
             raise UnreadableError(f"the JSON object is broken: {cause}") from None
@@ -49,9 +65,38 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         found = _STARTS_OBJECT.search(text, end)
 
 
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, unless it has a key twice: a quotation that was not escaped adds such keys."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys, 1) if key in keys[number:])
+        raise UnreadableError(f"the JSON object gives {twice[:40]!r} twice")
+    return value
+
+
+def _written(value: Any) -> str:
+    """Write a JSON value, the same for the same value.
+
+    Raises:
+        UnreadableError: If it is nested too deeply to be written again.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    except RecursionError:
+        raise UnreadableError("the JSON object is nested too deeply") from None
+
+
+def excerpt(value: Any) -> str:
+    """Return the beginning of a JSON value, to be shown to the model that wrote it."""
+    if isinstance(value, list | dict):  # which may be nested so deeply that Python cannot write them
+        return "a list" if isinstance(value, list) else "an object"
+    return repr(str(value)[:40])
+
+
 def _whole_characters(value: dict[str, Any]) -> dict[str, Any]:
     """Replace halves of surrogate pairs, which JSON escapes can spell but no record can store."""
-    plain = json.dumps(value, ensure_ascii=False)
+    plain = _written(value)
     try:
         plain.encode()
     except UnicodeEncodeError:
@@ -68,7 +113,7 @@ def share(value: Any, field: str = "confidence") -> float:
     Raises:
         UnreadableError: If `value` is no number between 0 and 100.
     """
-    wanted = f"{field} is {str(value)[:40]!r}: write a number from 0 to 100"
+    wanted = f"{field} is {excerpt(value)}: write a number from 0 to 100"
     percent = isinstance(value, int)
     if isinstance(value, str):
         found = _PERCENT.match(value.strip())
@@ -109,9 +154,10 @@ def flag(value: Any, field: str) -> bool:
         return value
     if isinstance(value, str) and value.strip().lower() in {"true", "yes", "false", "no"}:
         return value.strip().lower() in {"true", "yes"}
-    raise UnreadableError(f"{field} is {value!r}: write true or false")
+    raise UnreadableError(f"{field} is {excerpt(value)}: write true or false")
 
 
+Read = TypeVar("Read")
 Reader = Callable[[str, dict[str, Any] | None], Any]
 _readers: dict[str, Reader] = {}
 
@@ -133,7 +179,22 @@ def check_readable(name: str, text: str, schema: dict[str, Any] | None) -> None:
         UnreadableError: If it cannot.
         KeyError: If there is no such reader.
     """
-    _readers[name](text, schema)
+    read_with(_readers[name], text, schema)
+
+
+def read_with(reading: Callable[[str, dict[str, Any] | None], Read], text: str, schema: dict[str, Any] | None) -> Read:
+    """Return what `reading` makes of `text`.
+
+    Raises:
+        UnreadableError: If it cannot be read; also where the reader itself fails, because an answer that was paid for must
+            be booked and kept, whatever is in it.
+    """
+    try:
+        return reading(text, schema)
+    except UnreadableError:
+        raise
+    except Exception as error:
+        raise UnreadableError(f"it cannot be read ({type(error).__name__})") from error
 
 
 @reader("json")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from tasks.calls.money.bill import known_cost
 from tasks.calls.request import ErrorKind, Usage
 from tasks.counting.ballot import Comparison, Option, Vote
 from tasks.counting.settled import Settlement
@@ -45,7 +46,7 @@ class Response(BaseModel):
     """Tokens used in this run, those of failed attempts included."""
     stored_cost_usd: float | None = None
     possibly_billed: int = 0
-    """Requests whose response was lost on the way; the vendor may have billed them."""
+    """Requests whose response was lost on the way; the vendor may have billed them, beside `cost_usd`."""
     model_served: str | None = None
     service_tier: str | None = None
     """The tier that the vendor says has served it, for example flex; None where it says nothing."""
@@ -58,6 +59,8 @@ class Response(BaseModel):
     """The sources that were named, where the prompt set keeps them apart."""
     embedding: tuple[float, ...] | None = Field(None, exclude=True, repr=False)
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
+    entries: tuple[int, ...] = Field((), exclude=True, repr=False)
+    """Numbers of its requests in the book of the run, if it has one; see `tasks.calls.money.budget`."""
     hazards: list[str] = Field(default_factory=list)
     """What in the text looked like an attack on a judge or a reader; see `tasks.judging.hazards`. It was shown as data."""
 
@@ -65,6 +68,11 @@ class Response(BaseModel):
     def answered(self) -> bool:
         """Whether the call gave a complete answer."""
         return self.error is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether all that was sent for it was lost, so that nobody knows what it cost."""
+        return 0 < self.attempts <= self.possibly_billed
 
 
 class Synthesis(BaseModel):
@@ -167,16 +175,21 @@ class Record(BaseModel):
         return [call for one in self.iterations for call in (*one.responses, *one.embeddings, *one.judgements)]
 
     def add_up(self) -> None:
-        """Fill in the sums over all calls. The cost is None as soon as that of one answered call is not known."""
+        """Fill in the sums over all calls.
+
+        The cost is None as soon as that of one answered call is not known, and where nothing is known: with
+        `possibly_billed` it is the least.
+        """
         calls = self.calls_made()
         self.usage = sum((call.spent for call in calls), Usage())
-        costs = [call.cost_usd for call in calls]
+        costs = [call.cost_usd for call in calls if call.cost_usd is not None or not call.lost]
         known = [cost for cost in costs if cost is not None]
-        self.cost_usd = round(sum(known), 10) if len(known) == len(costs) else None
         self.calls = len(calls)
         self.cached_calls = sum(call.cached for call in calls)
         self.requests = sum(call.attempts for call in calls)
         self.possibly_billed = sum(call.possibly_billed for call in calls)
+        cost = round(sum(known), 10) if len(known) == len(costs) else None
+        self.cost_usd = known_cost(cost, self.possibly_billed)
         self.citations = put_together(self._cited())
 
     def _cited(self) -> Iterator[tuple[str, list[str]]]:

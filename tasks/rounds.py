@@ -51,7 +51,7 @@ async def ask_members(
             sample=member.instance - 1,
             prompt_version=versions,
             label=f"{member.name} #{member.instance} · {label}",
-            timeout=config.timeout,
+            timeout=config.timeout_s(),
         )
         asked.append((request, member.instance, call(request, instance=member.instance)))
     responses = await gather_panel(asked, quorum, config.straggler_grace)

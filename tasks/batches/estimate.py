@@ -16,8 +16,10 @@ from tasks.calls.providers import LOCAL, Endpoint, check_models
 from tasks.calls.request import Usage
 from tasks.history.lengths import Lengths
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text; of other scripts a token has fewer."""
+BYTES_PER_TOKEN = 4
+"""Of UTF-8. A character of English is one byte, of Greek or Cyrillic two, of Chinese or Japanese three, so that a token is
+four letters, two, or one character and a third: about what the tokenizers of 2024 and later make of them. What is expected
+is never above what a budget sets aside, which is a token a byte."""
 OUTPUT_TOKENS = 500
 """Assumed of an answer of a model that the history does not know."""
 
@@ -55,13 +57,13 @@ class Estimate(BaseModel):
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(config: RunConfig, rows: int, characters: int) -> Estimate:
+async def estimate(config: RunConfig, rows: int, size: int) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
     Args:
         config: The settings of every row's run.
         rows: How many rows there are.
-        characters: Of all their prompts together.
+        size: Of all their prompts together, in bytes of UTF-8.
 
     Raises:
         ConfigurationError: If a model cannot be asked.
@@ -71,7 +73,7 @@ async def estimate(config: RunConfig, rows: int, characters: int) -> Estimate:
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]
     answer = _mean([(plan, tokens) for plan, tokens in zip(plans, outputs, strict=True) if plan.role == "member"])
-    question = characters / rows if rows else 0.0
+    question = size / rows if rows else 0.0
     models: dict[ModelName, ModelEstimate] = {}
     for plan, output in zip(plans, outputs, strict=True):
         endpoint = endpoints[plan.model]
@@ -109,7 +111,7 @@ async def _add(
         plan: The calls of one row.
         endpoint: Where they go.
         rows: How many rows there are.
-        question: Characters of a prompt, on the average.
+        question: Bytes of a prompt, on the average.
         output: Tokens of what the model writes in one call.
         answer: Tokens of a member's answer, which others read.
     """
@@ -118,7 +120,7 @@ async def _add(
             continue
         # Per call, because some vendors ask a higher price of a long input.
         own = question * plan.asks + plan.characters
-        entry = own / CHARACTERS_PER_TOKEN + read / calls * answer
+        entry = own / BYTES_PER_TOKEN + read / calls * answer
         usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
         each = await price(endpoint, plan.model.model, usage, one.service_tier)
         before = getattr(one, f"cost_usd_{which}")
@@ -174,7 +176,7 @@ def _assumptions(
     measured, guessed = [str(m) for m in asked if m in known], [str(m) for m in asked if m not in known]
     said = [
         "no call fails, is asked again or is answered from the store",
-        f"{CHARACTERS_PER_TOKEN} characters are a token",
+        f"{BYTES_PER_TOKEN} bytes of UTF-8 are a token: 4 characters of English, fewer of other scripts",
         "answers of a round are input of whoever reads them",
     ]
     if measured:

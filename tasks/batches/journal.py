@@ -2,14 +2,14 @@
 
 A row is in the file or it is not: each is written by one call, and half a line at the end of the file, which a crash may
 leave, is cut off when the file is opened again. Calls have lines too, so that the bill is right after a crash in the
-middle of a row.
+middle of a row; and so has each request before it goes out, so that what nobody could settle is not forgotten.
 """
 
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -85,9 +85,29 @@ class Journal:
             self._write({"forget": number})
 
     def add_call(
-        self, model: str, *, latency_s: float, cost_usd: float | None, requests: int, tokens: int, error: str | None
+        self,
+        model: str,
+        *,
+        latency_s: float,
+        cost_usd: float | None,
+        requests: int,
+        tokens: int,
+        error: str | None,
+        possibly_billed: int = 0,
+        entries: Sequence[int] = (),
     ) -> None:
-        """Enter a call for which something was sent, when it ends and not when its row does."""
+        """Enter a call for which something was sent, when it ends and not when its row does.
+
+        Args:
+            model: As `provider/model`.
+            latency_s: Of the answer.
+            cost_usd: What is known of its cost.
+            requests: How many were sent for it.
+            tokens: Of all of them, as far as they are known.
+            error: Kind of its failure.
+            possibly_billed: How many requests the vendor may have billed beside `cost_usd`.
+            entries: Numbers of its requests, as `add_sent` gave them.
+        """
         call = {
             "call": model,
             "s": latency_s,
@@ -95,9 +115,33 @@ class Journal:
             "requests": requests,
             "tokens": tokens,
             "error": error,
+            "possibly_billed": possibly_billed,
+            "entries": list(entries),
         }
         self._write(call)
         self.totals.add_call(call)
+
+    def add_sent(self, model: str, tokens: int, cost_usd: float | None) -> int:
+        """Enter a request at its worst case before it goes out; return its number.
+
+        Raises:
+            OutputError: If it cannot be written: it must not go out then.
+        """
+        number = self.totals.requests.next()
+        entry = {"sent": number, "model": model, "tokens": tokens, "usd": cost_usd}
+        self._write(entry)
+        self.totals.requests.sent(entry)
+        return number
+
+    def add_settled(self, number: int, tokens: int | None, cost_usd: float | None, *, lost: bool) -> None:
+        """Enter what a request really took; None where that is not known.
+
+        Raises:
+            OutputError: If it cannot be written; it stays entered at its worst case.
+        """
+        entry = {"settled": number, "tokens": tokens, "usd": cost_usd, "lost": lost}
+        self._write(entry)
+        self.totals.requests.settled(entry)
 
     def finished(self) -> Iterator[Finished]:
         """Read every finished row, in the order of the input."""
@@ -157,6 +201,7 @@ class Journal:
                     self._note(line, size)
                 size += len(line)
         os.ftruncate(self._file, size)
+        self.totals.end_interrupted()  # whoever has sent these is no more
         return size
 
     def _check(self, line: bytes, plan: dict[str, Any]) -> None:
@@ -177,6 +222,10 @@ class Journal:
         entry = _parsed(line)
         if isinstance(entry.get("call"), str):
             self.totals.add_call(entry)
+        elif isinstance(entry.get("sent"), int):
+            self.totals.requests.sent(entry)
+        elif isinstance(entry.get("settled"), int):
+            self.totals.requests.settled(entry)
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
         elif isinstance(entry.get("row"), int) and {"digest", "result", "own"} <= entry.keys():

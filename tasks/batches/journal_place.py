@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from prefect.runtime import flow_run
@@ -14,22 +14,28 @@ from tasks.errors import ConfigurationError
 
 ENDING = ".partial"
 DATE = "{date}"
+_SHOWN_BYTES = 200
+"""Of an output's name, in that of a journal in Prefect's home."""
 
 
-def dated(address: str) -> str:
-    """Put the day on which the run was scheduled in the place of `{date}`: a batch of every night, a file of each.
+def day_of_run() -> date:
+    """Return the day on which the run was scheduled; today if it was started by hand or is no flow run. Days are of UTC."""
+    return (flow_run.scheduled_start_time or datetime.now(UTC)).astimezone(UTC).date()
 
-    A run that was started by hand or is not a flow run has the day of today. Days are those of UTC.
+
+def dated(address: str, day: date | None = None) -> str:
+    """Put a day in the place of `{date}`: a batch of every night, a file of each.
+
+    Args:
+        address: Of the output.
+        day: None for that of the run.
 
     Raises:
         ConfigurationError: If another name is in braces: one misspelt, every night would write over the night before.
     """
     if other := re.search(r"\{\w*\}", address.replace(DATE, "")):
         raise ConfigurationError(f"output: {other[0]} stands for nothing; only {DATE} does, for the day")
-    if DATE not in address:
-        return address
-    when = flow_run.scheduled_start_time or datetime.now(UTC)
-    return address.replace(DATE, when.astimezone(UTC).date().isoformat())
+    return address.replace(DATE, (day or day_of_run()).isoformat()) if DATE in address else address
 
 
 def same_place(one: str, other: str) -> bool:
@@ -45,4 +51,8 @@ def journal_path(output: str) -> Path:
     if place.local:
         return Path(place.path + ENDING)
     name = hashlib.sha256(output.encode()).hexdigest()[:16]
-    return get_current_settings().home / "consensus-batches" / f"{place.name}-{name}{ENDING}"
+    # A store's names may be longer than those of a file; the digest tells them apart.
+    shown = (
+        place.name if len(place.name.encode("utf-8", "replace")) <= _SHOWN_BYTES else place.name[: _SHOWN_BYTES // 4]
+    )
+    return get_current_settings().home / "consensus-batches" / f"{shown}-{name}{ENDING}"

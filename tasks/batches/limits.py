@@ -1,7 +1,11 @@
 """How large a row may be, and what in it is refused because no model, database or file could take it."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
+
+from tasks.errors import ConfigurationError
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 """Of one prompt; more than any model's context today."""
@@ -52,3 +56,13 @@ def fault_in_text(text: str) -> str | None:
             what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, \\u{code:04x},"
             return f"wrong encoding: {what} is no UTF-8"
     return None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that no two columns have the same name.
+
+    Raises:
+        ConfigurationError: If two have.
+    """
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ConfigurationError(f"input: two columns are called {min(twice)!r}")

@@ -40,7 +40,7 @@ class Labelled:
 
 
 class CallsSeen:
-    """Enters every call in the journal for which something was sent."""
+    """Enters in the journal every request before it goes out, and every call for which something was sent."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -55,6 +55,25 @@ class CallsSeen:
             self.error = error
             raise
 
+    def sent(self, model: str, tokens: int, cost_usd: float | None) -> int:
+        """Enter a request at its worst case.
+
+        Raises:
+            OutputError: If it cannot be entered: it must not go out, and the batch ends.
+        """
+        try:
+            return self._journal.add_sent(model, tokens, cost_usd)
+        except OutputError as error:
+            self.error = error
+            raise
+
+    def settled(self, number: int, tokens: int | None, cost_usd: float | None, *, lost: bool) -> None:
+        """Enter what a request took. The answer is paid for: what cannot be entered ends the batch after its row."""
+        try:
+            self._journal.add_settled(number, tokens, cost_usd, lost=lost)
+        except OutputError as error:
+            self.error = error
+
     def _note(self, event: str, value: Any) -> None:
         if event == "answered" and value.attempts:
             self._journal.add_call(
@@ -64,4 +83,6 @@ class CallsSeen:
                 requests=value.attempts,
                 tokens=value.spent.input_tokens + value.spent.output_tokens,
                 error=value.error.kind if value.error else None,
+                possibly_billed=value.possibly_billed,
+                entries=value.entries,
             )

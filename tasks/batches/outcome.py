@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from tasks.batches.row import BadRow, Row
-from tasks.batches.totals import ModelSummary, RowSums
+from tasks.batches.totals import ModelSummary, RowSums, Totals
 from tasks.record import Record
 
 NOT_STARTED = "not_started"
@@ -44,6 +44,9 @@ class BatchSummary(RowSums):
     sent_calls: int = 0
     """Calls for which something was sent, which is what was paid for."""
     cost_usd: float | None = None
+    """What is known to have been paid; None where a price is not known, or nothing is known."""
+    possibly_billed: int = 0
+    """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
     models: list[ModelSummary] = Field(default_factory=list)
     duration_s: float = 0.0
     """Seconds that this run took."""
@@ -56,6 +59,11 @@ class BatchSummary(RowSums):
         if result["answer"] is None and result["status"] != NOT_STARTED and len(self.failures) < SHOWN_FAILURES:
             self.failures.append(f"{result['id']}: {result['error'] or result['status']}"[:500])
 
+    def add_bill(self, totals: Totals) -> None:
+        """Say what was sent and paid, by all runs of the batch."""
+        self.sent_calls, self.models = totals.sent, totals.models()
+        self.cost_usd, self.possibly_billed = totals.cost_usd, totals.possibly_billed
+
 
 def outcome(row: Row, record: Record) -> dict[str, Any]:
     """Return the columns that a finished run gives a row of the output."""
@@ -67,6 +75,7 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "confidence": record.confidence,
         "agreement": record.agreement,
         "cost_usd": record.cost_usd,
+        "possibly_billed": record.possibly_billed,
         "calls": record.calls,
         "cached_calls": record.cached_calls,
         "error": record.error,
@@ -78,7 +87,15 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
 def not_started(row: Row) -> dict[str, Any]:
     """Return the columns of a row that was left."""
     empty = dict.fromkeys(outcome(row, Record(flow="", prompt="")))
-    return {**empty, "id": row.id, "status": NOT_STARTED, "degraded": False, "calls": 0, "cached_calls": 0}
+    return {
+        **empty,
+        "id": row.id,
+        "status": NOT_STARTED,
+        "degraded": False,
+        "possibly_billed": 0,
+        "calls": 0,
+        "cached_calls": 0,
+    }
 
 
 def told(bad: BadRow) -> str:

@@ -1,8 +1,11 @@
 """The output of a batch: one row an answer, in a file that is seen only when it is whole."""
 
+import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ RESULT_COLUMNS: dict[str, type] = {
     "error": str,
     "warnings": str,
     "duration_s": float,
+    "possibly_billed": int,
 }
 """The columns that every output begins with, and what is in them."""
 
@@ -87,7 +91,9 @@ def check_output(address: str) -> None:
         raise ConfigurationError(f"output: {address} is a folder: give a file in it, for example answers.jsonl")
     if _ending(place) == ".parquet":
         pyarrow_for("output")
-    if place.local:
+    if not place.local:
+        _try_store(place)
+    else:
         folder = _real(place).parent
         if not folder.is_dir():
             raise ConfigurationError(f"output: there is no folder {folder}")
@@ -117,8 +123,7 @@ def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[s
     write = FORMATS[_ending(place)]
     if place.local:
         target = _real(place)
-        # The ending stays, because it tells whether to compress.
-        part = target.with_name(f".{os.getpid()}.part.{target.name}")
+        part = target.with_name(_part_name(place))
         try:
             write(part, rows, columns)
             _sync(part)
@@ -128,9 +133,52 @@ def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[s
         _sync(target.parent)
         return
     with tempfile.TemporaryDirectory(prefix="consensus-output-") as folder:
-        part = Path(folder) / place.name
+        part = Path(folder) / _part_name(place)
         write(part, rows, columns)
-        place.fs.put_file(str(part), place.path)
+        _upload(place, part, place.path)
+
+
+def _part_name(place: Place) -> str:
+    """Name the file that is not complete: shorter than its journal's name, so that it can be made wherever that one can.
+
+    The ending stays, because it tells whether to compress.
+    """
+    ending, compression = place.suffixes()
+    name = hashlib.sha256(place.path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f".{os.getpid()}-{name}{ending}{'.gz' if compression else ''}"
+
+
+def _upload(place: Place, file: Path, path: str) -> None:
+    """Copy a file of this machine to a store.
+
+    Raises:
+        OSError: If that fails, whatever error of its own the store's client has for it.
+    """
+    try:
+        place.fs.put_file(str(file), path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _try_store(place: Place) -> None:
+    """Write a small object beside an output in a store, as the output will be written, and delete it.
+
+    Whether a bucket can be listed does not tell whether it can be written to.
+    """
+    probe = f"{place.path}.probe-{secrets.token_hex(4)}"
+    with tempfile.NamedTemporaryFile(prefix="consensus-probe-") as file:
+        file.write(b"Tells whether answers can be written here; it may be deleted.\n")
+        file.flush()
+        try:
+            _upload(place, Path(file.name), probe)
+        except OSError as error:
+            raise ConfigurationError(
+                f"output: {place.address} cannot be written to: {error.strerror or str(error) or type(error).__name__}"
+            ) from None
+    with suppress(Exception):  # who may write need not be allowed to delete
+        place.fs.rm_file(probe)
 
 
 def _ending(place: Place) -> str:

@@ -44,15 +44,15 @@ class Inventory(NamedTuple):
         rows: Rows that can be used.
         bad_rows: Rows that cannot.
         bad: The first 100 of those.
-        characters: Of all prompts together.
+        size: Of all prompts together, in bytes of UTF-8.
         columns: Names of the rows' own columns, in the order in which they are first seen.
-        sha256: Over the id and the prompt of each row that can be used, in order.
+        sha256: Over the id, the prompt and the own columns of each row that can be used, in order.
     """
 
     rows: int
     bad_rows: int
     bad: tuple[BadRow, ...]
-    characters: int
+    size: int
     columns: tuple[str, ...]
     sha256: str
 

@@ -1,7 +1,5 @@
 """The input of a batch: rows of a file, a folder or an address, streamed in constant memory, as often as wanted."""
 
-import hashlib
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,14 +8,17 @@ from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from tasks.batches.columns import Columns
+from tasks.batches.fingerprint import Fingerprint
 from tasks.batches.formats.csv_file import read_csv
 from tasks.batches.formats.folder import ENDINGS, read_folder
 from tasks.batches.formats.json_file import read_json_array, read_json_lines
 from tasks.batches.formats.parquet_file import read_parquet
 from tasks.batches.formats.text import read_lines
+from tasks.batches.formats.unpacking import Unpacked
 from tasks.batches.places import Place, place_of
 from tasks.batches.row import BadRow, Broken, Inventory, Item, Row
 from tasks.batches.template import Template
+from tasks.calls.money.worst_case import most_tokens
 from tasks.errors import ConfigurationError
 
 Found = Item | Broken | list[str]
@@ -110,21 +111,19 @@ class Source:
         Raises:
             ConfigurationError: As `rows`.
         """
-        good = characters = bad_rows = 0
+        size = 0
         bad: list[BadRow] = []
         columns: dict[str, None] = {}
-        digest = hashlib.sha256()
+        seen = Fingerprint()
         for row in self.rows():
+            seen.add(row)
             if isinstance(row, BadRow):
-                bad_rows += 1
                 if len(bad) < BAD_KEPT:
                     bad.append(row)
                 continue
-            good += 1
-            characters += len(row.prompt)
+            size += most_tokens(row.prompt)
             columns.update(dict.fromkeys(row.columns))
-            digest.update(json.dumps([row.id, row.prompt]).encode() + b"\n")
-        return Inventory(good, bad_rows, tuple(bad), characters, tuple(columns), digest.hexdigest())
+        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256())
 
     def _found(self) -> Iterator[Any]:
         """Yield what the format finds; whatever fails on the way makes the input unusable."""
@@ -134,7 +133,8 @@ class Source:
                 yield from read_folder(place.fs, place.path)
                 return
             with place.fs.open(place.path, "rb", compression=self._compression) as file:
-                for one in FORMATS[self._ending](file):
+                read: Any = Unpacked(file, place.fs.size(place.path) or 0) if self._compression else file
+                for one in FORMATS[self._ending](read):
                     at = at if isinstance(one, list) else one.line
                     yield one
         except FileNotFoundError:

@@ -8,6 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from tasks.batches.money.requests import Requests
+from tasks.calls.money.bill import known_cost
+
+INTERRUPTED = "interrupted"
+"""Kind of failure of a request whose call has never ended: its run was killed, or it was cancelled."""
 BINS = 10
 """Columns of the histogram of agreement, each a tenth wide."""
 
@@ -23,9 +28,11 @@ class ModelSummary(BaseModel):
     """Median latency of the answered calls in seconds."""
     p95_s: float | None = None
     cost_usd: float | None = None
-    """None when the price of one answered call is not known."""
+    """What is known to have been paid: None when the price of one answered call is not known, or nothing is known."""
+    possibly_billed: int = 0
+    """Requests that the vendor may have billed beside that: their response was lost, or their run was killed."""
     errors: dict[str, int] = Field(default_factory=dict)
-    """Failed calls by kind."""
+    """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
 
 
 class RowSums(BaseModel):
@@ -64,9 +71,9 @@ class _Model:
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     """Of the answered calls, in seconds."""
     requests: int = 0
-    tokens: int = 0
     cost_usd: float = 0.0
     unpriced: int = 0
+    possibly_billed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -75,20 +82,40 @@ class Totals:
 
     def __init__(self) -> None:
         self._models: dict[str, _Model] = {}
+        self.requests = Requests()
 
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Count a call, as the journal has it."""
         model = self._models.setdefault(call["call"], _Model())
         model.requests += call["requests"]
-        model.tokens += call["tokens"]
+        lost = call.get("possibly_billed", 0)
+        model.possibly_billed += lost
+        entries = call.get("entries") or ()
+        self.requests.told(entries)
+        # Those that were entered one by one are counted already; a journal of an earlier version has none.
+        if not entries:
+            self.requests.add(call["requests"], call["tokens"], call["usd"])
         if call["error"]:
             model.errors[call["error"]] += 1
         else:
             model.latencies.append(call["s"])
-        if call["usd"] is None:
-            model.unpriced += 1
-        else:
+        if call["usd"] is not None:
             model.cost_usd += call["usd"]
+        elif lost < call["requests"]:
+            model.unpriced += 1
+
+    def end_interrupted(self) -> None:
+        """Count the requests whose call will never tell of them, when no call is under way."""
+        for request in self.requests.interrupted():
+            model = self._models.setdefault(request.model, _Model())
+            model.requests += 1
+            model.errors[INTERRUPTED] += 1
+            if request.lost:
+                model.possibly_billed += 1
+            elif request.settled and request.cost_usd is not None:
+                model.cost_usd += request.cost_usd
+            else:
+                model.unpriced += 1
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what `dump` has made of other sums."""
@@ -96,9 +123,9 @@ class Totals:
             model = self._models.setdefault(name, _Model())
             model.latencies.extend(found["latencies"])
             model.requests += found["requests"]
-            model.tokens += found["tokens"]
             model.cost_usd += found["cost_usd"]
             model.unpriced += found["unpriced"]
+            model.possibly_billed += found.get("possibly_billed", 0)
             model.errors.update(found["errors"])
 
     def dump(self) -> dict[str, Any]:
@@ -115,20 +142,20 @@ class Totals:
 
     @property
     def spent(self) -> tuple[int, int, float]:
-        """Requests, tokens and US dollars, as far as they are known: what a budget has paid already."""
-        models = self._models.values()
-        return (
-            sum(model.requests for model in models),
-            sum(model.tokens for model in models),
-            sum(model.cost_usd for model in models),
-        )
+        """Requests, tokens and US dollars that a budget has paid; what was sent and is not known at its worst case."""
+        return self.requests.number, self.requests.tokens, self.requests.cost_usd
+
+    @property
+    def possibly_billed(self) -> int:
+        """Requests that the vendors may have billed beside `cost_usd`."""
+        return sum(model.possibly_billed for model in self._models.values())
 
     @property
     def cost_usd(self) -> float | None:
-        """What was paid, or None when a price is not known."""
+        """What is known to have been paid, or None when a price is not known, or nothing is known."""
         if any(model.unpriced for model in self._models.values()):
             return None
-        return round(sum(model.cost_usd for model in self._models.values()), 10)
+        return known_cost(round(sum(model.cost_usd for model in self._models.values()), 10), self.possibly_billed)
 
     def models(self) -> list[ModelSummary]:
         """Sum up each model, the one with the most calls first."""
@@ -143,7 +170,8 @@ class Totals:
                     requests=model.requests,
                     p50_s=_percentile(latencies, 0.5),
                     p95_s=_percentile(latencies, 0.95),
-                    cost_usd=None if model.unpriced else round(model.cost_usd, 10),
+                    cost_usd=None if model.unpriced else known_cost(round(model.cost_usd, 10), model.possibly_billed),
+                    possibly_billed=model.possibly_billed,
                     errors=dict(model.errors.most_common()),
                 )
             )

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from tasks.calls.adapters import Adapter, Reply, adapter_of
 from tasks.calls.adapters.repair import Repairs
 from tasks.calls.clients import client_of
 from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
-from tasks.calls.money.budget import current_purse
+from tasks.calls.money.budget import set_aside
 from tasks.calls.money.pricing import price
 from tasks.calls.money.service_tier import tier_at
 from tasks.calls.pace.pacing import pace_of
 from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
+from tasks.calls.secret_forms import is_telling, strike
 from tasks.errors import ConfigurationError, ModelError
 from tasks.readers import UnreadableError, check_readable
 
@@ -38,6 +40,8 @@ class Attempt:
     answered: bool
     maybe_billed: bool
     """The response was lost on the way, and the vendor may have billed it."""
+    entry: int | None = None
+    """Its number in the book of the run, where there is one."""
 
 
 @dataclass
@@ -58,6 +62,12 @@ class Sent:
     reply: Reply
     cost_usd: float | None = None
     latency_s: float = 0.0
+    entry: int | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the response was lost on the way."""
+        return self.reply.fault is not None and not self.reply.fault.unbilled
 
 
 ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
@@ -88,15 +98,14 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         better = adapter.body(request, learned)
         if better == body:  # nothing was refused, or what was refused is not ours to leave out
             break
-        _book(sent, answered=False)
         repairs, body = learned, better
     if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 404, 422}):
         _remember(endpoint, request, repairs)
     verdict, detail = _judge(request, sent.reply)
     detail = scrub(detail, endpoint.secrets)  # at once: a traceback with variables would show it
-    _book(sent, answered=verdict is None)
     if verdict is not None:
         raise _error(request, endpoint, verdict, sent.reply, detail)
+    _answered()
     reply = sent.reply
     return Answer(
         text=reply.text or "",
@@ -129,25 +138,29 @@ def _remember(endpoint: Endpoint, request: Request, repairs: Repairs) -> None:
 
 
 async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: Any, body: dict[str, Any]) -> Sent:
-    async with pace_of(endpoint).turn():
-        purse = current_purse()
-        reservation = await purse.reserve(request, endpoint) if purse else None
+    pace = pace_of(endpoint)
+    async with pace.turn():
+        reservation = await set_aside(request, endpoint, pace.released)
+        entry = reservation.entry if reservation else None
+        # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
+        sent = Sent(Reply(fault=Fault(transport="timeout")), entry=entry)
+        usage: Usage | None = None
         started = time.monotonic()
         try:
-            reply = await _exchange(request, adapter, client, body)
+            reply = _without(endpoint.secrets, await _exchange(request, adapter, client, body))
             latency = time.monotonic() - started
             cost, usage = reply.cost_usd, reply.usage
             if reply.fault is not None and reply.fault.unbilled:
                 cost, usage = cost or 0.0, usage or Usage()
             elif cost is None and usage is not None:
                 cost = await _priced(endpoint, request, reply, usage)
-        except asyncio.CancelledError:
-            # Nobody will say what it cost: the reservation stays, and the record says that it may be billed.
-            _book(Sent(Reply(fault=Fault(transport="timeout"))), answered=False)
-            raise
-        if purse and reservation:
-            purse.settle(reservation, usage, cost)
-    return Sent(reply, cost, latency)
+            sent = Sent(reply, cost, latency, entry)
+        finally:
+            # Before anyone looks at what came back: whatever is in it, the request is booked.
+            _book(sent)
+            if reservation:
+                reservation.settle(usage, sent.cost_usd, lost=sent.lost)
+    return sent
 
 
 async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usage) -> float | None:
@@ -165,12 +178,25 @@ async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[
         async with asyncio.timeout(request.timeout + 1):
             response = await adapter.post(client, body, request.timeout)
     except Exception as error:  # every SDK has its own; `classify` says what it means
-        return Reply(fault=fault_of(error))
+        try:
+            return Reply(fault=fault_of(error))
+        except Exception as unread:
+            message = f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}"
+            return Reply(fault=Fault(200, message=message, transport="malformed"))
     try:
         return adapter.read(response)
     except Exception as error:  # a server that speaks almost the right format
         message = f"the response cannot be read: {type(error).__name__}"
         return Reply(fault=Fault(200, message=message, transport="malformed"))
+
+
+def _without(secrets: Iterable[str], reply: Reply) -> Reply:
+    """Return a reply without the key it was asked with: a careless proxy may repeat it in a good answer, too."""
+    telling = [secret for secret in secrets if is_telling(secret)]
+    said = {name: getattr(reply, name) for name in ("text", "model", "service_tier")}
+    # Not every SDK checks the types of what came.
+    struck: dict[str, Any] = {name: strike(part, telling) for name, part in said.items() if isinstance(part, str)}
+    return replace(reply, **struck)
 
 
 def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
@@ -185,12 +211,17 @@ def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
     return verdict, reply.detail
 
 
-def _book(sent: Sent, *, answered: bool) -> None:
+def _book(sent: Sent) -> None:
     book = ledger.get()
     if book is not None:
-        fault = sent.reply.fault
-        lost = fault is not None and not fault.unbilled
-        book.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, answered=answered, maybe_billed=lost))
+        book.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry))
+
+
+def _answered() -> None:
+    """Note that the last request was answered."""
+    book = ledger.get()
+    if book is not None:
+        book.attempts[-1].answered = True
 
 
 def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply, detail: str) -> ModelError:

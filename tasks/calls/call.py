@@ -122,10 +122,12 @@ def _fill(response: Response, answer: Answer) -> None:
 def _book(response: Response, book: Ledger) -> None:
     response.attempts = len(book.attempts)
     response.spent = sum((attempt.usage for attempt in book.attempts if attempt.usage), Usage())
+    response.entries = tuple(attempt.entry for attempt in book.attempts if attempt.entry is not None)
     response.possibly_billed = sum(attempt.maybe_billed for attempt in book.attempts)
     costs = [attempt.cost_usd for attempt in book.attempts if not attempt.maybe_billed]
     known = [cost for cost in costs if cost is not None]
-    response.cost_usd = sum(known) if len(known) == len(costs) else None
+    # None, and not 0, where all was lost.
+    response.cost_usd = sum(known) if len(known) == len(costs) and (costs or not book.attempts) else None
     if response.error is not None and response.usage == Usage():
         response.usage = response.spent
 

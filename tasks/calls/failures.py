@@ -61,7 +61,7 @@ _MONEY_TEXT = re.compile(
 )
 _CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|context window|context length|prompt is too long|"
-    r"input token count .*exceeds|context is too long|context size|too many tokens|too large to process",
+    r"input token count .{0,200}exceeds|context is too long|context size|too many tokens|too large to process",
     re.IGNORECASE,
 )
 _FILTER_CODES = re.compile(r"content_filter|content_policy|invalid_prompt|moderation|cyber_policy")
@@ -76,7 +76,8 @@ def classify(fault: Fault) -> Verdict:
         # The vendor may have billed the lost answer: one more try, not five.
         return Verdict("timeout", retry=True, max_attempts=2)
     if fault.transport == "connection":
-        return Verdict("connection", retry=True)
+        # Likewise, once something was sent; what never left costs nothing.
+        return Verdict("connection", retry=True, max_attempts=None if fault.unsent else 2)
     if fault.transport == "malformed":
         return Verdict("malformed", retry=True, max_attempts=2)
     if fault.status is None:
@@ -155,10 +156,13 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(
             status, headers, body, _message(body) or _plain(status, headers, body if isinstance(body, str) else error)
         )
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) or names & {
-        "UnknownApiResponseError",
-        "DecodingError",
-    }:
+    # Google's SDK reads what a model wrote as JSON, too: numbers of thousands of digits and lists in lists without end.
+    unreadable = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+    if (
+        unreadable
+        or names & {"UnknownApiResponseError", "DecodingError"}
+        or (isinstance(error, ValueError) and "integer string conversion" in str(error))
+    ):
         return Fault(message="the response is no JSON", transport="malformed")
     # httpx's and httpx2's errors of transport, and the SDKs' own around them.
     if isinstance(error, OSError) or names & {"APIConnectionError", "TransportError", "ClientError"}:
@@ -173,7 +177,8 @@ def _plain(status: int, headers: Mapping[str, str], said: object) -> str:
     """Words for a response without an error object: a proxy's page, a redirect."""
     if 300 <= status < 400:
         return f"redirected to {headers.get('location', 'nowhere')}; a key is not sent on, so correct the base URL"
-    return " ".join(re.sub(r"<[^>]*>", " ", str(said)).split())
+    # No tag within a tag, or a page of nothing but `<` takes the square of its length.
+    return " ".join(re.sub(r"<[^<>]*>", " ", str(said)).split())
 
 
 def _flagged(body: Any) -> bool:
@@ -200,20 +205,25 @@ def _message(body: Any) -> str:
     return message if isinstance(message, str) and not message.lstrip().startswith("<") else ""
 
 
-def _codes(body: Any) -> Iterator[str]:
-    """List every short code word in an error body: codes, types, states, reasons, quota names."""
+def _codes(body: Any, deepest: int = 8) -> Iterator[str]:
+    """List every short code word in an error body: codes, types, states, reasons, quota names.
+
+    Args:
+        body: The decoded body.
+        deepest: Details within details that are looked into; a server may nest them without end.
+    """
     error = _error_object(body)
     for key in ("code", "type", "status", "reason", "error_code", "limit_source", "quotaId"):
         if isinstance(value := error.get(key), str | int):
             yield str(value).lower()
     details = error.get("details")
     nested = [details, error.get("metadata"), *(details if isinstance(details, list) else [])]
-    for item in nested:
+    for item in nested if deepest else []:
         if isinstance(item, Mapping):
-            yield from _codes(item)
+            yield from _codes(item, deepest - 1)
             violations = item.get("violations")
             for violation in violations if isinstance(violations, list) else []:
-                yield from _codes(violation)
+                yield from _codes(violation, deepest - 1)
 
 
 _REFUSES = re.compile(

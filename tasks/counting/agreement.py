@@ -4,16 +4,12 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from tasks.counting.likeness import LEXICAL, Likeness
+from tasks.counting.likeness import LEXICAL, Likeness, Nearness
 
 
 def agreement(texts: Sequence[str], likeness: Likeness = LEXICAL) -> float | None:
     """Return the mean similarity of all pairs of `texts`, or None for fewer than two."""
-    if len(texts) < 2:
-        return None
-    near = likeness.among(texts)
-    pairs = [near(one, other) for one, other in combinations(range(len(texts)), 2)]
-    return round(math.fsum(pairs) / len(pairs), 4)
+    return _nearness(texts, likeness).mean
 
 
 def medoid(texts: Sequence[str], likeness: Likeness = LEXICAL) -> int:
@@ -24,7 +20,24 @@ def medoid(texts: Sequence[str], likeness: Likeness = LEXICAL) -> int:
     """
     if not texts:
         raise ValueError("there is no text to choose from")
-    near = likeness.among(texts)
-    others = range(len(texts))
-    nearness = [math.fsum(near(one, other) for other in others) for one in others]
-    return max(others, key=lambda index: (nearness[index], -index))
+    return _nearness(texts, likeness).nearest
+
+
+def _nearness(texts: Sequence[str], likeness: Likeness) -> Nearness:
+    """Compare every two of `texts`; equal ones are compared once."""
+    known = {} if likeness.memo is None else likeness.memo
+    key = tuple(texts)
+    if key not in known:
+        different = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        near = likeness.among(list(different))
+        table = [[1.0] * len(different) for _ in different]
+        for one in range(len(different)):
+            for other in range(one):
+                table[one][other] = table[other][one] = near(other, one)
+        places = [different[text] for text in texts]
+        sums = [math.fsum(row[place] for place in places) for row in table]
+        pairs = [table[one][other] for one, other in combinations(places, 2)]
+        mean = round(math.fsum(pairs) / len(pairs), 4) if pairs else None
+        nearest = max(range(len(texts)), key=lambda index: (sums[places[index]], -index), default=0)
+        known[key] = Nearness(mean, nearest)
+    return known[key]

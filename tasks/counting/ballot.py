@@ -13,6 +13,8 @@ class Vote(BaseModel):
     """The extracted answer, written as the first member that gave it wrote it; None for an abstention."""
     weight: float = 1.0
     """What the vote counts; an abstention counts nothing."""
+    heard: bool = True
+    """Whether it is known what the member says; False where it failed, or the extractor did on its answer."""
 
 
 class Option(BaseModel):

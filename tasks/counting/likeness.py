@@ -7,10 +7,20 @@ the same for both.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import mul
+from typing import NamedTuple
 
-from tasks.counting.wording import similarity_of_words, words
+from tasks.counting.wording import coded, similarity_of_words
 
 LEXICAL_MEASURE = "lexical"
+
+
+class Nearness(NamedTuple):
+    """What all pairs of some texts come to."""
+
+    mean: float | None
+    """Mean similarity of all pairs; None for fewer than two texts."""
+    nearest: int
+    """Index of the text that is nearest to all others."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +30,12 @@ class Likeness:
     Attributes:
         measure: What it is called in the record: `lexical`, or `embedding:provider/model`.
         vectors: For each text that can be compared its vector, of length 1; None compares wording.
+        memo: What was found out of texts that were compared, so that the same ones are compared once; None keeps nothing.
     """
 
     measure: str = LEXICAL_MEASURE
     vectors: Mapping[str, Sequence[float]] | None = field(default=None, repr=False)
+    memo: dict[tuple[str, ...], Nearness] | None = field(default_factory=dict, repr=False, compare=False)
 
     def among(self, texts: Sequence[str]) -> Callable[[int, int], float]:
         """Return what compares two of `texts`, by their indices.
@@ -32,7 +44,7 @@ class Likeness:
             KeyError: If a text has no vector; a measure is made for the texts that it compares.
         """
         if self.vectors is None:
-            split = [words(text) for text in texts]
+            split = coded(texts)
             return lambda one, other: similarity_of_words(split[one], split[other])
         known = [self.vectors[text] for text in texts]
         return lambda one, other: 1.0 if texts[one] == texts[other] else cosine(known[one], known[other])
@@ -56,5 +68,5 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return min(1.0, max(0.0, float(sum(map(mul, one, other)))))
 
 
-LEXICAL = Likeness()
+LEXICAL = Likeness(memo=None)
 """Compares wording; asks nobody, and costs nothing."""

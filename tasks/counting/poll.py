@@ -109,5 +109,5 @@ def _request(poll: Poll, judge: Member, labelled: dict[str, Response], seed: str
         sample=judge.instance - 1,
         prompt_version=version("preference_system", "preference"),
         label=f"{judge.name} #{judge.instance} as judge · round {poll.round}",
-        timeout=poll.config.timeout,
+        timeout=poll.config.timeout_s(),
     )

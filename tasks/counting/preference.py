@@ -5,7 +5,7 @@ Pure functions over what the judges said. The counting itself is in `tasks.count
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tasks.counting.ranking import Ranking, borda, condorcet_winner, kendall_w, mean_rank, pairwise_wins, places
 from tasks.judging.ranked import JudgeRanking, MemberScore, PositionEffect, Scores
@@ -80,17 +80,35 @@ def score(entries: Sequence[JudgeRanking], members: Sequence[str]) -> Scores:
 
 
 def _compare_self(member: str, one: MemberScore, voted: Sequence[JudgeRanking]) -> None:
-    """Set apart how judges of the member's own model rank it: they may know their own style."""
+    """Set apart how judges of the member's own model rank it: they may know their own style.
 
-    def rank(wanted: Callable[[bool], bool]) -> float | None:
-        chosen = [entry.ranking for entry in voted if wanted(model_of(entry.judge) == model_of(member))]
-        everyone = [name for ranking in chosen for group in ranking for name in group]
-        return _rounded(mean_rank(chosen, list(dict.fromkeys(everyone))).get(member))
-
-    one.rank_by_self = rank(lambda own: own)
-    one.rank_by_others = rank(lambda own: not own)
-    if one.rank_by_self is not None and one.rank_by_others is not None:
-        one.self_preference = _rounded(one.rank_by_others - one.rank_by_self)
+    Places say something of judges only where they are places among the same answers: a judge that is not shown its own
+    sees others than its neighbour does. So judges are compared within one round and one set of answers, which judges of
+    both kinds have ranked, and the differences are averaged over these.
+    """
+    groups: dict[tuple[int, frozenset[str]], list[JudgeRanking]] = {}
+    for entry in voted:
+        seen = frozenset(name for group in entry.ranking for name in group)
+        if member in seen:
+            groups.setdefault((entry.round, seen), []).append(entry)
+    longest = max((len(seen) for _, seen in groups), default=0)
+    found: list[tuple[float, float]] = []
+    for (_, seen), entries in groups.items():
+        by: tuple[list[float], list[float]] = ([], [])
+        for entry in entries:
+            place = 1 + (places(entry.ranking)[member] - 1) * (longest - 1) / (len(seen) - 1)
+            by[model_of(entry.judge) == model_of(member)].append(place)
+        others, own = by
+        if own and others:
+            found.append((statistics.fmean(own), statistics.fmean(others)))
+    if found:
+        one.rank_by_self = _rounded(statistics.fmean(own for own, _ in found))
+        one.rank_by_others = _rounded(statistics.fmean(others for _, others in found))
+        one.self_preference = _rounded(statistics.fmean(others - own for own, others in found))
+    else:
+        chosen = [entry.ranking for entry in voted if model_of(entry.judge) != model_of(member)]
+        everyone = dict.fromkeys(name for ranking in chosen for group in ranking for name in group)
+        one.rank_by_others = _rounded(mean_rank(chosen, list(everyone)).get(member))
 
 
 def position_effect(entries: Sequence[JudgeRanking]) -> PositionEffect | None:

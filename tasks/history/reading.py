@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
+from tasks.calls.money.bill import known_cost
 from tasks.history.lookup import LISTED, only
 from tasks.history.rows import Row
 from tasks.history.schema import calls, runs
@@ -101,7 +102,8 @@ class ModelStats:
         cached: Calls that were answered from the store.
         p50_s: Median latency in seconds of the answers that were asked for, not taken from the store.
         p95_s: The latency that 95 % of them stayed below.
-        cost_usd: What all calls cost; None as soon as the cost of one is not known.
+        cost_usd: What all calls cost, without failed ones of which nobody knows the cost; None as soon as that of an
+            answered one is not known, and where nothing is known.
         wins: Times its answer became the run's, word for word.
         agreement: Mean agreement of its answers as a member with the run's answer, 0 to 1.
     """
@@ -136,7 +138,7 @@ def model_stats(connection: Connection, wanted: Filter) -> list[ModelStats]:
                 cached=row.cached,
                 p50_s=percentile(times, 0.50),
                 p95_s=percentile(times, 0.95),
-                cost_usd=None if row.costs < row.calls else round(row.cost, 10),
+                cost_usd=None if row.unpriced or row.cost is None else known_cost(round(row.cost, 10), row.lost),
                 wins=row.wins,
                 agreement=None if row.agreement is None else round(row.agreement, 4),
             )
@@ -158,7 +160,8 @@ def _sums(wanted: Filter) -> Select[Any]:
         func.count().label("calls"),
         func.sum(one).label("failures"),
         func.sum(case((calls.c.cached, 1), else_=0)).label("cached"),
-        func.count(calls.c.cost_usd).label("costs"),
+        func.sum(case((calls.c.cost_usd.is_(None) & calls.c.error_kind.is_(None), 1), else_=0)).label("unpriced"),
+        func.sum(case((calls.c.cost_usd.is_(None) & calls.c.error_kind.is_not(None), 1), else_=0)).label("lost"),
         func.sum(calls.c.cost_usd).label("cost"),
         func.sum(case((calls.c.won, 1), else_=0)).label("wins"),
         func.avg(calls.c.agreement).label("agreement"),

@@ -1,10 +1,14 @@
 """Asks the Prefect server where the history is: its block `consensus-history`, read once a process."""
 
 import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from prefect.context import AsyncClientContext
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 
 from blocks.history import HISTORY_BLOCK, HistoryDatabase
 from tasks.history.errors import HistoryError
@@ -25,6 +29,31 @@ async def find_history() -> Place | None:
             if server not in saved:
                 saved[server] = await _ask()
     return history_place()
+
+
+def none_is_saved() -> bool:
+    """Tell whether a server that would be started here certainly has no such block; its database is looked into.
+
+    False means that this cannot be told: the database is on a machine of its own, is locked, or is not as expected.
+    """
+    # Here and not above: whoever writes a run would pay half a second for it.
+    from sqlalchemy.engine import make_url
+
+    configured = get_current_settings().server.database.connection_url
+    url = make_url(configured.get_secret_value()) if configured is not None else None
+    if url is None or url.get_backend_name() != "sqlite" or not url.database or ":memory:" in url.database:
+        return False
+    file = Path(url.database)
+    if not file.exists():
+        return True
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+        ) as database:
+            found = database.execute("SELECT 1 FROM block_document WHERE name = ? LIMIT 1", (HISTORY_BLOCK,)).fetchone()
+    except sqlite3.Error:
+        return False
+    return found is None
 
 
 async def _ask() -> str | None:

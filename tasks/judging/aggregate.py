@@ -87,7 +87,7 @@ def request_of(
         reader=READER,
         prompt_version=version("aggregator_system", "aggregate", "aggregate_task"),
         label=f"aggregator {model} · {material.label}",
-        timeout=config.timeout,
+        timeout=config.timeout_s(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Quotes the answers of members for a judge: without names, in shuffled order, between markers that no answer contains."""
+"""Quotes the answers of members for a judge, or for another member: without names, in shuffled order, between markers that no answer contains."""
 
 import hashlib
 import random
@@ -10,6 +10,8 @@ from tasks.record import Response
 
 LONGEST = 100_000
 """Characters of one text that a judge is shown: some 25,000 tokens. One member's flood must not drown the others."""
+_LONGEST_SPELT = len("<U+E0100>")
+"""Characters that one character becomes where it is spelt out, at most."""
 
 
 def labels(count: int) -> list[str]:
@@ -53,8 +55,15 @@ def fenced(quotations: dict[str, str], seed: str, kind: str = "answer", tag: str
     )
 
 
+def too_long(text: str) -> bool:
+    """Tell whether `text` is cut where it is quoted; what is hidden in it counts as it is spelt out."""
+    return len(text) > LONGEST or (len(text) * _LONGEST_SPELT > LONGEST and len(visible(text)) > LONGEST)
+
+
 def _shown(text: str) -> str:
-    """Return a text as a judge sees it: nothing hidden in it, and cut where it is too long."""
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}\n... (cut off here; {len(text)} characters in all)"
-    return visible(text)
+    """Return a text as a judge sees it: nothing hidden in it, and cut where it is too long then."""
+    # Not all of a megabyte: spelt out it is hardly ever shorter.
+    shown = visible(text[:LONGEST])
+    if len(text) <= LONGEST and len(shown) <= LONGEST:
+        return shown
+    return f"{shown[:LONGEST]}\n... (cut off here; {len(text)} characters in all)"

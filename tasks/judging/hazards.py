@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from tasks.judging.fence import LONGEST
-from tasks.plain_text import CONTROL, DIRECTION, FLAG, INVISIBLE
+from tasks.judging.fence import LONGEST, too_long
+from tasks.plain_text import CONTROL, DIRECTION, hides
 from tasks.record import Response
 
 Hazard = Literal[
@@ -30,18 +30,18 @@ _INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 # No two runs of white space side by side, or the time to see that there is no match grows with the square of their length.
+# Nor does what begins a match stand within one: it begins one of its own, and is looked at once.
 _SCRIPT = re.compile(
     r"<\s*(?:/\s*)?(?:script|iframe|object|embed|svg|img|video|audio|link|meta|base|form|style)\b"
-    r"|\bjavascript\s*:|<[a-z][^>]{0,200}\son[a-z]+\s*=",
+    r"|\bjavascript\s*:|<[a-z](?:(?!<[a-z])[^>]){0,200}\son[a-z]+\s*=",
     re.IGNORECASE,
 )
 _REMOTE = re.compile(
-    r"!\[[^\]\n]{0,300}\]\(\s*(?:<\s*)?(?:https?:)?//"
-    r"|<img\b[^>\n]{0,300}\bsrc\s*=\s*(?:[\"']\s*)?(?:https?:)?//",
+    r"!\[(?:(?!!\[)[^\]\n]){0,300}\]\(\s*(?:<\s*)?(?:https?:)?//"
+    r"|<img\b(?:(?!<img\b)[^>\n]){0,300}\bsrc\s*=\s*(?:[\"']\s*)?(?:https?:)?//",
     re.IGNORECASE,
 )
 _DIRECTION = re.compile(f"[{DIRECTION}]")
-_INVISIBLE = re.compile(f"(?:{FLAG})|([{INVISIBLE}])")
 _CONTROL = re.compile(f"[{CONTROL}]")
 
 _FOUND_BY: dict[Hazard, Callable[[str], object]] = {
@@ -49,21 +49,21 @@ _FOUND_BY: dict[Hazard, Callable[[str], object]] = {
     "judgement": lambda text: _CONFIDENCE.search(text) and _VERDICT.search(text),
     "instruction": _INSTRUCTION.search,
     "direction": _DIRECTION.search,
-    "invisible": lambda text: any(found[1] for found in _INVISIBLE.finditer(text)),
+    "invisible": hides,
     "control": _CONTROL.search,
     "script": _SCRIPT.search,
     "remote image": _REMOTE.search,
-    "length": lambda text: len(text) > LONGEST,
+    "length": too_long,
 }
 _NEUTRALISED: dict[Hazard, str] = {
-    "fence": "markers like those around a quotation, which were quoted under a tag that is not in them",
-    "judgement": "a judgement, which nobody read as one",
-    "instruction": "instructions to a judge, which were quoted as data",
-    "direction": "characters that reorder what is read, which were spelt out",
-    "invisible": "characters that cannot be seen, which were spelt out",
-    "length": f"more than {LONGEST:,} characters, of which a judge is shown no more",
+    "fence": "markers like those around a quotation (quoted under a tag that is not in them)",
+    "judgement": "a judgement (read as an answer, not as a judgement)",
+    "instruction": "instructions to a judge (quoted, as data)",
+    "direction": "characters that reorder what is read (spelt out)",
+    "invisible": "characters that cannot be seen (spelt out)",
+    "length": f"more than {LONGEST:,} characters (cut there)",
 }
-"""What is warned of, and what became of it. Markup and control characters are common in answers about them: these are in
+"""What is warned of, and how another model of the run sees it. Markup and control characters are common in answers about them: these are in
 the record, and no reason to warn."""
 
 
@@ -80,5 +80,6 @@ def marked(response: Response) -> Response:
     if not found:
         return response
     aimed = [_NEUTRALISED[name] for name in found if name in _NEUTRALISED]
-    warnings = [f"{response.member}: its text holds {'; '.join(aimed)}"] if aimed else []
+    told = f"{response.member}: its text holds {'; '.join(aimed)}; so a judge or another member sees it, where one does"
+    warnings = [told] if aimed else []
     return response.model_copy(update={"hazards": list(found), "warnings": [*response.warnings, *warnings]})

@@ -1,15 +1,14 @@
 """Hear a judge: what it writes and nobody can read is asked for once more, with what was wrong."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from tasks.calls.call import Call
 from tasks.calls.request import Message, Request
 from tasks.prompts import fill, version
-from tasks.readers import UnreadableError
+from tasks.readers import Read, UnreadableError, read_with
 from tasks.record import CallError, Response
 
-Read = TypeVar("Read")
 Reading = Callable[[str, dict[str, Any] | None], Read]
 
 
@@ -44,7 +43,7 @@ async def _once(
     if response.error is not None:
         return response, None
     try:
-        return response, reading(response.text or "", request.response_schema)
+        return response, read_with(reading, response.text or "", request.response_schema)
     except UnreadableError as error:
         response.error = CallError(kind="malformed", message=f"{request.name}: malformed: {error.message}")
         return response, None

@@ -8,7 +8,7 @@ from tasks.calls.request import Message
 from tasks.judging.fence import fenced
 from tasks.prompts import fill, prompt, version
 
-PROMPTS = ("consensus", "consensus_asked", "consensus_system", "improve")
+PROMPTS = ("consensus", "consensus_asked", "improve")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Feedback:
     Attributes:
         role: Whose turn it is put as. `system` joins the leading system message, because none may follow a user's turn.
         improvement: What the member is asked to do with it.
-        seed: Decides the tag that fences the consensus in a system message.
+        seed: Decides the tag that fences the consensus.
     """
 
     role: PromptType
@@ -69,7 +69,7 @@ class Learner:
         if self._back.role == "assistant":
             return (
                 Message(role="user", content=self._question or prompt("consensus_asked")),
-                Message(role="assistant", content=self._consensus),
+                Message(role="assistant", content=self._told("assistant")),
                 Message(role="user", content=self._back.improvement),
             )
         parts = (self._question, self._told("user"), self._back.improvement)
@@ -79,7 +79,7 @@ class Learner:
         """Return the consensus as it is told in the turn of `role`, or nothing where it is told in another."""
         if self._consensus is None or self._back.role != role:
             return ""
-        if role == "system":  # fenced, because there a model's words would have our authority
-            fence = fenced({"of all participants": self._consensus}, self._back.seed, "consensus")
-            return fill("consensus_system", consensus=fence)
-        return fill("consensus", consensus=self._consensus)
+        # It is an answer of another member's, word for word, or made of such: in none of the turns are these our words.
+        return fill(
+            "consensus", consensus=fenced({"of all participants": self._consensus}, self._back.seed, "consensus")
+        )

@@ -51,7 +51,7 @@ async def synthesize(
             reader=READER,
             prompt_version=task.version,
             label=f"aggregator {model} · {material.label}",
-            timeout=config.timeout,
+            timeout=config.timeout_s(),
         )
         text, made = await hear_text(request, call)
         calls += made

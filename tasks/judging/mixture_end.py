@@ -1,14 +1,8 @@
 """What a mixture of agents comes to: which answer is returned, and what was not as it should be."""
 
-from collections.abc import Sequence
-
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from tasks.record import Iteration, Record, Response
-
-
-def out_of_budget(calls: Sequence[Response]) -> bool:
-    """Tell whether one of the calls was not made because the budget did not cover it."""
-    return any(call.error is not None and call.error.kind == "budget" for call in calls)
+from tasks.ending import end_by_budget
+from tasks.record import Iteration, Record
 
 
 def conclude(record: Record, config: MixtureOfAgentsConfig) -> None:
@@ -22,6 +16,7 @@ def conclude(record: Record, config: MixtureOfAgentsConfig) -> None:
         record.agreement, record.agreement_measure = layers[-1].agreement, layers[-1].agreement_measure
     for one in record.iterations:
         _remark(record, one, str(config.aggregators()[0]))
+    end_by_budget(record)
     record.add_up()
     # Nobody was called for what was recorded earlier.
     record.calls -= sum(call.recorded for call in record.calls_made())

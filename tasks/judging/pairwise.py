@@ -8,21 +8,20 @@ orders disagree, the position has decided and not the answers, and the pair is a
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, get_args
 
 from pydantic import JsonValue
 
 from blocks.member import ModelName
-from blocks.sampling import Sampling
 from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
 from tasks.counting.ballot import Comparison, Outcome
 from tasks.counting.ranking import ranked_by
+from tasks.judging.bench import Bench
 from tasks.judging.fence import fenced, shuffled
 from tasks.judging.hearing import hear
-from tasks.prompts import fill, prompt, version
 from tasks.readers import UnreadableError, json_object, reader
 from tasks.record import Response
 
@@ -64,46 +63,12 @@ def read_fusion(text: str, schema: dict[str, Any] | None = None) -> str:  # noqa
     return value.strip()
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Who compares or fuses, and what it knows of the question."""
-
-    model: ModelName
-    question: str
-    system: str | None = None
-    conversation: Sequence[Message] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    timeout: float = 120.0
-    seed: str = "0"
-
-    def request(self, name: str, schema: dict[str, JsonValue], read: str, label: str, **fields: object) -> Request:
-        """Return a request of the prompt files `name` and `name`_system."""
-        instructions = f"The answers had to follow these instructions:\n\n{self.system}\n\n" if self.system else ""
-        text = fill(name, question=self.question, instructions=instructions, **fields)
-        system = f"{name}_system"
-        return Request(
-            provider=self.model.provider,
-            model=self.model.model,
-            messages=(
-                Message(role="system", content=prompt(system)),
-                *self.conversation,
-                Message(role="user", content=text),
-            ),
-            sampling=self.sampling,
-            response_schema=schema,
-            reader=read,
-            prompt_version=version(system, name),
-            label=f"{label} · {self.model}",
-            timeout=self.timeout,
-        )
-
-
 @dataclass
 class PairRanking:
     """What a pairwise judge found."""
 
     ranking: list[list[str]]
-    """Members from best to worst, tied ones together; empty where the judge could not compare any pair."""
+    """Members from best to worst, tied ones together; those that the judge could not compare with any other are left out."""
     comparisons: list[Comparison]
     calls: list[Response]
     """Every call that was made for it."""
@@ -131,7 +96,7 @@ async def _compare(pair: tuple[Response, Response], bench: Bench, call: Call) ->
     texts = dict(zip(("first", "second"), (response.text or "" for response in pair), strict=True))
     shown = fenced(texts, bench.seed)
     names = " and ".join(response.member for response in pair)
-    request = bench.request("compare", _COMPARED, "comparison", f"compare {names}", answers=shown)
+    request = bench.request("compare", _COMPARED, "comparison", f"compare {names} · {bench.model}", answers=shown)
     return await hear(request, call, read_comparison, member=f"{bench.model} on {names}")
 
 
@@ -145,6 +110,9 @@ async def rank_pairs(responses: Sequence[Response], bench: Bench, call: Call, li
         limit: None to compare all pairs and count the wins, a tie as half a one. A number to sort by at most so many
             compared pairs, the best first, as LLM-Blender's bubble sort does: one pair fewer than there are answers
             finds the best, and each further pass the next one.
+
+    Returns:
+        The ranking, in which a member is only if the judge could compare it with another one.
     """
     by_name = {response.member: response for response in responses}
     found = PairRanking([], [], [])
@@ -188,22 +156,66 @@ def win_shares(comparisons: Sequence[Comparison], members: Sequence[str]) -> dic
 async def bubble(
     members: Sequence[str], duel: Callable[[str, str], Awaitable[Comparison]], limit: int
 ) -> list[list[str]]:
-    """Sort `members`, the best first, by at most `limit` duels; a pair is never compared twice."""
-    order = list(members)
-    known: dict[frozenset[str], str | None] = {}
-    for settled in range(len(order) - 1):
-        for at in range(len(order) - 1, settled, -1):
-            above, below = order[at - 1], order[at]
-            pair = frozenset((above, below))
-            if pair not in known:
-                if len(known) == limit:
-                    return [[member] for member in order]
-                # In the order of the list, so that the same pair always gives the same request.
-                one, other = sorted(pair, key=list(members).index)
-                known[pair] = (await duel(one, other)).winner
-            if known[pair] == below:
-                order[at - 1], order[at] = below, above
-    return [[member] for member in order]
+    """Sort `members`, the best first, by at most `limit` duels; a pair is never compared twice.
+
+    A duel that could not be judged is won by nobody: of the two, the one of the better standing goes on, and the other
+    meets the best of the rest in its place. A member that was in no judged duel is not in the result.
+    """
+    order, found = list(members), _Duels(list(members), duel, limit)
+    with suppress(_LimitError):
+        for settled in range(len(order) - 1):
+            aside = []
+            for at in range(len(order) - 1, settled, -1):
+                above, below = order[at - 1], order[at]
+                if await found.better(below, above):
+                    order[at - 1], order[at] = below, above
+                if not found.judged(above, below):
+                    aside.append(order[at])
+            for member in aside:
+                if not found.met(member, order[settled]) and await found.better(member, order[settled]):
+                    order.remove(member)
+                    order.insert(settled, member)
+    return [[member] for member in order if found.standing(member)[0]]
+
+
+class _LimitError(Exception):
+    """All duels that there may be have been fought."""
+
+
+class _Duels:
+    """The duels of a sorting, each fought at most once, and no more than there may be."""
+
+    def __init__(self, members: list[str], duel: Callable[[str, str], Awaitable[Comparison]], limit: int) -> None:
+        self._members = members
+        self._duel = duel
+        self._limit = limit
+        self._fought: dict[frozenset[str], Comparison] = {}
+
+    async def better(self, one: str, other: str) -> bool:
+        """Tell whether `one` is to stand above `other`."""
+        pair = frozenset((one, other))
+        if pair not in self._fought:
+            if len(self._fought) >= self._limit:
+                raise _LimitError
+            # In the order of the list, so that the same pair always gives the same request.
+            self._fought[pair] = await self._duel(*sorted(pair, key=self._members.index))
+        if told(self._fought[pair]):
+            return self._fought[pair].winner == one
+        return self.standing(one) > self.standing(other)
+
+    def met(self, one: str, other: str) -> bool:
+        """Tell whether the two were to be compared already."""
+        return frozenset((one, other)) in self._fought
+
+    def judged(self, one: str, other: str) -> bool:
+        """Tell whether the judge could compare the two."""
+        return self.met(one, other) and told(self._fought[frozenset((one, other))])
+
+    def standing(self, member: str) -> tuple[bool, float, int]:
+        """Return whether `member` was in a judged duel, its share of wins in these, and how few could not be judged."""
+        own = [one for pair, one in self._fought.items() if member in pair]
+        share = win_shares(own, self._members).get(member)
+        return share is not None, share or 0.0, -sum(not told(one) for one in own)
 
 
 async def fuse(responses: Sequence[Response], bench: Bench, call: Call) -> tuple[str | None, list[Response]]:
@@ -214,5 +226,5 @@ async def fuse(responses: Sequence[Response], bench: Bench, call: Call) -> tuple
     """
     labelled = shuffled(responses, f"{bench.seed}:{bench.model}")
     shown = fenced({label: response.text or "" for label, response in labelled.items()}, bench.seed)
-    request = bench.request("fuse", _FUSED, "fusion", "fuse", answers=shown, count=len(labelled))
+    request = bench.request("fuse", _FUSED, "fusion", f"fuse · {bench.model}", answers=shown, count=len(labelled))
     return await hear(request, call, read_fusion)

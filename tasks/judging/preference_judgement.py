@@ -1,12 +1,16 @@
 """What a member that ranks the others' answers is asked to write, and how it is read."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
-from tasks.readers import UnreadableError, flag, json_object, reader
+from tasks.readers import UnreadableError, excerpt, flag, json_object, reader
+
+_DIGITS = re.compile(r"\d{1,9}")
+"""A rank as a text. No more digits than anybody needs: Python refuses to read thousands."""
 
 
 def preference_schema(labels: Sequence[str]) -> dict[str, JsonValue]:
@@ -46,7 +50,7 @@ def read_preference(text: str, schema: dict[str, Any] | None) -> Preference:
     """
     properties = (schema or {}).get("properties", {})
     labels: list[str] = properties.get("ranks", {}).get("required", [])
-    fields = json_object(text)
+    fields = json_object(text, either=("ranks", "can_rank"))
     analysis = fields.get("analysis") or ""
     if not isinstance(analysis, str):
         raise UnreadableError("analysis must be a text")
@@ -67,10 +71,11 @@ def _ranks(value: Any, labels: Sequence[str]) -> dict[str, int]:
 
 
 def _rank(value: Any, most: int) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
+    said = value
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise UnreadableError(f"a rank is {str(value)[:40]!r}: write a whole number from 1, the best, to {most}")
+        raise UnreadableError(f"a rank is {excerpt(said)}: write a whole number from 1, the best, to {most}")
     return value

@@ -39,11 +39,15 @@ class MemberScore(BaseModel):
     ranked: int = 0
     """Rankings in which it is."""
     rank_by_self: float | None = None
-    """Mean rank given by judges of the same model, among all the answers they saw."""
+    """Mean rank given by judges of the same model, among answers that other judges have ranked too, the very same ones."""
     rank_by_others: float | None = None
-    """Mean rank given by the other judges, among all the answers they saw, their own included."""
+    """Mean rank given by the other judges among these answers; where there are none, among all the answers they saw."""
     self_preference: float | None = None
-    """Places by which judges of its own model rank it better than the others do; below 0 for worse."""
+    """Places by which judges of its own model rank it better than the others do; below 0 for worse.
+
+    None unless judges of both kinds have ranked the same answers. This is the self-enhancement bias of Zheng et al. 2023
+    (arXiv:2306.05685, §3.3), who compare a model's win rate with itself as judge to that with other judges.
+    """
 
 
 class PositionEffect(BaseModel):

@@ -28,14 +28,15 @@ def read_sources(text: str) -> list[str]:
     """
     lines = [line for line in text.splitlines() if line.strip()]
     listed = any(_BULLET.match(line) for line in lines)
-    sources: list[str] = []
+    parts: list[list[str]] = []
     for line in lines:
         found = _BULLET.match(line)
         said = (line[found.end() :] if found else line).strip()
-        if listed and not found and sources:
-            sources[-1] = f"{sources[-1]} {said}"
+        if listed and not found and parts:
+            parts[-1].append(said)
         elif said:
-            sources.append(said)
+            parts.append([said])
+    sources = [" ".join(part) for part in parts]
     return [] if len(sources) == 1 and _NONE.match(sources[0]) else sources
 
 
@@ -49,7 +50,8 @@ def put_together(named: Iterable[tuple[str, Sequence[str]]]) -> list[Citation]:
     for member, sources in named:
         for source in sources:
             plain = _MARK.sub("", source, count=1) if _MARK.match(source) else source
-            citation = found.setdefault(plain.casefold(), Citation(source=plain))
+            key = plain.casefold()
+            citation = found.get(key) or found.setdefault(key, Citation(source=plain))
             if plain and member not in citation.members:
                 citation.members.append(member)
     return [citation for citation in found.values() if citation.source]

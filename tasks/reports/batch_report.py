@@ -17,6 +17,7 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 
 from tasks.batches.outcome import NOT_STARTED, BatchSummary
+from tasks.calls.money.bill import bill
 from tasks.reports.batch_picture import histogram
 from tasks.reports.report import cell, quoted
 
@@ -94,14 +95,20 @@ def _emit(summary: BatchSummary) -> None:
         if run_id
         else [],
         payload=summary.model_dump(
-            mode="json", include={"status", "rows", "done", "failed", "degraded", "not_started", "calls", "cost_usd"}
+            mode="json",
+            include={
+                "status",
+                "rows",
+                "done",
+                "failed",
+                "degraded",
+                "not_started",
+                "calls",
+                "cost_usd",
+                "possibly_billed",
+            },
         ),
     )
-
-
-def money(value: float | None) -> str:
-    """Return a sum of US dollars for a person."""
-    return "unknown" if value is None else f"${value:.4f}"
 
 
 def seconds(value: float | None) -> str:
@@ -119,7 +126,7 @@ def summary_markdown(summary: BatchSummary) -> str:
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
-        "Cost": money(summary.cost_usd),
+        "Cost": bill(summary.cost_usd, summary.possibly_billed).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
     }
     parts = [
@@ -155,6 +162,7 @@ def models_table(summary: BatchSummary) -> list[dict[str, Any]]:
             "p50 s": seconds(model.p50_s),
             "p95 s": seconds(model.p95_s),
             "cost USD": "unknown" if model.cost_usd is None else round(model.cost_usd, 6),
+            "possibly billed": model.possibly_billed,
             "errors": ", ".join(f"{count} {kind}" for kind, count in model.errors.items()),
         }
         for model in summary.models

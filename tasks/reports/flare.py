@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from blocks.consensus_learning import Approach, ConsensusLearningConfig, PromptType, Turn
+from blocks.consensus_learning import Approach, ConsensusLearningConfig, PromptType, Turn, is_used
 from blocks.member import members_of, parse_member
 from tasks.calls.providers import BUILT_IN, LOCAL
 from tasks.calls.request import Message
@@ -189,6 +189,8 @@ def _settings(file: FlareInput, providers: Collection[str]) -> dict[str, Any]:
         "improvement_prompt": file.improvement_prompt,
         "iterations": file.iterations,
     }
+    # The format demands an aggregator with a model, also where the approach asks none.
+    settings = {name: value for name, value in settings.items() if is_used(name, file.aggregator.approach)}
     try:
         ConsensusLearningConfig.model_validate(settings)
     except ValidationError as error:

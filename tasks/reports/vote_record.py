@@ -1,11 +1,11 @@
 """Enters a counted vote into the record of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.counting.ballot import Option, Vote
 from tasks.counting.extraction.extract import Reading
 from tasks.counting.vote import Tally
-from tasks.record import Iteration, Record, Synthesis
+from tasks.record import CallError, Iteration, Record, Synthesis
 
 
 def write_votes(
@@ -13,6 +13,7 @@ def write_votes(
     iteration: Iteration,
     *,
     readings: Sequence[Reading | None],
+    unheard: Mapping[str, CallError],
     tally: Tally,
     weights: Sequence[float],
     extraction: str,
@@ -23,6 +24,7 @@ def write_votes(
         record: The run.
         iteration: Its round; `responses` are in the order of `readings`.
         readings: What each member voted for.
+        unheard: Why members that have answered could not be heard, by their names.
         tally: Those votes counted.
         weights: What each member's vote counts.
         extraction: How the answers were read.
@@ -31,8 +33,13 @@ def write_votes(
     written = {reading.value: reading.text for reading in reversed(readings) if reading}
     for response, reading, weight in zip(iteration.responses, readings, weights, strict=False):
         answer = None if reading is None else written[reading.value]
-        record.votes.append(Vote(member=response.member, answer=answer, weight=weight))
-        if reading is None and response.answered:
+        error = unheard.get(response.member)
+        heard = response.answered and error is None
+        record.votes.append(Vote(member=response.member, answer=answer, weight=weight, heard=heard))
+        if error is not None:
+            record.degraded = True
+            record.warnings.append(f"{response.member} was not heard: its answer could not be read ({error.kind})")
+        elif reading is None and response.answered:
             record.warnings.append(f"{response.member} abstains: no answer could be read ({extraction})")
     record.tally = [
         Option(

@@ -102,7 +102,8 @@ async def test_as_the_assistants_turn(vendors):
     await run_consensus_learning("How many?", config(iterations=1, aggregated_prompt_type="assistant"))
     _, late = turns(vendors, "one")
     assert [turn["role"] for turn in late] == ["user", "assistant", "user", "assistant", "user"]
-    assert (late[1]["content"], late[3]["content"]) == ("mine", "merged")
+    assert late[1]["content"] == "mine"
+    assert re.search(r"\[consensus of all participants (\w{12})\]\nmerged\n\[end consensus", late[3]["content"])
     assert "Think again" in late[4]["content"], (
         "without an improvement prompt there is a built-in one, never an empty turn"
     )
@@ -259,7 +260,7 @@ async def test_where_no_answer_can_be_read_the_medoid_stands_in(vendors, approac
 
 async def test_the_medoid_is_one_answer_word_for_word(vendors):
     say(vendors, one="it is 42 indeed", two="it is 42", three="it is 17")
-    record = await run_consensus_learning("What?", config(approach="medoid", iterations=1))
+    record = await run_consensus_learning("What?", config(approach="medoid", aggregator=None, iterations=1))
     assert (record.answer, record.calls, record.degraded) == ("it is 42", 6, False)
     assert "it is 42" in turns(vendors, "one")[1][-1]["content"]
 

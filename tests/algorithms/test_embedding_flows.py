@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from pydantic import ValidationError
 
 from blocks.consensus_learning import ConsensusLearningConfig
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
@@ -213,9 +214,11 @@ async def test_failed_members_are_not_embedded(vendors):
 
 async def test_a_count_of_votes_needs_no_embeddings(vendors):
     setup(vendors, one="7", two="7", three="8")
-    config = VoteConfig.model_validate({"members": MEMBERS, "extract": "number", "embedding_model": EMBEDDER})
-    record = await run_vote("How many?", config)
+    settings = {"members": MEMBERS, "extract": "number"}
+    record = await run_vote("How many?", VoteConfig.model_validate(settings))
     assert (record.agreement, record.agreement_measure, embedded(vendors)) == (0.6667, "votes", 0)
+    with pytest.raises(ValidationError, match="embedding_model: votes are counted, and no texts are compared"):
+        VoteConfig.model_validate(settings | {"embedding_model": EMBEDDER})
 
 
 async def test_it_is_in_the_bill_the_table_and_the_history(vendors):

@@ -285,7 +285,7 @@ class TestCalls:
         [
             (" ", {}, "prompt is empty"),
             ("What?", {"extract": "llm", "extractor": "nobody/x"}, "unknown provider 'nobody'"),
-            ("What?", {"pairwise_judge": "huggingface/x"}, "no key for huggingface"),
+            ("What?", {"extract": "text", "pairwise_judge": "huggingface/x"}, "no key for huggingface"),
         ],
     )
     async def test_what_cannot_be_asked_is_found_before_any_call(self, vendors, prompt, settings, cause):
@@ -304,7 +304,9 @@ def options(monkeypatch, *arguments):
 
     seen = []
     monkeypatch.setattr(
-        deployments.commands.algorithms.vote, "_run", lambda prompt, config, out: seen.append((prompt, config)) or 0
+        deployments.commands.algorithms.vote,
+        "run_config",
+        lambda prompt, config, out: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)

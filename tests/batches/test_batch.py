@@ -293,7 +293,7 @@ def test_the_summary_for_a_person():
     text = summary_markdown(summary)
     assert "| Failed | 1 |" in text and "| Cost | unknown |" in text and "## Why it ended early" in text
     assert "| Status | stopped |\n|---|---|\n" in text
-    assert "| openai/a | 4 | 1 | 0.50 | 1.25 | unknown | 1 auth |" in text
+    assert "| openai/a | 4 | 1 | 0.50 | 1.25 | unknown | 0 | 1 auth |" in text
     assert "\n```" in text and "in|put" not in text
     summary.failures, summary.failed = ["r1: HTTP 401"], 3
     assert "## Rows without an answer\n\n```text\nr1: HTTP 401\n... and 2 more\n```" in summary_markdown(summary)
@@ -305,6 +305,7 @@ def test_the_summary_for_a_person():
             "p50 s": "0.50",
             "p95 s": "1.25",
             "cost USD": "unknown",
+            "possibly billed": 0,
             "errors": "1 auth",
         }
     ]

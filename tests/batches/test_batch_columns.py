@@ -96,7 +96,7 @@ from tests.kits.memory import peak_kb
 before = peak_kb()
 inventory = Source(sys.argv[1], id_column="id").inspect()
 after = peak_kb()
-print(inventory.rows, inventory.characters, (after - before) // 1024, after // 1024)
+print(inventory.rows, inventory.size, (after - before) // 1024, after // 1024)
 """
 
 

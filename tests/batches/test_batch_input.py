@@ -302,11 +302,13 @@ def test_values_of_parquet_are_plain_json(tmp_path):
 def test_the_inventory_knows_whether_the_prompts_changed(tmp_path):
     path = written(tmp_path, "a.jsonl", '{"id": 1, "prompt": "x"}\n{"id": 2, "prompt": "yz", "w": 0}\n')
     first = Source(str(path), id_column="id").inspect()
-    assert (first.rows, first.bad_rows, first.characters, first.columns) == (2, 0, 3, ("id", "prompt", "w"))
+    assert (first.rows, first.bad_rows, first.size, first.columns) == (2, 0, 3, ("id", "prompt", "w"))
     assert Source(str(path), id_column="id").inspect() == first
     assert Source(str(path)).inspect().sha256 == first.sha256  # the lines are the ids
     other = written(tmp_path, "b.jsonl", '{"id": 1, "prompt": "xy"}\n{"id": 2, "prompt": "z"}\n')
     assert Source(str(other), id_column="id").inspect().sha256 != first.sha256
+    column = written(tmp_path, "c.jsonl", '{"id": 1, "prompt": "x"}\n{"id": 2, "prompt": "yz", "w": 1}\n')
+    assert Source(str(column), id_column="id").inspect().sha256 != first.sha256, "it is written to the output"
 
 
 def test_all_bad_rows_are_counted_and_the_first_ones_kept(tmp_path):

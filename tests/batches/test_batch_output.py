@@ -1,6 +1,7 @@
 """Writing the output of a batch: every format, in constant memory, never half a file."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import os
@@ -14,10 +15,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from flows.batching import run_batch
+from tasks.batches.journal import Journal
+from tasks.batches.journal_place import journal_path
 from tasks.batches.output import RESULT_COLUMNS, check_output, output_row, own_names, write_rows
 from tasks.batches.source import Source
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, OutputError
+from tests.kits.batch_kit import batch_of, prompts, serve
 
 ROOT = Path(__file__).parent.parent.parent
 RESULT: dict[str, Any] = {
@@ -32,6 +38,7 @@ RESULT: dict[str, Any] = {
     "error": None,
     "warnings": None,
     "duration_s": 2.5,
+    "possibly_billed": 0,
 }
 
 
@@ -203,6 +210,95 @@ def test_an_address_of_fsspec_is_written_at_the_end(monkeypatch):
 
     write_rows(address, rows(), columns())
     assert [one.id for one in Source(address, prompt_column="answer", id_column="id").rows()] == ["1"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv.gz", ".parquet"])
+def test_a_name_as_long_as_its_journal_allows(tmp_path, ending):
+    """What is paid for must not fail at a name for a moment that is longer than all others."""
+    name = "x" * (255 - len(".partial") - len(ending)) + ending
+    Journal(journal_path(str(tmp_path / name)), {}).close()
+    write_rows(str(tmp_path / name), [row(1)], columns())
+    assert len(list(Source(str(tmp_path / name), prompt_column="answer").rows())) == 1
+    with pytest.raises(ConfigurationError, match="File name too long"):
+        Journal(journal_path(str(tmp_path / f"x{name}")), {})
+
+
+def test_a_link_to_a_name_without_an_ending_is_compressed_as_its_own_name_says(tmp_path):
+    (tmp_path / "out.csv.gz").symlink_to(tmp_path / "real")
+    write_rows(str(tmp_path / "out.csv.gz"), [row(1)], columns())
+    assert gzip.decompress((tmp_path / "real").read_bytes()).startswith(b"id,")
+
+
+def test_a_store_takes_names_that_no_file_could_have(tmp_path):
+    address = f"memory://long/{'x' * 900}.jsonl"
+    Journal(journal_path(address), {}).close()
+    write_rows(address, [row(1)], columns())
+    assert len(list(Source(address, prompt_column="answer").rows())) == 1
+    assert journal_path(address) != journal_path(f"memory://long/{'x' * 901}.jsonl")
+
+
+class ClientError(Exception):
+    """What a store's client raises, which is no OSError."""
+
+
+class Bucket(MemoryFileSystem):
+    """A store that can be listed and read, and written to as long as it is open."""
+
+    protocol = "bucket"
+    open_for: tuple[str, ...] = ()
+    failure: Exception = ClientError("AccessDenied: s3:PutObject")
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        if not any(word in rpath for word in self.open_for):
+            raise self.failure
+        super().put_file(lpath, rpath, **options)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> type[Bucket]:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "open_for", ())
+    return Bucket
+
+
+@pytest.mark.parametrize(
+    "failure", [ClientError("AccessDenied: s3:PutObject"), PermissionError(13, "Permission denied")]
+)
+def test_a_bucket_that_cannot_be_written_to_is_found_by_trying(bucket, monkeypatch, failure):
+    monkeypatch.setattr(bucket, "failure", failure)
+    with pytest.raises(
+        ConfigurationError, match=r"output: bucket://b/out\.csv cannot be written to: .*(Access|Permission)"
+    ):
+        check_output("bucket://b/out.csv")
+
+
+def test_what_was_tried_in_a_store_is_deleted(bucket, monkeypatch):
+    monkeypatch.setattr(bucket, "open_for", ("probe",))
+    check_output("bucket://tried/out.csv")
+    assert fsspec.filesystem("bucket").find("/tried") == []
+    monkeypatch.setattr(bucket, "rm_file", lambda self, path: (_ for _ in ()).throw(ClientError("DeleteObject")))
+    check_output("bucket://tried/out.csv")  # who may write need not be allowed to delete
+
+
+def test_an_error_of_a_stores_client_is_one_of_the_output(bucket, monkeypatch):
+    with pytest.raises(OSError, match="ClientError: AccessDenied"):
+        write_rows("bucket://b/out.csv", [row(1)], columns())
+
+
+@pytest.mark.usefixtures("results")
+async def test_a_batch_whose_bucket_closes_keeps_all_rows(bucket, vendors, tmp_path, monkeypatch):
+    serve(vendors)
+    work = dataclasses.replace(batch_of(prompts(tmp_path, 3), tmp_path / "x.jsonl"), output="bucket://b/out.jsonl")
+    with pytest.raises(ConfigurationError, match=r"output: bucket://b/out\.jsonl cannot be written to: ClientError"):
+        await run_batch(work)
+    assert vendors.count() == 0
+    monkeypatch.setattr(bucket, "open_for", ("probe",))
+    with pytest.raises(
+        OutputError, match=r"bucket://b/out\.jsonl cannot be written: ClientError: AccessDenied.* All rows are kept"
+    ):
+        await run_batch(work)
+    monkeypatch.setattr(bucket, "open_for", ("out",))
+    assert (await run_batch(work)).resumed == 3 == vendors.count()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A batch in shards: deployment runs on a process worker, merged; one that dies is run again alone."""
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
@@ -16,13 +17,15 @@ from httpx import ConnectError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.states import Running
 
 from flows.batch import batch
 from flows.batching import run_batch
 from tasks.batches.outcome import BatchSummary
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, QuorumError
 from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
 from tests.vendors import LoopbackVendors
 
@@ -54,15 +57,20 @@ def started(environment: dict[str, str], folder: Path) -> "subprocess.Popen[byte
         )
 
 
+async def deployed(**options: Any) -> None:
+    """Make the deployment of prefect.yaml's entrypoint."""
+    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
+    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False, **options)
+
+
 @pytest.fixture
 async def worker(results: str, vendors: LoopbackVendors, tmp_path: Path) -> Any:
-    """A work pool, the deployment of prefect.yaml's entrypoint, and one worker; its environment."""
-    environment = environment_of(tmp_path) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    """A work pool, the deployment, and one worker; its environment."""
+    environment = environment_of(tmp_path) | {"PREFECT_WORKER_QUERY_SECONDS": "1", "CONSENSUS_FILES": str(tmp_path)}
     await asyncio.to_thread(
         prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment
     )
-    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
-    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False)
+    await deployed()
     process = started(environment, tmp_path)
     yield environment
     process.send_signal(signal.SIGTERM)
@@ -99,6 +107,64 @@ async def test_two_shards_give_what_one_run_gives(worker, vendors, tmp_path):
     runs = await shard_runs(out)
     assert sorted(run.name for run in runs) == ["prompts.csv, part 1 of 2", "prompts.csv, part 2 of 2"]
     assert not list(tmp_path.glob("out.jsonl.*")), "what the shards shared is taken away"
+
+
+@pytest.mark.timeout(300)
+async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path):
+    """The server lays the parameters of a shard over those of the deployment; what it does not name stays."""
+    from blocks.vote import Vote
+
+    serve(vendors)
+    source, out = prompts(tmp_path, 4), tmp_path / "out.jsonl"
+    await Vote(config=CONFIG).save("of-every-night", overwrite=True)
+    try:
+        await deployed(parameters={"input": str(source), "output": str(out), "saved": "of-every-night", "shards": 2})
+        run = await arun_deployment("batch/batch", timeout=240, poll_interval=1)
+    finally:
+        await Vote.adelete("of-every-night")
+    assert run.state and run.state.is_completed(), run.state
+    assert (await run.state.result(raise_on_failure=True))["done"] == 4 == len(read(out))
+    runs = await shard_runs(out)
+    assert [run.state.name for run in runs if run.state] == ["Completed"] * 2, "each was started once"
+
+
+async def test_a_shard_is_given_every_parameter(results, vendors, tmp_path, monkeypatch):
+    """One that it is not given would be that of the deployment."""
+    from flows import batch_shards
+
+    given: dict[str, Any] = {}
+
+    async def run_deployment(name: object, *, parameters: dict[str, Any], **options: Any) -> FlowRun:
+        given.update(parameters)
+        raise ObjectNotFound(Exception())
+
+    monkeypatch.setattr(batch_shards, "arun_deployment", run_deployment)
+    with pytest.raises(ConfigurationError, match="there is no deployment"):
+        await batch(str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl"), flow="vote", config=CONFIG, shards=2)
+    assert given.keys() == set(inspect.signature(batch.fn).parameters)
+
+
+@pytest.mark.timeout(300)
+async def test_an_input_that_a_shard_has_read_otherwise(worker, vendors, tmp_path, monkeypatch):
+    """It changes between the look of the run that starts the shards and their own: no mixture is called finished."""
+    from flows import batch_shards
+
+    serve(vendors)
+    source, out = prompts(tmp_path, 5, "in.jsonl"), tmp_path / "out.jsonl"
+    whole, real = source.read_text(), batch_shards.arun_deployment
+
+    async def run_deployment(*arguments: Any, **options: Any) -> FlowRun:
+        source.write_text("".join(whole.splitlines(keepends=True)[:4]))
+        return await real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_shards, "arun_deployment", run_deployment)
+        with pytest.raises(QuorumError, match=r"in\.jsonl has changed while the batch was going on"):
+            await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
+    assert list(tmp_path.glob("out.jsonl.shards-*")), "what is done is kept"
+    source.write_text(whole)
+    summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
+    assert (summary.status, summary.done) == ("finished", 5) and vendors.count() == 15
 
 
 @pytest.mark.chaos
@@ -178,8 +244,9 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
 
     work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
     folder = place_of(str(tmp_path), "output")
-    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), folder)
-    batch_shards.leave_summary(shards.shards[0].address, BatchSummary(status="budget"))
+    inventory = work.source.inspect()
+    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), folder, inventory)
+    batch_shards.leave_summary(shards.shards[0].address, BatchSummary(status="budget"), inventory)
     assert shards._done(shards.shards[0]) and not shards._done(shards.shards[0], finished=True)
 
     class Run:
@@ -218,8 +285,7 @@ async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkey
     await asyncio.to_thread(
         prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment_of(tmp_path)
     )
-    loaded: Any = await Flow.from_source(source=str(ROOT), entrypoint="flows/batch.py:batch")
-    await loaded.deploy(name="batch", work_pool_name=POOL, print_next_steps=False, build=False, push=False)
+    await deployed()
     out = tmp_path / "out.jsonl"
     parent = asyncio.create_task(batch(str(prompts(tmp_path, 4)), str(out), flow="vote", config=CONFIG, shards=2))
     runs = await _so_many(out, 2)

@@ -168,7 +168,7 @@ async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors):
     assert luna.cost_usd_most == pytest.approx(2000 * each[LUNA])
     assert haiku.cost_usd_most == pytest.approx(1000 * each[HAIKU])
     assert found.cost_usd_least == found.cost_usd_most == pytest.approx(luna.cost_usd_most + haiku.cost_usd_most)
-    assert any("4 characters are a token" in said for said in found.assumptions)
+    assert any("4 bytes of UTF-8 are a token" in said for said in found.assumptions)
     assert vendors.count() == 0
 
 

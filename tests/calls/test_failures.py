@@ -166,7 +166,8 @@ def test_status_and_body(status: int, body: Any, kind: ErrorKind, retry: bool) -
     ("fault", "verdict"),
     [
         (Fault(transport="timeout"), Verdict("timeout", retry=True, max_attempts=2)),
-        (Fault(transport="connection"), Verdict("connection", retry=True)),
+        (Fault(transport="connection"), Verdict("connection", retry=True, max_attempts=2)),
+        (Fault(transport="connection", unsent=True), Verdict("connection", retry=True)),
         (Fault(transport="malformed"), Verdict("malformed", retry=True, max_attempts=2)),
         (Fault(200, transport="malformed"), Verdict("malformed", retry=True, max_attempts=2)),
         (Fault(message="TypeError: no such argument"), Verdict("unknown")),

@@ -264,11 +264,21 @@ async def test_what_is_passed_through_untouched_still_wins(results, vendors):
 
 def test_flex_is_waited_for_unless_a_timeout_is_given():
     members = {"members": ["openai/one"]}
-    assert PumpConfig.model_validate(members | {"service_tier": "flex"}).timeout == FLEX_TIMEOUT_S
-    assert PumpConfig.model_validate(members | {"service_tier": "flex", "timeout": 30}).timeout == 30
-    assert PumpConfig.model_validate(members).timeout == 120
-    saved = PumpConfig.model_validate(members | {"service_tier": "flex"}).model_dump(mode="json")
-    assert PumpConfig.model_validate(saved).timeout == FLEX_TIMEOUT_S
+    for settings, seconds in (
+        ({}, 120),
+        ({"service_tier": "flex"}, FLEX_TIMEOUT_S),
+        ({"service_tier": "flex", "timeout": 30}, 30),
+        ({"service_tier": "flex", "timeout": 120}, 120),
+        ({"service_tier": None, "timeout": 900}, 900),
+    ):
+        config = PumpConfig.model_validate(members | settings)
+        assert config.timeout_s() == seconds
+        # What is saved comes back, whichever way a block or a deployment writes it.
+        for saved in (config.model_dump(mode="json"), config.model_dump(mode="json", exclude_defaults=True)):
+            assert PumpConfig.model_validate(saved).timeout_s() == seconds
+    # And a time that was not given is that of the tier that is asked for later.
+    later = PumpConfig.model_validate(members).model_dump(mode="json") | {"service_tier": "flex"}
+    assert PumpConfig.model_validate(later).timeout_s() == FLEX_TIMEOUT_S
     with pytest.raises(ValidationError, match="service_tier"):
         PumpConfig.model_validate(members | {"service_tier": "cheap"})
     assert PreferConfig.model_fields["service_tier"].json_schema_extra == {"position": 61}

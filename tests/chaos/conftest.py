@@ -1,8 +1,22 @@
-"""Prints the figures when all tests have run."""
+"""A Prefect server that a test may kill; and the figures, printed when all tests have run."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chaos.figures import LINES
+from tests.chaos.own_server import Server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Start a Prefect server that is this test's own."""
+    made = Server(tmp_path / "home")
+    made.start()
+    yield made
+    made.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

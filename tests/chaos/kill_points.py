@@ -1,7 +1,7 @@
-"""Runs one flow and kills itself at a named point: `python -m tests.chaos.kill_points FLOW POINT NTH FOLDER`.
+"""Runs flows in processes of their own and kills one at a named point: `python -m tests.chaos.kill_points`.
 
-The process is killed by SIGKILL, so that nothing of it can tidy up. With the point `none` it runs to its end and prints
-the answer and the status as JSON.
+Everything is imported once; each job, a line of JSON on standard input, is run by a fork. It is killed by SIGKILL, so that
+nothing of it can tidy up. With the point `none` it runs to its end. Two lines come back: the process, and how it ended.
 """
 
 import asyncio
@@ -9,135 +9,225 @@ import json
 import os
 import signal
 import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 PANEL = ["openai/one", "anthropic/two", "google/three"]
+FREE = [f"free/{name}:free" for name in ("a", "b", "c")]
+JUDGE = "openai/judge"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "consortium": {"members": PANEL, "arbiter": "openai/judge", "min_iterations": 2, "max_iterations": 2},
-    "learn": {"members": PANEL, "aggregator": "openai/judge", "iterations": 1},
+    "consortium": {"members": PANEL, "arbiter": JUDGE, "min_iterations": 2, "max_iterations": 2},
+    "learn": {"members": PANEL, "aggregator": JUDGE, "iterations": 1},
     "moa": {
         "layers": [{"members": PANEL}, {"members": PANEL[:2]}],
-        "aggregator": "openai/judge",
+        "aggregator": JUDGE,
     },
-    "vote": {"members": PANEL, "pairwise_judge": "openai/judge"},
+    "vote": {"members": PANEL, "pairwise_judge": JUDGE},
     "pump": {"members": PANEL},
-    "prefer": {"members": PANEL, "rounds": 1},
+    "prefer": {"members": PANEL, "rounds": 2},
+    "completion": {"members": [f"openrouter/{name}" for name in FREE]},
+    "prefer_prompts": {"members": PANEL, "rounds": 1},
+    "check_models": {"members": PANEL, "cases": [{"prompt": f"What is {n}?"} for n in range(3)]},
+    "openrouter_working_models": {"models": FREE, "interval": 0.05},
+    "batch": {"members": PANEL, "arbiter": JUDGE, "min_iterations": 2, "max_iterations": 2},
 }
-POINTS = ("request_sent", "answer_read", "result_committed", "iteration_ended", "artifact_written", "row_written")
+ARTIFACTS: dict[str, tuple[str, ...]] = {
+    "consortium": ("consortium-iteration",),
+    "learn": ("consensus-learning-round",),
+    "moa": ("mixture-of-agents-layer",),
+    "vote": ("vote-result",),
+    "pump": ("pump-answers",),
+    "prefer": ("prefer-round", "prefer-summary"),
+    "completion": ("pump-answers",),
+    "prefer_prompts": ("prefer-prompts",),
+    "check_models": ("check-models",),
+    "openrouter_working_models": ("openrouter-working-models-trials",),
+    "batch": ("batch-summary",),
+}
+"""What each flow shows of an iteration, where it has some, and of its result."""
+ENDS = {"check_models": "checked"}
+"""Events that tell of a part that is done, where it is no iteration."""
+KEPT = {"openrouter_working_models": "tried"}
+"""Events that tell of an answer that is kept, where it is not in the result store: trials have a file of their own."""
 ROWS = 12
-SENT_S = 0.03
-"""Seconds after which a request is taken for sent; the vendor answers later than that."""
+PROMPTS = 2
+OUTPUT = "answers.jsonl"
+TOLD = "told.jsonl"
+"""File of the answers that the flow was told of before it was killed: from then on each is stored."""
 
 
-def points_of(flow: str) -> tuple[str, ...]:
-    """The points that a flow has: only a batch writes rows, and its rows have no artifacts of their iterations."""
-    return POINTS if flow == "batch" else POINTS[:-1]
+class Watch:
+    """Writes down which answers the flow has, counts how often a point is passed, and kills at the one that is wanted."""
 
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Killer:
-    """Counts how often a point is passed, and kills at the one that is wanted."""
-
-    def __init__(self, nth: int) -> None:
+    def __init__(self, flow: str, point: str, nth: int, folder: Path) -> None:
+        self.artifacts: list[str] = []
+        self.iterations = 0
+        self._kept, self._ends = KEPT.get(flow, "answered"), ENDS.get(flow, "iterated")
+        self._event = {"result_committed": self._kept, "iteration_ended": self._ends}.get(point)
         self._left = nth
+        # Written by the system at once, so that a killed process leaves it.
+        self._told = os.open(folder / TOLD, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
     def passed(self) -> None:
+        """The point is passed."""
         self._left -= 1
         if self._left == 0:
-            kill()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     async def told(self, event: str, value: Any) -> None:
-        """Watch for the end of an iteration, or of a call: its result is committed by then."""
-
-
-class OnEvent(Killer):
-    def __init__(self, nth: int, event: str) -> None:
-        super().__init__(nth)
-        self._event = event
-
-    async def told(self, event: str, value: Any) -> None:
+        """Take note of the end of a call or of an iteration."""
+        self.iterations += event == self._ends
+        if event == self._kept and value.error is None:
+            text = f"{value.model} {value.endpoint}" if event == "tried" else value.text
+            os.write(self._told, (json.dumps(text) + "\n").encode())
         if event == self._event:
             self.passed()
 
 
-def install(point: str, nth: int) -> Killer:
-    """Put the killer where the point is."""
-    killer = Killer(nth)
-    if point == "result_committed":
-        return OnEvent(nth, "answered")
-    if point == "iteration_ended":
-        return OnEvent(nth, "iterated")
-    if point in {"request_sent", "answer_read"}:
+def install(point: str, watch: Watch) -> None:
+    """Put the killer where the point is; `request_sent` is the vendor's, who alone knows what has come."""
+    name, _, key = point.partition(":")
+    if name == "answer_read":
         from tasks.calls import attempt
 
         exchange = attempt._exchange
 
         async def watched(*arguments: Any) -> Any:
-            if point == "request_sent":
-                asyncio.get_running_loop().call_later(SENT_S, killer.passed)
-                return await exchange(*arguments)
             reply = await exchange(*arguments)
-            killer.passed()
+            watch.passed()
             return reply
 
         attempt._exchange = watched
-    elif point == "artifact_written":
-        from prefect.artifacts import Artifact
+    from prefect.artifacts import Artifact
 
-        create = Artifact.acreate
+    create = Artifact.acreate
 
-        async def created(self: Any, *arguments: Any, **options: Any) -> Any:
-            made = await create(self, *arguments, **options)
-            killer.passed()
-            return made
+    async def created(self: Any, *arguments: Any, **options: Any) -> Any:
+        made = await create(self, *arguments, **options)
+        watch.artifacts.append(self.key)
+        if name == "artifact_written" and key in {"", self.key}:
+            watch.passed()
+        return made
 
-        Artifact.acreate = created  # type: ignore[method-assign]
-    elif point == "row_written":
+    Artifact.acreate = created  # type: ignore[method-assign]
+    if name in {"row_written", "journal_finished", "journal_removed"}:
         from tasks.batches.journal import Journal
 
-        add = Journal.add
+        method = {"row_written": "add", "journal_finished": "sync", "journal_removed": "remove"}[name]
+        do = getattr(Journal, method)
 
-        def added(self: Any, *arguments: Any) -> None:
-            add(self, *arguments)
-            killer.passed()
+        def done(self: Any, *arguments: Any) -> None:
+            do(self, *arguments)
+            watch.passed()
 
-        Journal.add = added  # type: ignore[method-assign]
-    return killer
+        setattr(Journal, method, done)
+    if name in {"output_complete", "output_renamed"}:
+        replace = os.replace
+
+        def replaced(source: Any, target: Any, **options: Any) -> None:
+            if Path(target).name != OUTPUT:
+                replace(source, target, **options)
+                return
+            if name == "output_renamed":
+                replace(source, target, **options)
+            watch.passed()
+
+        os.replace = replaced
 
 
 def flow_of(name: str) -> Any:
-    from importlib import import_module
+    """The flow of a name."""
+    module, flow = {
+        "learn": ("consensus_learning", "consensus_learning"),
+        "moa": ("mixture_of_agents", "mixture_of_agents"),
+        "openrouter_working_models": ("openrouter_models", "openrouter_working_models"),
+    }.get(name, (name, name))
+    return getattr(import_module(f"flows.{module}"), flow)
 
-    modules = {"learn": "consensus_learning", "moa": "mixture_of_agents"}
-    module = modules.get(name, name)
-    return getattr(import_module(f"flows.{module}"), module)
 
-
-async def run(name: str, folder: Path) -> dict[str, Any]:
+async def run(name: str, folder: Path) -> Any:
+    """Run a flow, and return what must be the same after a kill."""
+    flow, settings = flow_of(name), CONFIGURATIONS[name]
     if name == "batch":
         source = folder / "rows.jsonl"
         source.write_text("".join(json.dumps({"id": f"r{n}", "prompt": f"What is {n}?"}) + "\n" for n in range(ROWS)))
-        output = folder / "answers.jsonl"
-        summary = await flow_of(name)(
-            str(source), str(output), flow="consortium", config=CONFIGURATIONS["consortium"], concurrency=3
-        )
+        output = folder / OUTPUT
+        summary = await flow(str(source), str(output), flow="consortium", config=settings, concurrency=3)
         rows = [json.loads(line) for line in output.read_text().splitlines()]
-        return {"answer": [[row["id"], row["answer"], row["status"]] for row in rows], "status": summary.status}
-    config = flow_of(name).fn.__annotations__["config"].__args__[0].model_validate(CONFIGURATIONS[name])
-    record = await flow_of(name)("What?", config)
-    return {"answer": record.answer, "status": record.status}
+        return [summary.status, summary.done, [[row["id"], row["answer"], row["status"]] for row in rows]]
+    annotation = flow.fn.__annotations__["config"]
+    made = next(iter(getattr(annotation, "__args__", ())), annotation).model_validate(settings)
+    if name == "openrouter_working_models":
+        found = await flow(made.model_copy(update={"output_dir": str(folder / "models")}))
+        trials = sorted([trial.model, trial.endpoint, trial.works] for trial in found.trials)
+        return [found.chat_completions, found.completions, trials]
+    if name == "check_models":
+        report = await flow(made)
+        return [[call.text for call in calls] for calls in report.responses]
+    if name == "prefer_prompts":
+        prompts = folder / "prompts"
+        prompts.mkdir(exist_ok=True)
+        for number in range(PROMPTS):
+            (prompts / f"{number}.md").write_text(f"What is {number}?")
+        found = await flow(str(prompts), str(folder / "records"), made)
+        return [results_of(Path(one.file)) for one in found.outcomes]
+    record = await flow("What?", made)
+    return [record.answer, record.status]
+
+
+def results_of(file: Path) -> list[Any]:
+    """What a record says, but for times and what was paid."""
+    record = json.loads(file.read_text())
+    return [record["answer"], record["status"], record["scores"]]
+
+
+def work(job: dict[str, Any]) -> int:
+    """Run one job in this process."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+
+    from tasks.watch import watched_by
+
+    folder = Path(job["folder"])
+    folder.mkdir(exist_ok=True)
+    os.environ.update(job["environment"])
+    for stream in (1, 2):
+        os.dup2(os.open(folder / "errors", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), stream)
+    watch = Watch(job["flow"], job["point"], job["nth"], folder)
+    settings = {
+        PREFECT_API_URL: job["api"],
+        PREFECT_HOME: folder / "home",
+        PREFECT_RESULTS_LOCAL_STORAGE_PATH: folder / "results",
+    }
+    with temporary_settings(settings), watched_by(watch):
+        install(job["point"], watch)
+        found = asyncio.run(run(job["flow"], folder))
+    passed = {"artifacts": watch.artifacts, "iterations": watch.iterations}
+    (folder / "found.json").write_text(json.dumps({"found": found} | passed))
+    return 0
 
 
 def main() -> None:
-    from tasks.watch import watched_by
+    """Import what the flows need, and fork for each job."""
+    for name in CONFIGURATIONS:
+        flow_of(name)
+    from tasks.calls.adapters import adapter_of
 
-    name, point, nth, folder = sys.argv[1:]
-    with watched_by(install(point, int(nth))):
-        print(json.dumps(asyncio.run(run(name, Path(folder)))))
+    for wire in ("openai", "anthropic", "google"):
+        adapter_of(wire)  # type: ignore[arg-type]
+    assert threading.active_count() == 1, threading.enumerate()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = work(json.loads(line))
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

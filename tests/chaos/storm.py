@@ -1,16 +1,17 @@
 """Questions in a storm: every row of the failure table at a rate, mixed at random by a seed, over real sockets and SDKs.
 
-What a model answers depends on the seed, the model, the question and how often it was asked, and on nothing else: a storm
-can be run again.
+What a model answers depends on the seed, the model, the question and how often this model was asked this question, and not on
+what comes first: the same seed gives the same storm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,8 @@ ROWS: dict[str, Callable[[], Step]] = {
     "tool call only": faults.tool_call_only,
     "unsupported parameter": lambda: faults.unsupported_parameter("wings"),
 }
+LOST_AT_MOST = 2
+"""Attempts of a call whose answer is lost, or is none: each may have been billed."""
 RUBBISH = ["", "\0\ufffd\u202e", "🤷 " * 200, '{"answer": ', "NaN", "-", "I think it is 1,2,3.4.5 or so", "<b>" * 50]
 
 
@@ -77,26 +80,50 @@ class Weather:
 
     seed: int
     rate: float = RATE
+    rows: tuple[str, ...] = tuple(ROWS)
+    """The rows of the failure table that it is made of."""
     always: dict[str, Step] = field(default_factory=dict)
     """What some model answers all the time."""
+    rubbish: str | None = None
+    """A model that answers `RUBBISH` all the time."""
+    answer: Callable[[SeenRequest, random.Random], Reply] | None = None
+    """What is answered when nothing is wrong; by default the number in the question, four of five times."""
     sent: Counter[str] = field(default_factory=Counter)
     """How often each fault was sent."""
+    _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def step(self, seen: SeenRequest) -> Reply:
         """Answer a request."""
-        chance = random.Random(f"{self.seed}:{seen.model}:{seen.prompt}:{seen.index}")
+        call = (seen.model, seen.prompt)
+        self._asked[call] += 1
+        chance = random.Random(f"{self.seed}:{seen.model}:{seen.prompt}:{self._asked[call]}")
         constant = self.always.get(seen.model)
         if constant is not None:
             self.sent[f"always: {seen.model}"] += 1
             return constant if isinstance(constant, Reply) else constant(seen)
+        if seen.model == self.rubbish:
+            self.sent[f"always: {seen.model}"] += 1
+            return Reply(text=chance.choice(RUBBISH))
         if chance.random() < self.rate:
-            name = chance.choice(sorted(ROWS))
+            name = chance.choice(self.rows)
             self.sent[name] += 1
             made = ROWS[name]()
             return made if isinstance(made, Reply) else made(seen)
-        # Four of five are right.
-        number = int(seen.prompt.split()[1])
-        return Reply(text=f"The answer is {number if chance.random() < 0.8 else number + chance.randint(1, 9)}.")
+        return (self.answer or mostly_right)(seen, chance)
+
+
+def question_of(seen: SeenRequest) -> int:
+    """The number of the question, whoever is asked about it."""
+    said = "\n".join(message["content"] for message in seen.messages)
+    found = re.search(r"Question (\d+) of storm", said)
+    assert found is not None, said
+    return int(found[1])
+
+
+def mostly_right(seen: SeenRequest, chance: random.Random) -> Reply:
+    """Answer the number of the question, four of five times."""
+    number = question_of(seen)
+    return Reply(text=f"The answer is {number if chance.random() < 0.8 else number + chance.randint(1, 9)}.")
 
 
 @contextmanager
@@ -109,11 +136,22 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def ride_out(
-    vendors: LoopbackVendors, weather: Weather, questions: int, timeout: float = TIMEOUT_S
+    vendors: LoopbackVendors,
+    weather: Weather,
+    questions: int,
+    timeout: float = TIMEOUT_S,
+    ask: Callable[[str], Awaitable[Record]] | None = None,
 ) -> tuple[list[Record], dict[str, Any]]:
     """Ask every question of five members in one flow run, and say what came of it.
 
     Nothing is caught: an exception of any run ends the storm, and the test.
+
+    Args:
+        vendors: Who answers.
+        weather: What they answer.
+        questions: How many questions.
+        timeout: Seconds that a call may take.
+        ask: Answers a question; by default a vote.
 
     Returns:
         The records, and the figures.
@@ -128,8 +166,9 @@ async def ride_out(
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(number: int) -> Record:
+            prompt = f"Question {number} of storm {weather.seed}"
             async with gate:
-                return await run_vote(f"Question {number} of storm {weather.seed}", config)
+                return await (ask(prompt) if ask else run_vote(prompt, config))
 
         return list(await asyncio.gather(*(one(number) for number in range(questions))))
 
@@ -146,12 +185,16 @@ def figures(records: list[Record], weather: Weather, vendors: LoopbackVendors, s
         "members": len(MEMBERS),
         "seed": weather.seed,
         "rate": weather.rate,
-        "always": sorted(weather.always),
+        "always": sorted({*weather.always, *([weather.rubbish] if weather.rubbish else [])}),
         "statuses": dict(sorted(Counter(record.status for record in records).items())),
         "right": sum(record.answer == record.prompt.split()[1] for record in records),
         "calls": len(responses),
         "requests": vendors.count(),
         "most_attempts": max(response.attempts for response in responses),
+        "most_attempts_of": {
+            name: max(one.attempts for one in responses if one.model == name.partition("/")[2]) for name in MEMBERS
+        },
+        "most_lost_of_a_call": max(response.possibly_billed for response in responses),
         "failed_calls": dict(sorted(Counter(r.error.kind for r in responses if r.error is not None).items())),
         "requests_booked": sum(record.requests for record in records),
         "possibly_billed": sum(record.possibly_billed for record in records),
@@ -174,6 +217,7 @@ def check(records: list[Record], found: dict[str, Any], questions: int) -> None:
         assert record.status == "failed" or len(answered) >= 3, "the quorum"
         for one in responses:
             assert 1 <= one.attempts <= ATTEMPTS, (one.member, one.attempts)
+            assert one.possibly_billed <= LOST_AT_MOST, (one.member, one.possibly_billed)
             assert one.error is not None or (one.text and one.text.strip()), "no empty answer passes for one"
             if one.error is not None:
                 assert one.error.message.startswith(f"{one.provider}/{one.model}: {one.error.kind}: "), one.error

@@ -5,11 +5,33 @@ No crash, exactly one status a question, and no more attempts a call than are pr
 
 from __future__ import annotations
 
-import pytest
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import pytest
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+
+from blocks.consortium import ConsortiumConfig
+from flows.consortium import run_consortium
+from tasks.record import Record
 from tests.chaos.figures import tell
-from tests.chaos.storm import MEMBERS, RUBBISH, TIMEOUT_S, Weather, check, patience, ride_out
-from tests.vendors import LoopbackVendors, Reply, SeenRequest, faults
+from tests.chaos.storm import (
+    ATTEMPTS,
+    LOST_AT_MOST,
+    MEMBERS,
+    ROWS,
+    TIMEOUT_S,
+    Weather,
+    check,
+    mostly_right,
+    patience,
+    question_of,
+    ride_out,
+)
+from tests.kits.consortium_kit import judged
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 
 pytestmark = [
     pytest.mark.chaos,
@@ -19,10 +41,8 @@ pytestmark = [
 QUESTIONS = 1000
 OTHERS = 200
 """Questions of the storms in which one vendor is away all the time: each costs its timeouts or its backoff."""
-
-
-def rubbish(seen: SeenRequest) -> Reply:
-    return Reply(text=RUBBISH[seen.index % len(RUBBISH)])
+STRICKEN = MEMBERS[1].partition("/")[2]
+ARBITERS = ["openai/judge", "anthropic/appeal"]
 
 
 async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,21 +55,118 @@ async def test_every_row_of_the_failure_table(vendors: LoopbackVendors, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "step"),
+    ("name", "always", "most"),
     [
-        ("down", faults.server_error(503)),
-        ("hung", faults.hang()),
-        ("rubbish", rubbish),
-        ("gone", faults.close_before()),
+        ("down", faults.server_error(503), ATTEMPTS),
+        ("hung", faults.hang(), LOST_AT_MOST),
+        ("gone", faults.close_before(), LOST_AT_MOST),
+        ("cut", faults.cut_mid_body(), LOST_AT_MOST),
+        ("rubbish", None, LOST_AT_MOST),
     ],
 )
 async def test_one_vendor_all_the_time(
-    name: str, step: object, vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+    name: str, always: Step | None, most: int, vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timeout = 2.0 if name == "hung" else TIMEOUT_S
-    always = {MEMBERS[1].partition("/")[2]: step}
+    weather = Weather(
+        seed=3, rate=0.05, always={STRICKEN: always} if always else {}, rubbish=None if always else STRICKEN
+    )
     with patience(monkeypatch):
-        records, found = await ride_out(vendors, Weather(seed=3, rate=0.05, always=always), OTHERS, timeout)  # type: ignore[arg-type]
+        records, found = await ride_out(vendors, weather, OTHERS, timeout)
     check(records, found, OTHERS)
-    tell(f"storm: one vendor {name} all the time, 5 % elsewhere", **found)
+    tell(f"storm: one vendor {name} all the time, 5 % elsewhere", bound=most, **found)
     assert found["statuses"].get("finished", 0) > OTHERS * 0.9
+    assert found["most_attempts_of"][MEMBERS[1]] == most, "no more, and no fewer"
+    if always:
+        assert vendors.count(STRICKEN) == most * OTHERS
+
+
+async def test_the_same_seed_is_the_same_storm(
+    vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever comes first: the vendors' latency changes the order in which requests arrive."""
+    seen: list[dict[str, Any]] = []
+    orders: list[list[tuple[str, str]]] = []
+    for number, latency in enumerate((0.0, 0.03)):
+        vendors.reset()
+        vendors.delay = latency
+        stored = temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / str(number)})
+        weather = Weather(seed=5, rate=0.3, rows=tuple(name for name in ROWS if name != "hang"))
+        with patience(monkeypatch), stored:
+            # Nothing hangs, and a machine that is busy is no timeout.
+            records, found = await ride_out(vendors, weather, 20, timeout=60)
+        check(records, found, 20)
+        orders.append([(one.model, one.prompt) for one in vendors.seen])
+        same = {name: value for name, value in found.items() if name != "seconds"}
+        seen.append(same | {"sent": weather.sent, "asked": Counter(orders[-1])})
+        seen[-1]["answers"] = [record.answer for record in records]
+    assert seen[0] == seen[1]
+    assert orders[0] != orders[1], "the requests came in another order"
+    told = ("questions", "seed", "rate", "right", "requests", "failed_calls", "faults_sent", "rows_sent")
+    tell("storm: the same seed twice", **{name: seen[0][name] for name in told})
+
+
+def answered(seen: SeenRequest, chance: random.Random) -> Reply:
+    """Answer as a member, or as an arbiter who is not always confident and not always to be read."""
+    if seen.schema is None:
+        return mostly_right(seen, chance)
+    if chance.random() < 0.1:
+        return Reply(text="I have thought about it, and the first one is right.")
+    return judged(chance.choice([50, 90]), f"The synthesis is {question_of(seen)}.", needs_iteration=True)
+
+
+async def test_an_arbiter_in_the_weather(vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge fails like everybody: asked again, then the other one, then the nearest answer stands in."""
+    config = ConsortiumConfig.model_validate(
+        {
+            "members": MEMBERS,
+            "arbiter": ARBITERS[0],
+            "fallback_arbiters": ARBITERS[1:],
+            "max_iterations": 2,
+            "timeout": TIMEOUT_S,
+        }
+    )
+
+    async def ask(prompt: str) -> Record:
+        return await run_consortium(prompt, config)
+
+    with patience(monkeypatch):
+        records, found = await ride_out(vendors, Weather(seed=7, rate=0.2, answer=answered), OTHERS, ask=ask)
+    stood_in = 0
+    for record in records:
+        assert record.status in {"confident", "max_iterations", "finished", "failed"}, record.status
+        assert (record.answer is None) == (record.status == "failed")
+        # Of a second iteration below the quorum the cause is kept, and the first one's answer stands.
+        assert (record.error is not None) == (record.iterations[-1].synthesis is None)
+        for iteration in record.iterations:
+            judgements = iteration.judgements
+            for call in (*iteration.responses, *judgements):
+                assert 1 <= call.attempts <= ATTEMPTS and call.possibly_billed <= LOST_AT_MOST, call
+            if (synthesis := iteration.synthesis) is None:
+                continue
+            texts = {one.text for one in iteration.responses if one.answered}
+            if synthesis.arbiter is None:
+                stood_in += 1
+                assert synthesis.text in texts and synthesis.confidence is None
+                assert record.degraded or record.best_iteration != iteration.number
+                assert any("no arbiter could judge" in warning for warning in record.warnings)
+                assert judgements and all(
+                    one.error is not None or "first one is right" in (one.text or "") for one in judgements
+                )
+            else:
+                assert synthesis.text not in texts and synthesis.text.startswith("The synthesis is ")
+                assert synthesis.confidence in {0.5, 0.9}
+    booked = sum(record.requests for record in records)
+    assert found["requests"] <= booked
+    judged_by = Counter(str(one.synthesis.arbiter) for record in records for one in record.iterations if one.synthesis)
+    assert len(judged_by) == 3, "all three ends have come"
+    tell(
+        "storm: an arbiter in the weather, 20 %",
+        questions=OTHERS,
+        statuses=found["statuses"],
+        iterations=sum(len(record.iterations) for record in records),
+        judged_by=dict(sorted(judged_by.items())),
+        stood_in=stood_in,
+        requests=found["requests"],
+        requests_booked=booked,
+    )

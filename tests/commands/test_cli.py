@@ -233,7 +233,7 @@ def test_check_says_what_is_there(consensus, vendors):
 def test_tokens_put_the_main_command_first():
     assert tokens(["What is love?"]) == ["consortium", "What is love?"]
     assert tokens(["-m", "a/b", "x"]) == ["consortium", "-m", "a/b", "x"]
-    assert tokens(["save", "x", "--flow", "consortium", "-m", "a/b"]) == ["save-consortium", "x", "-m", "a/b"]
+    assert tokens(["save", "x", "--flow", "consortium", "-m", "a/b"]) == ["save --flow consortium", "x", "-m", "a/b"]
     assert tokens(["keys", "list"]) == ["keys", "list"]
     with pytest.raises(Stop, match="nonsense"):
         tokens(["save", "x", "--flow", "nonsense"])

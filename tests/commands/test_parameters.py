@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from blocks.consortium import ConsortiumConfig
 from blocks.member import MOST_INSTANCES, members_of, parse_member
 from blocks.pump import PumpConfig
 from blocks.sampling import Sampling
+from flows.batch import batch
 from flows.openrouter_models import openrouter_working_models
 from flows.prefer_prompts import prefer_prompts
 from flows.pump import pump
+from tasks.batches.journal_place import dated
 from tasks.check_cases import read_cases
 from tasks.errors import ConfigurationError
 from tasks.json_text import parse
@@ -48,7 +52,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder.mkdir()
     monkeypatch.setenv(FOLDER, str(folder))
 
-    async def run(flow: Flow[Any, Any], **parameters: Any) -> Any:
+    async def run(flow: Flow[Any, Any], /, **parameters: Any) -> Any:
         async with get_client() as client:
             flow_id = await client.create_flow(flow)
             deployment = await client.create_deployment(flow_id=flow_id, name="from-elsewhere")
@@ -58,7 +62,12 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             finally:
                 await client.delete_deployment(deployment)
 
-    run.folder = folder  # type: ignore[attr-defined]
+    def unnamed() -> None:
+        """Let the worker run in the folder, and the variable name none."""
+        monkeypatch.delenv(FOLDER)
+        monkeypatch.chdir(folder)
+
+    run.folder, run.unnamed = folder, unnamed  # type: ignore[attr-defined]
     return run
 
 
@@ -91,12 +100,89 @@ def test_no_address_and_no_key_is_passed_through(name: str) -> None:
         {"generationConfig": {"maxOutputTokens": 10**6}},
         {"generation_config": {"candidateCount": 9}},
         {"stream": True},
+        {"Model": "dearest"},
+        {"models": ["openai/o1-pro"]},
+        {"route": "fallback"},
+        {"preset": "mine"},
+        {"fallbacks": [{"model": "dearest"}]},
+        {"safety_model": "dearest"},
+        {"generationConfig": {}, "generation_config": {"maxOutputTokens": 10**6}},
+        {"generationConfig": {"routingConfig": {"autoMode": {}}}},
+        {"config": {"max_output_tokens": 10**6}},
+        {"max_new_tokens": 10**6},
+        {"n_predict": 10**6},
+        {"options": {"num_predict": 10**6}},
+        {"best_of": 20},
+        {"use_beam_search": True},
+        {"plugins": [{"id": "web"}]},
+        {"tools": [{"type": "web_search"}]},
+        {"functions": []},
+        {"web_search_options": {}},
+        {"cachedContent": "x"},
+        {"chat_template": "{{ 1 }}"},
+        {"modalities": ["audio"]},
+        {"deferred": True},
+        {"a": [{"b": {"c": [[{"models": []}]]}}]},
     ],
 )
 def test_what_the_budget_is_reckoned_by_has_one_place(extra: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must not be set here"):
         Sampling(extra=extra)
-    Sampling(extra={"service_tier": "flex", "provider": {"order": ["x"]}, "logit_bias": {"1": 1}, "metadata": {"n": 1}})
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"mcp_servers": [{"type": "url", "url": "https://evil.example"}]},
+        {"litellm_params": {"x": 1}},
+        {"provider": {"api_base": "x"}},
+        {"a": {"b": [{"apiKey": "x"}]}},
+        {"azure_ad_token": "x"},
+        {"aws_secret_access_key": "x"},
+        {"vertex_credentials": "x"},
+        {"HTTP-Headers": {}},
+        {"image_url": "x"},
+        {"whatever": ["https://evil.example"]},
+        {"kv_transfer_params": {"remote_host": "x"}},
+    ],
+)
+def test_no_address_is_passed_through_at_any_depth(extra: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"must not be set here: (the address|a member answers)"):
+        Sampling(extra=extra)
+
+
+PLAIN_SETTINGS = """
+top_k top_a min_p typical_p seed random_seed repetition_penalty frequency_penalty presence_penalty
+length_penalty dry_multiplier xtc_probability dynatemp_range n_keep n_probs min_tokens ignore_eos bad_words
+skip_special_tokens guided_regex truncate_prompt_tokens prompt_cache_key prompt_cache_retention cache_prompt
+verbosity safety_identifier user store include_reasoning reasoning_format thinking_budget
+max_thinking_tokens safe_prompt prompt_mode logprobs top_logprobs keep_alive speed inference_geo
+cache_control priority lora
+"""
+OTHER_SETTINGS: dict[str, Any] = {
+    "service_tier": "flex",
+    "provider": {"order": ["x"], "only": ["y"], "allow_fallbacks": False, "sort": "price", "data_collection": "deny"}
+    | {"require_parameters": True, "quantizations": ["fp8"], "max_price": {"prompt": 1, "completion": 2}, "zdr": True},
+    "reasoning": {"effort": "low", "max_tokens": 500, "exclude": True},
+    "thinking": {"type": "enabled", "budget_tokens": 2048},
+    "generationConfig": {"presencePenalty": 0.5, "thinkingConfig": {"thinkingBudget": 0, "includeThoughts": False}},
+    "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+    "logit_bias": {"1": 1, "model": -1},
+    "metadata": {"n": 1, "model": "x", "source": "https://example.org"},
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": {"model": {}, "n": {}}}}},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "transforms": ["middle-out"],
+    "stop_token_ids": [1],
+    "options": {"num_ctx": 8192, "mirostat": 2},
+} | dict.fromkeys(PLAIN_SETTINGS.split(), 1)
+
+
+def test_what_vendors_and_servers_take_beside_is_passed_through() -> None:
+    assert Sampling(extra=OTHER_SETTINGS).extra == OTHER_SETTINGS
+    deep: Any = 1
+    for _ in range(50):
+        deep = {"x": [deep]}
+    Sampling(extra={"x": deep})
 
 
 @pytest.mark.parametrize("name", ["../one", "/etc/one", "openai/", "/", "OPENAI/x", "a b/c", "..//x", "https://x/y"])
@@ -157,6 +243,79 @@ async def test_a_deployed_run_reads_what_lies_in_its_folder(
     # Who runs it oneself may read what one may read.
     assert not deployed()
     assert place(tmp_path / "x", "field") == tmp_path / "x"
+
+
+OUTSIDE = ["{}", "../outside", "a/../../outside", "link", "file://{}", " file://{}", "local://{}", "file:///../..{}"]
+ELSEWHERE = ["FILE://{}", "simplecache::file://{}", "blockcache::local://{}", "dir::file://{}", "dir://x::file://{}"]
+ELSEWHERE += ["http://127.0.0.1:1", "sftp://127.0.0.1:1", "memory://x", "reference://x", "x://../outside"]
+
+
+@pytest.mark.parametrize(("form", "named"), zip(OUTSIDE + ELSEWHERE, cycle([True, False]), strict=False))
+async def test_a_deployed_batch_reads_and_writes_nothing_outside_of_its_folder(
+    form: str, named: bool, vendors: LoopbackVendors, worker: Any, tmp_path: Path
+) -> None:
+    if not named:
+        worker.unnamed()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "in.txt").write_text("canary0file")
+    (worker.folder / "link").symlink_to(outside)
+    (worker.folder / "in.txt").write_text("What?")
+    address = form.format(outside)
+    given = {"input": "in.txt", "output": "out.jsonl", "flow": "pump", "config": PANEL}
+    why = f"leads out of {worker.folder}" if form in OUTSIDE else "is neither a path nor an address of a store"
+    for changed in (
+        {"input": f"{address}/in.txt"},
+        {"output": f"{address}/out.jsonl"},
+        {"output": f"{address}/{{date}}.jsonl"},
+        {"output": f"{address}/out.jsonl", "shards": 2},
+        {"output": f"{address}/out.jsonl", "shards": 2, "shard": 1},
+    ):
+        state = await worker(batch, **given | changed)
+        assert state.is_failed()
+        assert f"ConfigurationError: {next(iter(changed))}: " in state.message and why in state.message
+        assert "canary0file" not in state.message
+    assert sorted(path.name for path in outside.iterdir()) == ["in.txt"]
+    assert sorted(path.name for path in worker.folder.iterdir()) == ["in.txt", "link"]
+    assert vendors.count() == 0
+
+
+async def test_a_link_that_has_the_name_of_a_day_is_followed_too(
+    vendors: LoopbackVendors, worker: Any, tmp_path: Path
+) -> None:
+    (worker.folder / "in.txt").write_text("What?")
+    (worker.folder / dated("{date}.jsonl")).symlink_to(tmp_path / "out.jsonl")
+    for changed in (
+        {"output": "{date}.jsonl"},
+        {"config": PANEL | {"prompt_set": "../mine.toml"}},
+        {"input": "a\0b.txt"},
+    ):
+        given = {"input": "in.txt", "output": "out.jsonl", "flow": "pump", "config": PANEL}
+        state = await worker(batch, **given | changed)
+        assert state.is_failed() and ("leads out of" in state.message or "is no path" in state.message), state.message
+    assert vendors.count() == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_deployed_batch_works_in_its_folder(
+    named: bool, vendors: LoopbackVendors, worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not named:
+        worker.unnamed()
+    (worker.folder / "data").mkdir()
+    (worker.folder / "data" / "in.txt").write_text("What?")
+    (worker.folder / "link").symlink_to(worker.folder / "data")
+    for number, source in enumerate(
+        ("data/in.txt", " link/../data/in.txt", f"local://{worker.folder}/data", "file://link")
+    ):
+        state = await worker(batch, input=source, output=f"link/out-{number}-{{date}}.csv", flow="pump", config=PANEL)
+        assert state.is_completed(), state.message
+        assert (worker.folder / "data" / dated(f"out-{number}-{{date}}.csv")).is_file()
+    for module in ("s3fs", "gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for scheme in ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"):
+        state = await worker(batch, input=f"{scheme}://bucket/in.txt", output="out.csv", flow="pump", config=PANEL)
+        assert "pip install 'consensus-flows[" in state.message or scheme == "abfss", state.message
 
 
 @pytest.mark.parametrize("field", ["prompts", "output"])

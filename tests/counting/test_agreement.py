@@ -1,13 +1,16 @@
 """Agreement is measured from the texts: symmetric, without regard to order, and fast."""
 
+import math
 import random
 import time
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.counting.agreement import agreement, medoid
+from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.counting.wording import MAX_WORDS, similarity, words
 
 prose = st.text(alphabet=st.sampled_from("ab c.,1é中🙂"), max_size=40)
@@ -94,3 +97,28 @@ def test_megabytes_are_compared_in_less_than_a_second(unit):
     agreement(texts)
     medoid(texts)
     assert time.monotonic() - started < 1
+
+
+@given(st.lists(prose, max_size=8), st.booleans())
+def test_comparing_in_bulk_changes_nothing(texts, kept):
+    """Equal texts are compared once, words are coded, and what was found out is kept: the figures are those of the pairs."""
+    likeness = Likeness() if kept else LEXICAL
+    pairs = [similarity(one, other) for one, other in combinations(texts, 2)]
+    mean = round(math.fsum(pairs) / len(pairs), 4) if pairs else None
+    for _ in range(2):
+        assert agreement(texts, likeness) == mean
+    if texts:
+        sums = [math.fsum(similarity(one, other) for other in texts) for one in texts]
+        assert medoid(texts, likeness) == sums.index(max(sums))
+    assert not LEXICAL.memo
+
+
+def test_a_thousand_instances_are_compared_in_seconds():
+    chance = random.Random(0)
+    answers = [" ".join(f"w{chance.randrange(900)}" for _ in range(40)) for _ in range(300)]
+    texts = [chance.choice(answers) for _ in range(1000)]
+    likeness = Likeness()
+    started = time.thread_time()
+    agreement(texts, likeness)
+    medoid(texts, likeness)
+    assert time.thread_time() - started < 4

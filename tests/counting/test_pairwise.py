@@ -1,8 +1,12 @@
 """A judge that compares answers in pairs: both orders, ties, sorting by few comparisons, and fusing the best."""
 
+import asyncio
 import re
+from itertools import combinations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blocks.member import ModelName
 from blocks.vote import VoteConfig
@@ -111,12 +115,39 @@ async def test_rubbish_is_asked_for_again_and_then_decides_nothing(panel):
 
     panel.script("judge", then=moody)
     record = await run_vote("What?", config())
-    assert record.answer == "worth 3"
+    assert (record.answer, record.degraded) == ("worth 3", True)
+    assert "openai/judge could not compare 3 of 6 pairs: these count for neither side" in record.warnings
+    assert "not ranked, because in no comparison that could be read: anthropic/two#1" in record.warnings
     unread = [one for one in record.comparisons if one.said == (None, None)]
     assert len(unread) == 3
     assert record.iterations[0].synthesis.ranking == ["openai/four#1", "google/three#1", "openai/one#1"]
     assert panel.count("judge") == 6 + 2 * 6
     assert any(call.text == "rubbish" and call.error.kind == "malformed" for call in record.iterations[0].judgements)
+
+
+@pytest.mark.parametrize("unread", ["one", "two", "three", "four"])
+@pytest.mark.parametrize("comparisons", [3, 4, 6])
+async def test_an_answer_that_cannot_be_judged_is_not_elected(panel, unread, comparisons):
+    """Sorting took the first of a pair that the judge could not judge for the better one."""
+
+    def blind(seen):
+        return faults.bad_request()(seen) if TEXTS[unread] in seen.prompt else verdict(seen)
+
+    panel.script("judge", then=blind)
+    record = await run_vote("What?", config(comparisons=comparisons))
+    assert (record.answer != TEXTS[unread], record.degraded) == (True, True)
+    if comparisons == 6:
+        assert record.answer == ("worth 3" if unread == "two" else "worth 4")
+    ranked = record.iterations[0].synthesis.ranking
+    judged = {member for one in record.comparisons if None not in one.said for member in one.pair}
+    assert set(ranked) == judged
+
+
+async def test_what_was_not_compared_is_not_ranked(panel):
+    record = await run_vote("What?", config(comparisons=1))
+    assert record.answer == "worth 3", "of three and four; who is listed first was not compared with anybody"
+    assert record.iterations[0].synthesis.ranking == ["openai/four#1", "google/three#1"]
+    assert not record.degraded
 
 
 async def test_a_judge_that_fails_leaves_the_answer_nearest_to_the_others(panel):
@@ -178,3 +209,25 @@ async def test_sorting_never_compares_a_pair_twice():
     assert (await bubble("abcdefgh", duel, 7))[0] == ["d"]
     assert len(seen) == 7
     assert ModelName("openai", "judge") == ("openai", "judge")
+
+
+@given(st.permutations("abcdef"), st.sets(st.sampled_from(list(combinations("abcdef", 2)))), st.integers(1, 20))
+def test_who_leads_was_judged_and_lost_to_nobody_without_need(worth, unread, limit):
+    """With enough duels the first is the best of all with whom it could be compared, whatever could not be judged."""
+    fought = []
+
+    async def duel(one, other):
+        said = None if (one, other) in unread else "tie"
+        fought.append((one, other))
+        winner = None if said is None else max(one, other, key=worth.index)
+        return Comparison(pair=(one, other), said=(said, said), winner=winner)
+
+    order = [name for (name,) in asyncio.run(bubble("abcdef", duel, limit))]
+    told = [pair for pair in fought if pair not in unread]
+    assert len(fought) == len(set(fought)) <= limit
+    assert set(order) == {name for pair in told for name in pair}
+    if not unread and limit >= 15:
+        assert order == list(reversed(worth))
+    if order and limit >= 15:
+        lost = [pair for pair in told if order[0] in pair and max(pair, key=worth.index) != order[0]]
+        assert not lost

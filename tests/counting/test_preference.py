@@ -1,6 +1,7 @@
 """What rankings come to: pure functions, no Prefect and no model."""
 
 import math
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -71,8 +72,35 @@ def test_without_own_answers_self_preference_is_not_known():
 
 
 def test_judges_of_the_same_model_count_as_itself():
-    scores = score([said("p/a#2", "p/a#1", B), said(B, "p/a#2", "p/a#1")], ["p/a#1", "p/a#2", B])
+    scores = score([said("p/a#2", "p/a#1", B), said(B, B, "p/a#1")], ["p/a#1", "p/a#2", B])
     assert (scores.members["p/a#1"].rank_by_self, scores.members["p/a#1"].rank_by_others) == (1, 2)
+    assert scores.members["p/a#1"].self_preference == scores.self_preference == 1
+
+
+@pytest.mark.parametrize("order", list(permutations(["p/m#1", "p/m#2", "p/x#1", "p/y#1"]))[::5])
+def test_judges_who_agree_prefer_nobody(order):
+    """Judges that are not shown their own see different answers: places among these are no sign of anything."""
+    members = ["p/m#1", "p/m#2", "p/x#1", "p/y#1"]
+    others = [said(judge, *(one for one in order if one != judge)) for judge in members]
+    scores = score(others, members)
+    assert scores.self_preference is None
+    assert all(one.self_preference is one.rank_by_self is None for one in scores.members.values())
+    assert all(one.rank_by_others is not None for one in scores.members.values())
+    scores = score([said(judge, *order) for judge in members], members)
+    assert scores.self_preference == 0
+    # A round in which fewer were ranked, too: only judges of one round and of the same answers are compared.
+    fewer = [said(judge, *(one for one in order if one != "p/y#1"), number=2) for judge in members[:3]]
+    assert score([*fewer, *others], members).self_preference == 0
+
+
+def test_self_preference_is_averaged_over_what_can_be_compared():
+    selfish = [said(A, A, B, C), said(B, B, A, C), said(C, C, A, B)]
+    modest = [said(A, B, A, number=2), said(B, B, A, number=2), said(C, A, B, number=3)]
+    scores = score([*selfish, *modest], [A, B, C])
+    # Of A: by 1 place in the first round (the others say 2 and 2), by none in the second; the third has only another judge.
+    assert scores.members[A].self_preference == 0.5
+    assert scores.members[A].rank_by_others - scores.members[A].rank_by_self == 0.5
+    assert scores.members[C].self_preference == 2
 
 
 def test_position_effect():
@@ -126,10 +154,7 @@ SCHEMA = preference_schema(["A", "B", "C"])
         ('{"can_rank": "yes", "ranks": {"A": "2", "B": 3.0, "C": 2}}', (("A", "C"), ("B",))),
         ('{"can_rank": false}', ()),
         ('{"can_rank": false, "ranks": {"A": 9}}', ()),
-        (
-            'B said {"can_rank": false} but I say\n```json\n{"ranks": {"A": 3, "B": 2, "C": 1}}\n```',
-            (("C",), ("B",), ("A",)),
-        ),
+        ('As {"x": 1} says:\n```json\n{"ranks": {"A": 3, "B": 2, "C": 1}}\n```', (("C",), ("B",), ("A",))),
     ],
 )
 def test_rankings_are_read(text, ranking):
@@ -149,6 +174,11 @@ def test_rankings_are_read(text, ranking):
         ('{"ranks": {"A": 1, "B": 2, "C": 4}}', "a rank is '4'"),
         ('{"ranks": {"A": true, "B": 2, "C": 3}}', "a rank is 'True'"),
         ('{"ranks": {"A": 1.5, "B": 2, "C": 3}}', "a rank is '1.5'"),
+        ('{"ranks": {"A": "' + "9" * 5_000 + '", "B": 2, "C": 3}}', "a rank is '999"),
+        ('{"ranks": {"A": ' + "9" * 5_000 + ', "B": 2, "C": 3}}', "broken"),
+        ('{"ranks": {"A": [1], "B": 2, "C": 3}}', "a rank is a list"),
+        ('B said {"can_rank": false} but I say {"ranks": {"A": 3, "B": 2, "C": 1}}', "they differ"),
+        ('{"ranks": {"A": 3, "B": 2, "C": 1}} where B said {"can_rank": false}', "they differ"),
         ('{"can_rank": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "can_rank is 'perhaps'"),
         ('{"analysis": 3, "ranks": {"A": 1, "B": 2, "C": 3}}', "analysis must be a text"),
     ],

@@ -173,9 +173,11 @@ async def test_a_budget_is_never_exceeded_whoever_spends_at_once(most_calls, mos
         except BudgetError:
             return
         await asyncio.sleep(chance.random() / 1000)
-        if not lost:  # a response that was lost stays booked at its worst case
+        if lost:  # it stays booked at its worst case
+            reservation.settle(None, None, lost=True)
+        else:
             used = min(used, limit)
-            purse.settle(reservation, Usage(input_tokens=10, output_tokens=used), 10 * 1e-6 + used * price_out)
+            reservation.settle(Usage(input_tokens=10, output_tokens=used), 10 * 1e-6 + used * price_out)
 
     async def watch() -> None:
         for _ in range(5):

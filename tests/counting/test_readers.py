@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.judging.judgement import read_judgement, schema_of
-from tasks.readers import UnreadableError, flag, json_object, read_json, share, texts
+from tasks.readers import UnreadableError, flag, json_object, read_json, read_with, share, texts
 
 SYNTHESIS = schema_of("synthesize", ["A", "B"])
 RANKING = schema_of("rank", ["A", "B", "C"])
@@ -69,9 +69,8 @@ def test_a_share_lies_between_0_and_1_or_is_refused(value):
 @pytest.mark.parametrize(
     "text",
     [
-        f"Answer A wrote {json.dumps(QUOTED)}, which is too sure. {json.dumps(OWN)}",
-        f"Answer A wrote:\n```json\n{json.dumps(QUOTED)}\n```\nMine is {json.dumps(OWN)}",
-        f"{json.dumps(QUOTED)}\n\n```json\n{json.dumps(OWN)}\n```",
+        f'Answer A wrote {{"answer": 18}}. Mine is {json.dumps(OWN)}',
+        f"{json.dumps(OWN)}\n\nThe same again:\n```json\n{json.dumps(OWN, indent=1)}\n```",
         f"Let {{x}} be the set {{1, 2}}. {json.dumps(OWN)}",
         json.dumps(OWN | {"analysis": f"A is only an object: {json.dumps(QUOTED)}"}),
         json.dumps(OWN | {"quotation": QUOTED}),
@@ -81,6 +80,47 @@ def test_a_share_lies_between_0_and_1_or_is_refused(value):
 def test_a_quoted_object_does_not_win_over_the_judges_own(text):
     read = read_judgement(text, SYNTHESIS)
     assert (read.synthesis, read.confidence, read.needs_iteration) == ("own", 0.4, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Answer A wrote {json.dumps(QUOTED)}, which is too sure. {json.dumps(OWN)}",
+        f"{json.dumps(QUOTED)}\n\n```json\n{json.dumps(OWN)}\n```",
+        f"{json.dumps(OWN)}\n\nNote: answer B tried to pass this off as my verdict: {json.dumps(QUOTED)}",
+        f"```json\n{json.dumps(OWN)}\n```\nB wrote:\n```json\n{json.dumps(QUOTED)}\n```",
+        f"{json.dumps(OWN | {'confidence': 1})} {json.dumps(OWN | {'confidence': 1.0})}",
+    ],
+)
+def test_of_two_judgements_that_differ_none_is_read(text):
+    """One is a quotation, and whether it comes before or after the judge's own cannot be told."""
+    with pytest.raises(UnreadableError, match="they differ"):
+        read_judgement(text, SYNTHESIS)
+
+
+def test_a_quotation_that_was_not_escaped_adds_no_field():
+    with pytest.raises(UnreadableError, match="'synthesis' twice"):
+        read_judgement('{"analysis": "A says ", "synthesis": "own", "confidence": 9, "synthesis": "quoted"}', SYNTHESIS)
+
+
+@pytest.mark.parametrize("field", ["confidence", "needs_iteration", "dissent", "refinement_areas", "more"])
+def test_an_object_nested_without_end_is_read_or_refused(field):
+    for opens, closes in (("[", "]"), ('{"a":', "}")):
+        for depth in (100, 500, *range(900, 1000, 7), 5_000, 100_000):
+            value = opens * depth + "1" + closes * depth
+            text = f'{{"synthesis": "own", "confidence": 40, "{field}": {value}}}'.replace(
+                '"confidence": 40, "confidence"', '"confidence"'
+            )
+            with contextlib.suppress(UnreadableError):
+                assert read_judgement(text, SYNTHESIS).synthesis == "own"
+
+
+def test_whatever_a_reader_raises_the_text_counts_as_unreadable():
+    def broken(text, schema):
+        raise RecursionError(text, schema)
+
+    with pytest.raises(UnreadableError, match=r"cannot be read \(RecursionError\)"):
+        read_with(broken, "x", None)
 
 
 @pytest.mark.parametrize(

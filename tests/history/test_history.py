@@ -27,7 +27,7 @@ from tasks.recording import NOT_RECORDED, recorded
 from tasks.reports.report import start_record
 from tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
-from tests.kits.history_kit import ROOT, entry, in_processes, record, response, rows, written
+from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
 from tests.vendors import Reply, faults
 
 RUNS, CALLS = 20, 10
@@ -351,6 +351,15 @@ def test_filters(database):
     assert ids(model="openrouter/deepseek/deepseek-r1:free") == ids(model="deepseek/deepseek-r1:free") == "b"
     assert ids(model="openai/m2") == ids(model="m2") == "ca"
     assert ids(model="m2%") == ids(model="M2") == ""
+
+
+def test_stats_of_a_model_with_a_call_that_nobody_knows_the_cost_of(database):
+    lost = record("a", calls=4)
+    lost.iterations[0].responses[0].cost_usd = None
+    lost.iterations[0].responses[1].error, lost.iterations[0].responses[1].cost_usd = failed(2, "timeout").error, None
+    written(database, entry(lost), entry(record("b", calls=4)))
+    found = {one.model: one for one in database.read(lambda c: model_stats(c, Filter()))}
+    assert (found["openai/m1"].cost_usd, found["openai/m2"].cost_usd) == (None, 0.001), "what is known, if anything is"
 
 
 def test_stats_of_each_model(database):

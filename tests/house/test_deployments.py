@@ -9,6 +9,9 @@ from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from tasks.errors import ConfigurationError
+from tests.kits.consortium_kit import say
+
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
@@ -74,3 +77,160 @@ async def test_a_schedule_makes_runs(prefect_server):
         )
     runs = found.json()
     assert len(runs) >= 2 and all(run["auto_scheduled"] for run in runs)
+
+
+# What a run is given, and what its deployment sets.
+
+
+@pytest.fixture
+async def deployed(results, vendors, monkeypatch):
+    """Runs the pump as a worker does: as a run of a deployment that has parameters of its own."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow_async
+
+    from blocks.pump import Pump, PumpConfig
+    from flows.pump import pump
+
+    say(vendors, own="of the deployment", night="of the saved one", given="of the run")
+    await Pump(config=PumpConfig(members=["openai/night"])).asave("night", overwrite=True)
+
+    async def run(own: dict[str, Any], **given: Any) -> Any:
+        async with get_client() as client:
+            flow_id = await client.create_flow(pump)
+            deployment = await client.create_deployment(flow_id=flow_id, name="pump", parameters=own)
+            made = await client.create_flow_run_from_deployment(deployment, parameters={"prompt": "What?", **given})
+            try:
+                return await run_flow_async(pump, flow_run=made, parameters=made.parameters, return_type="state")
+            finally:
+                await client.delete_deployment(deployment)
+
+    yield run
+    await Pump.adelete("night")
+
+
+OWN, GIVEN = {"members": ["openai/own"]}, {"members": ["openai/given"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "answer"),
+    [
+        ({"config": OWN}, {}, "of the deployment"),
+        ({"config": OWN}, {"saved": None}, "of the deployment"),
+        ({"config": OWN}, {"saved": ""}, "of the deployment"),  # as a form may leave it
+        ({"config": OWN}, {"saved": "night"}, "of the saved one"),
+        # As the form of the UI sends it, which shows the deployment's and fills in what is not set.
+        ({"config": OWN}, {"config": OWN | {"quorum": None, "budget": {}}, "saved": "night"}, "of the saved one"),
+        ({"config": OWN}, {"config": GIVEN}, "of the run"),
+        ({"saved": "night"}, {}, "of the saved one"),
+        ({"saved": "night"}, {"config": GIVEN}, "of the run"),
+        ({}, {"saved": "night"}, "of the saved one"),
+    ],
+)
+async def test_what_a_run_is_given_comes_before_what_its_deployment_sets(deployed, own, given, answer):
+    state = await deployed(own, **given)
+    assert state.is_completed(), state.message
+    assert (await state.result()).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "said"),
+    [
+        ({"config": OWN}, {"config": GIVEN, "saved": "night"}, "saved: 'night' is named, and config is given too"),
+        ({}, {"config": GIVEN, "saved": "night"}, "give one of them"),
+        ({"config": OWN, "saved": "night"}, {}, "give one of them"),
+        ({"config": OWN}, {"saved": "nowhere"}, "no configuration is saved as 'nowhere'"),
+        ({}, {}, "no configuration is saved as 'default'"),
+    ],
+)
+async def test_what_contradicts_itself_is_refused_before_any_call(deployed, vendors, own, given, said):
+    state = await deployed(own, **given)
+    assert state.is_failed() and said in state.message
+    assert vendors.count() == 0
+
+
+def _flows_with_saved() -> list[Flow]:
+    flows = [load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False) for one in DEPLOYMENTS]
+    return [flow for flow in flows if "saved" in parameter_schema(flow).properties]
+
+
+async def test_every_flow_refuses_both_and_says_what_each_is_for(monkeypatch, prefect_server, vendors, tmp_path):
+    monkeypatch.chdir(ROOT)
+    flows = _flows_with_saved()
+    assert len(flows) >= 9
+    for flow in flows:
+        (deployment,) = (one for one in DEPLOYMENTS if one["entrypoint"].endswith(f":{flow.fn.__name__}"))
+        given = {"prompt": "Why?", **deployment["parameters"], "saved": "night"}
+        known = parameter_schema(flow).properties
+        values = flow.validate_parameters({name: value for name, value in given.items() if name in known})
+        with pytest.raises(ConfigurationError, match="saved: 'night' is named, and config is given too"):
+            await flow.fn(**values)
+        assert "in place of config" in known["saved"]["description"], flow.name
+    assert vendors.count() == 0
+
+
+async def test_a_batch_goes_by_the_flow_of_what_is_saved(results, vendors, tmp_path, monkeypatch):
+    """The deployment's flow belongs to the config that gives way."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow_async
+
+    from blocks.pump import Pump, PumpConfig
+    from flows.batch import batch
+
+    monkeypatch.setenv("CONSENSUS_FILES", str(tmp_path))
+    say(vendors, night="of the saved one")
+    await Pump(config=PumpConfig(members=["openai/night"])).asave("night", overwrite=True)
+    (tmp_path / "in.txt").write_text("What?\n")
+    own = {"input": "in.txt", "output": "out.jsonl", "flow": "vote", "config": OWN}
+    try:
+        async with get_client() as client:
+            flow_id = await client.create_flow(batch)
+            deployment = await client.create_deployment(flow_id=flow_id, name="batch", parameters=own)
+            made = await client.create_flow_run_from_deployment(deployment, parameters={"saved": "night"})
+            state = await run_flow_async(batch, flow_run=made, parameters=made.parameters, return_type="state")
+            await client.delete_deployment(deployment)
+        assert state.is_completed(), state.message
+        assert (await state.result()).algorithm == "pump"
+        assert "of the saved one" in (tmp_path / "out.jsonl").read_text()
+    finally:
+        await Pump.adelete("night")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "config"),
+    [
+        ("consensus_learning", {"members": ["a/b"], "aggregator": "a/c", "aggregator_context": "Be terse."}),
+        ("consensus_learning", {"members": ["a/b"], "aggregator": "a/c", "aggregator_prompt": "Merge them."}),
+        (
+            "consensus_learning",
+            {"members": ["a/b"], "aggregator": "a/c", "aggregator_prompt": [{"role": "user", "content": "Merge."}]},
+        ),
+        (
+            "mixture_of_agents",
+            {"layers": ["a/b,a/c:2", ["a/b"], {"members": ["a/b"], "quorum": 1}], "aggregator": "a/c"},
+        ),
+    ],
+)
+async def test_what_a_description_promises_is_taken_by_prefect(entrypoint, config, monkeypatch, prefect_server):
+    """The server checks parameters against the schema of the flow, before the flow's own check."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    monkeypatch.chdir(ROOT)
+    flow = load_flow_from_entrypoint(f"flows/{entrypoint}.py:{entrypoint}", use_placeholder_flow=False)
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    async with get_client() as client:
+        made = await client.create_deployment(
+            flow_id=await client.create_flow(flow),
+            name="form",
+            parameter_openapi_schema=schema,
+            enforce_parameter_schema=True,
+        )
+        try:
+            run = await client.create_flow_run_from_deployment(made, parameters={"prompt": "Why?", "config": config})
+            assert flow.validate_parameters(run.parameters)["config"] is not None
+            with pytest.raises(PrefectHTTPStatusError):
+                await client.create_flow_run_from_deployment(
+                    made, parameters={"prompt": "Why?", "config": config | {"members": 3, "layers": 3}}
+                )
+        finally:
+            await client.delete_deployment(made)

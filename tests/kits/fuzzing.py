@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import random
 from collections.abc import Callable
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -157,6 +163,28 @@ def _batch_input(text: str) -> None:
     _allowed(lambda: Source("memory://fuzzing.csv", prompt_template=text))
 
 
+_PACKED = {"csv.gz": gzip.compress, "jsonl.bz2": bz2.compress, "json.xz": lzma.compress, "txt.gz": gzip.compress}
+
+
+def _packed_input(text: str) -> None:
+    """Read packed files and Parquet, whole ones and with some of their bytes changed."""
+    memory = fsspec.filesystem("memory")
+    data = text.encode("utf-8", "surrogatepass")
+    chance = random.Random(data)
+    files = {ending: pack(data) for ending, pack in _PACKED.items()}
+    table = io.BytesIO()
+    shown = data.decode("utf-8", "replace")
+    pq.write_table(pa.table({"prompt": [shown, "x"], "parts": [shown.split(), None], "raw": [data, data[:9]]}), table)
+    files["parquet"] = table.getvalue()
+    for ending, whole in files.items():
+        broken = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        for content in (whole, bytes(broken), whole[: chance.randint(0, len(whole))]):
+            memory.pipe_file(f"/fuzzing.{ending}", content)
+            _allowed(lambda ending=ending: list(Source(f"memory://fuzzing.{ending}", prompt_column="prompt").rows()))
+
+
 TARGETS: dict[str, Callable[[str], Any]] = {
     "extractor": _extract,
     "judge reader": _judge,
@@ -167,6 +195,7 @@ TARGETS: dict[str, Callable[[str], Any]] = {
     "configurations": _configs,
     "cases": lambda text: _allowed(lambda: read_cases(text)),
     "batch input": _batch_input,
+    "packed batch input": _packed_input,
     "record": lambda text: _allowed(lambda: Record.model_validate_json(text.encode("utf-8", "replace"))),
     "shown": _show,
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from prefect import flow, get_run_logger
@@ -28,8 +31,9 @@ from blocks import AnthropicCredentials, GoogleCredentials, OpenAICompatibleCred
 from blocks.credentials import ModelCredentials
 from tasks.calls.call import Caller
 from tasks.calls.scrub import scrub
+from tasks.calls.secret_forms import is_telling, strike
 from tasks.record import Response
-from tests.kits.asking import asking, forget, outcome, question
+from tests.kits.asking import asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 
 # None of them looks like a key of any vendor, so that only knowing the key can strike it out.
@@ -63,12 +67,15 @@ def echo(status: int) -> Step:
     """Refuse, and say the key in every way that a careless server might."""
 
     def step(seen: SeenRequest) -> Reply:
-        headers = seen.headers
-        key = headers.get("x-api-key") or headers.get("x-goog-api-key") or headers["authorization"]
-        made = faults.failure(status, f"Incorrect API key provided: {key}. ({key.split()[-1]!r}, again {key})")
-        return made if isinstance(made, Reply) else made(seen)
+        key = seen.headers.get("authorization", seen.key)
+        return http_error(seen, status, f"Incorrect API key provided: {key}. ({seen.key!r}, again {key})")
 
     return step
+
+
+def http_error(seen: SeenRequest, status: int, message: str) -> Reply:
+    made = faults.failure(status, message)
+    return made if isinstance(made, Reply) else made(seen)
 
 
 STEPS: list[Step] = [
@@ -78,6 +85,8 @@ STEPS: list[Step] = [
     faults.close_before(),
     faults.invalid_json(),
     faults.refusal(),
+    faults.key_repeated(),
+    faults.key_repeated(finish="length"),
 ]
 
 
@@ -147,6 +156,76 @@ async def arrived(database: Path, *marks: str) -> None:
             return
         await asyncio.sleep(0.1)
     pytest.fail(f"not in the database in {database}: {[mark for mark in wanted if mark not in found]}")
+
+
+def each(form: str) -> Callable[[str], str]:
+    return lambda key: "".join(form.format(ord(sign)) for sign in key)
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "base64 for addresses": lambda key: base64.urlsafe_b64encode(b"a" + key.encode() + b"b").decode(),
+    "basic": lambda key: "Basic " + base64.b64encode(f"user:{key}".encode()).decode(),
+    "mime": lambda key: base64.encodebytes(3 * key.encode()).decode(),
+    "address": lambda key: quote(key, safe=""),
+    "address twice": lambda key: quote(quote(key, safe=""), safe=""),
+    "address, all of it": each("%{:02x}"),
+    "slash": lambda key: key.replace("/", "\\/"),
+    "JSON": each("\\u{:04x}"),
+    "JSON in JSON": lambda key: json.dumps(json.dumps(each("\\u{:04X}")(key))),
+    "Python": each("\\x{:02x}"),
+    "HTML": lambda key: key.replace("+", "&#43;").replace("/", "&sol;").replace("=", "&#x3D;"),
+    "HTML, all of it": each("&#{:d};"),
+    "hexadecimal": lambda key: key.encode().hex().upper(),
+    "lines": lambda key: f"{key[:15]}\r\n    {key[15:]}",
+    "lines, escaped": lambda key: f"{key[:7]}\\n{key[7:20]}\\r\\n{key[20:]}",
+    "tags": lambda key: f"<b>{key[:9]}</b>{key[9:]}",
+}
+WHOLE = f"{CANARY}-forms-0123456789+/x="
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_no_other_form_of_the_key_is_shown_either(
+    name: str, server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FORMS[name]
+    for variable in BUILT_IN.values():
+        monkeypatch.setenv(variable, WHOLE)
+    forget()
+    shown = ""
+    for provider in BUILT_IN:
+        refused, good, cut = question(provider), question(provider), question(provider)
+        server.script(refused.model, lambda seen: http_error(seen, 401, f"bad key: {form(seen.key)}"))
+        server.script(good.model, faults.key_repeated(form, in_header=form(WHOLE).isprintable()))
+        server.script(cut.model, faults.key_repeated(form, finish="length"))
+        responses = [await Caller()(one) for one in (refused, good, cut)]
+        assert [one.error.kind if one.error else None for one in responses] == ["auth", None, "truncated"]
+        assert responses[1].text is not None and responses[1].text.endswith(". The answer is 18.")
+        assert "m via " in (responses[1].model_served or "")
+        shown += "".join(one.model_dump_json() for one in responses)
+    shown += b"".join(stored().values()).decode()
+    pieces = {form(WHOLE), json.dumps(form(WHOLE))[1:-1], WHOLE, WHOLE[:12], WHOLE[-12:]}
+    # The middle of what a base64 text has of it, wherever it begins.
+    pieces |= {base64.b64encode(b"." * before + WHOLE.encode()).decode()[8:24] for before in range(3)}
+    for piece in pieces:
+        assert piece not in shown, piece
+    assert shown.count("[key]") >= 3 * len(BUILT_IN)
+    forget()
+
+
+def test_a_placeholder_for_a_key_is_no_secret_in_an_answer() -> None:
+    """What servers on one's own machine are given for a key are words that an answer may have in its own right."""
+    assert not any(map(is_telling, ("ollama", "none", "not-needed", "lm-studio", "EMPTY", "key", "no-key-required")))
+    assert all(map(is_telling, ("token-abc123", "s3cret-key", "0123456789abcdef", "averylongsecretkey")))
+
+
+def test_a_long_text_is_searched_at_once() -> None:
+    key = "sk-proj-" + "aB3_-x9Q" * 20
+    for text in ("the quick brown sk-proj fox\n" * 40_000, "s" * 1_000_000, "s        " * 110_000, "\\" * 1_000_000):
+        started = time.perf_counter()
+        assert strike(text, [key]) == text
+        assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(

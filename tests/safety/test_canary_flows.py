@@ -42,7 +42,7 @@ from flows.pump import pump
 from flows.vote import vote
 from tests.kits.asking import asking
 from tests.safety.test_canary import BUILT_IN, CANARY, arrived, echo, key_of
-from tests.vendors import ANY, LISTING, LoopbackVendors, Reply, SeenRequest
+from tests.vendors import ANY, LISTING, LoopbackVendors, Reply, SeenRequest, faults
 
 MEMBERS = ["openai/m1", "anthropic/m2", "google/m3", "openrouter/m4"]
 BAD = ["openai/bad401", "anthropic/bad401", "google/bad401", "openrouter/bad401"]
@@ -91,11 +91,13 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def answers(seen: SeenRequest) -> Reply:
-    """Members answer; whoever is called bad repeats the key in an error."""
+    """Everybody repeats the key: members in an answer, whoever is called bad in an error."""
     if seen.model.startswith("bad"):
         made = echo(int(seen.model.removeprefix("bad")))
         return made if isinstance(made, Reply) else made(seen)
-    return Reply(text="The answer is 18.")
+    # A good answer says it too.
+    made = faults.key_repeated()
+    return made if isinstance(made, Reply) else made(seen)
 
 
 async def test_no_key_appears_anywhere(

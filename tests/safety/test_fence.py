@@ -5,10 +5,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judging.fence import LONGEST, fence_tag, fenced, labels, shuffled
+from tasks.judging.fence import LONGEST, fence_tag, fenced, labels, shuffled, too_long
 from tasks.plain_text import visible
 from tasks.record import Response
 
@@ -110,6 +111,16 @@ def test_a_flood_is_cut_for_the_judge_alone():
     assert f"(cut off here; {LONGEST + 1} characters in all)\n[end answer A" in shown
     assert "short" in shown
     assert "cut off" not in fenced({"A": "x" * LONGEST}, "0")
+
+
+@pytest.mark.parametrize("unit", ["\u200b", "\U000e0101", "a\u202e", "\u200f", "\x1b"])
+@pytest.mark.parametrize("length", [LONGEST // 8, LONGEST, 1_000_000])
+def test_what_is_spelt_out_counts_as_it_is_spelt(unit, length):
+    """A megabyte of characters without a shape was cut to 100,000 of them, which were then 800,098 characters."""
+    text = (unit * length)[:length]
+    shown = fenced({"A": text}, "0")
+    assert len(shown) < LONGEST + 200
+    assert too_long(text) == ("cut off here" in shown)
 
 
 def test_lone_surrogates_do_not_break_the_tag():

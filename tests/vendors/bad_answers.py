@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import anthropic_wire, google_wire, openai_wire
@@ -93,6 +94,27 @@ def error_in_success(code: int = 502, message: str = "Provider returned error") 
         if seen.vendor == "google":
             return Reply(body=google_wire.error(code, message))
         return Reply(body=openai_wire.openrouter_error(code, message, {"provider_name": "Loopback"}))
+
+    return step
+
+
+def key_repeated(form: Callable[[str], str] = str, finish: str = "stop", *, in_header: bool = False) -> Step:
+    """A good answer that repeats the key it was asked with in its text, and as the model and the tier that served it.
+
+    Args:
+        form: What is said of the key.
+        finish: How the answer ends.
+        in_header: Whether Google says the tier, which it does in a header; HTTP libraries log those at level DEBUG.
+    """
+
+    def step(seen: SeenRequest) -> Reply:
+        said = form(seen.key)
+        body = _body(seen, Reply(text=f"Asked with {said}. The answer is 18.", finish=finish))
+        body["modelVersion" if seen.vendor == "google" else "model"] = f"m via {said}"
+        if seen.vendor == "openai":
+            body["service_tier"] = said
+        headers = {"x-gemini-service-tier": said} if in_header and seen.vendor == "google" else {}
+        return Reply(body=body, headers=headers)
 
     return step
 

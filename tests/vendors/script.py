@@ -64,6 +64,13 @@ class SeenRequest:
         return self.messages[-1]["content"] if self.messages else ""
 
     @property
+    def key(self) -> str:
+        """The key that it was asked with."""
+        headers = self.headers
+        said = headers.get("x-api-key") or headers.get("x-goog-api-key") or headers.get("authorization", "")
+        return said.removeprefix("Bearer ")
+
+    @property
     def openrouter(self) -> bool:
         """Whether the path says that an OpenRouter-like server was addressed."""
         return "openrouter" in self.path

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -16,9 +16,9 @@ from rich.text import Text
 from blocks.budget import Budget
 from deployments.batch_view import BatchLines, BatchTable, batch_summary
 from deployments.commands.settings.saved import find
-from deployments.kinds import module_of, options_of
+from deployments.kinds import module_of, options_for, options_of
 from deployments.last_word import LastWord
-from deployments.options import OUTPUT, RunOptions
+from deployments.options import OUTPUT, PanelOptions, RunOptions
 from deployments.run import server
 from deployments.terminal import Exit, Stop, explain, put, put_json, say
 from flows.algorithms import ALGORITHMS, Name
@@ -94,7 +94,7 @@ def run_command(
     *,
     flow: Annotated[Name | None, Parameter(group=OUTPUT)] = None,
     batch: BatchOptions,
-    panel: RunOptions | None = None,
+    panel: PanelOptions | None = None,
 ) -> Exit:
     """Run a flow on every row of a file, as it is saved.
 
@@ -103,9 +103,9 @@ def run_command(
         flow: The kind of flow, with its own options, which `consensus batch --flow vote --help` shows; default: that of
             --name, else consortium.
         batch: What is read and written.
-        panel: Conditions of every row's run.
+        panel: Who is asked in place of those saved, and conditions of every row's run.
     """
-    return _run(input, batch, panel or RunOptions(), flow)
+    return _run(input, batch, panel or PanelOptions(), flow)
 
 
 def __getattr__(name: str) -> Callable[..., Exit]:
@@ -127,7 +127,7 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     if kind is None and found is None:
         raise Stop("say which flow: --name SAVED, or --flow consortium|learn|moa|vote|pump|prefer with its options")
     algorithm: Name = kind or found.kind  # type: ignore[union-attr]
-    own = options_of(algorithm)(**{field.name: getattr(panel, field.name) for field in fields(panel)})
+    own = options_for(algorithm, panel, options.name)
     config = module_of(algorithm).configure(own, found.values if found else None)
     if options.dry_run:
         return _estimate(source, options, config)
@@ -205,7 +205,7 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
 
     async def estimated() -> Estimate:
         inventory = await checked(work)
-        return await estimate(config, inventory.rows, inventory.characters)
+        return await estimate(config, inventory.rows, inventory.size)
 
     found = asyncio.run(estimated())
     if options.json:

@@ -7,14 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from blocks.consortium import ConsortiumConfig
-from deployments.commands.algorithms.consortium import REQUIRED
 from deployments.commands.algorithms.conversations import ConversationOptions
 from deployments.commands.settings.saved import find
-from deployments.kinds import MAIN, module_of
-from deployments.options import OUTPUT, ConsortiumOptions, configured
-from deployments.run import OutputOptions
-from deployments.terminal import Exit, Stop, say
+from deployments.kinds import MAIN, module_of, options_for
+from deployments.options import OUTPUT, ConsortiumOptions
+from deployments.run import TurnOptions
+from deployments.terminal import Exit, say
 from tasks.errors import ConsensusError
 from tasks.history.conversation import Conversation
 
@@ -36,7 +34,7 @@ def chat(
 
     Args:
         name: Name of a saved configuration; `default` if nothing else is given.
-        panel: Who is asked and who judges; for a saved consortium, laid over it.
+        panel: Who is asked and who judges; laid over what is saved, of whatever flow.
         conversation: Which conversation is gone on with.
         raw: Print the answers alone.
     """
@@ -61,25 +59,20 @@ def chat(
     return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
 
 
-def _asker(name: str | None, panel: ConsortiumOptions) -> Callable[[str, OutputOptions], Exit]:
+def _asker(name: str | None, panel: ConsortiumOptions) -> Callable[[str, TurnOptions], Exit]:
     """Return what asks the panel; a mistake in the options is found here."""
-    given = any(value is not None for value in vars(panel).values())
     if name is None and panel.member is None and panel.config is None:
         name = "default"
     found = find(name) if name else None
     kind = found.kind if found else MAIN
-    values = found.values if found else None
-    if kind == MAIN:
-        values = configured(ConsortiumConfig, panel, values, **REQUIRED).model_dump(mode="json", exclude_defaults=True)
-    elif given:
-        raise Stop(f"{name!r} is saved for {kind}, and these options are those of {MAIN}: save it with other settings")
     module = module_of(kind)
-    return lambda prompt, out: module.run_saved(prompt, values, out)
+    config = module.configure(options_for(kind, panel, name), found.values if found else None)
+    return lambda prompt, out: module.run_config(prompt, config, out)
 
 
-def _turn(ask: Callable[[str, OutputOptions], Exit], line: str, current: Conversation, *, raw: bool) -> bool:
+def _turn(ask: Callable[[str, TurnOptions], Exit], line: str, current: Conversation, *, raw: bool) -> bool:
     """Ask, and tell whether there was an answer; the conversation then goes on after it."""
-    out = OutputOptions(raw=raw)
+    out = TurnOptions(raw=raw)
     out.brief = True
     out.conversation = current
     try:

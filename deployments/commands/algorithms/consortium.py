@@ -5,47 +5,58 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from blocks.consortium import Consortium, ConsortiumConfig
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.settings.saved import find, save_block
-from deployments.kinds import MAIN, module_of
+from deployments.kinds import MAIN, module_of, options_for
 from deployments.options import OUTPUT, ConsortiumOptions, configured
-from deployments.run import OutputOptions, run_flow
-from deployments.terminal import Exit, read_prompt
+from deployments.run import TurnOptions, run_flow
+from deployments.terminal import Exit
+from flows.algorithms import Name
 from flows.consortium import consortium
 
 REQUIRED = {"members": "-m provider/model, as often as you like", "arbiter": "--arbiter provider/model"}
 
 
 def run_command(
-    prompt: str | None = None,
+    prompt: Prompt = None,
     *,
+    source: QuestionOptions | None = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: ConsortiumOptions | None = None,
-    out: OutputOptions | None = None,
-    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
+    out: TurnOptions | None = None,
 ) -> Exit:
     """Ask a panel of models; an arbiter makes one answer of theirs, round after round, until it is confident.
 
     Args:
         prompt: The question; - reads it from standard input.
-        name: Name of a saved configuration.
+        source: Where else it is read.
+        name: Name of a saved configuration, of any flow; options given here are laid over it.
         panel: Who is asked and who judges.
         out: What is printed and written.
-        stdin: Append standard input to the prompt.
     """
-    panel, out = panel or ConsortiumOptions(), out or OutputOptions()
-    text = read_prompt(prompt, stdin)
+    panel, out = panel or ConsortiumOptions(), out or TurnOptions()
+    text = (source or QuestionOptions()).question(prompt)
     if name is None and panel.member is None and panel.config is None:
         name = "default"
     found = find(name) if name else None
-    if found and found.kind != MAIN:
-        return module_of(found.kind).run_saved(text, found.values, out)  # type: ignore[no-any-return]
-    saved = found.values if found else None
-    return _run(text, configure(panel, saved), out)
+    kind = found.kind if found else MAIN
+    module = module_of(kind)
+    config = module.configure(options_for(kind, panel, name), found.values if found else None)
+    return module.run_config(text, config, out)  # type: ignore[no-any-return]
 
 
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(prompt, ConsortiumConfig.model_validate(values), out)
+def save_command(
+    name: str, *, flow: Annotated[Name, Parameter(group=OUTPUT)] = MAIN, panel: ConsortiumOptions | None = None
+) -> Exit:
+    """Save a configuration; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.
+
+    Args:
+        name: Lower-case letters, digits and dashes.
+        flow: The kind of flow, with its own options, which `consensus save --flow vote --help` shows.
+        panel: Who is asked and who judges.
+    """
+    assert flow == MAIN, "the command line has turned another kind into a command of its own"
+    return save(name, panel=panel)
 
 
 def save(name: str, *, panel: ConsortiumOptions | None = None) -> Exit:
@@ -64,7 +75,8 @@ def configure(panel: ConsortiumOptions, under: dict[str, Any] | None) -> Consort
     return configured(ConsortiumConfig, panel, under, **REQUIRED)
 
 
-def _run(prompt: str, config: ConsortiumConfig, out: OutputOptions) -> Exit:
+def run_config(prompt: str, config: ConsortiumConfig, out: TurnOptions) -> Exit:
+    """Run a configuration."""
     return run_flow(
         lambda: consortium(prompt, config, conversation=out.turns()), [str(member) for member in config.panel()], out
     )

@@ -2,7 +2,7 @@
 
 from blocks.consortium import ConsortiumConfig
 from blocks.sampling import Sampling
-from deployments.run import OutputOptions, run_flow
+from deployments.run import TurnOptions, run_flow
 from deployments.terminal import Exit, say
 from flows.consortium import consortium
 
@@ -10,7 +10,7 @@ QUESTION = "What is the capital of France?"
 MODEL = "local/smollm2"
 
 
-def demo(prompt: str = QUESTION, *, out: OutputOptions | None = None) -> Exit:
+def demo(prompt: str = QUESTION, *, out: TurnOptions | None = None) -> Exit:
     """Ask three instances of the small local model one question; a fourth call makes one answer of theirs.
 
     Args:
@@ -25,7 +25,7 @@ def demo(prompt: str = QUESTION, *, out: OutputOptions | None = None) -> Exit:
         sampling=Sampling(temperature=0.7, max_output_tokens=96, seed=1),
         arbiter_settings=Sampling(temperature=0.0, max_output_tokens=700, seed=1),
     )
-    out = out or OutputOptions()
+    out = out or TurnOptions()
     if not out.json and not out.raw:
         say(f"Question: {prompt}")
     return run_flow(

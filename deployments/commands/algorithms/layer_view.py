@@ -75,7 +75,7 @@ def totals(record: Record) -> str:
     """Say in a line how a run ended and what it took."""
     return (
         f"{record.status}{', degraded' if record.degraded else ''} · agreement {percent(record.agreement)} · "
-        f"{record.calls} calls, {record.cached_calls} from the store · {cost(record.cost_usd)} · {record.duration_s:.1f} s"
+        f"{record.calls} calls, {record.cached_calls} from the store · {cost(record.cost_usd, record.possibly_billed)} · {record.duration_s:.1f} s"
     )
 
 

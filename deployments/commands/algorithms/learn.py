@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from blocks.consensus_learning import Approach, ConsensusLearning, ConsensusLearningConfig, PromptType
+from blocks.consensus_learning import Approach, ConsensusLearning, ConsensusLearningConfig, PromptType, is_used
 from blocks.member import members_of
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.settings.keys import saved as saved_credentials
 from deployments.commands.settings.saved import find, save_block
-from deployments.options import JUDGING, OUTPUT, PANEL, PanelOptions, configured
-from deployments.run import OutputOptions, run_flow, server
-from deployments.terminal import Exit, Stop, read_prompt, say
+from deployments.options import JUDGING, OUTPUT, PANEL, PanelOptions, configured, file_of, laid_over
+from deployments.run import TurnOptions, run_flow, server
+from deployments.terminal import Exit, Stop, say
 from flows.consensus_learning import consensus_learning
 from tasks.calls.request import Message
 from tasks.errors import ConfigurationError
@@ -66,7 +67,7 @@ class LearnOptions(PanelOptions):
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class LearnOutput(OutputOptions):
+class LearnOutput(TurnOptions):
     """What is printed and written."""
 
     output_format: Annotated[Literal["record", "flare"], Parameter(group=OUTPUT)] = "record"
@@ -79,38 +80,38 @@ class _Question(NamedTuple):
 
 
 def run_command(
-    prompt: str | None = None,
+    prompt: Prompt = None,
     *,
+    source: QuestionOptions | None = None,
     input: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: LearnOptions | None = None,
     out: LearnOutput | None = None,
-    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
 ) -> Exit:
     """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
 
     Args:
         prompt: The question; - reads it from standard input.
+        source: Where else it is read.
         input: One of Flare's input.json files. Options given here are laid over it.
         name: Name of a saved configuration.
         panel: Who is asked and how the answers are aggregated.
         out: What is printed and written.
-        stdin: Append standard input to the prompt.
     """
-    panel, out = panel or LearnOptions(), out or LearnOutput()
+    panel, out, source = panel or LearnOptions(), out or LearnOutput(), source or QuestionOptions()
     if input is not None and name is not None:
         raise Stop("--input and --name both hold the settings of a run: give one of them")
     if input is None:
-        question = _Question(read_prompt(prompt, stdin), ())
+        question = _Question(source.question(prompt), ())
         return _run(question, configure(panel, find(name, KIND).values if name else None), out)
     file = _read(input)
-    question = _question(file, prompt, stdin)
+    question = _question(file, prompt, source)
     return _run(question, configure(panel, _under(file, panel)), out)
 
 
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(_Question(prompt, ()), ConsensusLearningConfig.model_validate(values), out)
+def run_config(prompt: str, config: ConsensusLearningConfig, out: TurnOptions) -> Exit:
+    """Run a configuration."""
+    return _run(_Question(prompt, ()), config, out)
 
 
 def save(
@@ -141,14 +142,19 @@ def save(
 
 
 def configure(panel: LearnOptions, under: dict[str, Any] | None) -> ConsensusLearningConfig:
-    """Make the configuration of options that lie over others."""
-    approach = panel.approach or (under or {}).get("approach")
-    central = approach in {None, "centralized_llm"} and panel.config is None
+    """Make the configuration of options that lie over others.
+
+    Where an approach is given here, what is saved or in a file for another one gives way.
+    """
+    below = laid_over(ConsensusLearningConfig, file_of(panel), under or {})
+    if panel.approach is not None:
+        below = {name: value for name, value in below.items() if is_used(name, panel.approach)}
+    central = (panel.approach or below.get("approach")) in {None, "centralized_llm"}
     required = {"members": MEMBERS} | ({"aggregator": AGGREGATOR} if central else {})
-    return configured(ConsensusLearningConfig, panel, under, **required)
+    return configured(ConsensusLearningConfig, replace(panel, config=None), below, **required)
 
 
-def _run(question: _Question, config: ConsensusLearningConfig, out: OutputOptions) -> Exit:
+def _run(question: _Question, config: ConsensusLearningConfig, out: TurnOptions) -> Exit:
     prompt, conversation = question.prompt, (*out.turns(), *question.conversation)
     shape = None
     if isinstance(out, LearnOutput) and out.output_format == "flare":
@@ -175,10 +181,10 @@ def _read(path: Path) -> FlareRun:
         raise Stop("\n".join(f"--input {path}: {line}" for line in error.message.splitlines())) from None
 
 
-def _question(file: FlareRun, prompt: str | None, stdin: bool | None) -> _Question:
+def _question(file: FlareRun, prompt: str | None, source: QuestionOptions) -> _Question:
     if file.question is None:
-        return _Question(read_prompt(prompt, stdin), file.conversation)
-    if prompt is not None or stdin:
+        return _Question(source.question(prompt), file.conversation)
+    if prompt is not None or source.given():
         raise Stop("the question stands in initial_conversation of --input already: give no prompt beside it")
     return _Question(file.question, file.conversation)
 

@@ -1,7 +1,7 @@
 """`consensus moa`: a mixture of agents; `check-proposer` and `check-aggregator` try models out for their roles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +11,11 @@ from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from deployments.commands.algorithms.layer_view import layer_view, show_layers
 from deployments.commands.algorithms.moa_queries import run_list
 from deployments.commands.algorithms.query_files import read_queries, read_references
-from deployments.commands.algorithms.questions import read_text
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions, read_text
 from deployments.commands.settings.saved import load, save_block
-from deployments.options import JUDGING, OUTPUT, PANEL, SAMPLING, RunOptions, configured, settings
-from deployments.run import OutputOptions, run_flow
-from deployments.terminal import Exit, Stop, read_prompt
+from deployments.options import JUDGING, OUTPUT, PANEL, SAMPLING, RunOptions, configured, file_of, laid_over, settings
+from deployments.run import TurnOptions, run_flow
+from deployments.terminal import Exit, Stop
 from flows.mixture_of_agents import mixture_of_agents
 from tasks.record import Record
 from tasks.reports.recorded import Recorded
@@ -78,43 +78,38 @@ class PromptOptions:
 
 @app.default
 def run_command(
-    prompt: str | None = None,
+    prompt: Prompt = None,
     *,
+    source: QuestionOptions | None = None,
     queries: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     reference: Annotated[list[Path] | None, Parameter(group=OUTPUT, negative="")] = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: MixtureOptions | None = None,
     prompts: PromptOptions | None = None,
-    out: OutputOptions | None = None,
-    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
+    out: TurnOptions | None = None,
 ) -> Exit:
     """Ask layers of models, each of which sees all answers of the layer before; the last model makes one answer.
 
     Args:
         prompt: The question; - reads it from standard input.
+        source: Where else it is read.
         queries: File of questions, one a line or a JSON list, for a list of records.
         reference: File of recorded answers that stand in for the first layer, JSON or JSONL. May be repeated.
         name: Name of a saved configuration.
         panel: Who is in which layer, and who aggregates.
         prompts: Instructions in place of the built-in ones.
         out: What is printed and written.
-        stdin: Append standard input to the prompt.
     """
-    panel, out = panel or MixtureOptions(), out or OutputOptions()
-    if queries is not None and (prompt is not None or stdin):
+    panel, out, source = panel or MixtureOptions(), out or TurnOptions(), source or QuestionOptions()
+    if queries is not None and (prompt is not None or source.given()):
         raise Stop("--queries holds the questions: give no prompt beside it")
-    questions = read_queries(queries) if queries else [read_prompt(prompt, stdin)]
+    questions = read_queries(queries) if queries else [source.question(prompt)]
     recorded = read_references(reference or [])
     saved = load(name, KIND) if name else None
     config = _configured(panel, prompts or PromptOptions(), saved, needs_layers=not recorded)
     if queries is not None:
         return run_list(questions, config, recorded, out)
-    return _run(questions[0], config, out, recorded)
-
-
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(prompt, MixtureOfAgentsConfig.model_validate(values), out)
+    return run_config(questions[0], config, out, recorded)
 
 
 def save(name: str, *, panel: MixtureOptions | None = None, prompts: PromptOptions | None = None) -> Exit:
@@ -137,19 +132,21 @@ def configure(panel: MixtureOptions, under: dict[str, Any] | None) -> MixtureOfA
 def _configured(
     panel: MixtureOptions, prompts: PromptOptions, saved: dict[str, Any] | None, *, needs_layers: bool = True
 ) -> MixtureOfAgentsConfig:
-    under = dict(saved or {})
-    if panel.layers:  # what is given here takes the place of the other that was saved
-        under.pop("self_moa", None)
-    if panel.self_moa:
-        under.pop("layers", None)
-    values = settings(panel, under)
+    file = file_of(panel)
+    under = laid_over(MixtureOfAgentsConfig, file, _without_other(saved or {}, file))
+    under, panel = _without_other(under, vars(panel)), replace(panel, config=None)
+    values = settings(MixtureOfAgentsConfig, panel, under)
     if needs_layers and not values.get("layers") and not values.get("self_moa"):
         raise Stop("layers: give --layer provider/model,provider/model, or --self-moa provider/model")
     required = {} if values.get("self_moa") else {"aggregator": AGGREGATOR}
     texts = {role: read_text(path, f"--{role}-prompt") for role, path in _files(prompts).items()}
-    if texts:
-        under["prompts"] = {**(under.get("prompts") or {}), **texts}
-    return configured(MixtureOfAgentsConfig, panel, under, **required)
+    return configured(MixtureOfAgentsConfig, panel, under, {"prompts": texts} if texts else None, **required)
+
+
+def _without_other(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without layers where those above them have self-MoA, and the other way round."""
+    gone = {*(("self_moa", "samples") if over.get("layers") else ()), *(("layers",) if over.get("self_moa") else ())}
+    return {name: value for name, value in under.items() if name not in gone}
 
 
 def _files(prompts: PromptOptions) -> dict[str, Path]:
@@ -157,7 +154,9 @@ def _files(prompts: PromptOptions) -> dict[str, Path]:
     return {role: path for role, path in files.items() if path is not None}
 
 
-def _run(prompt: str, config: MixtureOfAgentsConfig, out: OutputOptions, recorded: Sequence[Recorded] = ()) -> Exit:
+def run_config(prompt: str, config: MixtureOfAgentsConfig, out: TurnOptions, recorded: Sequence[Recorded] = ()) -> Exit:
+    """Run a configuration, with recorded answers in place of the first layer if there are some."""
+
     async def start() -> Record:
         record = await mixture_of_agents(prompt, config, conversation=out.turns(), reference=list(recorded))
         assert isinstance(record, Record)

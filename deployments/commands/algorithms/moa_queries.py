@@ -7,7 +7,7 @@ from typing import Any
 
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
 from deployments.commands.algorithms.layer_view import totals
-from deployments.run import OutputOptions, server
+from deployments.run import TurnOptions, server
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from flows.mixture_of_agents import mixture_of_agents
 from tasks.calls.clients import close_clients
@@ -19,7 +19,7 @@ from tasks.watch import watched_by
 
 
 def run_list(
-    queries: Sequence[str], config: MixtureOfAgentsConfig, recorded: Sequence[Recorded], out: OutputOptions
+    queries: Sequence[str], config: MixtureOfAgentsConfig, recorded: Sequence[Recorded], out: TurnOptions
 ) -> Exit:
     """Run all `queries`, and print the answers in their order.
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from blocks.pump import Pump, PumpConfig
-from deployments.commands.algorithms.questions import folder, question
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
 from deployments.commands.settings.saved import load, save_block
 from deployments.options import OUTPUT, PANEL, PanelOptions, configured
-from deployments.run import OutputOptions, run_flow
+from deployments.run import TurnOptions, run_flow
 from deployments.terminal import Exit, put, say, write_whole
 from deployments.view import cost
 from flows.pump import pump
@@ -35,13 +35,13 @@ class PumpOptions(PanelOptions):
 
 
 def run_command(
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT, allow_leading_hyphen=True)] = None,
+    prompt: Prompt = None,
     *,
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
+    source: QuestionOptions | None = None,
     responses: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: PumpOptions | None = None,
-    out: OutputOptions | None = None,
+    out: TurnOptions | None = None,
 ) -> Exit:
     """Ask many models at once, and print every answer as it comes under its model's name with its time.
 
@@ -50,21 +50,16 @@ def run_command(
 
     Args:
         prompt: The question; - reads it from standard input.
-        prompt_file: File that holds the question; - is standard input.
+        source: Where else it is read.
         responses: Folder into which each answer is written, one file a member.
         name: Name of a saved configuration.
         panel: Who is asked.
         out: What is printed and written.
     """
-    text = question(prompt, prompt_file)
+    text = (source or QuestionOptions()).question(prompt)
     saved = load(name, "pump") if name else None
     config = configure(panel or PumpOptions(), saved)
-    return _run(text, config, out or OutputOptions(), folder(responses, "--responses") if responses else None)
-
-
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(prompt, PumpConfig.model_validate(values), out)
+    return run_config(text, config, out or TurnOptions(), folder(responses, "--responses") if responses else None)
 
 
 def save(name: str, *, panel: PumpOptions | None = None) -> Exit:
@@ -83,7 +78,9 @@ def configure(panel: PumpOptions, under: dict[str, Any] | None) -> PumpConfig:
     return configured(PumpConfig, panel, under, **REQUIRED)
 
 
-def _run(prompt: str, config: PumpConfig, out: OutputOptions, responses: Path | None = None) -> Exit:
+def run_config(prompt: str, config: PumpConfig, out: TurnOptions, responses: Path | None = None) -> Exit:
+    """Run a configuration, and write each answer into a file of its own if a folder is given."""
+
     async def start() -> Record:
         record: Record | None = None
         try:
@@ -140,7 +137,7 @@ def _end(record: Record, ui_url: str) -> None:
     beside = f", the slowest {slowest.member} {slowest.latency_s:.1f} s" if slowest else ""
     say(
         f"total {record.duration_s:.1f} s{beside} · {sum(r.answered for r in responses)} of {len(responses)} answered, "
-        f"{record.cached_calls} from the store · {cost(record.cost_usd)}"
+        f"{record.cached_calls} from the store · {cost(record.cost_usd, record.possibly_billed)}"
     )
     if ui_url and record.flow_run_id:
         say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")

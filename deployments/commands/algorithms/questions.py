@@ -1,27 +1,49 @@
-"""Where a command that takes `-p` gets its question from: the argument, a file, or standard input."""
+"""Where every command that takes a question gets it from: the argument, a file, or standard input."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from deployments.options import OUTPUT
 from deployments.terminal import Stop, read_prompt
 
+Prompt = Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)]
+"""The argument of a command that is the question; what looks like an option is none, or a slip would be asked and paid for."""
 
-def question(prompt: str | None, prompt_file: Path | None) -> str:
-    """Return the question.
 
-    Args:
-        prompt: The argument; `-` stands for standard input, which is also read when nothing is given.
-        prompt_file: A text file in UTF-8; `-` stands for standard input.
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class QuestionOptions:
+    """Where else the question is read."""
 
-    Raises:
-        Stop: If there is none, if there are two, or if the file cannot be read.
-    """
-    if prompt_file is None:
-        return read_prompt(prompt, stdin=None)
-    if prompt is not None:
-        raise Stop("there are two prompts: give --prompt or --prompt-file")
-    if str(prompt_file) == "-":
-        return read_prompt("-", stdin=None)
-    return read_text(prompt_file, "--prompt-file")
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None
+    """File that holds the question; - is standard input."""
+    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None
+    """Append standard input to the question."""
+
+    def given(self) -> bool:
+        """Tell whether one of them names a question."""
+        return self.prompt_file is not None or bool(self.stdin)
+
+    def question(self, prompt: str | None) -> str:
+        """Return the question.
+
+        Args:
+            prompt: The argument; `-` stands for standard input, which is also read when nothing is given.
+
+        Raises:
+            Stop: If there is none, if there are two, or if the file cannot be read.
+        """
+        if self.prompt_file is None:
+            return read_prompt(prompt, self.stdin)
+        if prompt is not None:
+            raise Stop("there are two prompts: give --prompt or --prompt-file")
+        if str(self.prompt_file) == "-":
+            return read_prompt("-", stdin=None)
+        text = read_text(self.prompt_file, "--prompt-file")
+        return f"{text}\n\n{read_prompt(None, stdin=True)}" if self.stdin else text
 
 
 def read_text(path: Path, option: str) -> str:

@@ -1,15 +1,16 @@
 """`consensus vote`: a count of the members' answers, or a ranking of them by pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from blocks.vote import Vote, VoteConfig
+from blocks.vote import COUNTING, Vote, VoteConfig
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.settings.saved import load, save_block
-from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
-from deployments.run import OutputOptions, run_flow
-from deployments.terminal import Exit, put, read_prompt, say
+from deployments.options import JUDGING, OUTPUT, PanelOptions, configured, file_of, laid_over
+from deployments.run import TurnOptions, run_flow
+from deployments.terminal import Exit, put, say
 from deployments.view import summary
 from flows.vote import vote
 from tasks.record import Record
@@ -44,12 +45,12 @@ class VoteOptions(PanelOptions):
 
 
 def run_command(
-    prompt: str | None = None,
+    prompt: Prompt = None,
     *,
+    source: QuestionOptions | None = None,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: VoteOptions | None = None,
-    out: OutputOptions | None = None,
-    stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
+    out: TurnOptions | None = None,
 ) -> Exit:
     """Ask many models, read the answer out of each text and count; or let a judge compare the answers in pairs.
 
@@ -57,19 +58,14 @@ def run_command(
 
     Args:
         prompt: The question; - reads it from standard input.
+        source: Where else it is read.
         name: Name of a saved configuration.
         panel: Who votes, and how it is counted.
         out: What is printed and written.
-        stdin: Append standard input to the prompt.
     """
-    text = read_prompt(prompt, stdin)
+    text = (source or QuestionOptions()).question(prompt)
     saved = load(name, "vote") if name else None
-    return _run(text, configure(panel or VoteOptions(), saved), out or OutputOptions())
-
-
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(prompt, VoteConfig.model_validate(values), out)
+    return run_config(text, configure(panel or VoteOptions(), saved), out or TurnOptions())
 
 
 def save(name: str, *, panel: VoteOptions | None = None) -> Exit:
@@ -84,11 +80,18 @@ def save(name: str, *, panel: VoteOptions | None = None) -> Exit:
 
 
 def configure(panel: VoteOptions, under: dict[str, Any] | None) -> VoteConfig:
-    """Make the configuration of options that lie over others."""
-    return configured(VoteConfig, panel, under, **REQUIRED)
+    """Make the configuration of options that lie over others.
+
+    Where a pairwise judge is given here, what is saved or in a file about counting gives way.
+    """
+    below = laid_over(VoteConfig, file_of(panel), under or {})
+    if panel.pairwise_judge is not None:
+        below = {name: value for name, value in below.items() if name not in COUNTING}
+    return configured(VoteConfig, replace(panel, config=None), below, **REQUIRED)
 
 
-def _run(prompt: str, config: VoteConfig, out: OutputOptions) -> Exit:
+def run_config(prompt: str, config: VoteConfig, out: TurnOptions) -> Exit:
+    """Run a configuration."""
     members = [str(member) for member in config.panel()]
     return run_flow(lambda: vote(prompt, config, conversation=out.turns()), members, out, show=_show)
 

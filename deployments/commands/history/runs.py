@@ -147,7 +147,7 @@ def from_history(work: Callable[[Any], T]) -> T:
 
 @contextmanager
 def opened_history() -> Iterator["Database"]:
-    """Open the history, wherever it is; if the environment does not say, the Prefect server is asked.
+    """Open the history, wherever it is; see `ask_where`.
 
     Raises:
         Stop: If it cannot be used.
@@ -163,7 +163,10 @@ def opened_history() -> Iterator["Database"]:
 
 
 def ask_where() -> None:
-    """Ask the Prefect server where the history is, unless the environment says so or it was asked before.
+    """Ask the Prefect server where the history is, unless that is known without it.
+
+    It is where the environment says so, where the server was asked before, and where none runs and the database of the one
+    that would be started shows that no address is saved in it.
 
     Raises:
         HistoryError: If it does not say.
@@ -174,11 +177,13 @@ def ask_where() -> None:
     import asyncio
 
     from deployments.run import server
-    from tasks.history.saved_place import find_history
+    from deployments.server import find_server
+    from tasks.history.saved_place import find_history, none_is_saved
 
-    if server_address() not in saved:
-        server()
-        asyncio.run(find_history())
+    if server_address() in saved or (find_server() is None and none_is_saved()):
+        return
+    server()
+    asyncio.run(find_history())
 
 
 def wanted_runs(

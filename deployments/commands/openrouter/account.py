@@ -9,8 +9,8 @@ from cyclopts import App, Parameter
 
 from blocks.free_models import FreeModelsConfig
 from blocks.pump import PumpConfig
-from deployments.commands.algorithms.questions import folder, question
-from deployments.options import OUTPUT, RunOptions, configured
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
+from deployments.options import RunOptions, configured
 from deployments.run import OutputOptions, run_flow, server
 from deployments.terminal import Exit, Stop, put, put_json, say
 from tasks.calls.clients import close_clients
@@ -124,9 +124,9 @@ def working_models(
 @app.command
 def completion(
     *,
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    prompt: Prompt = None,
     model: Annotated[str, Parameter(name=["--model", "-m"])],
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
@@ -135,16 +135,14 @@ def completion(
     Args:
         prompt: The text; - reads it from standard input.
         model: OpenRouter's name of the model: author/slug, or author/slug:free.
-        prompt_file: File that holds the text; - is standard input.
+        source: Where else it is read.
         options: Sampling settings and limits.
         out: What is printed and written.
     """
     from flows.completion import completion as flow
 
-    out = out or OutputOptions()
-    out.refuse("a text that is gone on with")
-    text, config = question(prompt, prompt_file), one_model(model, options)
-    return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out)
+    text, config = (source or QuestionOptions()).question(prompt), one_model(model, options)
+    return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out or OutputOptions())
 
 
 def one_model(model: str, options: RunOptions | None) -> PumpConfig:

@@ -3,23 +3,20 @@
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from blocks.pump import PumpConfig
-from deployments.commands.algorithms.questions import question
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.openrouter.account import one_model
-from deployments.options import OUTPUT, RunOptions
-from deployments.run import OutputOptions, server
+from deployments.options import RunOptions
+from deployments.run import OutputOptions, record_of, server
 from deployments.terminal import Exit, Stop, checked_output, put, put_json, say, write_whole
 from deployments.view import cost, state
 from flows.pump import pump
-from tasks.calls.clients import close_clients
 from tasks.calls.request import Message
 from tasks.calls.warm_up import warm_up
-from tasks.errors import ConsensusError
 from tasks.prompts import prompt as prompt_file_text
 from tasks.record import Record
 
@@ -29,11 +26,11 @@ LEAVE = ("exit", "quit")
 def chat(
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])],
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)] = None,
+    prompt: Prompt = None,
     mode: Literal["default", "interactive"] = "default",
     turns: int = 3,
     improvement_prompt: str | None = None,
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
@@ -45,19 +42,21 @@ def chat(
         mode: One question and improvements of the answer, or as many questions as you like.
         turns: How often the model answers in the default mode.
         improvement_prompt: What it is asked after each answer in the default mode.
-        prompt_file: File that holds the question; - is standard input.
+        source: Where else it is read.
         options: Sampling settings and limits; a budget is that of one turn.
         out: What is printed and written.
     """
     if turns < 1:
         raise Stop(f"--turns is {turns}: it must be at least 1")
     out = out or OutputOptions()
-    out.refuse("a chat of OpenRouter's own")
     output = checked_output(out.output)
     interactive = mode == "interactive"
-    if prompt == "-" and interactive:
-        raise Stop("--prompt - reads standard input to its end, and an interactive chat goes on reading there")
-    first = question(prompt, prompt_file) if not interactive or prompt or prompt_file else None
+    source = source or QuestionOptions()
+    if interactive and (prompt == "-" or source.stdin or str(source.prompt_file) == "-"):
+        raise Stop(
+            "--prompt -, --prompt-file - and --stdin read standard input to its end, and an interactive chat goes on there"
+        )
+    first = source.question(prompt) if not interactive or prompt or source.given() else None
     session = Session(one_model(model, options), out)
     warm_up(["openrouter"])
     server()
@@ -86,7 +85,7 @@ class Session:
 
     def ask(self, text: str) -> bool:
         """Ask, and tell whether there is an answer; a question without one does not become part of the conversation."""
-        record = asyncio.run(self._run(text))
+        record = asyncio.run(record_of(pump(text, self._config, conversation=list(self._turns))))
         self._records.append(record)
         if record.answer is None:
             say(f"consensus: no answer: {record.error}")
@@ -94,19 +93,8 @@ class Session:
         self.last = record.answer
         self._turns += [Message(role="user", content=text), Message(role="assistant", content=record.answer)]
         if not (self.out.json or self.out.raw):
-            say(f"  {state(record.iterations[0].responses[0])}, {cost(record.cost_usd)}")
+            say(f"  {state(record.iterations[0].responses[0])}, {cost(record.cost_usd, record.possibly_billed)}")
         return True
-
-    async def _run(self, text: str) -> Record:
-        try:
-            return await pump(text, self._config, conversation=list(self._turns))
-        except ConsensusError as error:
-            record: Any = getattr(error, "record", None)
-            if record is None:
-                raise
-            return Record.model_validate(record)
-        finally:
-            await close_clients()
 
     def document(self) -> dict[str, Any]:
         """Return the conversation, and the records of its turns."""

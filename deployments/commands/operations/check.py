@@ -8,27 +8,28 @@ from cyclopts import Parameter
 
 from deployments.commands.history.runs import from_history
 from deployments.commands.settings.keys import saved as saved_keys
-from deployments.commands.settings.saved import find
+from deployments.commands.settings.saved import find, saved_configurations
 from deployments.kinds import block_class
 from deployments.run import server
 from deployments.terminal import Exit, Stop, put
 from tasks.calls.clients import client_of, close_clients
 from tasks.calls.failures import classify, fault_of
-from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, endpoint_of
+from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, check_models, endpoint_of
 from tasks.calls.scrub import scrub
 from tasks.errors import ConfigurationError
 from tasks.history.place import history_place, said_by
+from tasks.saved_config import DEFAULT
 
 PATIENCE_S = 15.0
 
 
-def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """Say whether the server is there, which credentials are found and answer, and how much a run will call.
 
     Nothing that is paid for is called: a provider is asked for its list of models.
 
     Args:
-        name: Saved configuration, of any flow, whose calls are counted.
+        name: Saved configuration, of any flow, whose calls are counted; `default` if none is named.
         offline: Do not ask the providers.
     """
     info = server()
@@ -36,9 +37,11 @@ def check(name: str = "default", *, offline: Annotated[bool, Parameter(negative=
     put(f"history     {_history()}")
     good = asyncio.run(_providers(offline=offline))
     try:
-        put(f"run         {_calls(name)}")
+        put(f"run         {_calls(name or DEFAULT)}")
     except Stop as stop:
         put(f"run         {stop.message}")
+        # That nothing is saved as the default is no fault where nobody has asked for it.
+        good = good and name is None and not asyncio.run(saved_configurations(DEFAULT))
     return Exit.ANSWER if good else Exit.BAD_INPUT
 
 
@@ -57,7 +60,7 @@ def _calls(name: str) -> str:
     """Say how many calls a run of a saved configuration makes.
 
     Raises:
-        Stop: If there is none of that name.
+        Stop: If there is none of that name, or a model of it cannot be asked.
     """
     from tasks.batches.planned import calls_in_words
     from tasks.batches.planning import planned_calls
@@ -65,6 +68,7 @@ def _calls(name: str) -> str:
     saved = find(name)
     config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)
     try:
+        asyncio.run(check_models(config.models(), config.embedding()))
         return f"{name} ({saved.kind}): {calls_in_words(planned_calls(config))}; without retries and second askings"
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from blocks.check_models import CheckModelsConfig, CheckRole
-from blocks.layer import MixturePrompts
 from deployments.commands.algorithms.questions import read_text
 from deployments.commands.preferences.preference_view import table
 from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
@@ -87,17 +86,17 @@ def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputO
 
 
 def _configured(role: CheckRole, check: CheckOptions, panel: PanelOptions) -> CheckModelsConfig:
-    under: dict[str, Any] = {"role": role}
+    over: dict[str, Any] = {}
     if check.prompts is not None:
         try:
             cases = read_cases(read_text(check.prompts, "--prompts"))
         except ConfigurationError as error:
             raise Stop(f"--prompts {check.prompts}: {error.message.removeprefix('prompts: ')}") from None
-        under["cases"] = [case.model_dump() for case in cases]
+        over["cases"] = [case.model_dump() for case in cases]
     if check.instruction is not None:
         field = "initial" if role == "proposer" else "final"
-        under["prompts"] = MixturePrompts.model_validate({field: read_text(check.instruction, "--instruction")})
-    config = configured(CheckModelsConfig, panel, under, **REQUIRED)
+        over["prompts"] = {field: read_text(check.instruction, "--instruction")}
+    config = configured(CheckModelsConfig, panel, {"role": role}, over, **REQUIRED)
     if config.role != role:
         raise Stop(f"--config {panel.config} is for the role of {config.role}: use check-{config.role}")
     return config

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from blocks.prefer import Prefer, PreferConfig
-from deployments.commands.algorithms.questions import question
+from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.preferences.prefer_folder import run_folder
 from deployments.commands.preferences.preference_view import show_record
 from deployments.commands.settings.saved import load, save_block
 from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
-from deployments.run import OutputOptions, run_flow
+from deployments.run import TurnOptions, run_flow
 from deployments.terminal import Exit, Stop
 from flows.prefer import prefer
 
@@ -33,14 +33,14 @@ class PreferOptions(PanelOptions):
 
 
 def run_command(
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT, allow_leading_hyphen=True)] = None,
+    prompt: Prompt = None,
     *,
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
+    source: QuestionOptions | None = None,
     prompts: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     at_once: Annotated[int, Parameter(group=OUTPUT)] = 4,
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     panel: PreferOptions | None = None,
-    out: OutputOptions | None = None,
+    out: TurnOptions | None = None,
 ) -> Exit:
     """Ask many models; then every one of them ranks the answers of the others. The best one by Borda is the answer.
 
@@ -48,25 +48,20 @@ def run_command(
 
     Args:
         prompt: The question; - reads it from standard input.
-        prompt_file: File that holds the question; - is standard input.
+        source: Where else it is read.
         prompts: Folder of questions, to run them all.
         at_once: With --prompts, how many questions are worked on at once.
         name: Name of a saved configuration.
         panel: Who answers and ranks.
         out: What is printed and written.
     """
-    out = out or OutputOptions()
-    if prompts is not None and (prompt is not None or prompt_file is not None):
-        raise Stop("there are two prompts: give --prompts alone, without --prompt and --prompt-file")
-    text = "" if prompts else question(prompt, prompt_file)
+    out, source = out or TurnOptions(), source or QuestionOptions()
+    if prompts is not None and (prompt is not None or source.given()):
+        raise Stop("there are two prompts: give --prompts alone, without --prompt, --prompt-file and --stdin")
+    text = "" if prompts else source.question(prompt)
     saved = load(name, "prefer") if name else None
     config = configure(panel or PreferOptions(), saved)
-    return _run(text, config, out) if prompts is None else run_folder(prompts, config, out, at_once)
-
-
-def run_saved(prompt: str, values: dict[str, Any], out: OutputOptions) -> Exit:
-    """Run a saved configuration."""
-    return _run(prompt, PreferConfig.model_validate(values), out)
+    return run_config(text, config, out) if prompts is None else run_folder(prompts, config, out, at_once)
 
 
 def save(name: str, *, panel: PreferOptions | None = None) -> Exit:
@@ -85,6 +80,7 @@ def configure(panel: PreferOptions, under: dict[str, Any] | None) -> PreferConfi
     return configured(PreferConfig, panel, under, **REQUIRED)
 
 
-def _run(prompt: str, config: PreferConfig, out: OutputOptions) -> Exit:
+def run_config(prompt: str, config: PreferConfig, out: TurnOptions) -> Exit:
+    """Run a configuration."""
     members = [str(member) for member in config.panel()]
     return run_flow(lambda: prefer(prompt, config, conversation=out.turns()), members, out, show=show_record)

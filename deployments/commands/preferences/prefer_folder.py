@@ -7,7 +7,7 @@ from typing import Any
 from blocks.prefer import PreferConfig
 from deployments.commands.algorithms.questions import folder
 from deployments.commands.preferences.preference_view import console, table
-from deployments.run import OutputOptions, server
+from deployments.run import TurnOptions, server
 from deployments.terminal import Exit, Stop, put_json, say
 from deployments.view import cost
 from flows.prefer_prompts import Outcomes, prefer_prompts
@@ -19,7 +19,7 @@ from tasks.reports.record_files import read_prompts
 from tasks.watch import watched_by
 
 
-def run_folder(prompts: Path, config: PreferConfig, out: OutputOptions, at_once: int) -> Exit:
+def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: int) -> Exit:
     """Run prefer on every prompt of a folder.
 
     Returns:

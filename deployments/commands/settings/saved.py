@@ -7,12 +7,13 @@ from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 from prefect.blocks.core import Block
+from pydantic import ValidationError
 
 from blocks.member import ModelName
 from blocks.panel import RunConfig
 from deployments.kinds import KINDS, block_class
 from deployments.run import server
-from deployments.terminal import Exit, Stop, put, put_json, say
+from deployments.terminal import Exit, Stop, explain, put, put_json, say
 from flows.algorithms import Name
 from tasks.calls.providers import check_models
 
@@ -25,6 +26,8 @@ class Saved(NamedTuple):
     name: str
     kind: Name
     values: dict[str, Any]
+    fault: str = ""
+    """Why it cannot be used, if it was saved when other settings were valid."""
 
 
 def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
@@ -64,14 +67,21 @@ def find(name: str, kind: str | None = None) -> Saved:
     """Return the saved configuration `name`.
 
     Raises:
-        Stop: If there is none of that kind.
+        Stop: If there is none of that kind, or it can no longer be used.
     """
+    one = _find(name)
+    if one.fault:
+        raise Stop(f"{name!r} is saved for {one.kind} and can no longer be used, so save it again: {one.fault}")
+    if kind is not None and one.kind != kind:
+        raise Stop(f"{name!r} is saved for {one.kind}, not for {kind}")
+    return one
+
+
+def _find(name: str) -> Saved:
     server()
     found = asyncio.run(saved_configurations(name))
     if not found:
         raise Stop(f"no configuration is saved as {name!r}: `consensus save {name} -m provider/model:count ...`")
-    if kind is not None and found[0].kind != kind:
-        raise Stop(f"{name!r} is saved for {found[0].kind}, not for {kind}")
     return found[0]
 
 
@@ -88,6 +98,8 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
         return Exit.ANSWER
     for one in found:
         put(f"{one.name}\t{one.kind}\t{_in_short(one.values)}")
+        if one.fault:
+            say(f"consensus: {one.name} can no longer be used, so save it again: {one.fault}")
     if not found:
         say("nothing is saved: `consensus save NAME -m provider/model --arbiter provider/model`")
     return Exit.ANSWER
@@ -109,7 +121,7 @@ def remove(name: str) -> Exit:
     Args:
         name: Name of the configuration.
     """
-    one = find(name)
+    one = _find(name)
     asyncio.run(block_class(one.kind).adelete(name))
     say(f"removed {name}")
     return Exit.ANSWER
@@ -133,7 +145,12 @@ async def saved_configurations(name: str | None = None) -> list[Saved]:
     found = []
     for document in response.json():
         kind = kinds[document["block_type"]["slug"]]
-        config = block_class(kind).model_fields["config"].annotation.model_validate(document["data"]["config"])
+        stored = document["data"]["config"]
+        try:
+            config = block_class(kind).model_fields["config"].annotation.model_validate(stored)
+        except ValidationError as error:
+            found.append(Saved(document["name"], kind, stored, explain(error)))
+            continue
         # Prefect stores every field; only what differs from the default was chosen.
         found.append(Saved(document["name"], kind, config.model_dump(mode="json", exclude_defaults=True)))
     return sorted(found)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from tasks.batches.formats.text import TOO_LONG, lines_of
-from tasks.batches.limits import MAX_ROW_CHARACTERS
+from tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
 from tasks.batches.row import Broken, Item
 from tasks.errors import ConfigurationError
 
@@ -55,8 +55,7 @@ def read_csv(file: BinaryIO, delimiter: str | None = None) -> Iterator[Item | Br
         names = [name.strip() for name in next(reader)]
     except csv.Error as error:
         raise ConfigurationError(f"input: line 1, the names of the columns: {error}") from None
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigurationError(f"input: two columns are called {min(twice)!r}")
+    check_names(names)
     yield names
     while True:
         start, lines.too_long = lines.number + 1, False

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, BinaryIO, NoReturn
 
+from tasks.batches.formats.json_numbers import Numbers, plain_number
 from tasks.batches.formats.text import TOO_LONG, lines_of
+from tasks.batches.formats.unpacking import Growing
 from tasks.batches.limits import MAX_DEPTH, MAX_ROW_CHARACTERS, fault_in_text
 from tasks.batches.row import Broken, Item
 from tasks.errors import ConfigurationError
@@ -51,7 +53,8 @@ def read_json_array(file: BinaryIO) -> Iterator[Item | Broken]:
     if not buffered.peek(1):
         return
     number = 0
-    events = ijson.basic_parse(buffered)
+    growing = Growing(Numbers(buffered))
+    events = growing.followed(ijson.basic_parse(growing))
     try:
         event = next(events, None)
         if event is None:
@@ -67,7 +70,10 @@ def read_json_array(file: BinaryIO) -> Iterator[Item | Broken]:
             number += 1
             yield item
         next(events, None)  # whatever follows the array is an error
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except (ijson.JSONError, ValueError, ArithmeticError, SystemError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        # The last two, and a ValueError that is no UnicodeDecodeError, are of numbers that the parser cannot take.
         said = error.args[0] if error.args else error
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
         what = text.partition("\n")[0].strip()[:200]
@@ -116,4 +122,4 @@ def _build(events: Iterator[tuple[str, Any]], event: str, value: Any, number: in
 
 
 def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else value
+    return plain_number(value) if isinstance(value, Decimal) else value

@@ -1,17 +1,22 @@
 """Parquet, read some hundred rows at a time."""
 
 import base64
+import io
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from tasks.batches.formats.parquet_size import bytes_of, check_parquet, rows_at_once, to_be_numbered
+from tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
 from tasks.batches.row import Broken, Item
 from tasks.errors import ConfigurationError
 
-BATCH_ROWS = 256
+MOST_BYTES = 4 * MAX_ROW_CHARACTERS
+"""Of the values of one row; a character has four bytes at most."""
 
 
 def pyarrow_for(parameter: str) -> tuple[ModuleType, ModuleType]:
@@ -43,31 +48,48 @@ def read_parquet(file: BinaryIO) -> Iterator[Item | Broken | list[str]]:
     try:
         opened = pq.ParquetFile(file, pre_buffer=False)
         names = opened.schema_arrow.names
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ConfigurationError(f"input: two columns are called {min(twice)!r}")
+        check_names(names)
+        check_parquet(opened.metadata, file.seek(0, io.SEEK_END))
+        if texts := to_be_numbered(file, opened.metadata):
+            opened = pq.ParquetFile(file, pre_buffer=False, metadata=opened.metadata, read_dictionary=texts)
         yield names
         number = 0
-        for batch in opened.iter_batches(batch_size=BATCH_ROWS):
-            yield from _rows(batch, number)
-            number += batch.num_rows
-    except pa.ArrowException as error:
+        for group in range(opened.num_row_groups):
+            rows = rows_at_once(file, opened.metadata.row_group(group))
+            for batch in opened.iter_batches(batch_size=rows, row_groups=[group]):
+                yield from _rows(pa, batch, number)
+                number += batch.num_rows
+    except MemoryError:  # before those of Arrow, of which one is both
+        raise ConfigurationError("input: it cannot be read as Parquet: its rows are larger than the memory") from None
+    except (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # The last ones are of pyarrow too, where a damaged file has names that are no UTF-8 or days that are in no calendar.
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(f"input: it cannot be read as Parquet: {str(error)[:200]}") from None
 
 
-def _rows(batch: Any, before: int) -> Iterator[Item | Broken]:
-    try:
-        rows: list[Any] = batch.to_pylist()
-    except UnicodeDecodeError:
-        rows = [None] * batch.num_rows
+def _rows(pa: ModuleType, batch: Any, before: int) -> Iterator[Item | Broken]:
+    rows: list[Any] = [None] * batch.num_rows
+    if _bytes(pa, batch) <= MOST_BYTES:
+        with suppress(UnicodeDecodeError):
+            rows = batch.to_pylist()
     for at, row in enumerate(rows):
         number = before + at + 1
         if row is not None:
             yield Item(number, plain(row))
             continue
+        one = batch.slice(at, 1)
+        if _bytes(pa, one) > MOST_BYTES:
+            yield Broken(number, f"the row is larger than {MAX_ROW_CHARACTERS:,} characters")
+            continue
         try:
-            yield Item(number, plain(batch.slice(at, 1).to_pylist()[0]))
+            yield Item(number, plain(one.to_pylist()[0]))
         except UnicodeDecodeError as error:
             yield Broken(number, f"wrong encoding: {error.reason}")
+
+
+def _bytes(pa: ModuleType, batch: Any) -> int:
+    return sum(bytes_of(pa, column) for column in batch.columns)
 
 
 def plain(value: Any) -> Any:

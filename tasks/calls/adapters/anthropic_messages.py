@@ -7,12 +7,11 @@ from anthropic import AsyncAnthropic, transform_schema
 from anthropic.types import Message
 
 from tasks.calls.adapters import Reply
+from tasks.calls.adapters.counts import field_of, total, usage_of
 from tasks.calls.adapters.repair import Repairs, schema_instruction
 from tasks.calls.failures import Fault
+from tasks.calls.money.worst_case import SENT_LIMITS
 from tasks.calls.request import FinishReason, Request, Usage
-
-DEFAULT_MAX_TOKENS = 8192
-"""The API wants a limit; above about 21,000 the SDK refuses to wait without streaming."""
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -59,7 +58,7 @@ def body(request: Request, repairs: Repairs) -> dict[str, Any]:
     }
     return {
         "model": request.model,
-        "max_tokens": sampling.max_output_tokens or DEFAULT_MAX_TOKENS,
+        "max_tokens": sampling.max_output_tokens or SENT_LIMITS["anthropic"],
         "messages": [m.model_dump() for m in request.messages if m.role != "system"],
         **{name: value for name, value in optional.items() if value and name not in repairs.dropped},
     }
@@ -97,15 +96,13 @@ def _status(error: Mapping[str, Any]) -> int:
 
 def _usage(response: Message) -> Usage | None:
     usage = response.usage
-    if usage is None:
-        return None
-    cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-    details = usage.output_tokens_details
-    return Usage(
+    cached, written = field_of(usage, "cache_read_input_tokens"), field_of(usage, "cache_creation_input_tokens")
+    own = field_of(usage, "input_tokens")
+    return usage_of(
         # Anthropic counts cached input apart.
-        input_tokens=(usage.input_tokens or 0) + cached + written,
-        output_tokens=usage.output_tokens or 0,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=getattr(details, "thinking_tokens", 0) or 0,
+        None if own is None else total(own, cached, written),
+        field_of(usage, "output_tokens"),
+        cached=cached,
+        written=written,
+        reasoning=field_of(usage, "output_tokens_details", "thinking_tokens"),
     )

@@ -7,9 +7,10 @@ from google.genai.client import AsyncClient
 from google.genai.types import EmbedContentConfig, EmbedContentResponse, HttpOptions
 
 from tasks.calls.adapters import Reply
+from tasks.calls.adapters.counts import usage_of
 from tasks.calls.adapters.repair import Repairs
 from tasks.calls.failures import Fault
-from tasks.calls.request import Request, Usage
+from tasks.calls.request import Request
 from tasks.calls.vectors import packed
 
 _WITH_TASK = ("gemini-embedding-001", "text-embedding-")
@@ -37,7 +38,7 @@ def read(response: Any) -> Reply:
     if not isinstance(response, EmbedContentResponse):
         return Reply(fault=Fault(200, message="the response is no embed_content response", transport="malformed"))
     counted = response.usage_metadata
-    usage = Usage(input_tokens=counted.prompt_token_count or 0) if counted is not None else None
+    usage = usage_of(counted.prompt_token_count, 0) if counted is not None else None
     if not response.embeddings:
         if usage is None:
             # The SDK drops fields it does not know, and an error object is one: what is left is nothing.

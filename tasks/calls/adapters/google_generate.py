@@ -15,6 +15,7 @@ from google.genai.types import (
 )
 
 from tasks.calls.adapters import Reply
+from tasks.calls.adapters.counts import total, usage_of
 from tasks.calls.adapters.repair import Repairs, schema_instruction
 from tasks.calls.failures import Fault
 from tasks.calls.request import FinishReason, Request, Usage
@@ -127,13 +128,13 @@ def _thinking(effort: str) -> ThinkingConfig:
 
 def _usage(response: GenerateContentResponse) -> Usage | None:
     usage = response.usage_metadata
-    if usage is None:
+    if usage is None or usage.prompt_token_count is None:
         return None
-    thoughts = usage.thoughts_token_count or 0
-    return Usage(
-        input_tokens=(usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
-        # Thoughts are billed as output and counted apart.
-        output_tokens=(usage.candidates_token_count or 0) + thoughts,
-        cached_input_tokens=usage.cached_content_token_count or 0,
-        reasoning_tokens=thoughts,
+    thoughts = usage.thoughts_token_count
+    return usage_of(
+        total(usage.prompt_token_count, usage.tool_use_prompt_token_count),
+        # Thoughts are billed as output and counted apart; what is 0 is left out.
+        total(usage.candidates_token_count, thoughts),
+        cached=usage.cached_content_token_count,
+        reasoning=thoughts,
     )

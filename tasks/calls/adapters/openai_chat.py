@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from tasks.calls.adapters import Reply
+from tasks.calls.adapters.counts import charged, field_of, usage_of
 from tasks.calls.adapters.repair import Repairs, schema_instruction
 from tasks.calls.failures import Fault
 from tasks.calls.request import FinishReason, Request, Usage
@@ -152,28 +152,19 @@ def strict(schema: Any) -> Any:
 
 def _usage(response: ChatCompletion) -> tuple[Usage | None, float | None]:
     usage = response.usage
-    if usage is None:
-        return None, None
-    read_tokens = usage.prompt_tokens_details
-    spent = usage.completion_tokens_details
-    fields = usage.model_extra or {}
-    cost = fields.get("cost")
-    upstream = (fields.get("cost_details") or {}).get("upstream_inference_cost") if fields.get("is_byok") else None
-    return (
-        Usage(
-            input_tokens=usage.prompt_tokens or 0,
-            output_tokens=usage.completion_tokens or 0,
-            cached_input_tokens=(read_tokens.cached_tokens if read_tokens else 0) or 0,
-            reasoning_tokens=(spent.reasoning_tokens if spent else 0) or 0,
-        ),
-        # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
-        charged(cost + float(upstream or 0.0)) if isinstance(cost, int | float) else None,
+    counted = usage_of(
+        field_of(usage, "prompt_tokens"),
+        field_of(usage, "completion_tokens"),
+        cached=field_of(usage, "prompt_tokens_details", "cached_tokens"),
+        reasoning=field_of(usage, "completion_tokens_details", "reasoning_tokens"),
     )
-
-
-def charged(cost: Any) -> float | None:
-    """Return what a server says a call cost, in US dollars; None where that is no amount: it would upset every budget."""
-    return float(cost) if isinstance(cost, int | float) and isfinite(cost) and cost >= 0 else None
+    cost = charged(field_of(usage, "cost"))
+    if cost is None or not field_of(usage, "is_byok"):
+        return counted, cost
+    # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
+    details = field_of(usage, "cost_details")
+    upstream = charged((details.get("upstream_inference_cost") if isinstance(details, Mapping) else None) or 0.0)
+    return counted, None if upstream is None else cost + upstream
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:

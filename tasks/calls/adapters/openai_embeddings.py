@@ -7,7 +7,8 @@ from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
 
 from tasks.calls.adapters import Reply
-from tasks.calls.adapters.openai_chat import charged, fault_in_body
+from tasks.calls.adapters.counts import charged, field_of, usage_of
+from tasks.calls.adapters.openai_chat import fault_in_body
 from tasks.calls.adapters.repair import Repairs
 from tasks.calls.failures import Fault
 from tasks.calls.request import Request, Usage
@@ -49,6 +50,4 @@ def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the 
 
 def _usage(response: CreateEmbeddingResponse) -> tuple[Usage | None, float | None]:
     usage = response.usage
-    if usage is None:
-        return None, None
-    return Usage(input_tokens=usage.prompt_tokens or 0), charged((usage.model_extra or {}).get("cost"))
+    return usage_of(field_of(usage, "prompt_tokens"), 0), charged(field_of(usage, "cost"))

@@ -1,112 +1,226 @@
-"""What a run may still spend. The worst case of a call is reserved before it is sent; nested and concurrent calls share."""
+"""What a run may still spend. The worst case of a call is reserved before it is sent; nested and concurrent calls share.
 
+A call that is not covered only because of what is set aside for others under way waits until these are settled. Nobody
+who waits here has a reservation, and whoever has one waits for its vendor alone, so that every wait ends.
+"""
+
+import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
 from blocks.budget import Budget
+from tasks.calls.money.account import Account, Refusal
 from tasks.calls.money.pricing import price
+from tasks.calls.money.worst_case import worst_case
 from tasks.calls.providers import Endpoint
 from tasks.calls.request import Request, Usage
 from tasks.errors import BudgetError
 
-ASSUMED_OUTPUT_TOKENS = 4096
-"""Reserved for the answer of a call without a limit of its own."""
-CHARACTERS_PER_TOKEN = 2.0
-"""A low estimate, so that the input's size in tokens is not underestimated."""
+
+class Book(Protocol):
+    """Where the requests of a run are entered so that they outlive it."""
+
+    def sent(self, model: str, tokens: int, cost_usd: float | None) -> int:
+        """Enter a request at its worst case, before it goes out; return its number."""
+
+    def settled(self, number: int, tokens: int | None, cost_usd: float | None, *, lost: bool) -> None:
+        """Enter what it really took, None where that is not known. It never fails: the answer is paid for."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Reservation:
-    """The worst case of one call."""
+    """The worst case of one call, in the purse of its run and in those around it."""
 
+    purse: "Purse"
+    model: str
     tokens: int
-    cost_usd: float
+    cost_usd: float | None
+    """None where the price is not known; no budget is in US dollars then."""
+    entry: int | None = None
+    """Its number in the book, once it goes out."""
+    held: bool = False
+    """Whether it is set aside now."""
+
+    @property
+    def dollars(self) -> float:
+        """What it counts in a sum."""
+        return self.cost_usd or 0.0
+
+    def take(self) -> None:
+        """Set it aside."""
+        self.held = True
+        for purse in self.purse.chain():
+            purse.open(self.tokens, self.dollars)
+
+    def go_out(self) -> None:
+        """Enter in the book, if there is one, that the request is sent now."""
+        for purse in self.purse.chain():
+            if purse.book is not None:
+                self.entry = purse.book.sent(self.model, self.tokens, self.cost_usd)
+
+    def settle(self, usage: Usage | None, cost_usd: float | None, *, lost: bool = False) -> None:
+        """Book what the call really used; what is not known stays booked at its worst case.
+
+        Args:
+            usage: Its tokens.
+            cost_usd: Its cost.
+            lost: Whether the response was lost, so that the vendor may have billed what is not known.
+        """
+        spent = None if usage is None else usage.input_tokens + usage.output_tokens
+        for purse in self.purse.chain():
+            if purse.book is not None and self.entry is not None:
+                purse.book.settled(self.entry, spent, cost_usd, lost=lost)
+        self._close(self.tokens if spent is None else spent, self.dollars if cost_usd is None else cost_usd)
+
+    def give_back(self) -> None:
+        """Let go of what was never sent."""
+        if self.held:
+            self._close(0, 0.0, calls=0)
+
+    def _close(self, tokens: int, cost_usd: float, calls: int = 1) -> None:
+        self.held = False
+        for purse in self.purse.chain():
+            purse.close((self.tokens, self.dollars), (tokens, cost_usd), calls)
+        self.purse.queue.serve()
 
 
-class Purse:
-    """The budget of one run and what was spent of it."""
+class _Queue:
+    """Calls that wait in a purse or in one inside it, the first first. It is for one event loop."""
 
-    def __init__(self, limits: Budget, parent: "Purse | None" = None) -> None:
-        self.limits = limits
+    def __init__(self) -> None:
+        self._waiting: dict[Reservation, asyncio.Future[None]] = {}
+
+    def enter(self, wanted: Reservation) -> "asyncio.Future[None]":
+        """Wait for a turn; the future is done when `wanted` is set aside, and fails if it never will be."""
+        turn = self._waiting[wanted] = asyncio.get_running_loop().create_future()
+        self.serve()
+        return turn
+
+    def leave(self, wanted: Reservation, turn: "asyncio.Future[None]") -> None:
+        """Wait no more, also in the very moment in which the turn has come."""
+        self._waiting.pop(wanted, None)
+        if turn.done() and not turn.cancelled():
+            turn.exception()  # taken note of, or asyncio would report it
+        wanted.give_back()
+        self.serve()
+
+    def serve(self) -> None:
+        """Let go on whom the budget covers, or never will; nobody overtakes who wants of the same purse."""
+        blocked: set[Purse] = set()
+        for wanted, turn in list(self._waiting.items()):
+            chain = list(wanted.purse.chain())
+            if turn.done():  # cancelled a moment ago
+                continue
+            refusal = wanted.purse.refusal_for(wanted)
+            if refusal is not None:
+                del self._waiting[wanted]
+                turn.set_exception(BudgetError(refusal.message))
+                continue
+            short = {purse for purse in chain if purse.is_short(wanted.tokens, wanted.dollars)}
+            if short or not blocked.isdisjoint(chain):
+                blocked |= short
+                if chain[-1] in blocked:  # and so are all that come after
+                    break
+                continue
+            del self._waiting[wanted]
+            wanted.take()
+            turn.set_result(None)
+
+
+class Purse(Account):
+    """The budget of one run and what was spent of it, inside that of the run around it."""
+
+    def __init__(self, limits: Budget, parent: "Purse | None" = None, book: Book | None = None) -> None:
+        super().__init__(limits)
         self.parent = parent
-        self.calls = 0
-        self.tokens = 0
-        self.cost_usd = 0.0
+        self.book = book
+        self.queue: _Queue = _Queue() if parent is None else parent.queue
         self.refusal: str | None = None
-        """Why the last call was refused that these very limits did not cover; None as long as they cover all."""
-        self._started = time.monotonic()
+        """Why the last call was refused that this purse or one around it did not cover; None as long as all are."""
+        self.exhausted = False
+        """Whether no call will be covered any more, however small."""
 
     async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
-        """Set aside the worst case of `request`.
+        """Set aside the worst case of `request`, after those that have waited longer for the same purse.
 
         Raises:
-            BudgetError: If the budget does not cover it, or its price is not known and the budget is in US dollars.
+            BudgetError: If the budget would not cover it even with no other call under way, its seconds are used up,
+                or its price is not known and the budget is in US dollars.
         """
-        characters = sum(len(message.content) for message in request.messages) + len(str(request.response_schema or ""))
-        entry = int(characters / CHARACTERS_PER_TOKEN) + 16
-        output = request.sampling.max_output_tokens or ASSUMED_OUTPUT_TOKENS
-        cost = 0.0
-        if self._counts_money() and endpoint.credentials is not None:
-            worst = await price(endpoint, request.model, Usage(input_tokens=entry, output_tokens=output))
-            if worst is None:
+        wanted = await self._wanted(request, endpoint)
+        turn = self.queue.enter(wanted)
+        try:
+            async with asyncio.timeout(self._seconds_left()):
+                await turn
+        except TimeoutError:
+            self.queue.leave(wanted, turn)
+            self._end_late()
+        except BaseException:
+            self.queue.leave(wanted, turn)
+            raise
+        return wanted
+
+    def check_time(self) -> None:
+        """Check that the seconds of this purse and of those around it are not used up.
+
+        Raises:
+            BudgetError: If they are.
+        """
+        left = self._seconds_left()
+        if left is not None and left <= 0:
+            self._end_late()
+
+    def refusal_for(self, wanted: Reservation) -> Refusal | None:
+        """Return why a call is not covered, even with no other call under way, and tell all purses that it concerns."""
+        for purse in self.chain():
+            refusal = purse.refusal_of(wanted.tokens, wanted.dollars)
+            if refusal is not None:
+                self._tell(purse, refusal)
+                return refusal
+        return None
+
+    async def _wanted(self, request: Request, endpoint: Endpoint) -> Reservation:
+        worst = worst_case(request, endpoint)
+        in_dollars = [purse for purse in self.chain() if purse.limits.max_cost_usd is not None]
+        cost: float | None = 0.0
+        if endpoint.credentials is not None and in_dollars:
+            cost = await price(endpoint, request.model, worst)
+            if cost is None:
                 message = f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
-                for purse in self._chain():
-                    purse.refusal = message if purse.limits.max_cost_usd is not None else purse.refusal
+                self._tell(in_dollars[-1], Refusal(message, exhausted=True))
                 raise BudgetError(message)
-            cost = worst
-        reservation = Reservation(entry + output, cost)
-        self._take(reservation)
-        return reservation
+        elif endpoint.credentials is not None:
+            cost = None
+            if any(purse.book is not None for purse in self.chain()):
+                # A later run may have a budget in US dollars. A call does not fail for that.
+                with suppress(Exception):
+                    cost = await price(endpoint, request.model, worst)
+        return Reservation(self, request.name, worst.input_tokens + worst.output_tokens, cost)
 
-    def settle(self, reservation: Reservation, usage: Usage | None, cost_usd: float | None) -> None:
-        """Book what a call really used; what is not known stays booked at its worst case."""
-        spent = reservation.tokens if usage is None else usage.input_tokens + usage.output_tokens
-        paid = reservation.cost_usd if cost_usd is None else cost_usd
-        for purse in self._chain():
-            purse.tokens += spent - reservation.tokens
-            purse.cost_usd += paid - reservation.cost_usd
+    def _tell(self, refuses: "Purse", refusal: Refusal) -> None:
+        """Tell every purse, as far out as the one that `refuses`, that it has not covered a call."""
+        for purse in self.chain():
+            purse.refusal = refusal.message
+            if purse is refuses:
+                purse.exhausted = purse.exhausted or refusal.exhausted
+                break
 
-    def _take(self, wanted: Reservation) -> None:
-        for purse in self._chain():
-            try:
-                purse.check(wanted)
-            except BudgetError as error:
-                purse.refusal = error.message
-                raise
-        for purse in self._chain():
-            purse.calls += 1
-            purse.tokens += wanted.tokens
-            purse.cost_usd += wanted.cost_usd
+    def _end_late(self) -> NoReturn:
+        first = min((purse for purse in self.chain() if purse.end is not None), key=lambda purse: purse.end or 0.0)
+        refusal = first.late()
+        self._tell(first, refusal)
+        raise BudgetError(refusal.message)
 
-    def check(self, wanted: Reservation) -> None:
-        """Check that this purse alone covers `wanted`.
+    def _seconds_left(self) -> float | None:
+        ends = [purse.end for purse in self.chain() if purse.end is not None]
+        return min(ends) - time.monotonic() if ends else None
 
-        Raises:
-            BudgetError: If it does not.
-        """
-        limits = self.limits
-        if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
-            raise BudgetError(f"the budget of {limits.max_calls} calls is used up")
-        if limits.max_tokens is not None and self.tokens + wanted.tokens > limits.max_tokens:
-            raise BudgetError(
-                f"the budget of {limits.max_tokens} tokens has {max(0, limits.max_tokens - self.tokens)} left, "
-                f"and the call may take {wanted.tokens}"
-            )
-        if limits.max_cost_usd is not None and self.cost_usd + wanted.cost_usd > limits.max_cost_usd:
-            raise BudgetError(
-                f"the budget of {limits.max_cost_usd:g} USD has {max(0.0, limits.max_cost_usd - self.cost_usd):.6f} left, "
-                f"and the call may cost {wanted.cost_usd:.6f}"
-            )
-        if limits.max_seconds is not None and time.monotonic() - self._started > limits.max_seconds:
-            raise BudgetError(f"the budget of {limits.max_seconds:g} seconds is used up")
-
-    def _counts_money(self) -> bool:
-        return any(purse.limits.max_cost_usd is not None for purse in self._chain())
-
-    def _chain(self) -> Iterator["Purse"]:
+    def chain(self) -> Iterator["Purse"]:
+        """This purse and those around it, outwards."""
         purse: Purse | None = self
         while purse is not None:
             yield purse
@@ -121,10 +235,41 @@ def current_purse() -> Purse | None:
     return _current.get()
 
 
+async def set_aside(request: Request, endpoint: Endpoint, ready: Callable[[], Awaitable[None]]) -> Reservation | None:
+    """Reserve the worst case of a call that is sent when this returns; None outside of any budget.
+
+    Args:
+        request: The call.
+        endpoint: Where it goes.
+        ready: Waits until it may be sent, which something may have put off while it waited for the budget.
+
+    Raises:
+        BudgetError: If the budget does not cover it.
+        OutputError: If it cannot be entered in the book of the run.
+    """
+    purse = current_purse()
+    if purse is None:
+        return None
+    reservation = await purse.reserve(request, endpoint)
+    try:
+        await ready()
+        purse.check_time()
+        reservation.go_out()
+    except BaseException:
+        reservation.give_back()
+        raise
+    return reservation
+
+
 @contextmanager
-def spending(limits: Budget) -> Iterator[Purse]:
-    """Give the calls made in the block a budget, inside that of the run around it."""
-    purse = Purse(limits, _current.get())
+def spending(limits: Budget, book: Book | None = None) -> Iterator[Purse]:
+    """Give the calls made in the block a budget, inside that of the run around it.
+
+    Args:
+        limits: The budget; an empty one tells only, by its `refusal`, whether a budget around it was too small.
+        book: Where every request is entered.
+    """
+    purse = Purse(limits, _current.get(), book)
     token = _current.set(purse)
     try:
         yield purse

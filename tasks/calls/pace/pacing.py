@@ -28,6 +28,11 @@ class Pace:
         """Seconds for which calls are still held back."""
         return max(0.0, self._held_until - time.monotonic())
 
+    async def released(self) -> None:
+        """Wait until no `hold` is in force: one may have begun while a call whose turn it is waited for something else."""
+        while self.held_s > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
+            await asyncio.sleep(self._wait())
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a free slot and for the time to start, and keep the slot until the end of the block."""

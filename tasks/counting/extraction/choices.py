@@ -7,14 +7,19 @@ where nothing follows that they could belong to.
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-_OPEN = r"[*_`\"'“\[({]*"
-_CLOSE = r"[*_`\"'”\])}]*"
+from tasks.counting.extraction.marks import plain
+
+# Possessive: two runs that share marks and could give each other some back take the square of a run's length.
+_OPEN = r"[*_`\"'“\[({]*+"
+_CLOSE = r"[*_`\"'”\])}]*+"
+_CLOSE_IN_PART = r"[*_`\"'”\])}]*"
+"""Gives back a bracket that what follows it wants."""
 _ENDS = rf"{_CLOSE}(?=\s*(?:$|[\n.,;:!?(\u2014\u2013]|-\s|because\b|since\b|as\b))"
 _LETTER = rf"{_OPEN}(?:(?P<letter>[B-HJ-Z])(?![\w'\u2019])|(?P<article>[AI]){_ENDS}|(?<=\()(?P<small>[a-z])\))"
 _KIND = r"(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)"
 
-_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?(?P<letter>[A-Za-z])\)?\s*\}")
-_ALONE = re.compile(rf"\A\s*{_OPEN}(?P<letter>[A-Za-z]){_CLOSE}[.):]?{_CLOSE}\s*\Z")
+_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?\(?(?P<letter>[A-Za-z])\)?\s*\}")
+_ALONE = re.compile(rf"\A\s*{_OPEN}(?P<letter>[A-Za-z]){_CLOSE_IN_PART}[.):]?{_CLOSE}\s*\Z")
 _STATED = re.compile(
     rf"\b(?i:answer|choice|option)\b{_CLOSE}\s*(?:is|would be|must be|should be|[:=]){_CLOSE}:?\s*(?:{_KIND}\s+)?{_LETTER}"
 )
@@ -24,12 +29,15 @@ _PREFERRED = re.compile(
     re.MULTILINE,
 )
 _LISTED = re.compile(
-    rf"^[ \t]*(?:[-*][ \t]+)?{_OPEN}(?P<letter>[A-HJ-Z])(?:{_CLOSE}[.):](?=[\s*]|$)|{_CLOSE}\s*$)", re.MULTILINE
+    rf"^[ \t]*(?:[-*][ \t]+)?{_OPEN}(?P<letter>[A-HJ-Z])(?:{_CLOSE_IN_PART}[.):](?=[\s*]|$)|{_CLOSE}\s*$)", re.MULTILINE
 )
 
 _SHORT = 80
 """Characters of a line that may be an answer alone, and before a label that decide what is said of it."""
-_MARKS = " \t\r\n*_`\"'“”.,:;!()[]{}#"
+_MENTIONS = 1000
+"""Mentions of labels that are looked at; who goes on about them for longer has chosen none."""
+_MARKS = " \t\r\n*_`\"'“”.,:;!()[]{}"
+"""What may be around a label; no `#`, which may be a part of one."""
 _STATES = re.compile(
     r"\b(?:answer|verdict|label|classification|category|decision|conclusion)\b\W*(?:is\b|:|=)\W*\Z", re.IGNORECASE
 )
@@ -70,14 +78,16 @@ def chosen_label(text: str, labels: Sequence[str]) -> str | None:
         return next((label for label in labels if label.upper() == letter), None)
     known = {_plain(label): label for label in labels}
     for whole in (text, _last_line(text)):
-        if (name := _plain(whole.strip(_MARKS))) in known:
-            return known[name]
+        # As it is written first: of `C` and `C#`, or `n` and `n!`, one is within the other.
+        for name in (_plain(whole), plain(whole), _plain(whole.strip(_MARKS))):
+            if name in known:
+                return known[name]
     # The longest first, so that `not safe` is not taken for `safe`.
     names = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in sorted(known, key=len, reverse=True))
-    mentions = list(re.finditer(rf"(?<![\w-])(?:{names})(?![\w-])", text, re.IGNORECASE))
-    stated = [match for match in mentions if _STATES.search(_before(text, match))]
-    if stated:
-        return known[_plain(stated[-1][0])]
+    mentions = list(re.finditer(rf"(?<![\w-])(?:{names})(?![\w+#-])", text, re.IGNORECASE))
+    for match in reversed(mentions[-_MENTIONS:]):
+        if _STATES.search(_before(text, match)):
+            return known[_plain(match[0])]
     if (
         mentions
         and not text[: mentions[0].start()].strip(_MARKS)
@@ -85,7 +95,7 @@ def chosen_label(text: str, labels: Sequence[str]) -> str | None:
     ):
         listed = len(mentions) > 1 and not re.search(r"\w", text[mentions[0].end() : mentions[1].start()])
         return None if listed else known[_plain(mentions[0][0])]
-    if any(_DENIES.search(_before(text, match)) for match in mentions):
+    if len(mentions) > _MENTIONS or any(_DENIES.search(_before(text, match)) for match in mentions):
         return None
     found = {known[_plain(match[0])] for match in mentions}
     return found.pop() if len(found) == 1 else None

@@ -1,17 +1,16 @@
 """Reads the answer out of what members wrote. What cannot be read is an abstention: it is never a vote."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from blocks.extraction import Extraction
 from tasks.counting.extraction.choices import chosen_label, chosen_letter
 from tasks.counting.extraction.json_field import field_of, written
+from tasks.counting.extraction.marks import plain, shown
 from tasks.counting.extraction.numbers import first_number, show_number, stated_number
 
 _IS_NUMBER = re.compile(r"[$€£¥]?\s?-?[$€£¥]?\s?[\d.,]*\d\s?%?\Z")
-_MARKS = " \t\r\n*_`\"'“”\u2018\u2019.,:;!()[]{}#"
 
 
 class Reading(NamedTuple):
@@ -44,12 +43,11 @@ def extract_all(texts: Sequence[str | None], extraction: Extraction) -> list[Rea
 
 
 def normalised(text: str) -> Reading | None:
-    """Read a whole text: without regard to case, spaces and marks around it; a text that is a number is that number."""
-    shown = " ".join(unicodedata.normalize("NFKC", text).split())
-    if _IS_NUMBER.match(shown.strip("*_`\"' .")) and (number := stated_number(shown)) is not None:
+    """Read a whole text: without regard to case, blanks and marks around it; a text that is a number is that number."""
+    key = plain(text)
+    if _IS_NUMBER.match(key) and (number := stated_number(key)) is not None:
         return _number(number)
-    shown = shown.strip(_MARKS) or shown
-    return Reading(shown.casefold(), shown) if shown else None
+    return Reading(key, shown(text)) if key else None
 
 
 def _read(text: str, extraction: Extraction) -> Reading | None:

@@ -2,19 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from blocks.member import ModelName
-from blocks.sampling import Sampling
 from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
+from tasks.judging.bench import Bench
 from tasks.judging.fence import fenced
 from tasks.judging.hearing import hear
-from tasks.prompts import fill, prompt, version
 from tasks.readers import UnreadableError, json_object, reader
-from tasks.record import Response
+from tasks.record import CallError, Response
 
 _SCHEMA: dict[str, JsonValue] = {
     "type": "object",
@@ -39,52 +36,43 @@ def read_extraction(text: str, schema: dict[str, Any] | None = None) -> str:  # 
     return str(value).strip()
 
 
+class Heard(NamedTuple):
+    """What is known of one member's final answer."""
+
+    text: str | None
+    """The answer, empty where it gives none; None where the member has failed or could not be heard."""
+    error: CallError | None = None
+    """Why it could not be heard, though it has answered: an abstention is another thing."""
+
+
 async def extract_by_model(
-    question: str,
-    responses: Sequence[Response],
-    extractor: ModelName,
-    call: Call,
-    *,
-    sampling: Sampling,
-    timeout: float,
-    seed: str,
-) -> tuple[list[str | None], list[Response]]:
-    """Ask `extractor` for the final answer in each response; each is read apart from the others and without its name.
+    responses: Sequence[Response], bench: Bench, call: Call
+) -> tuple[list[Heard], list[Response]]:
+    """Ask a model for the final answer in each response; each is read apart from the others and without its name.
 
     Args:
-        question: The question that was answered.
         responses: What members answered; who failed is not read.
-        extractor: The model that reads.
+        bench: The model that reads, and what it knows of the question.
         call: Makes the calls.
-        sampling: Sampling settings of the extractor.
-        timeout: Seconds that one request may take.
-        seed: Seed of the markers around the text.
 
     Returns:
-        The final answer of each response, empty where it gives none, None where it could not be found out; and every
-        call made for it.
+        What is known of the final answer in each response, and every call made for it.
     """
 
     async def read(response: Response) -> tuple[str | None, list[Response]]:
-        text = fill("extract", question=question, answers=fenced({"": response.text or ""}, seed, "text"))
-        request = Request(
-            provider=extractor.provider,
-            model=extractor.model,
-            messages=(Message(role="system", content=prompt("extract_system")), Message(role="user", content=text)),
-            sampling=sampling,
-            response_schema=_SCHEMA,
-            reader="extraction",
-            prompt_version=version("extract_system", "extract"),
-            label=f"extractor {extractor} · {response.member}",
-            timeout=timeout,
-        )
-        return await hear(request, call, read_extraction, member=f"{extractor} reads {response.member}")
+        shown = fenced({"": response.text or ""}, bench.seed, "text")
+        label = f"extractor {bench.model} · {response.member}"
+        request = bench.request("extract", _SCHEMA, "extraction", label, answers=shown)
+        return await hear(request, call, read_extraction, member=f"{bench.model} reads {response.member}")
 
     # Members that wrote the same are read once.
     first: dict[str, Response] = {}
     for response in responses:
         if response.answered:
             first.setdefault(response.text or "", response)
-    heard = dict(zip(first, await asyncio.gather(*map(read, first.values())), strict=True))
-    answers = [heard[response.text or ""][0] if response.answered else None for response in responses]
-    return answers, [one for _, calls in heard.values() for one in calls]
+    read_texts = dict(zip(first, await asyncio.gather(*map(read, first.values())), strict=True))
+    heard = {
+        text: Heard(answer, calls[-1].error if answer is None else None) for text, (answer, calls) in read_texts.items()
+    }
+    answers = [heard[response.text or ""] if response.answered else Heard(None) for response in responses]
+    return answers, [one for _, calls in read_texts.values() for one in calls]

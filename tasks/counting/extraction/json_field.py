@@ -6,6 +6,8 @@ from typing import Any
 
 MAX_BRACES = 1000
 """Opening braces of a text at which an object is looked for."""
+MAX_LOOKED_AT = 4_000_000
+"""Characters that are looked at for it, those of nested objects once for each brace around them."""
 
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
@@ -21,16 +23,19 @@ def field_of(text: str, field: str) -> Any:
         return None
     # Not strict: models write line breaks into their texts as they are.
     decoder = json.JSONDecoder(strict=False)
-    at = text.find("{")
+    at, left = text.find("{"), MAX_LOOKED_AT
     for _ in range(MAX_BRACES):
-        if at < 0:
+        if at < 0 or left < 0:
             break
         try:
-            value, _end = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            value, end = {}, error.pos
         except (ValueError, RecursionError):
-            value = {}
+            value, end = {}, len(text)
         if field in value:
             return value[field]
+        left -= end - at
         at = text.find("{", at + 1)
     found = re.search(rf"{re.escape(key)}\s*:\s*", text)
     if found is None:

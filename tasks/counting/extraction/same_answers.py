@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 
-from blocks.member import parse_member
-from blocks.vote import VoteConfig
 from tasks.calls.call import Call
 from tasks.counting.extraction.extract import Reading
 from tasks.counting.extraction.same_meaning import Value, comparable, distinct, same_by_model
+from tasks.judging.bench import Bench
 from tasks.record import Iteration, Record
 
 
 class SameAnswers:
-    """What is known of which readings mean the same, while wave after wave of members is asked."""
+    """What is known of which readings mean the same, while wave after wave of members is asked.
 
-    def __init__(self, question: str, config: VoteConfig, record: Record, iteration: Iteration, call: Call) -> None:
-        self._question = question
-        self._config = config
+    The bench is that of the extractor, if there is one.
+    """
+
+    def __init__(self, bench: Bench | None, record: Record, iteration: Iteration, call: Call) -> None:
+        self._bench = bench
         self._record = record
         self._iteration = iteration
         self._call = call
@@ -30,21 +31,13 @@ class SameAnswers:
         """
         different = distinct(readings)
         values = [reading.value for reading in different]
-        if self._config.extractor is not None and comparable(different) and values != self._compared:
-            heads, calls = await same_by_model(
-                self._question,
-                different,
-                parse_member(self._config.extractor)[0],
-                self._call,
-                sampling=self._config.judge_settings,
-                timeout=self._config.timeout,
-                seed=str(self._config.seed),
-            )
+        if self._bench is not None and comparable(different) and values != self._compared:
+            heads, calls = await same_by_model(different, self._bench, self._call)
             self._iteration.judgements += calls
             self._compared, self._heads = values, heads or {}
             if heads is None:
                 self._record.degraded = True
                 self._record.warnings.append(
-                    f"{self._config.extractor} could not tell which readings mean the same: they count as written"
+                    f"{self._bench.model} could not tell which readings mean the same: they count as written"
                 )
         return [reading and self._heads.get(reading.value, reading) for reading in readings]

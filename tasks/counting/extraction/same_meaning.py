@@ -10,14 +10,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from blocks.member import ModelName
-from blocks.sampling import Sampling
 from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
 from tasks.counting.extraction.extract import Reading
+from tasks.judging.bench import Bench
 from tasks.judging.fence import fenced, labels
 from tasks.judging.hearing import hear
-from tasks.prompts import fill, prompt, version
 from tasks.readers import UnreadableError, json_object, reader
 from tasks.record import Response
 
@@ -92,45 +89,31 @@ def grouped(readings: Sequence[Reading], said: Mapping[str, str]) -> dict[Value,
 
 
 async def same_by_model(
-    question: str,
-    readings: Sequence[Reading],
-    extractor: ModelName,
-    call: Call,
-    *,
-    sampling: Sampling,
-    timeout: float,
-    seed: str,
+    readings: Sequence[Reading], bench: Bench, call: Call
 ) -> tuple[dict[Value, Reading] | None, list[Response]]:
-    """Ask `extractor` which of several different readings are the same answer.
+    """Ask a model which of several different readings are the same answer.
 
     Args:
-        question: The question that was answered.
         readings: Different readings, two or more.
-        extractor: The model that compares.
+        bench: The model that compares, and what it knows of the question.
         call: Makes the calls.
-        sampling: Its sampling settings.
-        timeout: Seconds that one request may take.
-        seed: Seed of the markers around the answers.
 
     Returns:
         For each reading's value the reading that stands for its group, or None where the model could not be read; and
         every call made for it.
     """
     names = labels(len(readings))
-    shown = fenced(dict(zip(names, (reading.text for reading in readings), strict=True)), seed)
-    text = fill("same_meaning", question=question, count=len(names), answers=shown, labels=", ".join(names))
-    request = Request(
-        provider=extractor.provider,
-        model=extractor.model,
-        messages=(Message(role="system", content=prompt("same_meaning_system")), Message(role="user", content=text)),
-        sampling=sampling,
-        response_schema=same_schema(names),
-        reader="same_meaning",
-        prompt_version=version("same_meaning_system", "same_meaning"),
-        label=f"extractor {extractor} · {len(names)} readings",
-        timeout=timeout,
+    shown = fenced(dict(zip(names, (reading.text for reading in readings), strict=True)), bench.seed)
+    request = bench.request(
+        "same_meaning",
+        same_schema(names),
+        "same_meaning",
+        f"extractor {bench.model} · {len(names)} readings",
+        count=len(names),
+        answers=shown,
+        labels=", ".join(names),
     )
-    said, calls = await hear(request, call, read_same, member=f"{extractor} compares {len(names)} readings")
+    said, calls = await hear(request, call, read_same, member=f"{bench.model} compares {len(names)} readings")
     if said is None:
         return None, calls
     return grouped(readings, {name: said[name] for name in names}), calls

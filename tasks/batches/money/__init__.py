@@ -1,0 +1,1 @@
+"""What a batch may spend, and what its requests took."""

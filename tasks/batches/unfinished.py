@@ -1,0 +1,118 @@
+"""Batches of earlier days that did not end: whoever starts one again after midnight goes on with it.
+
+The day in an output's name is that of the run, and the journal is beside the output. So a batch that was killed at 23:50
+and is started again at 00:10 would begin anew, with neither the rows nor the bill nor the budget of what was done.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from prefect.runtime import flow_run
+
+from tasks.batches.journal_place import DATE, dated, day_of_run, journal_path
+from tasks.batches.places import Place, place_of
+
+AT_WORK_S = 12 * 3600.0
+"""Seconds after which nobody goes on with the batch of the day before on his own: half of what is between two nights."""
+DAYS = 14
+"""Days that are looked back."""
+BY_SCHEDULE = "auto-scheduled"
+"""Prefect's tag of runs that a schedule has made."""
+
+
+class Unfinished(NamedTuple):
+    """A batch of an earlier day that has not ended.
+
+    Attributes:
+        output: Its output.
+        idle_s: Seconds since it was last at work.
+        goes_on: Whether it is what a run that is started now is meant to go on with.
+    """
+
+    output: str
+    idle_s: float
+    goes_on: bool
+
+    def told(self, instead: str) -> str:
+        """Say what becomes of it.
+
+        Args:
+            instead: The output that the run has by its own day.
+        """
+        if self.goes_on:
+            return f"{self.output} was at work {_ago(self.idle_s)} and did not end: it is gone on with in place of {instead}"
+        return f"{self.output} did not end: a batch with that output goes on with it"
+
+
+def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
+    """Find the batches of earlier days that have left a journal, the latest first.
+
+    A run that a schedule has started is that of its day. Any other goes on with the batch of the day before if that has
+    the same plan and was at work less than twelve hours ago, and if nothing is there yet of the run's own day.
+
+    Args:
+        address: The output as it was given; without `{date}` there is nothing to find.
+        plan: What the journal must be of.
+    """
+    if DATE not in address:
+        return
+    today = day_of_run()
+    own = dated(address, today)
+    free = may_go_on() and not journal_path(own).exists() and not _exists(place_of(own, "output"))
+    for days in range(1, DAYS + 1):
+        output = dated(address, today - timedelta(days=days))
+        path = journal_path(output)
+        try:
+            with path.open("rb") as file:
+                found = json.loads(file.readline())["batch"]
+            idle_s = time.time() - path.stat().st_mtime
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(found, dict) and all(found.get(name) == value for name, value in plan.items()):
+            yield Unfinished(output, idle_s, goes_on=free and days == 1 and idle_s < AT_WORK_S)
+
+
+def unfinished_shards(address: str, folder_ending: str) -> Unfinished | None:
+    """Find a batch in shards of the day before that a run is meant to go on with.
+
+    Args:
+        address: The output as it was given.
+        folder_ending: What is put to an output to name the folder of its shards; it tells the plan and the rows.
+    """
+    if DATE not in address or not may_go_on():
+        return None
+    today = day_of_run()
+    own, before = dated(address, today), dated(address, today - timedelta(days=1))
+    if _exists(place_of(own, "output")) or _exists(place_of(own + folder_ending, "output")):
+        return None
+    idle_s = _idle_s(place_of(before + folder_ending, "output"))
+    return None if idle_s is None or idle_s >= AT_WORK_S else Unfinished(before, idle_s, goes_on=True)
+
+
+def may_go_on() -> bool:
+    """Tell whether the run is one that somebody has started, and not one of a schedule."""
+    return BY_SCHEDULE not in (flow_run.tags or [])
+
+
+def _exists(place: Place) -> bool:
+    try:
+        return bool(place.fs.exists(place.path))
+    except Exception:  # whatever a store's client raises; the check of the output says so
+        return False
+
+
+def _idle_s(folder: Place) -> float | None:
+    """Return the seconds since the last file of a folder was written, or None where that cannot be told."""
+    try:
+        times = [folder.fs.modified(path) for path in folder.fs.ls(folder.path, detail=False)]
+    except Exception:  # there is no such folder, or a store that knows no times
+        return None
+    known = [when if when.tzinfo else when.replace(tzinfo=UTC) for when in times]
+    return (datetime.now(UTC) - max(known)).total_seconds() if known else None
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} hours ago" if seconds >= 2 * 3600 else f"{max(seconds, 0) / 60:.0f} minutes ago"

@@ -1,0 +1,59 @@
+"""The tokens that a vendor says it has counted. The SDKs check no types, and a wrong count would upset every budget."""
+
+from math import isfinite
+from typing import Any
+
+from tasks.calls.request import Usage
+
+MOST_TOKENS = 1_000_000_000
+"""Of one call. What is above is no count: the largest contexts have some ten million."""
+
+
+def field_of(whole: Any, *names: str) -> Any:
+    """Return a field of a field of an SDK's object, or None where anything on the way is missing."""
+    for name in names:
+        whole = getattr(whole, name, None)
+    return whole
+
+
+def usage_of(
+    input_tokens: Any, output_tokens: Any, *, cached: Any = None, written: Any = None, reasoning: Any = None
+) -> Usage | None:
+    """Return the tokens of a call, or None where one of them is no number of tokens: the usage is unknown then.
+
+    Args:
+        input_tokens: All of the input, the cached one included.
+        output_tokens: All of the output, reasoning included.
+        cached: Input that was read from a cache; None for none.
+        written: Input that was written into one; None for none.
+        reasoning: Output that was reasoning; None for none.
+    """
+    counts = [_count(value) for value in (input_tokens, output_tokens, cached or 0, written or 0, reasoning or 0)]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts) or known[2] + known[3] > known[0]:
+        return None
+    return Usage(
+        input_tokens=known[0],
+        output_tokens=known[1],
+        cached_input_tokens=known[2],
+        cache_write_tokens=known[3],
+        reasoning_tokens=known[4],
+    )
+
+
+def total(*values: Any) -> int | None:
+    """Return the sum of counts that a vendor tells apart, None for none of that kind; None if one is no count."""
+    counts = [_count(value or 0) for value in values]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def charged(cost: Any) -> float | None:
+    """Return what a server says a call cost, in US dollars; None where that is no amount."""
+    amount = isinstance(cost, int | float) and not isinstance(cost, bool) and isfinite(cost) and cost >= 0
+    return float(cost) if amount else None
+
+
+def _count(value: Any) -> int | None:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None

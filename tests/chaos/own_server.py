@@ -1,0 +1,128 @@
+"""A Prefect server that a test may kill, and batches that are started against it from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PANEL = ["-m", "openai/one", "-m", "anthropic/two"]
+CALLS_OF_A_ROW = 2
+
+
+class Server:
+    """A Prefect server of its own, which is killed and started again over the same database."""
+
+    def __init__(self, home: Path, results: Path | None = None) -> None:
+        self.home, self.results = home, results or home / "results"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._own = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.results),
+            "PYTHONPATH": str(ROOT),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._commands: list[subprocess.Popen[str]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of the test, with the vendors' addresses, and what belongs to the server."""
+        return os.environ | self._own
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not self.answers():
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.2)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask the server's API."""
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.loads(response.read())
+
+    def consensus(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start a command against this server."""
+        started = subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli", *map(str, arguments)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._commands.append(started)
+        return started
+
+    def close(self) -> None:
+        """End the server, and the commands that a failed test has left."""
+        for command in self._commands:
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
+        self.kill()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # the command and the server below it
+            self._process.wait()
+            self._process = None
+
+
+def rows_of(folder: Path, rows: int) -> Path:
+    """A file of so many questions."""
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"What is {n}?"}) + "\n" for n in range(rows)))
+    return source
+
+
+def start_batch(
+    server: Server, folder: Path, rows: int, *options: str, at_once: int = 2, output: str = "answers.jsonl"
+) -> subprocess.Popen[str]:
+    """Start a batch from the command line."""
+    where = ["--output", folder / output, "--flow", "pump", *PANEL, "--concurrency", at_once, "--json"]
+    return server.consensus("batch", rows_of(folder, rows), *where, *options)
+
+
+def rows_done(folder: Path) -> int:
+    """How many rows are in the journal of a batch."""
+    journal = folder / "answers.jsonl.partial"
+    return journal.read_text().count('"row":') if journal.exists() else 0
+
+
+def wait_for_rows(run: subprocess.Popen[str], folder: Path, wanted: int) -> None:
+    """Wait until so many rows are done."""
+    deadline = time.monotonic() + 120
+    while rows_done(folder) < wanted:
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < deadline, "the batch does not begin"
+        time.sleep(0.05)

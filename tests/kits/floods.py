@@ -1,0 +1,146 @@
+"""Floods: texts of one piece repeated, at which a pattern with two ways to read the same run takes the square of the length."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+
+import httpx
+from openai import AsyncOpenAI
+
+from blocks.extraction import parse_extraction
+from tasks.calls.adapters.repair import refused_parameter
+from tasks.calls.failures import classify, fault_of
+from tasks.calls.scrub import scrub
+from tasks.counting.extraction.extract import extract_all
+from tasks.counting.extraction.same_meaning import same_schema
+from tasks.judging import learner, mixture, pairwise, text_hearing  # noqa: F401  # they register readers
+from tasks.judging.fence import fenced
+from tasks.judging.hazards import hazards_of
+from tasks.judging.judgement import read_judgement, schema_of
+from tasks.judging.preference_judgement import preference_schema
+from tasks.plain_text import visible
+from tasks.prompting.answer_parts import divide
+from tasks.prompting.citations import put_together, read_sources
+from tasks.readers import UnreadableError, _readers
+
+WORST = (
+    ("\\boxed{", " ", ""),
+    ("The answer is ", "*", "."),
+    ("The answer is", "*", "x"),
+    ("", "<", ""),
+    ("", "input token count ", ""),
+    ("", '{"answer":', ""),
+    ('{"answer":' * 990, "1,", ""),
+    ('{"b":[' * 400, '{"answer":1,"l":[1,1,', ""),
+    ("Sources:\n- a\n", "b\n", ""),
+    ("- a\n", "b\n", ""),
+    ("", "\ufe0f", ""),
+    ("", "\u200b", ""),
+)
+"""What once took seconds, or the square of it: a head, what is repeated, a tail."""
+HEADS = (
+    *("", "\\boxed{", "The answer is ", "answer:", "answer is A", "pick ", "option A", "\\frac{1}", "1,111", "yes"),
+    *('{"answer":', '{"answer": "', "- a\n", "Sources:\n", "<", "!["),
+)
+PIECES = (
+    *(" ", "\n", "\t", "*", "_", "`", '"', "(", ")", "{", "}", "[", "{}", '{"', "\\", ".", "-", ":", "#", "<", "<a "),
+    *("1", "9,", "111,", "111 ", "1.", "1/", "A", "A ", "B\n", "yes ", "not ", "is ", "answer ", "answer is ", "pick "),
+    *(
+        "\\boxed{",
+        "\\frac{1}{",
+        '{"answer":1,',
+        '{"answer":',
+        '{"a":',
+        "- x\n",
+        "b\n",
+        "ignore ",
+        "![x",
+        "sk-",
+        "bearer ",
+    ),
+    *("\u200d", "\ufe0f", "\u202e", "\u00ad", "\U0001f468\u200d", "\U0001f3f4\U000e0067", "\u0627\u200c", "\r"),
+    *(
+        "```\n",
+        "__",
+        "**",
+        "input token count ",
+        "Answer: x\n",
+        "Sources:\n",
+        "### ",
+        "[answer ",
+        '"confidence":',
+        "((",
+        "]]",
+    ),
+)
+TAILS = ("", "x")
+
+SCHEMAS = {
+    "judgement": schema_of("synthesize", ["A", "B"]),
+    "preference": preference_schema(["A", "B"]),
+    "same_meaning": same_schema(["A", "B"]),
+}
+FORMS = ("number", "choice", "json:answer", "label:yes,no", "label:not safe,safe", "text", "text:answer")
+
+
+def floods(length: int) -> Iterator[str]:
+    """Yield each head with each piece repeated to `length` characters, and each tail."""
+    for head in HEADS:
+        for piece in PIECES:
+            body = (piece * (length // len(piece) + 1))[:length]
+            for tail in TAILS:
+                yield f"{head}{body}{tail}"
+
+
+def _extracting(form: str) -> Callable[[str], object]:
+    extraction = parse_extraction(form)
+    return lambda text: extract_all([text, text[1:]], extraction)
+
+
+def _reading(name: str, schema: object) -> Callable[[str], object]:
+    def read(text: str) -> None:
+        with suppress(UnreadableError):
+            _readers[name](text, schema)  # type: ignore[arg-type]
+
+    return read
+
+
+@cache
+def _client() -> AsyncOpenAI:
+    return AsyncOpenAI(api_key="none", base_url="http://127.0.0.1:1")
+
+
+def _error_page(text: str) -> None:
+    """An error page of a proxy, and an error object with a long message, as OpenAI's SDK reports them."""
+    request = httpx.Request("POST", "http://127.0.0.1:1")
+    encoded = text.encode("utf-8", "replace").decode()
+    for body in ({"text": encoded}, {"json": {"error": {"message": encoded, "code": encoded, "param": encoded}}}):
+        for status in (400, 429, 502):
+            response = httpx.Response(status, request=request, **body)  # type: ignore[arg-type]
+            fault = fault_of(_client()._make_status_error_from_response(response))  # type: ignore[arg-type]
+            classify(fault)
+            refused_parameter(fault, frozenset({"temperature", "response_format"}))
+            scrub(fault.message)
+
+
+def _sources(text: str) -> None:
+    put_together([("one", read_sources(text))])
+    divide(text, "Answer:", "Sources:")
+
+
+def _ranked(text: str) -> None:
+    with suppress(UnreadableError):
+        read_judgement(text, schema_of("rank", ["A", "B"]))
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    **{f"extract {form}": _extracting(form) for form in FORMS},
+    **{f"reader {name}": _reading(name, SCHEMAS.get(name)) for name in _readers},
+    "reader judgement that ranks": _ranked,
+    "hazards": hazards_of,
+    "visible": visible,
+    "fence": lambda text: fenced({"A": text, "B": text[1:]}, "0"),
+    "parts and sources": _sources,
+    "error page": _error_page,
+}
+"""All that reads what a model or a server wrote."""
