@@ -92,18 +92,24 @@ def test_what_is_held_of_a_parquet_file_at_once(tmp_path):
     with path.open("rb") as file:
         assert rows_at_once(file, pq.ParquetFile(file).metadata.row_group(0)) > BATCH_ROWS / 2, "as fast as ever"
     assert [(row.prompt, row.columns["tags"]) for row in good(path)] == list(zip(prompts, tags, strict=True))
-    sized = {
-        (60, 64): pa.array(["a" * 20] * 2),
-        (16, 20): pa.array([1, 2]).slice(0, 1),
-        (8_000_000, 9_000_000): repeated(2),
-        (12_000_000, 13_000_000): in_lists(2),
-        (4_000_000, 4_000_100): in_lists(2).slice(1, 1),
-        (8_000_000, 8_000_200): pa.StructArray.from_arrays([repeated(2), pa.array([1, 2])], ["a", "b"]),
-        (4_000_000, 4_000_100): pa.StructArray.from_arrays([repeated(2)], ["a"]).slice(1, 1),
-        (32, 128): pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
-    }
-    for (least, most), array in sized.items():
+    pairs = pa.array([[("k", 1)], None, [("l", 2), ("m", 3)]], pa.map_(pa.string(), pa.int64()))
+    sized = [
+        (60, 64, pa.array(["a" * 20] * 2)),
+        (16, 20, pa.array([1, 2]).slice(0, 1)),
+        (8_000_000, 9_000_000, repeated(2)),
+        (12_000_000, 13_000_000, in_lists(2)),
+        (4_000_000, 4_000_100, in_lists(2).slice(1, 1)),
+        (8_000_000, 8_000_200, pa.StructArray.from_arrays([repeated(2), pa.array([1, 2])], ["a", "b"])),
+        (4_000_000, 4_000_100, pa.StructArray.from_arrays([repeated(2)], ["a"]).slice(1, 1)),
+        (80, 140, pairs),
+        (24, 45, pairs.slice(0, 1)),
+        (8, 16, pairs.slice(1, 1)),
+        (50, 80, pairs.slice(2, 1)),
+    ]
+    for least, most, array in sized:
         assert least <= bytes_of(pa, array) <= most, (array.type, bytes_of(pa, array))
+    pq.write_table(pa.table({"prompt": ["x", "y", "z"], "pairs": pairs}), path)
+    assert [row.columns["pairs"] for row in good(path)] == [[["k", 1]], None, [["l", 2], ["m", 3]]]
 
 
 def test_a_long_text_of_an_array_is_read_in_few_pieces(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ class Worker:
         self._log = (folder / f"{name}.log").open("wb")
         self._process = subprocess.Popen(
             [*PREFECT, "worker", "start", "--pool", POOL, "--name", name, "--limit", "1"],
-            env=server.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+            env=server.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1", "CONSENSUS_FILES": str(folder)},
             cwd=folder,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ BATCH_BYTES = 300_000_000
 _DICTIONARY_PAGE = 2
 _HEADER_BYTES = 32
 """More than the three first fields of a page's header take."""
-_LISTS = ("is_list", "is_large_list", "is_fixed_size_list", "is_map", "is_list_view", "is_large_list_view")
+_LISTS = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
 
 
 def check_parquet(metadata: Any, size: int) -> None:
@@ -122,6 +122,9 @@ def bytes_of(pa: Any, array: Any) -> int:
             lengths = pc.binary_length(array.dictionary)
             return size + int(pc.sum(pc.take(lengths, array.indices)).as_py() or 0)
         return size + 64 * len(array)
+    if pa.types.is_map(kind):  # `keys` and `items` are those of the whole array of which this may be a part
+        first, last = (array.offsets[at].as_py() for at in (0, -1))
+        return size + sum(bytes_of(pa, part.slice(first, last - first)) for part in (array.keys, array.items))
     if any(getattr(pa.types, name)(kind) for name in _LISTS):
         return size + bytes_of(pa, array.flatten())
     if pa.types.is_struct(kind):
