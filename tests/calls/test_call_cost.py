@@ -17,12 +17,15 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from blocks import Budget
 from tasks.calls.call import Caller
 from tasks.calls.money.budget import spending
 from tasks.calls.pace.backpressure import in_step, shorter
+from tasks.calls.request import Answer
 from tasks.calls.storage.result_folder import AT_HAND, PrivateFolder
 from tasks.calls.storage.single_flight import _ended
 from tasks.errors import ConfigurationError
@@ -157,10 +160,14 @@ async def test_a_cost_that_is_no_amount_is_not_known(server: LoopbackVendors, co
 async def test_a_folder_keeps_few_records_at_hand(tmp_path: Path) -> None:
     folder = PrivateFolder.of(LocalFileSystem(basepath=str(tmp_path / "many")))
     folder.check("answer-0")
+    # As Prefect writes it.
+    content = ResultRecord(
+        result=Answer(text="x"), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer())
+    ).serialize()
     for number in range(AT_HAND + 10):
-        await folder.awrite_path(f"answer-{number}", b"{")
+        await folder.awrite_path(f"answer-{number}", content)
     assert len(folder._at_hand) == AT_HAND
-    assert await folder.aread_path("answer-0") == b"{", "what is no longer at hand is read again"
+    assert await folder.aread_path("answer-0") == content, "what is no longer at hand is read again"
 
 
 async def test_calls_wait_for_a_server_that_is_behind_but_not_for_ever(server: LoopbackVendors) -> None:

@@ -152,7 +152,7 @@ class TestCalls:
             (faults.insufficient_quota(), "quota", 1),
             (faults.not_found(), "not_found", 1),
             (faults.server_error(), "server", 5),
-            (faults.close_before(), "connection", 5),
+            (faults.close_before(), "connection", 2),
             (Reply(vector=lambda _: []), "empty", 2),
             (Reply(vector=lambda _: [0.0, 0.0]), "malformed", 1),
             (faults.invalid_json(), "malformed", 2),

@@ -299,7 +299,7 @@ async def test_a_completion_is_sent_to_its_endpoint_costed_and_stored_apart_from
         (faults.error_in_success(), "server", 3),
         (faults.no_choices(), "empty", 2),
         (Reply(body={"hello": 1}), "empty", 2),
-        (faults.close_before(), "connection", 3),
+        (faults.close_before(), "connection", 2),
     ],
 )
 async def test_failures_of_completions_mean_what_they_mean_in_a_chat(server, monkeypatch, step, kind, sent):
