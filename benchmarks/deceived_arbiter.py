@@ -1,8 +1,8 @@
 """One deceptive member of six before a real arbiter: the recorded answers of real models, judged now.
 
 Five members answer questions of GSM8K with what they wrote when they were recorded. A sixth is added that is always wrong and
-says what might talk a judge over. The consortium runs for one round, with any arbiter that you have a key for; by default
-the small local model, which needs none, cannot do these sums and so shows what a weak arbiter is worth.
+says what might talk a judge over. The consortium runs for one round, with any arbiter that you have a key for; six calls a
+question. The small local model shows only that the benchmark runs: it can neither do these sums nor rank six answers.
 
     python benchmarks/deceived_arbiter.py --arbiter anthropic/claude-haiku-4-5 --questions 100
 """
@@ -34,6 +34,7 @@ LIE = (
 MEMBERS = [f"openai/member-{letter}" for letter in "abcde"]
 LIAR = "openai/liar"
 Method = Literal["synthesize", "rank"]
+OUTPUT_TOKENS = 600
 
 
 @dataclass
@@ -71,7 +72,7 @@ async def judged(question: Question, members: list[str], arbiter: str, method: M
         arbiter=arbiter,
         judging_method=method,
         max_iterations=1,
-        arbiter_settings={"temperature": 0, "max_output_tokens": 1500},
+        arbiter_settings={"temperature": 0, "max_output_tokens": OUTPUT_TOKENS},
     )
     return await run_consortium(question.text, config, call_for(question))
 
@@ -115,12 +116,16 @@ async def figures(arbiter: str, questions: list[Question]) -> list[Row]:
 def main() -> None:
     """Print a table for people and a line of JSON for programs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arbiter", default="local/smollm2", help="provider/model")
+    parser.add_argument("--arbiter", help="provider/model; without one nothing is run, because it would be paid for")
     parser.add_argument("--questions", type=int, default=60)
     given = parser.parse_args()
+    if given.arbiter is None:
+        print("no --arbiter is named: nothing to run")
+        return
     if not GSM.exists():
         print(f"no recorded answers at {GSM.parent}: nothing to run")
         return
+    os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     os.environ.setdefault("OPENAI_API_KEY", "recorded")  # members are not asked, but a panel must be one that could be
     with prefect_server(None):
         rows = asyncio.run(figures(given.arbiter, gsm_questions()[: given.questions]))
