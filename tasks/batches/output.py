@@ -124,6 +124,9 @@ def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[s
     if place.local:
         target = _real(place)
         part = target.with_name(_part_name(place))
+        # What a killed run has left: whoever writes an output holds its journal, so nobody is at work on these.
+        for left in target.parent.glob(f".*-{part.name.partition('-')[2]}"):
+            left.unlink(missing_ok=True)
         try:
             write(part, rows, columns)
             _sync(part)

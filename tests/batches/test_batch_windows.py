@@ -93,6 +93,16 @@ async def test_a_batch(environment, vendors, tmp_path, window):
     assert again.resumed == 0, "that was the end of it"
 
 
+async def test_what_a_killed_run_has_left_of_its_output_goes(environment, vendors, tmp_path):
+    source, out = prompts(tmp_path, ROWS), tmp_path / "out.jsonl"
+    killed(environment, source, out, ("tasks.batches.output", "_sync", "after"))
+    assert not out.exists() and list(tmp_path.glob(".*-*.jsonl")), "complete, and not yet in its place"
+    (tmp_path / ".1-another.jsonl").touch()
+    summary = await run_batch(batch_of(source, out, config=CONFIG))
+    assert (summary.status, summary.resumed, vendors.count()) == ("finished", ROWS, ROWS)
+    assert [path.name for path in tmp_path.glob(".*-*.jsonl")] == [".1-another.jsonl"]
+
+
 @pytest.mark.parametrize("window", WINDOWS | OF_A_SHARD)
 async def test_a_shard(environment, vendors, tmp_path, window):
     source, out = prompts(tmp_path, ROWS), tmp_path / "0001-of-0002.jsonl"
