@@ -1,15 +1,14 @@
 """`consensus chat`: a conversation with a panel, turn after turn."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from deployments.commands.algorithms.conversations import ConversationOptions
-from deployments.commands.settings.saved import find
-from deployments.kinds import MAIN, module_of, options_for
+from deployments.commands.settings.saved import Ask, panel_of
 from deployments.options import OUTPUT, ConsortiumOptions
 from deployments.run import TurnOptions
 from deployments.terminal import Exit, say
@@ -40,7 +39,7 @@ def chat(
     """
     panel, conversation = panel or ConsortiumOptions(), conversation or ConversationOptions()
     current = conversation.conversation
-    ask = _asker(name, panel)
+    ask = panel_of(name, panel)
     if not raw:
         say(f"{_where(current)} {HELP}.")
     failed = False
@@ -59,18 +58,7 @@ def chat(
     return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
 
 
-def _asker(name: str | None, panel: ConsortiumOptions) -> Callable[[str, TurnOptions], Exit]:
-    """Return what asks the panel; a mistake in the options is found here."""
-    if name is None and panel.member is None and panel.config is None:
-        name = "default"
-    found = find(name) if name else None
-    kind = found.kind if found else MAIN
-    module = module_of(kind)
-    config = module.configure(options_for(kind, panel, name), found.values if found else None)
-    return lambda prompt, out: module.run_config(prompt, config, out)
-
-
-def _turn(ask: Callable[[str, TurnOptions], Exit], line: str, current: Conversation, *, raw: bool) -> bool:
+def _turn(ask: Ask, line: str, current: Conversation, *, raw: bool) -> bool:
     """Ask, and tell whether there was an answer; the conversation then goes on after it."""
     out = TurnOptions(raw=raw)
     out.brief = True

@@ -6,8 +6,8 @@ from cyclopts import Parameter
 
 from blocks.consortium import Consortium, ConsortiumConfig
 from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.settings.saved import find, save_block
-from deployments.kinds import MAIN, module_of, options_for
+from deployments.commands.settings.saved import panel_of, save_block
+from deployments.kinds import MAIN
 from deployments.options import OUTPUT, ConsortiumOptions, configured
 from deployments.run import TurnOptions, run_flow
 from deployments.terminal import Exit
@@ -36,13 +36,7 @@ def run_command(
     """
     panel, out = panel or ConsortiumOptions(), out or TurnOptions()
     text = (source or QuestionOptions()).question(prompt)
-    if name is None and panel.member is None and panel.config is None:
-        name = "default"
-    found = find(name) if name else None
-    kind = found.kind if found else MAIN
-    module = module_of(kind)
-    config = module.configure(options_for(kind, panel, name), found.values if found else None)
-    return module.run_config(text, config, out)  # type: ignore[no-any-return]
+    return panel_of(name, panel)(text, out)
 
 
 def save_command(

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from blocks.member import ModelName
 from blocks.panel import RunConfig
-from deployments.kinds import KINDS, block_class
-from deployments.run import server
+from deployments.kinds import KINDS, MAIN, block_class, module_of, options_for
+from deployments.options import ConsortiumOptions
+from deployments.run import TurnOptions, server
 from deployments.terminal import Exit, Stop, explain, put, put_json, say
 from flows.algorithms import Name
 from tasks.calls.providers import check_models
@@ -83,6 +84,29 @@ def _find(name: str) -> Saved:
     if not found:
         raise Stop(f"no configuration is saved as {name!r}: `consensus save {name} -m provider/model:count ...`")
     return found[0]
+
+
+Ask = Callable[[str, TurnOptions], Exit]
+"""What asks a panel, and prints and writes what was said."""
+
+
+def panel_of(name: str | None, options: ConsortiumOptions) -> Ask:
+    """Return what asks a saved configuration, of any flow, with options laid over it, or a consortium that is none.
+
+    Args:
+        name: Name of what is saved; None for `default`, unless the options name members or a file.
+        options: What was given; an option that the saved flow does not have is a mistake.
+
+    Raises:
+        Stop: If nothing of that name is saved, or the options do not fit it.
+    """
+    if name is None and options.member is None and options.config is None:
+        name = "default"
+    found = find(name) if name else None
+    kind = found.kind if found else MAIN
+    module = module_of(kind)
+    config = module.configure(options_for(kind, options, name), found.values if found else None)
+    return lambda prompt, out: module.run_config(prompt, config, out)
 
 
 def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
