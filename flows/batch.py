@@ -14,7 +14,7 @@ from pydantic import Field
 from blocks.budget import Budget
 from flows.algorithms import ALGORITHMS, Name
 from flows.batch_shards import alive, leave_summary, run_shards
-from flows.batching import Batch, run_batch
+from flows.batching import Batch, checked, run_batch
 from flows.saved_algorithm import load_saved
 from tasks.batches.journal_place import dated
 from tasks.batches.outcome import BatchSummary
@@ -105,7 +105,10 @@ async def batch(
 
 async def _or_unfinished(work: Batch, address: str) -> Batch:
     """Return the batch, or that of the day before if it is to be gone on with; name those that nobody goes on with."""
-    for found in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
+    for one in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
+        # Its output would become that of another input.
+        same = one.goes_on and one.rows == (await checked(work)).sha256
+        found = one._replace(goes_on=same)
         get_run_logger().warning("%s", found.told(work.output))
         await tell("notice", found.told(work.output))
         if found.goes_on:

@@ -98,7 +98,7 @@ async def run_batch(
         OutputError: If rows cannot be written; finished ones are kept.
     """
     inventory = await checked(batch)
-    journal = Journal(journal_path(batch.output), batch.plan())
+    journal = Journal(journal_path(batch.output), batch.plan(), inventory.sha256)
     try:
         run = _Run(batch, journal, inventory, call or Caller(batch.config.fresh, batch.config.service_tier))
         summary = await run.work()

@@ -24,7 +24,7 @@ class ModelError(ConsensusError):
         kind: What went wrong, one of `tasks.calls.request.ErrorKind`.
         retryable: Whether the same call may succeed later.
         wait_s: Seconds that the provider asked to wait, if it said so.
-        max_attempts: After so many attempts a retry is pointless; None for no such bound.
+        max_attempts: After so many attempts a retry is pointless; None for no such bound, 0 if it is now.
         status: HTTP status, if there was a response.
         text: Text that the model did write, if any.
     """

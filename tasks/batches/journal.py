@@ -42,12 +42,13 @@ class Journal:
     Args:
         path: Its file; made if it is not there.
         plan: What the rows depend on: the flow, its configuration, how prompts are made. Another plan is another batch.
+        rows: Digest of the input with which it begins; one that has changed since is no other batch.
 
     Raises:
         ConfigurationError: If the file belongs to another batch, is in use by another process, or cannot be written.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None) -> None:
         self.path = path
         self.totals = Totals()
         self._rows: dict[int, _Place] = {}
@@ -56,7 +57,7 @@ class Journal:
             self._size = self._read(plan)
             self.found = len(self._rows)
             if not self._size:
-                self._write({"batch": plan, "format": FORMAT})
+                self._write({"batch": plan, "format": FORMAT, "rows": rows})
         except BaseException:
             os.close(self._file)
             raise

@@ -4,6 +4,7 @@ The day in an output's name is that of the run, and the journal is beside the ou
 and is started again at 00:10 would begin anew, with neither the rows nor the bill nor the budget of what was done.
 """
 
+import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -30,11 +31,13 @@ class Unfinished(NamedTuple):
         output: Its output.
         idle_s: Seconds since it was last at work.
         goes_on: Whether it is what a run that is started now is meant to go on with.
+        rows: The digest of its input.
     """
 
     output: str
     idle_s: float
     goes_on: bool
+    rows: str | None = None
 
     def told(self, instead: str) -> str:
         """Say what becomes of it.
@@ -51,7 +54,8 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
     """Find the batches of earlier days that have left a journal, the latest first.
 
     A run that a schedule has started is that of its day. Any other goes on with the batch of the day before if that has
-    the same plan and was at work less than twelve hours ago, and if nothing is there yet of the run's own day.
+    the same plan and was at work less than twelve hours ago, and if nothing is there yet of the run's own day. Whether it
+    has the same rows is for the caller to tell. One that is still at work is left out.
 
     Args:
         address: The output as it was given; without `{date}` there is nothing to find.
@@ -67,12 +71,14 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
         path = journal_path(output)
         try:
             with path.open("rb") as file:
-                found = json.loads(file.readline())["batch"]
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                head = json.loads(file.readline())
+            found, rows = head["batch"], head.get("rows")
             idle_s = time.time() - path.stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(found, dict) and all(found.get(name) == value for name, value in plan.items()):
-            yield Unfinished(output, idle_s, goes_on=free and days == 1 and idle_s < AT_WORK_S)
+            yield Unfinished(output, idle_s, goes_on=free and days == 1 and idle_s < AT_WORK_S, rows=rows)
 
 
 def unfinished_shards(address: str, folder_ending: str) -> Unfinished | None:

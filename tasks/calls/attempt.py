@@ -43,6 +43,11 @@ class Attempt:
     entry: int | None = None
     """Its number in the book of the run, where there is one."""
 
+    @property
+    def free(self) -> bool:
+        """Whether it cost nothing: it was refused, or never got there."""
+        return not self.maybe_billed and self.cost_usd == 0 and self.usage in {None, Usage()}
+
 
 @dataclass
 class Ledger:
@@ -63,6 +68,8 @@ class Sent:
     cost_usd: float | None = None
     latency_s: float = 0.0
     entry: int | None = None
+    struck: bool = False
+    """Whether the answer repeated the key."""
 
     @property
     def lost(self) -> bool:
@@ -120,6 +127,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *repairs.notes(request),
             *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
             *(() if reply.usage else (f"{request.name} reported no token usage",)),
+            *((f"{request.name} repeated the key in its answer: it is struck out",) if sent.struck else ()),
         ),
     )
 
@@ -147,14 +155,15 @@ async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: 
         usage: Usage | None = None
         started = time.monotonic()
         try:
-            reply = _without(endpoint.secrets, await _exchange(request, adapter, client, body))
+            said = await _exchange(request, adapter, client, body)
+            reply = _without(endpoint.secrets, said)
             latency = time.monotonic() - started
             cost, usage = reply.cost_usd, reply.usage
             if reply.fault is not None and reply.fault.unbilled:
                 cost, usage = cost or 0.0, usage or Usage()
             elif cost is None and usage is not None:
                 cost = await _priced(endpoint, request, reply, usage)
-            sent = Sent(reply, cost, latency, entry)
+            sent = Sent(reply, cost, latency, entry, struck=reply.text != said.text)
         finally:
             # Before anyone looks at what came back: whatever is in it, the request is booked.
             _book(sent)
@@ -241,10 +250,19 @@ def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply,
         kind=verdict.kind,
         retryable=retry,
         wait_s=wait,
-        max_attempts=verdict.max_attempts,
+        max_attempts=_most_attempts(verdict),
         status=status,
         text=reply.text,
     )
+
+
+def _most_attempts(verdict: Verdict) -> int | None:
+    """Return after how many attempts another is pointless: those that cost nothing are not counted."""
+    book = ledger.get()
+    if verdict.max_attempts is None or book is None:
+        return verdict.max_attempts
+    paid = sum(not attempt.free for attempt in book.attempts)
+    return None if paid < verdict.max_attempts else 0
 
 
 def setting(name: str, default: float) -> float:

@@ -39,10 +39,11 @@ def strike(text: str, secrets: Iterable[str]) -> str:
 def is_telling(secret: str) -> bool:
     """Tell whether a text that holds `secret` must have it from there.
 
-    Servers on one's own machine are given placeholders for a key, as `ollama` or `not-needed`: words that an answer may
-    have in its own right. Keys are longer, or have digits.
+    Servers on one's own machine are given placeholders for a key, as `ollama`, `token-abc123` or `sk-no-key-required`:
+    an answer may have these in its own right, and numbers too. Keys are long, and of letters and digits.
     """
-    return len(secret) >= 16 or (len(secret) >= 8 and any(sign.isdigit() for sign in secret))
+    mixed = any(sign.isdigit() for sign in secret) and any(sign.isalpha() for sign in secret)
+    return len(secret) >= (16 if mixed else 32)
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,6 @@
 """A batch with `{date}` in its output that is killed before midnight and started again after it."""
 
+import fcntl
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -79,7 +80,9 @@ def test_the_command_says_so_and_prints_where_the_answers_are(vendors, tmp_path,
     assert "it is gone on with in place of" in said
 
 
-@pytest.mark.parametrize("case", ["long ago", "another plan", "begun", "done", "two days ago"])
+@pytest.mark.parametrize(
+    "case", ["long ago", "another plan", "another input", "at work", "begun", "done", "two days ago"]
+)
 async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, killed, case):
     heard, left = Heard(), killed
     if case == "long ago":
@@ -87,6 +90,11 @@ async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, kill
         os.utime(killed, (then, then))
     elif case == "another plan":
         killed.write_text(killed.read_text().replace("openai/a", "openai/b"))
+    elif case == "another input":
+        prompts(tmp_path, ROWS, word="Other")
+    elif case == "at work":
+        holder = killed.open("rb")
+        fcntl.flock(holder, fcntl.LOCK_EX)
     elif case == "begun":
         (tmp_path / f"{name()}.partial").write_bytes(killed.read_bytes().partition(b"\n")[0] + b"\n")
     elif case == "done":
@@ -95,10 +103,12 @@ async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, kill
         left = killed.rename(tmp_path / f"{name(2)}.partial")
     summary = await run(tmp_path, heard)
     assert (summary.output, summary.done, summary.resumed) == (str(tmp_path / name()), ROWS, 0)
+    if case == "at work":
+        holder.close()
     assert left.exists(), "what is done is kept"
     wanted = (
         []
-        if case == "another plan"
+        if case in {"another plan", "at work"}
         else [f"{str(left).removesuffix('.partial')} did not end: a batch with that output"]
     )
     assert [notice.partition(" goes on")[0] for notice in heard.notices] == wanted
@@ -120,7 +130,7 @@ async def test_an_output_in_a_store(vendors, tmp_path):
     address = "memory://midnight/answers-{date}.jsonl"
     work = batch_of(prompts(tmp_path, 2), tmp_path / "x.jsonl", config=CONFIG)
     before = f"memory://midnight/{name(1)}"
-    Journal(journal_path(before), work.plan()).close()
+    Journal(journal_path(before), work.plan(), work.source.inspect().sha256).close()
     summary = await batch(str(tmp_path / "prompts.csv"), address, flow="pump", config=CONFIG)
     assert summary.output == before and not journal_path(before).exists()
 

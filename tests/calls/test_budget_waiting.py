@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from blocks import Budget, Sampling
 from blocks.credentials import AnthropicCredentials
-from tasks.calls.money.budget import Purse, Reservation, spending
+from tasks.calls.money.budget import Purse, Reservation, _current, set_aside, spending
+from tasks.calls.pace.pacing import Pace
 from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Message, Request
 from tasks.calls.request import Usage as Tokens
@@ -41,6 +43,14 @@ def ask(tokens: int) -> Request:
         messages=(message,),
         sampling=Sampling(max_output_tokens=tokens - INPUT),
     )
+
+
+@contextmanager
+def purse_of(purse: Purse) -> Iterator[None]:
+    """Let calls be paid from this purse."""
+    token = _current.set(purse)
+    yield
+    _current.reset(token)
 
 
 async def waiting(purse: Purse, tokens: int) -> asyncio.Task[Reservation]:
@@ -205,3 +215,46 @@ async def test_seconds_are_checked_without_a_wait() -> None:
     time.sleep(0.03)  # noqa: ASYNC251  # nothing else has to go on
     with pytest.raises(BudgetError, match=r"0\.02 seconds is used up"):
         await purse.reserve(ask(100), END)
+
+
+async def test_what_was_never_sent_is_not_counted_as_a_call() -> None:
+    purse = Purse(Budget(max_calls=1))
+    first = await purse.reserve(ask(100), END)
+    second = await waiting(purse, 100)
+    assert not second.done(), "the first may never be sent"
+    first.give_back()
+    (await second).go_out()
+    assert (purse.calls, purse.exhausted) == (1, False)
+    with pytest.raises(BudgetError):
+        await purse.reserve(ask(100), END)
+    assert purse.exhausted
+
+
+async def test_who_waits_for_a_call_that_is_then_sent_is_refused() -> None:
+    purse = Purse(Budget(max_calls=1))
+    first = await purse.reserve(ask(100), END)
+    second = await waiting(purse, 100)
+    first.go_out()
+    with pytest.raises(BudgetError, match="1 calls is used up"):
+        await second
+
+
+async def test_calls_that_waited_for_a_budget_keep_their_distance() -> None:
+    """Requests a minute hold for those too that were let go on at the same moment."""
+    pace, purse, sent = Pace(9, 1200), Purse(Budget(max_tokens=1000)), []
+    large = await purse.reserve(ask(1000), END)
+
+    async def call() -> None:
+        async with pace.turn():
+            with purse_of(purse):
+                reservation = await set_aside(ask(100), END, pace.released)
+            assert reservation is not None
+            sent.append(time.monotonic())
+            reservation.settle(Tokens(), 0.0)
+
+    calls = [asyncio.ensure_future(call()) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    assert not sent
+    large.settle(Tokens(), 0.0)
+    await asyncio.gather(*calls)
+    assert sent[-1] - sent[0] >= 0.15, "50 ms apart"

@@ -187,9 +187,12 @@ async def test_retry_after_is_honoured(step: Step | str, provider: str, least: f
 
 
 @pytest.mark.parametrize("provider", VENDORS)
-async def test_a_passing_failure_is_got_over(provider: str, server: LoopbackVendors) -> None:
+@pytest.mark.parametrize("lost_first", [True, False])
+async def test_a_passing_failure_is_got_over(provider: str, lost_first: bool, server: LoopbackVendors) -> None:
+    """A lost answer is asked for once more, whatever was refused before it and cost nothing."""
     request = question(provider)
-    server.script(request.model, faults.close_before(), faults.server_error(), Reply(text="Because."))
+    weather = [faults.close_before(), faults.server_error()]
+    server.script(request.model, *(weather if lost_first else reversed(weather)), Reply(text="Because."))
     answer, book = await outcome(request)
     assert isinstance(answer, Answer)
     assert [attempt.answered for attempt in book.attempts] == [False, False, True]

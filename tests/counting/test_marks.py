@@ -1,6 +1,7 @@
 """Marks around an answer say nothing; marks that are part of it stay, in what is shown and in what is counted."""
 
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,9 @@ def test_what_is_part_of_an_answer_stays(answer, form):
         ("(0, 1)", "0, 1"),
         ("O(n log n)", "O(n log n"),
         ("10²", "102"),
+        ("2ˣ", "2x"),
+        ("101₂", "1012"),
+        ("~~4~~", "4"),
         ("(a)(b)", "a)(b"),
         ("#1", "1"),
         ("()", ""),
@@ -124,3 +128,12 @@ async def test_a_vote_shows_the_answer_whole(vendors):
     say(vendors, one="O(n log n)", two="O(n log n).", three="o(n  log n)")
     record = await run_vote("How long?", VoteConfig(members=members))
     assert (record.answer, record.unanimous) == ("O(n log n)", True)
+
+
+def test_no_raised_or_lowered_sign_is_left_out():
+    from tasks.counting.extraction.marks import _PLACED
+
+    for code in range(0x10000):
+        sign = chr(code)
+        placed = unicodedata.decomposition(sign).startswith(("<super>", "<sub>", "<fraction>"))
+        assert placed <= bool(_PLACED.fullmatch(sign)), hex(code)

@@ -37,7 +37,7 @@ from tests.kits.asking import asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 
 # None of them looks like a key of any vendor, so that only knowing the key can strike it out.
-CANARY = "canary0bird"
+CANARY = "canary0bird-of-the-mine"
 BLOCKS: dict[str, type[ModelCredentials]] = {
     "canary-openai": OpenAICredentials,
     "canary-anthropic": AnthropicCredentials,
@@ -216,8 +216,13 @@ async def test_no_other_form_of_the_key_is_shown_either(
 
 def test_a_placeholder_for_a_key_is_no_secret_in_an_answer() -> None:
     """What servers on one's own machine are given for a key are words that an answer may have in its own right."""
-    assert not any(map(is_telling, ("ollama", "none", "not-needed", "lm-studio", "EMPTY", "key", "no-key-required")))
-    assert all(map(is_telling, ("token-abc123", "s3cret-key", "0123456789abcdef", "averylongsecretkey")))
+    assert not any(
+        map(
+            is_telling,
+            ("ollama", "not-needed", "12345678", "0" * 20, "qwen2.5-7b", "token-abc123", "sk-no-key-required"),
+        )
+    )
+    assert all(map(is_telling, ("sk-0123456789abcdef", "0123456789abcdef", "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH")))
 
 
 def test_a_long_text_is_searched_at_once() -> None:

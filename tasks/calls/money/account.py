@@ -30,6 +30,7 @@ class Account:
         self.tokens = 0
         self.cost_usd = 0.0
         self._open = 0
+        self._unsent = 0
         self._open_tokens = 0
         self._open_usd = 0.0
         self._started = time.monotonic()
@@ -48,8 +49,8 @@ class Account:
         limits = self.limits
         if self.end is not None and time.monotonic() >= self.end:
             return self.late()
-        if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
-            # A call counts once it is sent, whatever comes of it.
+        if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:
+            # A call counts once it is sent, whatever comes of it; one that is not sent yet may never be.
             return Refusal(f"the budget of {limits.max_calls} calls is used up", exhausted=True)
         settled, paid = self.tokens - self._open_tokens, self.cost_usd - self._open_usd
         if limits.max_tokens is not None and settled + tokens > limits.max_tokens:
@@ -69,6 +70,8 @@ class Account:
     def is_short(self, tokens: int, cost_usd: float) -> bool:
         """Tell whether a call has to wait until others are settled."""
         limits = self.limits
+        if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
+            return True
         return (limits.max_tokens is not None and self.tokens + tokens > limits.max_tokens) or (
             limits.max_cost_usd is not None and self.cost_usd + cost_usd > limits.max_cost_usd
         )
@@ -79,8 +82,13 @@ class Account:
         self.tokens += tokens
         self.cost_usd += cost_usd
         self._open += 1
+        self._unsent += 1
         self._open_tokens += tokens
         self._open_usd += cost_usd
+
+    def sent(self) -> None:
+        """Count a call that was set aside as sent, or given back."""
+        self._unsent -= 1
 
     def close(self, reserved: tuple[int, float], spent: tuple[int, float], calls: int = 1) -> None:
         """Book what a call came to.

@@ -20,6 +20,9 @@ from tasks.calls.providers import Endpoint
 from tasks.calls.request import Request, Usage
 from tasks.errors import BudgetError
 
+AT_ONCE_S = 0.05
+"""Seconds within which a call that is covered has not waited: the price table may have been looked into."""
+
 
 class Book(Protocol):
     """Where the requests of a run are entered so that they outlive it."""
@@ -44,6 +47,8 @@ class Reservation:
     """Its number in the book, once it goes out."""
     held: bool = False
     """Whether it is set aside now."""
+    out: bool = False
+    """Whether it is known that it is sent, or never will be."""
 
     @property
     def dollars(self) -> float:
@@ -61,6 +66,8 @@ class Reservation:
         for purse in self.purse.chain():
             if purse.book is not None:
                 self.entry = purse.book.sent(self.model, self.tokens, self.cost_usd)
+        self._count_as_sent()
+        self.purse.queue.serve()  # who waits for what might not have been sent
 
     def settle(self, usage: Usage | None, cost_usd: float | None, *, lost: bool = False) -> None:
         """Book what the call really used; what is not known stays booked at its worst case.
@@ -81,8 +88,15 @@ class Reservation:
         if self.held:
             self._close(0, 0.0, calls=0)
 
+    def _count_as_sent(self) -> None:
+        if not self.out:
+            self.out = True
+            for purse in self.purse.chain():
+                purse.sent()
+
     def _close(self, tokens: int, cost_usd: float, calls: int = 1) -> None:
         self.held = False
+        self._count_as_sent()
         for purse in self.purse.chain():
             purse.close((self.tokens, self.dollars), (tokens, cost_usd), calls)
         self.purse.queue.serve()
@@ -235,13 +249,16 @@ def current_purse() -> Purse | None:
     return _current.get()
 
 
-async def set_aside(request: Request, endpoint: Endpoint, ready: Callable[[], Awaitable[None]]) -> Reservation | None:
+async def set_aside(
+    request: Request, endpoint: Endpoint, ready: Callable[[bool], Awaitable[None]]
+) -> Reservation | None:
     """Reserve the worst case of a call that is sent when this returns; None outside of any budget.
 
     Args:
         request: The call.
         endpoint: Where it goes.
-        ready: Waits until it may be sent, which something may have put off while it waited for the budget.
+        ready: Waits until it may be sent, which something may have put off while it waited for the budget. It is told
+            whether the call has waited, so that its time to start has passed.
 
     Raises:
         BudgetError: If the budget does not cover it.
@@ -250,9 +267,10 @@ async def set_aside(request: Request, endpoint: Endpoint, ready: Callable[[], Aw
     purse = current_purse()
     if purse is None:
         return None
+    started = time.monotonic()
     reservation = await purse.reserve(request, endpoint)
     try:
-        await ready()
+        await ready(time.monotonic() - started > AT_ONCE_S)
         purse.check_time()
         reservation.go_out()
     except BaseException:

@@ -28,8 +28,15 @@ class Pace:
         """Seconds for which calls are still held back."""
         return max(0.0, self._held_until - time.monotonic())
 
-    async def released(self) -> None:
-        """Wait until no `hold` is in force: one may have begun while a call whose turn it is waited for something else."""
+    async def released(self, late: bool = False) -> None:
+        """Wait until a call whose turn it is may go: a `hold` may have begun while it waited for something else.
+
+        Args:
+            late: Whether its time to start has passed meanwhile. It then takes another one, or all that waited together
+                would go at the same instant.
+        """
+        if late:
+            await self._start()
         while self.held_s > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
             await asyncio.sleep(self._wait())
 
@@ -37,11 +44,15 @@ class Pace:
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a free slot and for the time to start, and keep the slot until the end of the block."""
         async with self._slots:
-            while (wait := self._wait()) > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
-                await asyncio.sleep(wait)
-            if self._spacing:
-                self._next_start = max(self._next_start, time.monotonic()) + self._spacing
+            await self._start()
             yield
+
+    async def _start(self) -> None:
+        """Wait for the time to start, and take it."""
+        while (wait := self._wait()) > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
+            await asyncio.sleep(wait)
+        if self._spacing:
+            self._next_start = max(self._next_start, time.monotonic()) + self._spacing
 
     def _wait(self) -> float:
         now = time.monotonic()

@@ -12,10 +12,15 @@ _LAYERS = 8
 _SHORT = 2000
 """Characters of a text that may be an answer in brackets; in a longer one nobody counts them."""
 _PAIRS = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "\u201e": "\u201c"}
-_EMPHASIS = ("***", "**", "*", "___", "__", "_", "~~", "``", "`")
+_EMPHASIS = ("***", "**", "*", "___", "__", "_", "``", "`")
 _STOPS = " .,:;\u3002"
 """What ends a sentence, and is no part of an answer where it stands last; `!` may be a factorial."""
-_RAISED = re.compile("([\u00b2\u00b3\u00b9\u2070-\u207f\u00bc-\u00be\u2150-\u215f\u2189]+)")
+_PLACED = re.compile(
+    "([\u00aa\u00b2\u00b3\u00b9\u00ba\u00bc-\u00be\u02b0-\u02b8\u02e0-\u02e4\u10fc\u1d2c-\u1d6a\u1d78\u1d9b-\u1dbf"
+    "\u2070-\u209c\u2120\u2122\u2150-\u215f\u2189\u2c7c\u2c7d\u2d6f\u3192-\u319f\ua69c\ua69d\ua770\ua7f1-\ua7f4"
+    "\ua7f8\ua7f9\uab5c-\uab5f\uab69]+)"
+)
+"""Raised and lowered signs, and fractions: what they are depends on their place."""
 
 
 def shown(text: str) -> str:
@@ -83,9 +88,9 @@ def _unbracketed(text: str) -> str:
 
 
 def _composed(text: str) -> str:
-    """Return `text` in Unicode's compatibility form, but for raised figures and fractions: `10²` is not `102`."""
+    """Return `text` in Unicode's compatibility form, but for what is raised, lowered or a fraction: `10²` is not `102`."""
     if text.isascii():
         return text
     return "".join(
-        part if number % 2 else unicodedata.normalize("NFKC", part) for number, part in enumerate(_RAISED.split(text))
+        part if number % 2 else unicodedata.normalize("NFKC", part) for number, part in enumerate(_PLACED.split(text))
     )
