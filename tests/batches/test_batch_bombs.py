@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.batches.formats import unpacking
+from tasks.batches.formats import parquet_footer, unpacking
 from tasks.batches.formats.json_file import read_json_array
 from tasks.batches.formats.parquet_size import BATCH_ROWS, bytes_of, rows_at_once
 from tasks.batches.formats.unpacking import Growing
@@ -163,3 +164,23 @@ def test_pieces_grow_and_begin_anew():
     assert len(growing.read(9)) == 1 << 16
     with pytest.raises(ConfigurationError, match="a text of more than"):
         list(read_json_array(io.BytesIO(b"[" + b" " * 200_000_000)))
+
+
+def test_metadata_over_which_arrow_ends_the_process_are_refused(tmp_path):
+    """The number of levels in the size statistics of a column is one that the column cannot have."""
+    whole = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["one", None], "parts": [["a", "b"], None]}), whole)
+    content = whole.getvalue()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # The beginning of a list of 2 to 4 numbers of 64 bits, in Thrift's compact protocol.
+    lists = [place for place in range(footer, len(content) - 8) if content[place] in {0x26, 0x36, 0x46}]
+    ends = []
+    for place in lists:
+        damaged = content[:place] + bytes([content[place] - 0x10]) + content[place + 1 :]
+        look = [sys.executable, "-I", "-c", parquet_footer._LOOK]
+        ends.append(subprocess.run(look, input=damaged, capture_output=True, check=False).returncode)
+        if ends[-1]:
+            file = tmp_path / "damaged.parquet"
+            file.write_bytes(damaged)
+            assert "cannot be read as Parquet" in refused(file)
+    assert -signal.SIGABRT in ends, "Arrow has mended it: the look in a process of its own can go"

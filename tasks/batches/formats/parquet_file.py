@@ -10,6 +10,7 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from tasks.batches.formats.parquet_footer import check_footer
 from tasks.batches.formats.parquet_size import bytes_of, check_parquet, rows_at_once, to_be_numbered
 from tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
 from tasks.batches.row import Broken, Item
@@ -46,6 +47,8 @@ def read_parquet(file: BinaryIO) -> Iterator[Item | Broken | list[str]]:
     """
     pa, pq = pyarrow_for("input")
     try:
+        check_footer(file)
+        file.seek(0)
         opened = pq.ParquetFile(file, pre_buffer=False)
         names = opened.schema_arrow.names
         check_names(names)
