@@ -127,7 +127,9 @@ def _report(
         if not show:
             summary(record, ui_url)
         if record.conversation_id:
-            say(f"The conversation: {record.conversation_id} (go on with -c, or --cid {record.conversation_id[:8]})")
+            say(
+                f"The conversation: {record.conversation_id} (go on with the same panel and -c, or --cid {record.conversation_id[:8]})"
+            )
     else:
         for warning in record.warnings:
             if warning.startswith(NOT_RECORDED) or NOT_STORED in warning or REJECTED in warning:

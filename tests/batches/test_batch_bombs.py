@@ -177,7 +177,7 @@ def test_metadata_over_which_arrow_ends_the_process_are_refused(tmp_path):
     ends = []
     for place in lists:
         damaged = content[:place] + bytes([content[place] - 0x10]) + content[place + 1 :]
-        look = [sys.executable, "-I", "-c", parquet_footer._LOOK]
+        look = [sys.executable, "-P", "-c", parquet_footer._LOOK]
         ends.append(subprocess.run(look, input=damaged, capture_output=True, check=False).returncode)
         if ends[-1]:
             file = tmp_path / "damaged.parquet"

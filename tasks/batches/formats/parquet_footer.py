@@ -39,7 +39,7 @@ def check_footer(file: BinaryIO) -> None:
         raise ConfigurationError("input: it cannot be read as Parquet: it does not end as one")
     file.seek(size - length)
     # Metadata are found from the end of a file, whatever is before them.
-    look = [sys.executable, "-I", "-c", _LOOK]
+    look = [sys.executable, "-P", "-c", _LOOK]
     # No shell, and of what others made only the bytes are handed over.
     done = subprocess.run(  # noqa: S603
         look, input=b"PAR1" + file.read(), capture_output=True, timeout=SECONDS, check=False
