@@ -79,7 +79,8 @@ def test_a_journal_whose_first_line_is_torn_is_begun_anew(tmp_path, left):
     path = tmp_path / "out.partial"
     path.write_bytes(left)
     journal = opened(path)
-    assert len(journal) == 0 and path.read_text().endswith('"format": 1}\n')
+    assert len(journal) == 0 and path.read_text().endswith("}\n")
+    assert json.loads(path.read_text()) == {"batch": PLAN, "format": 1, "rows": None}
     journal.close()
 
 
