@@ -21,8 +21,9 @@ from typing import get_args
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
+from deployments.folder_settings import ignore_folder_settings
 from deployments.kinds import KINDS, MAIN
-from deployments.terminal import Exit, Stop, leave
+from deployments.terminal import Exit, Stop, leave, say
 
 app = App(
     name="consensus",
@@ -107,6 +108,7 @@ app.command(
     help="Start server, work pool, deployments and a worker on this machine.",
 )
 app.command("deployments.commands.operations.up:down", name="down", help="Stop what up has started.")
+app.command("deployments.commands.operations.ui:ui", name="ui", help="Open the Prefect UI in your browser, signed in.")
 
 
 def entry() -> None:
@@ -134,6 +136,7 @@ def entry() -> None:
 
 def main() -> None:
     """Run the command line."""
+    ignore_folder_settings(say)
     leave(_dispatch)
 
 

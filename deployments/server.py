@@ -1,16 +1,20 @@
 """Finds the Prefect server, or starts one in the background.
 
-The order is: the address you configured (`PREFECT_API_URL`), the server an earlier command started, whatever Prefect server
-answers on the usual port, and at last a new one. Starting costs 10 to 20 seconds once; finding costs a few milliseconds.
+The order is: the address you configured (`PREFECT_API_URL` or a profile), the server an earlier command started in this
+`PREFECT_HOME`, and at last a new one. Starting costs 10 to 20 seconds once; finding costs a few milliseconds. Any other server on
+the usual port is left alone: it may be another user's, and would be handed the keys.
+
+The server has a password (Prefect's auth string), made once and kept in `PREFECT_HOME`, because whoever reaches its API reads every
+saved key. The commands and the worker carry it by themselves; Prefect's own commands find it in the profile `consensus`.
 
 Why not `prefect server start --background`: the server's output goes into a pipe whose reader is gone, Ctrl-C or closing the
-window ends it, nobody waits until it answers, and after a crash its stale pid file forbids to start. So the plain `prefect
-server start` is started, detached, with a log file. One that Prefect put into the background is found on its port as any other.
+window ends it, nobody waits until it answers, and after a crash its stale pid file forbids another start.
 
 The server's settings have one source, the repository's `prefect.toml`, of which the wheel carries a copy next to this module.
 They are passed as environment variables, where the ones you set yourself win.
 """
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -23,7 +27,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,9 +36,20 @@ import httpx  # Prefect has imported it already.
 import prefect.context
 from prefect.settings import get_current_settings
 
-START_TIMEOUT_S = 90.0
+from deployments.server_access import (
+    PROFILE,
+    access_settings,
+    auth_file,
+    close_files_to_others,
+    make_auth_string,
+    read_auth_string,
+    write_profile,
+)
+
+START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or more; one that fails ends much sooner.
 STOP_TIMEOUT_S = 15.0
 CHECK_TIMEOUT_S = 5.0  # Only an overloaded server, or no web server at all, takes longer than some milliseconds.
+_MODULE = "deployments.prefect_server"
 
 
 class ServerUnavailable(RuntimeError):  # noqa: N818 - it names a state of affairs, as asyncio.QueueFull does.
@@ -43,12 +58,21 @@ class ServerUnavailable(RuntimeError):  # noqa: N818 - it names a state of affai
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Where the server is, whether this call started it, and its process if we started it now or earlier."""
+    """A Prefect server.
+
+    Attributes:
+        api_url: Address of its API.
+        ui_url: Address of its UI.
+        started: Whether this call started it.
+        pid: Its process, if we started it now or earlier.
+        auth_string: Its password, if we started it now or earlier. For any other, Prefect's client has what you configured.
+    """
 
     api_url: str
     ui_url: str
     started: bool = False
     pid: int | None = None
+    auth_string: str | None = field(default=None, repr=False)
 
 
 def find_or_start_server(say: Callable[[str], None]) -> ServerInfo:
@@ -57,7 +81,8 @@ def find_or_start_server(say: Callable[[str], None]) -> ServerInfo:
     Raises:
         ServerUnavailable: The configured one does not answer, or ours does not start.
     """
-    if url := get_current_settings().api.url:
+    close_files_to_others()
+    if url := _configured_url():
         if not server_is_up(url):
             raise ServerUnavailable(
                 f"No Prefect server answers at PREFECT_API_URL={url}. Start that server, or unset PREFECT_API_URL "
@@ -74,9 +99,9 @@ def find_server() -> ServerInfo | None:
     """Returns a server that runs here, or the one that is configured, whether it answers or not; starts none.
 
     Raises:
-        ServerUnavailable: The one that runs here is of another version.
+        ServerUnavailable: The one that runs here is of another version, or does not accept its password.
     """
-    if url := get_current_settings().api.url:
+    if url := _configured_url():
         return ServerInfo(url, get_current_settings().ui_url or _ui_url(url))
     return _find()
 
@@ -110,6 +135,8 @@ def use_server(info: ServerInfo) -> None:
     global settings are read again, as Prefect itself does after its plugins have run.
     """
     os.environ["PREFECT_API_URL"] = info.api_url
+    if info.auth_string is not None:
+        os.environ["PREFECT_API_AUTH_STRING"] = info.auth_string
     if info.api_url.startswith("http://"):
         # Without TLS there is nothing to verify, but Prefect loads all authorities for each of its clients, three times a flow
         # run: 60 ms of CPU. One is enough to load nothing more.
@@ -145,56 +172,108 @@ def _flat(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, str]]
             yield f"{prefix}_{key.upper()}", str(value)
 
 
+def _configured_url() -> str | None:
+    """The address you chose yourself. The profile we keep for Prefect's own commands is no choice, should you have activated it."""
+    ours = prefect.context.get_settings_context().profile.name == PROFILE and "PREFECT_API_URL" not in os.environ
+    return None if ours else get_current_settings().api.url
+
+
 def _find() -> ServerInfo | None:
-    """The server we started earlier, or the one on the usual port; either of our version."""
+    """The server that an earlier command started in this PREFECT_HOME."""
     info = _remembered()
     # Its process lives, so it may take its time: a second server on the same database would be worse.
     if info is None or not server_is_up(info.api_url, timeout=6 * CHECK_TIMEOUT_S):
-        api_url = _api_url(get_current_settings().server.api.port)
-        info = ServerInfo(api_url, _ui_url(api_url))
-        if _get(f"{api_url}/health") != (200, "true"):
-            return None
-    status, version = _get(f"{info.api_url}/admin/version")
-    theirs, ours = version.strip('"\n'), prefect.__version__
-    fits = status != 200 or theirs.split(".")[:2] == ours.split(".")[:2]  # With a password set it is 401: no telling.
-    if not fits:  # No second one beside it: the newer would migrate their common database under the older.
+        return None
+    status, version = _get(f"{info.api_url}/admin/version", auth_string=info.auth_string)
+    if status == 401:
         raise ServerUnavailable(
-            f"The Prefect server at {info.api_url} is version {theirs}, this is Prefect {ours}. Stop that one, or set PREFECT_API_URL="
-            f"{info.api_url} to use it all the same, or set PREFECT_HOME and PREFECT_SERVER_API_PORT to have another started."
+            f"The Prefect server at {info.api_url} does not accept the password in {auth_file()}. Run `consensus down`; "
+            "the next command starts it again."
+        )
+    theirs, ours = version.strip('"\n'), prefect.__version__
+    if status == 200 and theirs.split(".")[:2] != ours.split(".")[:2]:
+        # No second one beside it: the newer would migrate their common database under the older.
+        raise ServerUnavailable(
+            f"The Prefect server at {info.api_url} is version {theirs}, this is Prefect {ours}. Run `consensus down`; the next "
+            "command starts it again."
         )
     return info
 
 
 def _start(say: Callable[[str], None]) -> ServerInfo:
     wanted = get_current_settings().server.api.port
-    if (port := next(filter(_is_free, range(wanted, min(wanted + 100, 65536))), None)) is None:
+    if (listener := next(filter(None, map(_listen, range(wanted, min(wanted + 100, 65536)))), None)) is None:
         raise ServerUnavailable(f"No port from {wanted} on is free. Set PREFECT_SERVER_API_PORT to one that is.")
-    if port != wanted:
-        say(f"Port {wanted} is taken by something that is no Prefect server; using {port}.")
-    api_url, log = _api_url(port), get_current_settings().home / "consensus-server.log"
-    say("Starting a Prefect server in the background; the first time takes up to 20 seconds.")
-    # The port goes into the environment, where the server looks too for the address it gives to the UI's pages.
-    env = {**os.environ, **server_environment(), "PREFECT_SERVER_API_PORT": str(port)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    info = ServerInfo(api_url, _ui_url(api_url), started=True, pid=process.pid)
+    with listener:
+        port = listener.getsockname()[1]
+        if port != wanted:
+            say(f"Port {wanted} is taken by {_stranger(wanted)}; using {port}.")
+        api_url, log = _api_url(port), get_current_settings().home / "consensus-server.log"
+        made = make_auth_string()
+        say("Starting a Prefect server in the background; the first time takes up to 20 seconds.")
+        log.touch(mode=0o600)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE, str(listener.fileno())],
+                env={**os.environ, **server_environment(), **access_settings(port, made)},
+                cwd=get_current_settings().home,  # Prefect takes settings from the folder it is started in.
+                umask=0o077,  # The database holds the key to all saved keys.
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    info = ServerInfo(api_url, _ui_url(api_url), started=True, pid=process.pid, auth_string=made)
     try:
         _wait_until_up(info, process, log)
         _memory().write_text(json.dumps({"api_url": info.api_url, "pid": info.pid}), encoding="utf-8")
+        write_profile(info.api_url, made)
     except BaseException:  # Ctrl-C too: leave nothing running that nobody knows of.
         process.kill()
         process.wait()
         raise
     process.returncode = 0  # It outlives us on purpose; else Popen warns of that when it is collected.
-    say(f"Prefect server is up, its UI is at {info.ui_url} (stop it with `consensus down`).")
+    say(f"Prefect server is up. `consensus ui` opens its UI at {info.ui_url}, `consensus down` stops it.")
     return info
+
+
+def _stranger(port: int) -> str:
+    """Who else listens on our usual port, for a message.
+
+    Raises:
+        ServerUnavailable: If it is a server that you started on the same database.
+    """
+    url = _api_url(port)
+    if _get(f"{url}/health") != (200, "true"):
+        return "another program"
+    status, settings = _get(f"{url}/admin/settings")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        if _listening_user(port) == os.getuid() and status == 200:
+            home = Path(json.loads(settings)["home"])
+            if home.resolve() == get_current_settings().home.resolve():
+                raise ServerUnavailable(
+                    f"You started a Prefect server at {url} that uses the same PREFECT_HOME. Set PREFECT_API_URL={url} to use "
+                    "it, or stop it to let a protected one be started here."
+                )
+    return "a Prefect server that was not started by this command in this PREFECT_HOME"
+
+
+def _listening_user(port: int) -> int | None:
+    """The user id of the process that listens on a port; None where there is no /proc."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with contextlib.suppress(OSError):
+            for line in table.read_text(encoding="ascii").splitlines()[1:]:
+                (
+                    _,
+                    local,
+                    _,
+                    state,
+                    *_,
+                ) = fields = line.split()
+                if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                    return int(fields[7])
+    return None
 
 
 def _wait_until_up(info: ServerInfo, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -216,20 +295,27 @@ def _remembered() -> ServerInfo | None:
         api_url, pid = str(note["api_url"]), int(note["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return ServerInfo(api_url, _ui_url(api_url), pid=pid) if _is_server(pid) else None
+    return ServerInfo(api_url, _ui_url(api_url), pid=pid, auth_string=read_auth_string()) if _is_server(pid) else None
 
 
 def _is_server(pid: int) -> bool:
-    """Whether the process lives and is a Prefect server: after a crash its number may belong to somebody else."""
+    """Whether the process lives, is ours and is our server: after a crash its number may belong to somebody else."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # If it is our own child and has ended, let it go.
+    process = Path(f"/proc/{pid}")
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        user, command = process.stat().st_uid, process.joinpath("cmdline").read_text(encoding="utf-8", errors="replace")
     except OSError:
         if Path("/proc/self").exists():
             return False
-        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False).stdout  # noqa: S607 - macOS has no /proc.
-    return b"prefect" in command and b"server start" in command
+        shown = subprocess.run(  # macOS has no /proc.
+            ["ps", "-o", "uid=,command=", "-p", str(pid)],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split(maxsplit=1)
+        user, command = (int(shown[0]), shown[1]) if len(shown) == 2 else (-1, "")
+    return user == os.getuid() and _MODULE in command
 
 
 @contextlib.contextmanager
@@ -244,24 +330,30 @@ def _only_one(say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _get(url: str, timeout: float = CHECK_TIMEOUT_S) -> tuple[int, str]:
+def _get(url: str, timeout: float = CHECK_TIMEOUT_S, auth_string: str | None = None) -> tuple[int, str]:
     """Status and text; status 0 when nobody answers. Proxies are for the way out, not for this machine."""
     parts = urlsplit(url)
     verify = ssl.create_default_context() if parts.scheme == "https" else False  # Loading certificates costs 20 ms.
+    headers = {"Authorization": f"Basic {base64.b64encode(auth_string.encode()).decode()}"} if auth_string else {}
     try:
         local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
-        answer = httpx.get(url, timeout=timeout, verify=verify, trust_env=not local)
+        answer = httpx.get(url, timeout=timeout, verify=verify, trust_env=not local, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL):
         return 0, ""
     return answer.status_code, answer.text
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((get_current_settings().server.api.host, port))
-        return True
-    return False
+def _listen(port: int) -> socket.socket | None:
+    """A socket that listens on the port; None if the port is taken."""
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((get_current_settings().server.api.host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        return None
+    return listener
 
 
 def _api_url(port: int) -> str:

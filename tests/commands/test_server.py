@@ -1,5 +1,6 @@
 """The server's door, each case in a process and a PREFECT_HOME of its own. One real server is started, no more."""
 
+import html
 import json
 import os
 import socket
@@ -11,11 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
+import httpx
 import prefect
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.timeout(400)  # A server that starts on a busy machine.
 
 FIND = """
 import json, sys, time
@@ -53,9 +58,13 @@ def listening(server: ThreadingHTTPServer) -> Iterator[int]:
         server.server_close()
 
 
-def pretender(answers):
+def pretender(answers, seen=None):
+    """A web server that is none of ours; `seen` collects the headers it was sent."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if seen is not None:
+                seen.append(dict(self.headers))
             status, text = answers.get(self.path, (404, "no such page"))
             self.send_response(status)
             self.end_headers()
@@ -67,21 +76,29 @@ def pretender(answers):
     return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
 
-@pytest.fixture
-def env(tmp_path):
-    """As an ordinary person's shell: no Prefect setting but a home, and a working directory away from prefect.toml."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def somebody_elses_server(home):
+    """What a Prefect server without a password answers."""
+    return {
+        "/api/health": (200, "true"),
+        "/api/admin/version": (200, json.dumps(prefect.__version__)),
+        "/api/admin/settings": (200, json.dumps({"home": str(home)})),
+    }
+
+
+def shell(home, port):
+    """As an ordinary person's: no Prefect setting but a home, and a working directory away from prefect.toml."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     # -W error would reach Prefect's own imports; what matters here is what our code does.
     plain.pop("PYTHONWARNINGS", None)
-    return {
-        **plain,
-        "PREFECT_HOME": str(tmp_path / "home"),
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-    }
+    return {**plain, "PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def env(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return shell(tmp_path / "home", port)
 
 
 def begin(code, env):
@@ -97,7 +114,7 @@ def begin(code, env):
 
 
 def end(process):
-    out, err = process.communicate(timeout=110)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -106,37 +123,170 @@ def run(code, env):
     return end(begin(code, env))
 
 
-def test_two_commands_at_once_start_one_server_which_is_found_again_and_stopped(env):
-    with listening(pretender({})) as taken:
-        env["PREFECT_SERVER_API_PORT"] = str(taken)
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """One real server, started by two commands at once beside somebody else's on the usual port, in a folder open to everybody."""
+    home = tmp_path_factory.mktemp("door") / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    home.joinpath("prefect.db").touch(mode=0o644)
+    seen = []
+    with listening(pretender(somebody_elses_server("/another/home"), seen)) as taken:
+        env = shell(home, taken)
         try:
             both = [end(process) for process in [begin(FIND, env), begin(FIND, env)]]
             again = run(FIND, env)
+            auth = home.joinpath("consensus-server-auth").read_text()
+            yield SimpleNamespace(both=both, again=again, taken=taken, seen=seen, env=env, home=home, auth=auth)
         finally:
             stopped = run(STOP, env)
-    starter, finder = sorted(both, key=lambda found: not found["started"])
+    assert stopped == again["pid"]
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", urlsplit(again["api_url"]).port)) != 0
+    assert run(STOP, env) is None
+    assert home.joinpath("consensus-server.log").exists()
+
+
+def test_two_commands_at_once_start_one_server_which_is_found_again(started):
+    starter, finder = sorted(started.both, key=lambda found: not found["started"])
+    everybody = [*started.both, started.again]
 
     assert starter["started"]
     assert not finder["started"]
-    assert starter["pid"] == finder["pid"] == again["pid"] == stopped
-    assert len({found["api_url"] for found in [*both, again]}) == 1
+    assert len({found["pid"] for found in everybody}) == 1
+    assert len({found["api_url"] for found in everybody}) == 1
 
-    # The port was taken by something else: the next free one, and said so, and where the UI is.
-    port = int(starter["api_url"].removesuffix("/api").rsplit(":", 1)[1])
-    assert port > taken
-    assert f"Port {taken} is taken by something that is no Prefect server; using {port}." in starter["said"]
+    # The usual port was taken by somebody else's Prefect server: the next free one, and said so, and where the UI is.
+    port = urlsplit(starter["api_url"]).port
+    assert port > started.taken
+    assert any(str(started.taken) in said and str(port) in said for said in starter["said"])
     assert starter["ui_url"] in starter["said"][-1]
 
     # This process' Prefect talks to it, and finding was cheap and silent.
-    assert all(found["client"] == found["api_url"] for found in [*both, again])
-    assert not any(found["heavy"] for found in [*both, again])
-    assert again["said"] == []
-    assert again["took"] < 1, "3 ms on a quiet machine"
+    assert all(found["client"] == found["api_url"] for found in everybody)
+    assert not any(found["heavy"] for found in everybody)
+    assert started.again["said"] == []
+    assert started.again["took"] < 1, "3 ms on a quiet machine"
 
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
-    assert run(STOP, env) is None
-    assert (Path(env["PREFECT_HOME"]) / "consensus-server.log").exists()
+
+def test_somebody_elses_server_is_never_handed_the_password(started):
+    assert started.seen
+    assert not any("Authorization" in headers for headers in started.seen)
+
+
+def ask(started, method, path, **more):
+    url = started.again["ui_url"] + path
+    return httpx.request(method, url, timeout=30, trust_env=False, **more)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_server_that_we_start_tells_strangers_nothing(started, content_type):
+    headers = {"content-type": content_type, "origin": "https://evil.example"}
+    body = json.dumps({"include_secrets": True})
+    found = ask(started, "POST", "/api/block_documents/filter", content=body, headers=headers)
+    assert found.status_code in {401, 403}
+    # Neither half of the lock is enough by itself: the password without the token against forged requests, or the other way.
+    half = ask(started, "POST", "/api/block_documents/filter", content=body, headers=headers, auth=password(started))
+    assert half.status_code == 403
+    token = ask(started, "GET", "/api/csrf-token", params={"client": "evil"}, headers=headers)
+    assert token.status_code == 401
+
+
+def password(started):
+    return tuple(started.auth.split(":", 1))
+
+
+def test_only_the_servers_own_pages_may_read_it_in_a_browser(started):
+    def preflight(origin):
+        wanted = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        return ask(started, "OPTIONS", "/api/flow_runs/filter", headers={"origin": origin, **wanted})
+
+    assert preflight(started.again["ui_url"]).status_code == 200
+    assert preflight("https://evil.example").status_code == 400
+    assert preflight("http://127.0.0.1:1").status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/", "/consensus/sign-in"])
+def test_a_name_that_is_not_this_machines_is_refused(started, path):
+    """A DNS name that an attacker points at 127.0.0.1 makes a page of theirs the same origin as the server."""
+    port = urlsplit(started.again["ui_url"]).port
+    assert ask(started, "GET", path, headers={"host": f"evil.example:{port}"}).status_code == 400
+    assert ask(started, "GET", path, headers={"host": f"localhost:{port}"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
+async def test_websockets_want_the_password_too(started, path):
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake
+    from websockets.typing import Subprotocol
+
+    url = started.again["ui_url"].replace("http", "ws") + path
+
+    async def first_answer(token):
+        async with connect(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket:
+            await socket.send(json.dumps({"type": "auth", "token": token}))
+            return json.loads(await socket.recv())["type"]
+
+    assert await first_answer(started.auth) == "auth_success"
+    with pytest.raises(ConnectionClosed):
+        await first_answer("consensus:wrong")
+    with pytest.raises((ConnectionClosed, InvalidHandshake)):
+        async with connect(url, proxy=None) as socket:
+            await socket.recv()
+
+
+def test_what_is_secret_in_the_home_is_the_owners_alone_also_where_the_folder_was_there_before(started):
+    secret = ["prefect.db", "consensus-server-auth", "consensus-server.log", "profiles.toml"]
+    assert {name: oct(started.home.joinpath(name).stat().st_mode & 0o777) for name in secret} == dict.fromkeys(
+        secret, "0o600"
+    )
+    assert not [path.name for path in started.home.glob("prefect.db*") if path.stat().st_mode & 0o077]
+
+
+def test_prefects_own_commands_reach_it_by_the_profile(started):
+    plain = {name: value for name, value in started.env.items() if name != "PREFECT_SERVER_API_PORT"}
+    command = [sys.executable, "-m", "prefect", "--profile", "consensus", "work-pool"]
+    for more in (["create", "mine", "--type", "process"], ["ls"]):
+        done = subprocess.run(
+            [*command, *more], env=plain, cwd=started.home, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine" in done.stdout
+
+
+def test_the_profile_is_no_address_of_your_own_that_must_answer(started):
+    """Else `prefect profile use consensus` would forbid the next command to start the server again."""
+    assert run(FIND, {**started.env, "PREFECT_PROFILE": "consensus"})["pid"] == started.again["pid"]
+
+
+def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
+    fake = started.home / "browser"
+    fake.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
+    fake.chmod(0o700)
+    command = [sys.executable, "-c", "from deployments.cli import main; main()", "ui"]
+    done = subprocess.run(
+        command, env={**started.env, "BROWSER": str(fake)}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == started.again["ui_url"]
+    opened = Path(urlsplit(fake.with_suffix(".opened").read_text().strip()).path)
+    assert opened.stat().st_mode & 0o077 == 0
+    link = html.unescape(opened.read_text()).partition("url=")[2].rpartition('"')[0]
+    page, _, secret = link.partition("#")
+    assert unquote(secret) == started.auth
+    assert httpx.get(page, trust_env=False).status_code == 200
+    shown = subprocess.run(
+        [*command, "--password"], env=started.env, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert shown.stdout.strip() == started.auth
+
+
+def test_a_server_of_your_own_on_the_same_database_is_named_and_no_second_is_started(env):
+    with listening(pretender(somebody_elses_server(env["PREFECT_HOME"]))) as port:
+        env["PREFECT_SERVER_API_PORT"] = str(port)
+        found = run(FIND, env)
+    assert f"PREFECT_API_URL=http://127.0.0.1:{port}/api" in found["error"]
+    assert found["said"] == []
 
 
 def test_an_address_that_does_not_answer_is_one_clear_sentence(env):
@@ -155,17 +305,43 @@ def test_a_configured_server_is_used_even_if_it_wants_a_key_first(env):
     assert (found["started"], found["pid"]) == (False, None)
 
 
-@pytest.mark.parametrize(("version", "fits"), [(prefect.__version__, True), ("2.20.1", False)])
-def test_a_server_on_the_usual_port_is_used_if_its_version_fits(env, version, fits):
-    answers = {"/api/health": (200, "true"), "/api/admin/version": (200, json.dumps(version))}
-    with listening(pretender(answers)) as port:
-        env["PREFECT_SERVER_API_PORT"] = str(port)
-        found = run(FIND, env)
+EARLIER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.path == "/api/health" or self.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write({"/api/health": b"true", "/api/admin/version": sys.argv[1].encode()}[self.path])
+    def log_message(self, *args): ...
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "password", "fits"),
+    [(prefect.__version__, "user:secret", True), ("2.20.1", "user:secret", False), ("any", "user:other", False)],
+)
+def test_the_server_of_an_earlier_command_is_used_if_its_version_and_password_fit(env, version, password, fits):
+    home = Path(env["PREFECT_HOME"])
+    home.mkdir()
+    # The last argument is what a server of ours is known by.
+    command = [sys.executable, "-c", EARLIER, json.dumps(version), "deployments.prefect_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = f"http://127.0.0.1:{server.stdout.readline().strip()}/api"
+            home.joinpath("consensus-server.json").write_text(json.dumps({"api_url": url, "pid": server.pid}))
+            home.joinpath("consensus-server-auth").write_text(password)
+            found = run(FIND, env)
+        finally:
+            server.kill()
     if fits:
-        assert found["api_url"] == f"http://127.0.0.1:{port}/api"
-        assert not found["started"]
+        assert (found["api_url"], found["started"]) == (url, False)
     else:
-        assert "version 2.20.1" in found["error"]
+        assert "consensus down" in found["error"]
 
 
 def test_a_note_of_a_dead_server_misleads_nobody(env):

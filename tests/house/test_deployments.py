@@ -1,5 +1,6 @@
 """prefect.yaml: every deployment can be loaded by a worker, and its parameters fit its flow."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,18 @@ async def test_what_a_description_promises_is_taken_by_prefect(entrypoint, confi
                 )
         finally:
             await client.delete_deployment(made)
+
+
+async def test_a_run_cannot_bring_a_command_an_environment_or_a_folder_to_the_worker_of_up(prefect_server):
+    """Each would run anything on this machine for whoever may create a run."""
+    from prefect.workers.process import ProcessJobConfiguration
+
+    from deployments.commands.operations.up import TEMPLATE
+
+    template = json.loads(TEMPLATE.read_text())
+    assert set(template["variables"]["properties"]) <= set(ProcessJobConfiguration.model_fields)
+    hostile = {"command": "touch pwned", "env": {"LD_PRELOAD": "/tmp/evil.so"}, "working_dir": "/tmp"}
+    configuration = await ProcessJobConfiguration.from_template_and_values(template, hostile)
+    # The heartbeat that the automation for dead runs waits for; what other types of pool take from prefect.yaml.
+    heartbeat = DEPLOYMENTS[0]["work_pool"]["job_variables"]["env"]
+    assert (configuration.command, configuration.working_dir, configuration.env) == (None, None, heartbeat)

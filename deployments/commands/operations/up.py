@@ -13,9 +13,12 @@ from prefect.settings import get_current_settings
 
 from deployments.run import server
 from deployments.server import stop_server
+from deployments.server_access import PROFILE
 from deployments.terminal import Exit, Stop, say
 
 POOL = "consensus"
+TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
+"""What a run may set: not the command, the environment or the folder, with which it could run anything on this machine."""
 START_TIMEOUT_S = 60.0
 
 
@@ -25,13 +28,16 @@ def up() -> Exit:
     if not (root / "prefect.yaml").is_file():
         raise Stop("there is no prefect.yaml here: run this in the folder of the project")
     info = server()
-    _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect("work-pool", "create", POOL, "--type", "process", "--base-job-template", str(TEMPLATE), "--overwrite")
     _prefect("block", "register", "--module", "blocks")
     _prefect("deploy", "--all", "--prefect-file", str(root / "prefect.yaml"))
     pid = _worker()
     say(f"Up: {info.ui_url}/deployments, worker {pid} on pool {POOL!r}.")
-    say("""Try: prefect deployment run 'consortium/consortium' --param prompt="Why is the sky blue?" """.rstrip())
-    say(f"(with PREFECT_API_URL={info.api_url}, or the Run button in the UI)")
+    profile = "" if info.auth_string is None else f" --profile {PROFILE}"
+    say(
+        f"""Try: prefect{profile} deployment run 'consortium/consortium' --param prompt="Why is the sky blue?" """.rstrip()
+    )
+    say("Or the Run button in the UI, which `consensus ui` opens.")
     return Exit.ANSWER
 
 

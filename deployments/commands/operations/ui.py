@@ -1,0 +1,42 @@
+"""`consensus ui`: open the Prefect UI, signed in."""
+
+import html
+import webbrowser
+from typing import Annotated
+from urllib.parse import quote
+
+from cyclopts import Parameter
+from prefect.settings import get_current_settings
+
+from deployments.run import server
+from deployments.server_access import SIGN_IN_PATH
+from deployments.terminal import Exit, put, say
+
+
+def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """Open the Prefect UI in your browser, signed in.
+
+    The server that `consensus` starts has a password. Your browser remembers it after this command.
+
+    Args:
+        password: Print the password instead, to sign in from another browser or through an SSH tunnel.
+    """
+    info = server()
+    if password:
+        if info.auth_string is None:
+            say(f"consensus: {info.api_url} was not started by this command, so its password is not known here")
+            return Exit.BAD_INPUT
+        put(info.auth_string)
+        return Exit.ANSWER
+    address = info.ui_url
+    if info.auth_string is not None:
+        # The browser is handed a file that only you can read, not the link: other users see the arguments of every process.
+        link = f"{info.ui_url}{SIGN_IN_PATH}#{quote(info.auth_string, safe='')}"
+        page = get_current_settings().home / "consensus-ui.html"
+        page.touch(mode=0o600)
+        page.write_text(f'<meta http-equiv="refresh" content="0;url={html.escape(link)}">\n', encoding="utf-8")
+        address = page.as_uri()
+    if not webbrowser.open(address):
+        say("No browser was found. Open the address, and sign in with what `consensus ui --password` prints.")
+    put(info.ui_url)
+    return Exit.ANSWER
