@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,8 @@ def ignore_folder_settings(say: Callable[[str], None]) -> None:
         "with `prefect config set`."
     )
     spec = importlib.util.find_spec("prefect")
-    assert spec is not None and spec.origin is not None, "Prefect is a dependency"
+    assert spec is not None
+    assert spec.origin is not None
     trusted = Path(spec.origin).parents[1]
     # Where profiles are is looked for in the same files.
     if "PREFECT_PROFILES_PATH" not in os.environ:
@@ -36,7 +38,7 @@ def ignore_folder_settings(say: Callable[[str], None]) -> None:
 
     build = PrefectBaseSettings.__init__
 
-    def build_elsewhere(self: PrefectBaseSettings, **values: object) -> None:
+    def build_elsewhere(self: PrefectBaseSettings, **values: Any) -> None:
         with contextlib.chdir(trusted):
             build(self, **values)
 

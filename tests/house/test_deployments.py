@@ -241,12 +241,12 @@ async def test_a_run_cannot_bring_a_command_an_environment_or_a_folder_to_the_wo
     """Each would run anything on this machine for whoever may create a run."""
     from prefect.workers.process import ProcessJobConfiguration
 
-    from deployments.commands.operations.up import TEMPLATE
+    from deployments.commands.operations.up import HEARTBEAT, TEMPLATE
 
     template = json.loads(TEMPLATE.read_text())
     assert set(template["variables"]["properties"]) <= set(ProcessJobConfiguration.model_fields)
     hostile = {"command": "touch pwned", "env": {"LD_PRELOAD": "/tmp/evil.so"}, "working_dir": "/tmp"}
     configuration = await ProcessJobConfiguration.from_template_and_values(template, hostile)
-    # The heartbeat that the automation for dead runs waits for; what other types of pool take from prefect.yaml.
-    heartbeat = DEPLOYMENTS[0]["work_pool"]["job_variables"]["env"]
-    assert (configuration.command, configuration.working_dir, configuration.env) == (None, None, heartbeat)
+    assert (configuration.command, configuration.working_dir, configuration.env) == (None, None, {})
+    # So the worker's own environment holds what other types of pool take from prefect.yaml.
+    assert DEPLOYMENTS[0]["work_pool"]["job_variables"]["env"] == HEARTBEAT

@@ -19,6 +19,8 @@ from deployments.terminal import Exit, Stop, say
 POOL = "consensus"
 TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
 """What a run may set: not the command, the environment or the folder, with which it could run anything on this machine."""
+HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
+"""Seconds between signs of life of a run; in prefect.yaml too, for pools that take an environment."""
 START_TIMEOUT_S = 60.0
 
 
@@ -75,6 +77,7 @@ def _worker() -> int:
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
+            env=HEARTBEAT | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
