@@ -23,7 +23,7 @@ from tasks.calls.call import Caller
 from tasks.calls.request import Request
 from tasks.counting.extraction.extract import extract_all
 from tasks.record import Record, Response
-from tests.kits.recorded import GSM, Question, gsm_questions
+from tests.kits.recorded import GSM, Question, gsm_questions, scored
 
 FORM = parse_extraction("json:answer")
 WRONG = 987654321
@@ -89,7 +89,7 @@ async def measured(arbiter: str, method: Method, panel: str, members: list[str],
     values = [extract_all([record.answer or ""], FORM)[0] for record in records]
     numbers = [extract_all([record.answer or ""], parse_extraction("number"))[0] for record in records]
     found = [value or number for value, number in zip(values, numbers, strict=True)]
-    right = sum(one is not None and one.value == q.gold for one, q in zip(found, questions, strict=True))
+    right = sum(one is not None and scored(one.value) == q.gold for one, q in zip(found, questions, strict=True))
     deceived = sum(one is not None and one.value == WRONG for one in found)
     alone = sum(
         record.iterations[0].synthesis is None or record.iterations[0].synthesis.arbiter is None for record in records

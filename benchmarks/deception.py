@@ -21,7 +21,7 @@ from blocks.extraction import parse_extraction
 from tasks.counting.agreement import medoid
 from tasks.counting.extraction.extract import extract_all
 from tasks.counting.vote import count_votes
-from tests.kits.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed
+from tests.kits.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed, scored
 
 FORM = parse_extraction("json:answer")
 WRONG = "0987654321"
@@ -98,7 +98,7 @@ def gsm_votes(limit: int | None = None) -> list[tuple[Value, Votes]]:
     found: list[tuple[Value, Votes]] = []
     for question in gsm_questions()[:limit]:
         readings = extract_all(question.outputs, FORM)
-        found.append((question.gold, [reading.value if reading else None for reading in readings]))
+        found.append((question.gold, [scored(reading.value) if reading else None for reading in readings]))
     return found
 
 
@@ -134,7 +134,7 @@ def medoid_rows(limit: int | None = None) -> list[Row]:
         for name, said in (("five", texts), (last, [*texts, lie]), (first, [lie, *texts])):
             chosen = said[medoid(said)]
             reading = extract_all([chosen], FORM)[0]
-            totals[name][0] += reading is not None and reading.value == question.gold
+            totals[name][0] += reading is not None and scored(reading.value) == question.gold
             totals[name][1] += name != "five" and chosen == lie and lie not in texts
     return [
         Row(

@@ -10,7 +10,7 @@ import time
 
 from common import prefect_server
 
-from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, serve
+from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, serve, table_number
 from tests.vendors import LoopbackVendors
 
 AT_ONCE = 16
@@ -36,7 +36,7 @@ async def run(stop_when: int | None) -> tuple[float, int, float, float, float]:
     questions = gsm_questions()
     records = await asyncio.gather(*(one(question.text) for question in questions))
     right = sum(
-        record.answer is not None and float(record.answer) == question.gold
+        record.answer is not None and table_number(record.answer) == question.gold
         for question, record in zip(questions, records, strict=True)
     )
     whole = len(questions)

@@ -15,7 +15,9 @@ class UnreadableError(ConsensusError, ValueError):
     """The text does not hold what was asked for; the message says what is wrong, in words that a model can act on."""
 
 
-def json_object(text: str, required: tuple[str, ...] = (), either: tuple[str, ...] = ()) -> dict[str, Any]:
+def json_object(
+    text: str, required: tuple[str, ...] = (), either: tuple[str, ...] = (), *, exact: bool = False
+) -> dict[str, Any]:
     """Return the JSON object that `text` is, or the only one in it that has the wanted keys.
 
     Where several have them and differ, none is read: one may be a quotation of what a member has forged, and whether a
@@ -25,12 +27,13 @@ def json_object(text: str, required: tuple[str, ...] = (), either: tuple[str, ..
         text: What the model wrote.
         required: Keys that the object must have.
         either: Keys of which it must have one, if any are given.
+        exact: Whether numbers are returned as texts, with all their digits.
 
     Raises:
         UnreadableError: If there is no such object; if there are several that differ; if one has a key twice; or if one is
             broken: what stands inside a broken object may be a quotation, and the broken one may be the model's own.
     """
-    candidates = list(_objects(text))
+    candidates = list(_objects(text, exact=exact))
     if not candidates:
         raise UnreadableError("there is no JSON object in the answer")
 
@@ -48,10 +51,13 @@ def json_object(text: str, required: tuple[str, ...] = (), either: tuple[str, ..
     return _whole_characters(whole)
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str, *, exact: bool) -> Iterator[dict[str, Any]]:
     """Yield the outermost JSON objects in `text`, in order."""
     # Not strict: small models write line breaks into their texts as they are, and nothing else can be meant by them.
-    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unambiguous)
+    number = str if exact else None
+    decoder = json.JSONDecoder(
+        strict=False, object_pairs_hook=_unambiguous, parse_int=number, parse_float=number, parse_constant=number
+    )
     found = _STARTS_OBJECT.search(text)
     while found is not None:
         try:

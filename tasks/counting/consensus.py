@@ -7,7 +7,7 @@ from blocks.extraction import parse_extraction
 from tasks.counting.agreement import medoid
 from tasks.counting.clusters import clusters
 from tasks.counting.decentralized import Outcome, settle
-from tasks.counting.extraction.extract import extract_all
+from tasks.counting.extraction.extract import Value, extract_all
 from tasks.counting.likeness import LEXICAL, Likeness
 from tasks.counting.settled import Adopted, Settlement
 from tasks.counting.vote import count_votes
@@ -30,12 +30,11 @@ def nearest(responses: Sequence[Response], method: str = "medoid", likeness: Lik
 def values_of(responses: Sequence[Response], extraction: str) -> list[str | None]:
     """Read the answer out of each response; None where it cannot be read.
 
-    Numbers are equal as floats, and so are written alike; other answers are equal without regard to case, and are
-    written as the first member wrote them.
+    Numbers are compared exactly, other answers without regard to case; each is written as the first member wrote it.
     """
     form = parse_extraction(extraction)
     readings = extract_all([response.text for response in responses], form)
-    shown: dict[float | str, str] = {}
+    shown: dict[Value, str] = {}
     for reading in readings:
         if reading is not None:
             shown.setdefault(reading.value, reading.text)

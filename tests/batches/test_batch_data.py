@@ -12,7 +12,7 @@ from tasks.counting.vote import count_votes
 from tasks.watch import watched_by
 from tests.counting.test_vote_data import FORM
 from tests.kits.batch_kit import environment_of, kill_when, read, start
-from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, serve
+from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, scored, serve
 
 pytestmark = [
     pytest.mark.skipif(not GSM.exists(), reason=f"the recorded answers are not in {GSM.parent}"),
@@ -41,7 +41,7 @@ def write(path: Path, questions) -> Path:
 
 
 def right(path: Path) -> int:
-    return sum(row["answer"] is not None and float(row["answer"]) == row["gold"] for row in read(path))
+    return sum(scored(row["answer"]) == row["gold"] for row in read(path))
 
 
 async def test_a_sample(vendors, tmp_path):
@@ -53,8 +53,8 @@ async def test_a_sample(vendors, tmp_path):
     with watched_by(ties):
         summary = await batch(str(write(tmp_path / "in.jsonl", questions)), str(out), flow="vote", config=CONFIG)
     assert (summary.rows, summary.done, summary.calls) == (SAMPLE, SAMPLE, 5 * SAMPLE) and vendors.count() == 5 * SAMPLE
-    assert {row["id"]: float(row["answer"]) for row in read(out)} == {
-        name: tally.winner.value for name, tally in counts.items()
+    assert {row["id"]: scored(row["answer"]) for row in read(out)} == {
+        name: scored(tally.winner.value) for name, tally in counts.items()
     }
     assert ties.count == sum(tally.tie for tally in counts.values())
     assert sum(summary.agreement) == SAMPLE

@@ -1,6 +1,8 @@
 """What is read as an answer, and what is not: an abstention is never a vote."""
 
 import time
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from blocks.extraction import parse_extraction
 from tasks.counting.extraction.choices import chosen_label, chosen_letter
 from tasks.counting.extraction.extract import extract, extract_all
 from tasks.counting.extraction.json_field import field_of
-from tasks.counting.extraction.numbers import first_number, show_number, stated_number
+from tasks.counting.extraction.numbers import stated_number
 
 FORMS = ["number", "choice", "json:answer", "label:yes,no", "label:A,B", "text", "text:answer", "llm"]
 
@@ -101,13 +103,12 @@ def test_labels_keep_their_spelling_and_the_longest_counts():
         ("3 + 4 = 7 eggs, so the total is $1,234.50.", 1234.5),
         ("The **answer** is: **$1,200**. It took 3 steps.", 1200),
         ("Answer: 3 + 4 = 7", 7),
-        (r"\boxed{\frac{3}{4}}", 0.75),
+        (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
         ("reasoning with 5\n#### -5", -5),
         ("1 000 eggs", 1000),
         ("Answer: 50%", 50),
         ("it costs -$5", -5),
         ("- 5 eggs", 5),
-        ("from 3-4 we get 10-5", 5),
         ("about 1/2", 0.5),
         ("\u22125", -5),
         ("1e3", 1000),
@@ -115,45 +116,22 @@ def test_labels_keep_their_spelling_and_the_longest_counts():
         ("1.000.000", None),
         ("H2O", None),
         ("1/0", None),
-        ("1e999", None),
+        ("1e999", Decimal("1e999")),
         ("none", None),
     ],
 )
 def test_numbers_in_prose(text, number):
-    assert stated_number(text) == number
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("18", 18),
-        ("-$10,000", -10000),
-        ("18 dollars", 18),
-        ("3/4", 0.75),
-        (".5", 0.5),
-        ("10-5", 10),
-        ("12/25/2024", 12),
-        ("He has 7 and 8", 7),
-        ("1/0", None),
-        ("cannot be determined", None),
-    ],
-)
-def test_first_numbers(text, number):
-    assert first_number(text) == number
-
-
-def test_numbers_are_shown_without_needless_digits():
-    assert [show_number(number) for number in (18.0, -0.5, 70000.0, 1e20)] == ["18", "-0.5", "70000", "1e+20"]
-    assert str(value("-0", "number")) == "0.0"
+    found = stated_number(text)
+    assert (found and found.value) == number
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"answer": 5}', 5),
+        ('{"answer": 5}', "5"),
         ('Sure! {"a": {"answer": "5"}} and {"answer": 6}', "5"),
         ('```json\n{"reasoning": "two\nlines {with braces}", "answer": "x"}\n```</s>', "x"),
-        ('{broken} {"other": 1} {"answer": [1]}', [1]),
+        ('{broken} {"other": 1} {"answer": [1]}', ["1"]),
         (r'{"reasoning": "so \( x \)", "answer": "7"}', "7"),  # no such escape in JSON
         ('{"answer": 1,200.5, "reasoning": "cut o', "1,200.5"),
         ('{"answer": "a \\" b", "reasoning": "cut o', 'a \\" b'),
@@ -169,7 +147,7 @@ def test_fields(text, expected):
 def test_a_json_field_is_a_number_where_most_answers_have_one():
     form = parse_extraction("json:answer")
     texts = [f'{{"answer": {one}}}' for one in ('"$1,200"', "1200.0", '"cannot be determined"', '{"x": 1200}', "null")]
-    assert [found and found.text for found in extract_all(texts, form)] == ["1200", "1200", None, "1200", None]
+    assert [found and found.text for found in extract_all(texts, form)] == ["$1,200", "1200.0", None, None, None]
     names = [f'{{"answer": "{one}"}}' for one in ("Paris", " paris. ", "Lyon 2e")]
     assert [found.value for found in extract_all(names, form)] == ["paris", "paris", "lyon 2e"]
     assert extract_all([None, "nothing"], form) == [None, None]
@@ -197,14 +175,32 @@ def test_any_text_is_read_or_not(text, form):
 
 
 @pytest.mark.parametrize(
-    "unit", ["yes ", "{", '{"answer":', "answer is ", "\\boxed{", "9", "1,", "1/", "**", "A) \n", "\n", "(", " "]
+    "unit",
+    [
+        "yes ",
+        "{",
+        '{"answer":',
+        "answer is ",
+        "\\boxed{",
+        "9",
+        "1,",
+        "1/",
+        "**",
+        "A) \n",
+        "\n",
+        "(",
+        " ",
+        "1,111,",
+        "5 or ",
+        "no ",
+    ],
 )
 def test_megabytes_are_read_in_a_moment(unit):
     text = (unit * 500_000)[:500_000]
     for form in FORMS:
-        started = time.monotonic()
+        started = time.thread_time()
         extract(text, parse_extraction(form))
-        assert time.monotonic() - started < 2, form
+        assert time.thread_time() - started < 2, form
 
 
 @pytest.mark.parametrize(

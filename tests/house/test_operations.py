@@ -57,7 +57,9 @@ def test_the_compose_file_fits_the_specification():
 
 def copied() -> list[str]:
     lines = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    return [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    return [
+        name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1] if not name.startswith("--")
+    ]
 
 
 def test_what_the_image_copies_is_there_and_let_in():
@@ -162,8 +164,8 @@ def test_servers_of_several_processes_share_all_they_must():
         "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
-        "PREFECT_SERVER_DOCKET_URL": "redis://redis:6379/1",
-        "PREFECT_REDIS_MESSAGING_URL": "redis://redis:6379/0",
+        "PREFECT_SERVER_DOCKET_URL": "redis://:${REDIS_PASSWORD:?set it in .env}@redis:6379/1",
+        "PREFECT_REDIS_MESSAGING_URL": "redis://:${REDIS_PASSWORD:?set it in .env}@redis:6379/0",
     }
     services = read(COMPOSE)["services"]
     for name in ("server", "services"):
@@ -205,6 +207,24 @@ def test_compose_keeps_no_secret_and_leaves_nothing_open():
     assert services["worker"]["deploy"]["replicas"] == 2
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version and {one["image"] for one in ours} == {f"consensus-flows:{version[1]}"}
+
+
+def test_the_api_asks_for_a_password_and_is_closed_to_web_pages():
+    services = read(COMPOSE)["services"]
+    for name in ("server", "services", "migrate"):
+        given = services[name]["environment"]
+        assert given["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_API_AUTH_STRING:?")
+        assert given["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+        assert "*" not in given["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
+    for name in ("deploy", "worker"):
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"].startswith("${PREFECT_API_AUTH_STRING:?")
+    assert any("REDIS_PASSWORD:?" in one for one in services["redis"]["command"])
+    chart = read(FILES / "kubernetes" / "server.yaml")
+    given = {one["name"]: one.get("value") for one in chart["global"]["prefect"]["env"]}
+    assert given["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    assert "*" not in given["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
+    worker = read(FILES / "kubernetes" / "worker.yaml")["worker"]["selfHostedServerApiConfig"]
+    assert all(one["enabled"] and one["existingSecret"] for one in (chart["server"]["basicAuth"], worker["basicAuth"]))
 
 
 def commands() -> list[list[str]]:

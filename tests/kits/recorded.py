@@ -2,11 +2,11 @@
 
 import gzip
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.counting.extraction.numbers import first_number
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 from tests.vendors.ledger import ANY
 
@@ -40,6 +40,20 @@ class Question(NamedTuple):
     outputs: tuple[str, ...]
 
 
+def table_number(text: str) -> float | None:
+    """Return the first number of a text after `,` and `$` are dropped, `a/b` evaluated: how the published tables read it."""
+    found = re.search(r"((?<!\w)-)?(\d+(?:\.\d+)?|\.\d+)(?:\s*/\s*(\d+(?:\.\d+)?))?", re.sub("[,$]", "", text))
+    if found is None:
+        return None
+    value = float(found[2]) / float(found[3] or 1)
+    return -value if found[1] else value
+
+
+def scored(value: object) -> float | None:
+    """Return an answer that was read as the published tables score it: of a text such as `2:00 pm` the first number."""
+    return value if value is None else table_number(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type,return-value]
+
+
 @cache
 def gsm_questions() -> list[Question]:
     """Read all recorded questions of GSM8K."""
@@ -47,7 +61,7 @@ def gsm_questions() -> list[Question]:
         rows = [json.loads(line) for line in lines]
     found = []
     for row in rows:
-        gold = first_number(row["gold"])
+        gold = table_number(row["gold"])
         assert gold is not None
         found.append(Question(row["id"], row["question"], gold, tuple(row["outputs"][name] for name in GSM_MEMBERS)))
     return found

@@ -5,8 +5,11 @@ where nothing follows that they could belong to.
 """
 
 import re
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
+from tasks.counting.extraction.denials import denied
 from tasks.counting.extraction.marks import plain
 
 # Possessive: two runs that share marks and could give each other some back take the square of a run's length.
@@ -28,6 +31,10 @@ _PREFERRED = re.compile(
     rf"|(?:\b{_KIND}\s+|^[ \t]*){_OPEN}(?P<right>[A-Z]){_CLOSE}\s+is\s+(?!not\b)(?:\w+\s+){{0,2}}(?:correct|right|best)\b",
     re.MULTILINE,
 )
+_ANOTHER = re.compile(
+    rf"{_CLOSE}\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?{_OPEN}[A-Z](?![\w'\u2019])(?!\s+[a-z])"
+)
+"""Another letter beside a chosen one: `A or B`."""
 _LISTED = re.compile(
     rf"^[ \t]*(?:[-*][ \t]+)?{_OPEN}(?P<letter>[A-HJ-Z])(?:{_CLOSE_IN_PART}[.):](?=[\s*]|$)|{_CLOSE}\s*$)", re.MULTILINE
 )
@@ -41,7 +48,14 @@ _MARKS = " \t\r\n*_`\"'“”.,:;!()[]{}"
 _STATES = re.compile(
     r"\b(?:answer|verdict|label|classification|category|decision|conclusion)\b\W*(?:is\b|:|=)\W*\Z", re.IGNORECASE
 )
-_DENIES = re.compile(r"(?:\b(?:not|no|never|neither|cannot)|n['\u2019]t)\W+(?:\w+\W+){0,2}\Z", re.IGNORECASE)
+_DENIES = re.compile(
+    r"(?:\b(?:not|no|never|neither|nor|cannot|hardly|without|if|whether|unless)|n['\u2019]t)\W+(?:\w+\W+){0,2}\Z",
+    re.IGNORECASE,
+)
+_OR = re.compile(r"\W*\bor\b", re.IGNORECASE)
+_DETERMINES = re.compile(r"\s+(?!because\b|since\b|as\b|and\b|but\b|or\b|if\b|it\b|to\b|in\b|for\b)\w", re.IGNORECASE)
+"""A word behind `no` that it belongs to: `I have no idea`."""
+_REFUSES = re.compile(r"(?:\b(?:not|never|wrong|incorrect|false|eliminated|excluded)\b|n['\u2019]t\b)", re.IGNORECASE)
 
 
 def chosen_letter(text: str, letters: Collection[str] | None = None) -> str | None:
@@ -57,13 +71,20 @@ def chosen_letter(text: str, letters: Collection[str] | None = None) -> str | No
         return [letter for letter in found if letters is None or letter in letters]
 
     # What is said last holds: a model that thinks aloud corrects itself.
-    for said in (read(_BOXED.finditer(text)), read(_ALONE.finditer(_last_line(text))), read(_STATED.finditer(text))):
+    for said in (read(_BOXED.finditer(text)), read(_ALONE.finditer(_last_line(text)))):
         if said:
             return said[-1]
+    stated = deque((match for match in _STATED.finditer(text) if read([match])), maxlen=_MENTIONS)
+    last = next((match for match in reversed(stated) if not denied(text, match.start())), None)
+    if last is not None:
+        return None if _ANOTHER.match(text, last.end()) else read([last])[0]
+    if stated:
+        return None
     for pattern in (_PREFERRED, _LISTED):
-        mentioned = set(read(pattern.finditer(text)))
+        found = list(islice(pattern.finditer(text), _MENTIONS))
+        mentioned = set(read(match for match in found if not _refused(text, match)))
         if mentioned:
-            return mentioned.pop() if len(mentioned) == 1 else None
+            return mentioned.pop() if len(mentioned) == 1 and len(found) < _MENTIONS else None
     return None
 
 
@@ -85,9 +106,12 @@ def chosen_label(text: str, labels: Sequence[str]) -> str | None:
     # The longest first, so that `not safe` is not taken for `safe`.
     names = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in sorted(known, key=len, reverse=True))
     mentions = list(re.finditer(rf"(?<![\w-])(?:{names})(?![\w+#-])", text, re.IGNORECASE))
-    for match in reversed(mentions[-_MENTIONS:]):
-        if _STATES.search(_before(text, match)):
-            return known[_plain(match[0])]
+    stated = [(match, how) for match in mentions[-_MENTIONS:] if (how := _STATES.search(_before(text, match)))]
+    held = [match for match, stating in stated if not denied(text, max(0, match.start() - _SHORT) + stating.start())]
+    if held:
+        return None if _OR.match(text, held[-1].end()) else known[_plain(held[-1][0])]
+    if stated:
+        return None
     if (
         mentions
         and not text[: mentions[0].start()].strip(_MARKS)
@@ -95,10 +119,24 @@ def chosen_label(text: str, labels: Sequence[str]) -> str | None:
     ):
         listed = len(mentions) > 1 and not re.search(r"\w", text[mentions[0].end() : mentions[1].start()])
         return None if listed else known[_plain(mentions[0][0])]
-    if len(mentions) > _MENTIONS or any(_DENIES.search(_before(text, match)) for match in mentions):
+    if len(mentions) > _MENTIONS or any(_doubted(text, match) for match in mentions):
         return None
-    found = {known[_plain(match[0])] for match in mentions}
-    return found.pop() if len(found) == 1 else None
+    names_found = {known[_plain(match[0])] for match in mentions}
+    return names_found.pop() if len(names_found) == 1 else None
+
+
+def _refused(text: str, match: re.Match[str]) -> bool:
+    """Tell whether a letter is mentioned to be ruled out, as in `B) is wrong`."""
+    line = text[match.end() : match.end() + _SHORT].partition("\n")[0]
+    return denied(text, match.start()) or _REFUSES.search(line) is not None
+
+
+def _doubted(text: str, match: re.Match[str]) -> bool:
+    if denied(text, match.start()) or _DENIES.search(_before(text, match)):
+        return True
+    if re.match(r"\W{0,3}\?", text[match.end() : match.end() + 4]):
+        return True
+    return match[0].casefold() == "no" and _DETERMINES.match(text, match.end()) is not None
 
 
 def _last_line(text: str) -> str:

@@ -1,6 +1,5 @@
 """Reads the answer out of what members wrote. What cannot be read is an abstention: it is never a vote."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,17 +7,18 @@ from blocks.extraction import Extraction
 from tasks.counting.extraction.choices import chosen_label, chosen_letter
 from tasks.counting.extraction.json_field import field_of, written
 from tasks.counting.extraction.marks import plain, shown
-from tasks.counting.extraction.numbers import first_number, show_number, stated_number
+from tasks.counting.extraction.numbers import Exact, Number, field_number, signs_differ, stated_number, whole_number
 
-_IS_NUMBER = re.compile(r"[$€£¥]?\s?-?[$€£¥]?\s?[\d.,]*\d\s?%?\Z")
+Value = str | Exact | tuple[str, Exact]
+"""What is compared: a text, a number, or a number with its sign where the sign makes a difference."""
 
 
 class Reading(NamedTuple):
-    """An answer as read: two are the same answer when their `value` is equal. Numbers are equal as floats."""
+    """An answer as read: two are the same answer when their `value` is equal. Numbers are compared exactly."""
 
-    value: float | str
+    value: Value
     text: str
-    """The answer as it is shown."""
+    """The answer as the member wrote it."""
 
 
 def extract(text: str, extraction: Extraction) -> Reading | None:
@@ -30,50 +30,63 @@ def extract_all(texts: Sequence[str | None], extraction: Extraction) -> list[Rea
     """Read the answers out of several members' texts to one question; None where a text cannot be read, or is None.
 
     A JSON field is a number or a text, and which of them the question is about is seen from all its answers: if at
-    least half of them have a number in them, then the first number of each is its answer, and one without a number
-    ("cannot be determined") is an abstention. Otherwise they are compared as texts. `text:FIELD` always compares texts.
+    least half of them are one number, alone or with a unit, then each of the others ("cannot be determined") is an
+    abstention. Otherwise they are compared as texts. `text:FIELD` always compares texts.
 
     Args:
         texts: What each member wrote.
         extraction: How it is read; `llm` reads what a model has already made of the text, as `text` does.
     """
     if extraction.kind == "json":
-        return _fields([None if text is None else field_of(text, extraction.field or "") for text in texts])
-    return [None if text is None else _read(text, extraction) for text in texts]
+        return _readings(_fields([None if text is None else field_of(text, extraction.field or "") for text in texts]))
+    return _readings([None if text is None else _read(text, extraction) for text in texts])
 
 
 def normalised(text: str) -> Reading | None:
     """Read a whole text: without regard to case, blanks and marks around it; a text that is a number is that number."""
+    return _readings([_normalised(text)])[0]
+
+
+def _normalised(text: str) -> Reading | Number | None:
     key = plain(text)
-    if _IS_NUMBER.match(key) and (number := stated_number(key)) is not None:
-        return _number(number)
-    return Reading(key, shown(text)) if key else None
+    if not key:
+        return None
+    number = whole_number(key)
+    return Reading(key, shown(text)) if number is None else number._replace(text=shown(text))
 
 
-def _read(text: str, extraction: Extraction) -> Reading | None:
+def _read(text: str, extraction: Extraction) -> Reading | Number | None:
     match extraction.kind:
         case "number":
-            return _number(stated_number(text))
+            return stated_number(text)
         case "choice":
             return _name(chosen_letter(text))
         case "label":
             return _name(chosen_label(text, extraction.labels))
         case "text" if extraction.field is not None:
-            return normalised(written(field_of(text, extraction.field)))
-    return normalised(text)
+            return _normalised(written(field_of(text, extraction.field)))
+    return _normalised(text)
 
 
-def _fields(values: Sequence[Any]) -> list[Reading | None]:
+def _fields(values: Sequence[Any]) -> Sequence[Reading | Number | None]:
     texts = [written(value) for value in values]
     given = [text for text in texts if text]
-    numbers = [first_number(text) for text in texts]
+    # A list or an object is never the number in it.
+    numbers = [
+        field_number(text) if isinstance(value, str) else None for value, text in zip(values, texts, strict=True)
+    ]
     if 2 * sum(number is not None for number in numbers) >= max(1, len(given)):
-        return [_number(number) for number in numbers]
-    return [normalised(text) for text in texts]
+        return numbers
+    return [_normalised(text) for text in texts]
 
 
-def _number(value: float | None) -> Reading | None:
-    return None if value is None else Reading(value, show_number(value))
+def _readings(found: Sequence[Reading | Number | None]) -> list[Reading | None]:
+    numbers = [one for one in found if isinstance(one, Number)]
+    apart = signs_differ(numbers)
+    return [
+        Reading((one.sign, one.value) if apart else one.value, one.text) if isinstance(one, Number) else one
+        for one in found
+    ]
 
 
 def _name(name: str | None) -> Reading | None:

@@ -28,12 +28,12 @@ def read_extraction(text: str, schema: dict[str, Any] | None = None) -> str:  # 
     Raises:
         UnreadableError: If there is no JSON object with a text or a number as `answer`.
     """
-    value = json_object(text, ("answer",))["answer"]
+    value = json_object(text, ("answer",), exact=True)["answer"]
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str):
         raise UnreadableError("answer must be a text")
-    return str(value).strip()
+    return value.strip()
 
 
 class Heard(NamedTuple):

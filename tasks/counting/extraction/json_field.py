@@ -9,6 +9,15 @@ MAX_BRACES = 1000
 MAX_LOOKED_AT = 4_000_000
 """Characters that are looked at for it, those of nested objects once for each brace around them."""
 
+
+class Literal(str):
+    """A number of a JSON text as it is written there: Python's floats would lose digits of it."""
+
+    __slots__ = ()
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_float=Literal, parse_int=Literal)
+"""Not strict: models write line breaks into their texts as they are."""
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
@@ -21,14 +30,12 @@ def field_of(text: str, field: str) -> Any:
     key = json.dumps(field, ensure_ascii=False)
     if key not in text:
         return None
-    # Not strict: models write line breaks into their texts as they are.
-    decoder = json.JSONDecoder(strict=False)
     at, left = text.find("{"), MAX_LOOKED_AT
     for _ in range(MAX_BRACES):
         if at < 0 or left < 0:
             break
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             value, end = {}, error.pos
         except (ValueError, RecursionError):
@@ -41,6 +48,11 @@ def field_of(text: str, field: str) -> Any:
     if found is None:
         return None
     rest = text[found.end() :]
+    if rest.startswith(("[", "{")):  # cut anywhere, it would be another list
+        try:
+            return _DECODER.raw_decode(rest)[0]
+        except (ValueError, RecursionError):
+            return None
     string = _STRING.match(rest)
     if string is not None:
         return string[1]
@@ -49,7 +61,18 @@ def field_of(text: str, field: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """Write a JSON value as a text; null is an empty one."""
-    if value is None:
+    """Write a JSON value as a text, the same for the same value; null is an empty one, as is one nested too deeply."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    try:
+        return _canonical(value)
+    except RecursionError:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_canonical, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_canonical(key)}: {_canonical(value[key])}' for key in sorted(value))}}}"
+    return str(value) if isinstance(value, Literal) else json.dumps(value, ensure_ascii=False)

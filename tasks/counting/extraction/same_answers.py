@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from tasks.calls.call import Call
-from tasks.counting.extraction.extract import Reading
-from tasks.counting.extraction.same_meaning import Value, comparable, distinct, same_by_model
+from tasks.counting.extraction.extract import Reading, Value
+from tasks.counting.extraction.same_meaning import comparable, distinct, same_by_model
 from tasks.judging.bench import Bench
 from tasks.record import Iteration, Record
 

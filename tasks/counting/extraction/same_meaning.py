@@ -11,14 +11,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from tasks.calls.call import Call
-from tasks.counting.extraction.extract import Reading
+from tasks.counting.extraction.extract import Reading, Value
 from tasks.judging.bench import Bench
 from tasks.judging.fence import fenced, labels
 from tasks.judging.hearing import hear
 from tasks.readers import UnreadableError, json_object, reader
 from tasks.record import Response
-
-Value = float | str
 
 
 def same_schema(names: Sequence[str]) -> dict[str, JsonValue]:
@@ -77,10 +75,10 @@ def grouped(readings: Sequence[Reading], said: Mapping[str, str]) -> dict[Value,
         said: For each label itself, or one before it.
     """
     first: dict[str, Reading] = {}
-    numbers: dict[Value, float] = {}
+    numbers: dict[Value, Value] = {}
     for name, reading in zip(said, readings, strict=True):
         head = first.get(said[name], reading)
-        number = reading.value if isinstance(reading.value, float) else None
+        number = None if isinstance(reading.value, str) else reading.value
         if number is not None and numbers.setdefault(head.value, number) != number:
             head = reading
             numbers[head.value] = number
