@@ -26,6 +26,7 @@ from flows.batch import batch
 from flows.batching import run_batch
 from tasks.batches.outcome import BatchSummary
 from tasks.errors import ConfigurationError, QuorumError
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
 from tests.vendors import LoopbackVendors
 
@@ -48,7 +49,7 @@ def prefect(*arguments: str, environment: dict[str, str]) -> None:
 
 def started(environment: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "worker.log").open("wb") as output:
-        return subprocess.Popen(
+        return processes.start(
             [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
             env=environment,
             cwd=folder,
@@ -73,8 +74,10 @@ async def worker(results: str, vendors: LoopbackVendors, tmp_path: Path) -> Any:
     await deployed()
     process = started(environment, tmp_path)
     yield environment
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+    processes.kill(process)
 
 
 async def shard_runs(output: Path) -> list[FlowRun]:

@@ -15,6 +15,8 @@ from pathlib import Path
 import prefect
 import pytest
 
+from tests.kits import processes
+
 ROOT = Path(__file__).parent.parent.parent
 
 FIND = """
@@ -86,7 +88,7 @@ def env(tmp_path):
 
 def begin(code, env):
     Path(env["PREFECT_HOME"]).mkdir(exist_ok=True)
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-c", code],
         env=env,
         cwd=env["PREFECT_HOME"],
