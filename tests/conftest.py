@@ -28,6 +28,8 @@ os.environ |= {
     "PREFECT_HOME": _HOME,
     "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{_HOME}/results",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A test that needs a server asks for `prefect_server`. Else Prefect would start one more, which takes ten seconds.
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "DO_NOT_TRACK": "1",
     "CONSENSUS_BACKOFF_S": "0.01",
     # Some tests make calls outside of a flow, where there is no flow to log to.
