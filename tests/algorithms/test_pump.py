@@ -1,6 +1,7 @@
 """The pump: every answer under its model's name, and what its command prints and writes."""
 
 import json
+import re
 
 import pytest
 
@@ -100,11 +101,10 @@ def test_every_answer_is_printed_under_its_model_as_it_comes(consensus, talking)
     ran = consensus("pump", *PANEL, "-p", "What?")
     assert ran.code == 0
     headings = [line for line in ran.out.splitlines() if line.startswith("## ")]
-    assert headings[-1].startswith("## openai/one#1 (0."), "the slowest comes last"
-    assert headings[-1].endswith(" s)")
+    assert re.fullmatch(r"## openai/one#1 \(\d+\.\d s\)", headings[-1]), "the slowest comes last"
     assert "## google/three#1 (" in ran.out
     assert "\n\ngamma\n" in ran.out
-    assert "the slowest openai/one#1 0." in ran.err
+    assert re.search(r"the slowest openai/one#1 \d+\.\d", ran.err)
     assert "total " in ran.err
     assert "/runs/flow-run/" in ran.err
 

@@ -202,9 +202,9 @@ def test_any_text_is_read_or_not(text, form):
 def test_megabytes_are_read_in_a_moment(unit):
     text = (unit * 500_000)[:500_000]
     for form in FORMS:
-        started = time.monotonic()
+        started = time.thread_time()
         extract(text, parse_extraction(form))
-        assert time.monotonic() - started < 2, form
+        assert time.thread_time() - started < 2, form
 
 
 @pytest.mark.parametrize(
