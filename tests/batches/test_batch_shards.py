@@ -281,7 +281,21 @@ async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
 
 
 @pytest.fixture
-async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the parent says."""
+    found: list[Any] = []
+
+    async def tell(event: str, value: Any) -> None:
+        found.append((event, value))
+
+    monkeypatch.setattr("flows.batch_shards.tell", tell)
+    return found
+
+
+@pytest.fixture
+async def waiting(
+    vendors: LoopbackVendors, results: str, told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
     for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5, "WAITING_S": 1.0}.items():
         monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
@@ -320,13 +334,7 @@ async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
 
 
 @pytest.mark.timeout(180)
-async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, monkeypatch):
-    told: list[Any] = []
-
-    async def tell(event: str, value: Any) -> None:
-        told.append((event, value))
-
-    monkeypatch.setattr("flows.batch_shards.tell", tell)
+async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, told):
     for _ in range(200):
         if told:
             break
