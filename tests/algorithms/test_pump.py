@@ -97,7 +97,8 @@ async def test_what_cannot_be_asked_is_found_before_any_call(talking):
 
 
 def test_every_answer_is_printed_under_its_model_as_it_comes(consensus, talking):
-    talking.script("one", then=Reply(text="alpha", delay=0.3))
+    consensus("pump", *PANEL, "-p", "Who?")  # the first import of a vendor's SDK takes seconds
+    talking.script("one", then=Reply(text="alpha", delay=1))
     ran = consensus("pump", *PANEL, "-p", "What?")
     assert ran.code == 0
     headings = [line for line in ran.out.splitlines() if line.startswith("## ")]

@@ -335,7 +335,7 @@ async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
 
 @pytest.mark.timeout(180)
 async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, told):
-    for _ in range(200):
+    for _ in range(1000):
         if told:
             break
         await asyncio.sleep(0.1)
