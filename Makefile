@@ -6,6 +6,10 @@ LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet
 CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
+# Tests run in several processes, each with a Prefect server of its own: one more than there are cores, since tests wait, too.
+# One that has no tests left takes some of another's.
+PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-latest chaos chaos-away chaos-here audit lint types up down bench lock clean
@@ -36,7 +40,7 @@ test: setup ## Lint, format, types and tests, with the locked versions
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(VENV)/bin/$(PYTEST)
 
 # Those that take servers and workers away wait for the clock more than they work, so the others go on beside them.
 AWAY := tests/chaos/test_server_outage.py tests/chaos/test_workers.py tests/chaos/test_locked_database.py
@@ -76,7 +80,7 @@ test-latest: ## The same with the newest versions that pyproject.toml allows
 	$(LATEST)/bin/ruff check $(CODE)
 	$(LATEST)/bin/ruff format --check $(CODE)
 	$(LATEST)/bin/mypy
-	$(LATEST)/bin/pytest
+	$(LATEST)/bin/$(PYTEST)
 
 lint: setup ## Mend what ruff can mend, and format
 	$(VENV)/bin/ruff check --fix $(CODE)

@@ -24,11 +24,12 @@ async def run(stop_when: int | None) -> tuple[float, int, float, float, float]:
     """
     from blocks.vote import VoteConfig
     from flows.vote import run_vote
+    from tasks.record import Record
 
     config = VoteConfig(members=[f"openai/{name}" for name in GSM_MEMBERS], extract="json:answer", stop_when=stop_when)
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def one(text: str):  # noqa: ANN202 - a record
+    async def one(text: str) -> Record:
         async with gate:
             return await run_vote(text, config)
 

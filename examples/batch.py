@@ -11,6 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 from textwrap import shorten
+from typing import Final
 
 from blocks.budget import Budget
 from deployments.server import find_or_start_server, use_server
@@ -26,7 +27,7 @@ PROMPTS = Path(__file__).parent / "prompts.csv"
 # The same settings as for one question, as plain JSON: `flow` names the algorithm. `saved="night"` in place of both would
 # take what `consensus save night --flow vote ...` has saved.
 
-FLOW = "vote"
+FLOW: Final = "vote"
 CONFIG = {
     "members": ["local/smollm2:3"],
     "quorum": 1,
@@ -41,7 +42,7 @@ async def main() -> None:
     #
     # Everything is read once and checked; no model is called.
     found = Source(str(PROMPTS)).inspect()
-    expected = await estimate(ALGORITHMS[FLOW].config_class().model_validate(CONFIG), found.rows, found.characters)
+    expected = await estimate(ALGORITHMS[FLOW].config_class().model_validate(CONFIG), found.rows, found.size)
     print(f"{found.rows} rows, {expected.calls_most} calls")
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ The environment is set before anything imports Prefect, because Prefect reads it
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -27,17 +28,23 @@ os.environ |= {
     "PREFECT_HOME": _HOME,
     "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{_HOME}/results",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A test that needs a server asks for `prefect_server`. Else Prefect would start one more, which takes ten seconds.
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "DO_NOT_TRACK": "1",
     "CONSENSUS_BACKOFF_S": "0.01",
     # Some tests make calls outside of a flow, where there is no flow to log to.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
+# What a script starts with `&`, or nohup starts, ignores SIGINT, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
+from tests.kits import processes  # noqa: E402
 from tests.vendors import LoopbackVendors  # noqa: E402
 
 # A deadline of 0.2 s an example measures how busy the machine is.
@@ -50,6 +57,13 @@ def prefect_server() -> Iterator[None]:
     """Start a real server with a database of its own; every test that runs a task or a flow asks for this."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """End what a test that failed has left running."""
+    yield
+    processes.kill_all()
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tasks.history.database import Database
 from tasks.history.errors import HistoryError
 from tasks.history.lookup import latest, named
 from tasks.history.writer import close_writers
+from tests.kits import processes
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, config, judged, say
 from tests.kits.history_kit import ROOT, entry, in_processes, record, rows, written
@@ -245,7 +246,7 @@ def test_two_commands_that_go_on_at_once_do_not_mix(consensus, panel, file):
     environment = os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "deployments.cli", "--cid", first["conversation_id"], *PANEL, "--json"]
     running = [
-        subprocess.Popen([*command, f"Is it {colour}?"], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+        processes.start([*command, f"Is it {colour}?"], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
         for colour in colours
     ]
     records = [json.loads(process.communicate(timeout=60)[0]) for process in running]

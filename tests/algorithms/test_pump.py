@@ -1,6 +1,7 @@
 """The pump: every answer under its model's name, and what its command prints and writes."""
 
 import json
+import re
 
 import pytest
 
@@ -96,15 +97,15 @@ async def test_what_cannot_be_asked_is_found_before_any_call(talking):
 
 
 def test_every_answer_is_printed_under_its_model_as_it_comes(consensus, talking):
-    talking.script("one", then=Reply(text="alpha", delay=0.3))
+    consensus("pump", *PANEL, "-p", "Who?")  # the first import of a vendor's SDK takes seconds
+    talking.script("one", then=Reply(text="alpha", delay=1))
     ran = consensus("pump", *PANEL, "-p", "What?")
     assert ran.code == 0
     headings = [line for line in ran.out.splitlines() if line.startswith("## ")]
-    assert headings[-1].startswith("## openai/one#1 (0."), "the slowest comes last"
-    assert headings[-1].endswith(" s)")
+    assert re.fullmatch(r"## openai/one#1 \(\d+\.\d s\)", headings[-1]), "the slowest comes last"
     assert "## google/three#1 (" in ran.out
     assert "\n\ngamma\n" in ran.out
-    assert "the slowest openai/one#1 0." in ran.err
+    assert re.search(r"the slowest openai/one#1 \d+\.\d", ran.err)
     assert "total " in ran.err
     assert "/runs/flow-run/" in ran.err
 

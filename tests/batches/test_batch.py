@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -23,7 +22,7 @@ from tasks.record import CallError, Response
 from tasks.reports.batch_picture import histogram
 from tasks.reports.batch_report import models_table, summary_markdown
 from tests.kits.asking import question
-from tests.kits.batch_kit import ROOT, batch_of, column, failing_for, prompts, read, serve
+from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, failing_for, prompts, read, serve
 from tests.vendors import faults
 
 pytestmark = [
@@ -351,6 +350,7 @@ def large(path: Path, rows: int) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("results", "vendors")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read in /proc")
 @pytest.mark.parametrize(
     ("rows", "outputs", "most_kb"),
@@ -359,11 +359,11 @@ def large(path: Path, rows: int) -> Path:
         pytest.param(100_000, ["out.jsonl", "out.csv"], 500_000, marks=[pytest.mark.chaos, pytest.mark.timeout(1500)]),
     ],
 )
-def test_memory_stays_within_bounds(vendors, tmp_path, rows, outputs, most_kb):
+def test_memory_stays_within_bounds(tmp_path, rows, outputs, most_kb):
     source = large(tmp_path / "in.jsonl", rows)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(source), str(tmp_path), *outputs],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment_of(tmp_path),
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -144,11 +144,11 @@ def test_a_packed_file_out_of_proportion_is_refused(tmp_path, monkeypatch, kind,
 
 def test_a_line_of_a_hundred_thousand_names_is_read_at_once(tmp_path):
     names = [f"c{number}" for number in range(100_000)]
-    started = time.monotonic()
+    started = time.thread_time()
     path = written(tmp_path, "q.csv", ",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
     assert len(good(path, prompt_column="c7")) == 1
     check_names(names)
-    assert time.monotonic() - started < 20  # with a look at all names for each of them it took minutes
+    assert time.thread_time() - started < 20  # with a look at all names for each of them it took minutes
     with pytest.raises(ConfigurationError, match="two columns are called 'c5'"):
         check_names([*names, "c9", "c5"])
 

@@ -26,6 +26,7 @@ from flows.batch import batch
 from flows.batching import run_batch
 from tasks.batches.outcome import BatchSummary
 from tasks.errors import ConfigurationError, QuorumError
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
 from tests.vendors import LoopbackVendors
 
@@ -48,7 +49,7 @@ def prefect(*arguments: str, environment: dict[str, str]) -> None:
 
 def started(environment: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "worker.log").open("wb") as output:
-        return subprocess.Popen(
+        return processes.start(
             [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
             env=environment,
             cwd=folder,
@@ -73,8 +74,10 @@ async def worker(results: str, vendors: LoopbackVendors, tmp_path: Path) -> Any:
     await deployed()
     process = started(environment, tmp_path)
     yield environment
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+    processes.kill(process)
 
 
 async def shard_runs(output: Path) -> list[FlowRun]:
@@ -278,7 +281,21 @@ async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
 
 
 @pytest.fixture
-async def waiting(vendors: LoopbackVendors, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the parent says."""
+    found: list[Any] = []
+
+    async def tell(event: str, value: Any) -> None:
+        found.append((event, value))
+
+    monkeypatch.setattr("flows.batch_shards.tell", tell)
+    return found
+
+
+@pytest.fixture
+async def waiting(
+    vendors: LoopbackVendors, results: str, told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
     for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5, "WAITING_S": 1.0}.items():
         monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
@@ -317,14 +334,8 @@ async def test_a_run_without_a_sign_of_life_is_started_again(waiting):
 
 
 @pytest.mark.timeout(180)
-async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, monkeypatch):
-    told: list[Any] = []
-
-    async def tell(event: str, value: Any) -> None:
-        told.append((event, value))
-
-    monkeypatch.setattr("flows.batch_shards.tell", tell)
-    for _ in range(200):
+async def test_without_a_worker_it_says_that_it_waits_for_one(waiting, told):
+    for _ in range(1000):
         if told:
             break
         await asyncio.sleep(0.1)

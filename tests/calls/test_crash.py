@@ -11,6 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from tasks.record import Record
+from tests.kits import processes
 from tests.kits.consortium_kit import judged
 from tests.vendors import Reply, faults
 
@@ -34,7 +35,7 @@ def environment(results, vendors, tmp_path):
 
 
 def start(environment):
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-c", RUN], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 

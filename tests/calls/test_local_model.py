@@ -47,7 +47,7 @@ VERDICT = {
 
 @pytest.fixture(scope="module")
 def client():
-    with OpenAI(api_key="none", base_url=local_base_url("smollm2"), max_retries=0, timeout=120) as client:
+    with OpenAI(api_key="none", base_url=local_base_url("smollm2"), max_retries=0, timeout=400) as client:
         yield client
 
 
@@ -115,6 +115,7 @@ def test_two_at_once_with_one_seed_give_one_answer():
 
 
 @needs_model
+@pytest.mark.timeout(500)
 def test_an_answer_ends_without_max_tokens(client):
     answer = client.chat.completions.create(
         model="smollm2", messages=CAPITAL, temperature=0, extra_body={"ignore_eos": True}

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from deployments.commands.operations.up import with_descendants
 from tests.chaos.figures import tell
 from tests.chaos.own_server import CALLS_OF_A_ROW, PANEL, ROOT, Server, rows_of, start_batch
+from tests.kits import processes
 from tests.kits.batch_kit import read, same, serve
 from tests.vendors import LoopbackVendors
 
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="who started whom is read in /proc"),
 ]
 POOL = "workers-of-the-tests"
 ROWS, AT_ONCE = 60, 2
@@ -37,18 +35,6 @@ flow = Flow.from_source(source={str(ROOT)!r}, entrypoint="flows/batch.py:batch")
 flow.deploy(name="batch", work_pool_name={POOL!r}, print_next_steps=False, build=False, push=False)
 """
 Found = TypeVar("Found")
-
-
-def descendants(process: int) -> set[int]:
-    """A process and all that it has started, by what the system says of who started whom."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
 
 
 class Worker:
@@ -72,14 +58,11 @@ class Worker:
     def runs(self, run: dict[str, Any]) -> bool:
         """Whether the process of a flow run is the worker's."""
         process = str(run.get("infrastructure_pid") or "").rpartition(":")[2]
-        return process.isdigit() and int(process) in descendants(self._process.pid)
+        return process.isdigit() and int(process) in with_descendants(self._process.pid)
 
     def kill(self) -> None:
         """Kill the worker and all that it runs, at once: Prefect gives each run a process group of its own."""
-        for process in descendants(self._process.pid) if self.alive else ():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        self._process.wait()
+        processes.kill(self._process)
         self._log.close()
 
 

@@ -19,6 +19,8 @@ import httpx
 import prefect
 import pytest
 
+from tests.kits import processes
+
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.timeout(400)  # A server that starts on a busy machine.
 
@@ -103,7 +105,7 @@ def env(tmp_path):
 
 def begin(code, env):
     Path(env["PREFECT_HOME"]).mkdir(exist_ok=True)
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-c", code],
         env=env,
         cwd=env["PREFECT_HOME"],

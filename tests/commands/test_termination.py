@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL
 from tasks.calls.request import Message, Request
 from tasks.panel import gather_panel
 from tasks.termination import heeding_termination
+from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -71,7 +72,7 @@ def test_a_batch_ends_with_143_and_keeps_its_rows(results, vendors, tmp_path):
     }
     command = ["batch", str(source), "-o", str(output), "--flow", "pump", "-m", "openai/a", "-m", "anthropic/b"]
     journal = tmp_path / "answers.jsonl.partial"
-    with subprocess.Popen(
+    with processes.start(
         [sys.executable, "-m", "deployments.cli", *command],
         cwd=ROOT,
         env=environment,

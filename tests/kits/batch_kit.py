@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from blocks.pump import PumpConfig
 from flows.batching import Batch
 from tasks.batches.source import Source
+from tests.kits import processes
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, Step
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,8 +91,8 @@ def environment_of(tmp_path: Path) -> dict[str, str]:
 
 def start(arguments: list[Any], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start `consensus batch` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "deployments.cli", "batch", *map(str, arguments)],
+    return processes.start(
+        [sys.executable, "-m", "deployments.cli", "batch", *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -228,9 +228,9 @@ def test_a_placeholder_for_a_key_is_no_secret_in_an_answer() -> None:
 def test_a_long_text_is_searched_at_once() -> None:
     key = "sk-proj-" + "aB3_-x9Q" * 20
     for text in ("the quick brown sk-proj fox\n" * 40_000, "s" * 1_000_000, "s        " * 110_000, "\\" * 1_000_000):
-        started = time.perf_counter()
+        started = time.thread_time()
         assert strike(text, [key]) == text
-        assert time.perf_counter() - started < 2
+        assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize(

