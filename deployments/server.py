@@ -32,6 +32,8 @@ import httpx  # Prefect has imported it already.
 import prefect.context
 from prefect.settings import get_current_settings
 
+from tasks.atomic_write import atomic_write
+
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
 CHECK_TIMEOUT_S = 5.0  # Only an overloaded server, or no web server at all, takes longer than some milliseconds.
@@ -123,9 +125,8 @@ def _one_authority() -> Path:
     if not path.exists():
         end = "-----END CERTIFICATE-----\n"
         first = Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(first, encoding="utf-8")
-        beside.replace(path)
+        with atomic_write(path) as file:
+            file.write_text(first, encoding="utf-8")
     return path
 
 

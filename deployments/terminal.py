@@ -1,7 +1,10 @@
 """How the command line speaks: the answer on stdout, everything else on stderr, and an exit code that scripts can use."""
 
+import errno
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from tasks.atomic_write import atomic_write, is_stream
 from tasks.plain_text import visible
 
 TOO_LARGE = "Flow run parameters must be less than"
@@ -76,24 +80,31 @@ def checked_output(path: Path | None) -> Path | None:
         return None
     if path.is_dir():
         raise Stop(f"--output {path} is a folder: name a file")
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        raise Stop(f"--output {path}: the folder {parent} does not exist")
+    folder = Path(os.path.realpath(path)).parent
+    if not is_stream(path) and not folder.is_dir():
+        raise Stop(f"--output {path}: the folder {folder} does not exist")
     try:
-        with path.open("a", encoding="utf-8"):
-            pass
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not is_stream(path):
+            # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Stop(f"--output {path} cannot be written: {error.strerror}") from None
-    if path.stat().st_size == 0:
-        path.unlink()
     return path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half-written."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8", errors="replace")
-    beside.replace(path)
+    """Write a file so that it is never seen half-written.
+
+    Raises:
+        Stop: If it cannot be written.
+    """
+    try:
+        with atomic_write(path) as file:
+            file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Stop(f"{path} cannot be written: {error.strerror or error}", Exit.NO_ANSWER) from None
 
 
 def read_prompt(prompt: str | None, stdin: bool | None) -> str:
