@@ -112,6 +112,8 @@ def use_server(info: ServerInfo) -> None:
     global settings are read again, as Prefect itself does after its plugins have run.
     """
     os.environ["PREFECT_API_URL"] = info.api_url
+    # A busy SQLite answers 503; each retry waits twice as long as the one before.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "6")
     if info.api_url.startswith("http://"):
         # Without TLS there is nothing to verify, but Prefect loads all authorities for each of its clients, three times a flow
         # run: 60 ms of CPU. One is enough to load nothing more.
