@@ -90,7 +90,9 @@ class LastWord:
     def _watch(self) -> None:
         began = time.monotonic()
         if not self._over.wait(min(NOTICE_S, self._patience)):
-            say(f"consensus: done; waiting up to {self._patience:.0f} s for the Prefect server to record the end of the run")
+            say(
+                f"consensus: done; waiting up to {self._patience:.0f} s for the Prefect server to record the end of the run"
+            )
         if not self._over.wait(max(0.0, began + self._patience - time.monotonic())):
             say(self._lost())
             self._leave()

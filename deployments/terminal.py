@@ -168,7 +168,9 @@ def read_prompt(prompt: str | None, stdin: bool | None) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Stop(f"the prompt is not valid UTF-8 (character {error.start + 1}): save or convert it as UTF-8") from None
+        raise Stop(
+            f"the prompt is not valid UTF-8 (character {error.start + 1}): save or convert it as UTF-8"
+        ) from None
     return text
 
 
@@ -252,7 +254,10 @@ def server_failure(error: Exception) -> str | None:
 
     if isinstance(error, httpx.HTTPStatusError):
         status, request = error.response.status_code, error.request
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        }:
             return f"HTTP {status} to {request.method} {request.url}"
     elif isinstance(error, httpx.TransportError):
         return f"no answer ({type(error).__name__})"

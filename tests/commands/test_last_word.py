@@ -146,5 +146,3 @@ def test_a_report_that_cannot_be_written_is_no_traceback(healthy, error, code):
 def test_an_error_of_the_report_is_not_hidden(healthy):
     with pytest.raises(KeyError):
         Reported(healthy, KeyError("ours")).run()
-
-

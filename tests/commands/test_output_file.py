@@ -18,6 +18,10 @@ ROOT = Path(__file__).parent.parent.parent
 ROW = {"id": "1", "answer": "yes"}
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def write(path: Path) -> None:
     """Write a file as a single question does, and as a batch does."""
     if path.suffix == ".jsonl":
@@ -42,7 +46,7 @@ def test_a_named_pipe_is_written_to(tmp_path, name):
     write(path)
     reader.join(10)
     assert read == ['{"answer": "yes"}\n'] and stat.S_ISFIFO(path.stat().st_mode)
-    assert os.listdir(tmp_path) == [name]
+    assert names(tmp_path) == [name]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device, and could delete one")
@@ -54,7 +58,7 @@ def test_a_device_stays_a_device(tmp_path, name):
     except OSError as error:
         pytest.skip(f"no device can be made here: {error.strerror}")
     write(path)
-    assert stat.S_ISCHR(path.stat().st_mode) and os.listdir(tmp_path) == [name]
+    assert stat.S_ISCHR(path.stat().st_mode) and names(tmp_path) == [name]
 
 
 def test_an_open_descriptor_is_written_to():
@@ -98,7 +102,7 @@ def test_a_link_stays_and_leads_to_the_new_file(tmp_path, name):
     write(link)  # it leads nowhere yet
     write(link)
     assert link.is_symlink() and real.read_text() == '{"answer": "yes"}\n'
-    assert os.listdir(real.parent) == [real.name]
+    assert names(real.parent) == [real.name]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
@@ -132,7 +136,7 @@ def test_checking_changes_nothing(tmp_path):
     inode = empty.stat().st_ino
     checked_output(empty)
     checked_output(tmp_path / "new.json")
-    assert os.listdir(tmp_path) == ["empty.json"] and empty.stat().st_ino == inode
+    assert names(tmp_path) == ["empty.json"] and empty.stat().st_ino == inode
 
 
 def test_many_at_once_write_one_file(tmp_path):
@@ -151,7 +155,7 @@ def test_many_at_once_write_one_file(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed and path.read_text() == "whole\n" * 1000 and os.listdir(tmp_path) == ["out.json"]
+    assert not failed and path.read_text() == "whole\n" * 1000 and names(tmp_path) == ["out.json"]
 
 
 @pytest.fixture
@@ -175,4 +179,4 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path):
     with pytest.raises(Stop, match="cannot be written: File too large") as stopped:
         write_whole(path, "x" * 10_000)
     assert stopped.value.code == Exit.NO_ANSWER
-    assert path.read_text() == "before" and os.listdir(tmp_path) == ["out.json"]
+    assert path.read_text() == "before" and names(tmp_path) == ["out.json"]

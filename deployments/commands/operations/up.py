@@ -67,6 +67,7 @@ def _worker() -> int:
         return running
     log = get_current_settings().home / "consensus-worker.log"
     with log.open("ab") as output:
+        before = output.tell()  # what earlier workers have written
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
             stdin=subprocess.DEVNULL,
@@ -75,9 +76,7 @@ def _worker() -> int:
             start_new_session=True,
         )
     _note().write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
-    if not _wait_for(
-        lambda: process.poll() is not None or "started!" in log.read_text(errors="replace"), START_TIMEOUT_S
-    ):
+    if not _wait_for(lambda: process.poll() is not None or b"started!" in log.read_bytes()[before:], START_TIMEOUT_S):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)
     if process.poll() is not None:
         raise Stop(f"the worker ended at once; its log is {log}", Exit.NO_ANSWER)
