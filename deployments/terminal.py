@@ -220,6 +220,9 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
                 f"({_log()} if consensus has started it). {STORED}"
             )
             sys.exit(int(Exit.NO_ANSWER))
+        if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+            say(f"consensus: what was given is not valid {error.encoding.upper()}: {error.reason}")
+            sys.exit(int(Exit.BAD_INPUT))
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             say(f"consensus: {error.filename or 'a file'} cannot be written: {error.strerror}. {STORED}")
             sys.exit(int(Exit.NO_ANSWER))
