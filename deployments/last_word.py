@@ -5,6 +5,7 @@ if it cannot, and tries for hours to deliver what is left of its events.
 """
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deployments.server import server_is_up
+from deployments.server_away import CLIENT
 from deployments.terminal import Exit, Stop, flush, say, server_failure
 
 PATIENCE_S = 90.0
@@ -46,6 +48,8 @@ class LastWord:
         """Report when the work is done, and begin to watch the time."""
         if event == self._event and self._code is None:
             self._once(value)
+            # From now on this says what is waited for, and for how long.
+            logging.getLogger(CLIENT).setLevel(logging.WARNING)
             threading.Thread(target=self._watch, name="last-word", daemon=True).start()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Exit:
