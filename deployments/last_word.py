@@ -18,7 +18,7 @@ from deployments.terminal import Exit, Stop, flush, say, server_failure
 
 PATIENCE_S = 90.0
 """Seconds that a command waits for the Prefect server when its own work is done."""
-NOTICE_S = 5.0
+NOTICE_S = 15.0
 """Seconds after which it says what it is waiting for."""
 _LOOK_S = 2.0
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos.figures import tell
 from tests.chaos.own_server import CALLS_OF_A_ROW, PANEL, Server, start_batch, wait_for_rows
-from tests.chaos.sick_proxy import ends_run, sick_proxy
+from tests.kits.sick_proxy import ends_run, sick_proxy
 from tests.vendors import LoopbackVendors
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
