@@ -23,7 +23,7 @@ from rich.console import Console
 
 from deployments.folder_settings import ignore_folder_settings
 from deployments.kinds import KINDS, MAIN
-from deployments.terminal import Exit, Stop, leave, say
+from deployments.terminal import Exit, Stop, flush, leave, open_streams, say
 
 app = App(
     name="consensus",
@@ -113,14 +113,14 @@ app.command("deployments.commands.operations.ui:ui", name="ui", help="Open the P
 
 def entry() -> None:
     """Run the command line as a process of its own."""
+    open_streams()
     code: list[int] = []
 
     def end() -> None:
         # The first to be registered is the last to be called: threads have ended, logs and events are sent. What is left
         # is to take apart some thousand modules, which takes half a second and changes nothing.
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
         os._exit(code[0])
 
     atexit.register(end)

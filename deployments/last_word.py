@@ -1,31 +1,36 @@
-"""Ends a command whose work is done when the Prefect server stays away: nothing that is paid for waits for the UI.
+"""Prints what came of a command as soon as it is known, and lets nothing that is paid for wait for the Prefect server.
 
-Prefect tries for minutes to tell a server of the end of a flow run, and for hours to deliver what is left of its events.
+Prefect tries for minutes to tell a server that is away, locked or out of disk space of the end of a flow run, fails the run
+if it cannot, and tries for hours to deliver what is left of its events.
 """
 
+import asyncio
+import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deployments.server import server_is_up
-from deployments.terminal import Exit, say
+from deployments.server_away import CLIENT
+from deployments.terminal import Exit, Stop, flush, say, server_failure
 
 PATIENCE_S = 90.0
-"""Seconds that a server may be away after the end of the work."""
+"""Seconds that a command waits for the Prefect server when its own work is done."""
+NOTICE_S = 15.0
+"""Seconds after which it says what it is waiting for."""
 _LOOK_S = 2.0
 
 
 class LastWord:
-    """A watcher that knows what came of a run, and reports it once.
+    """A watcher that reports what came of a run once, before Prefect ends the run, and then bounds how long that takes.
 
     Args:
         api_url: Of the Prefect server.
         event: The event with which the work ends.
         report: Prints what came of it, given the event's value, and returns the exit code.
-        patience: Seconds that the server may be away.
+        patience: Seconds that Prefect has to end the run.
     """
 
     def __init__(self, api_url: str, event: str, report: Callable[[Any], Exit], patience: float = PATIENCE_S) -> None:
@@ -33,60 +38,85 @@ class LastWord:
         self._event = event
         self._report = report
         self._patience = patience
-        self._value: Any = None
         self._code: Exit | None = None
-        self._lock = threading.Lock()
+        self._error: Exception | None = None
+        """Why the report failed."""
         self._over = threading.Event()
         """The command goes on; the process may not."""
 
     async def told(self, event: str, value: Any) -> None:
-        """Begin to look after the server when the work is done."""
-        if event == self._event and self._value is None:
-            self._value = value
+        """Report when the work is done, and begin to watch the time."""
+        if event == self._event and self._code is None:
+            self._once(value)
+            # From now on this says what is waited for, and for how long.
+            logging.getLogger(CLIENT).setLevel(logging.WARNING)
             threading.Thread(target=self._watch, name="last-word", daemon=True).start()
 
-    def value_despite(self, error: Exception) -> Any:
-        """Return what came of the work although Prefect failed at its end because the server is away.
+    def run(self, work: Coroutine[Any, Any, Any]) -> Exit:
+        """Run what this watches, report on it, and return the exit code.
 
         Raises:
-            Exception: `error`, if it has another cause or the work was not done.
+            Exception: What ended the work before there was anything to report, or why the report failed.
         """
-        if self._value is None or server_is_up(self._api_url):
-            self._over.set()
-            raise error
-        say(_AWAY)
-        return self._value
-
-    def report(self, value: Any) -> Exit:
-        """Report what came of the work, once, and return the exit code."""
         try:
-            with self._lock:
-                if self._code is None:
-                    self._code = self._report(value)
-                return self._code
+            value = asyncio.run(work)
+        except Exception as error:
+            if self._code is None:
+                raise
+            say(self._lost(error))
+        else:
+            if self._code is None:
+                self._once(value)
         finally:
             self._over.set()
+        if self._error is not None:
+            raise self._error
+        assert self._code is not None
+        return self._code
+
+    def _once(self, value: Any) -> None:
+        try:
+            self._code = self._report(value)
+        except Stop as stop:
+            say(f"consensus: {stop.message}")
+            self._code = stop.code
+        except BrokenPipeError:  # whoever read the answer has seen enough
+            self._code = Exit.ANSWER
+        except Exception as error:  # `tell` would hide it
+            self._code, self._error = Exit.NO_ANSWER, error
+
+    def _lost(self, error: Exception | None = None) -> str:
+        if not server_is_up(self._api_url):
+            return _AWAY
+        cause = f"in {self._patience:.0f} seconds" if error is None else f"({server_failure(error) or repr(error)})"
+        return f"{_SICK} {cause}. {_STORED}"
 
     def _watch(self) -> None:
+        began = time.monotonic()
+        if not self._over.wait(min(NOTICE_S, self._patience)):
+            say(
+                f"consensus: done; waiting up to {self._patience:.0f} s for the Prefect server to record the end of the run"
+            )
+        if not self._over.wait(max(0.0, began + self._patience - time.monotonic())):
+            say(self._lost())
+            self._leave()
+        # From now on only the end of the process is looked after, which waits for Prefect's threads: a program that has called
+        # the command goes on as long as it likes.
+        threading.main_thread().join()
         away: float | None = None
         while away is None or time.monotonic() - away < self._patience:
             time.sleep(_LOOK_S)
-            if self._over.is_set():
-                # From now on only the end of the process is looked after, which waits for Prefect's threads: a program that
-                # has called the command goes on as long as it likes.
-                threading.main_thread().join()
             away = None if server_is_up(self._api_url) else away or time.monotonic()
-        if self._over.is_set() and threading.main_thread().is_alive():
-            return
-        if self._code is None:
-            say(_AWAY)
-        code = self.report(self._value)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # what is left to be done is to tell a server that is not there
+        self._leave()
+
+    def _leave(self) -> None:
+        flush()
+        os._exit(self._code or 0)  # what is left to be done is to tell a server that does not listen
 
 
+_STORED = "The run may stay unfinished in the UI. Every answer is stored: the same command takes them from the store"
 _AWAY = (
     "consensus: the work is done, but the Prefect server is away: the run stays unfinished in the UI. Every answer is stored; "
     "start the server again (any consensus command does), and the same command takes them from the store"
 )
+_SICK = "consensus: the work is done, but the Prefect server did not record the end of the run"

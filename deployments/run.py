@@ -1,6 +1,5 @@
 """Runs a flow for the command line: finds the server, shows the run, prints the answer, chooses the exit code."""
 
-import asyncio
 import json
 import os
 import sys
@@ -86,18 +85,15 @@ def run_flow(
     view = None if quiet else view or _view(members)
     last = LastWord(
         info.api_url,
-        "ended",
+        "recorded",
         lambda record: _report(record, options, ui_url=info.ui_url, output=output, show=show, shape=shape),
     )
     try:
         with continuing(conversation):
-            record = asyncio.run(_run(start, [last, *([view] if view else [])]))
-    except Exception as error:
-        record = last.value_despite(error)
+            return last.run(_run(start, [*([view] if view else []), last]))
     finally:
         if isinstance(view, LiveTable):
             view.close()
-    return last.report(record)
 
 
 def _report(
@@ -109,11 +105,28 @@ def _report(
     show: Callable[[Record, str], None] | None,
     shape: Callable[[Record], dict[str, Any]] | None,
 ) -> Exit:
-    """Print and write what came of a run."""
-    quiet = options.raw or options.json
+    """Print and write what came of a run; each is done also where the other one fails."""
     document = shape(record) if shape else record.model_dump(mode="json")
-    if output is not None:
-        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    try:
+        _show(record, document, options, ui_url=ui_url, show=show)
+    finally:
+        if output is not None:
+            write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if record.answer is None:
+        say(f"consensus: no answer: {record.error}")
+        return Exit.NO_ANSWER
+    return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
+
+
+def _show(
+    record: Record,
+    document: dict[str, Any],
+    options: OutputOptions,
+    *,
+    ui_url: str,
+    show: Callable[[Record, str], None] | None,
+) -> None:
+    quiet = options.raw or options.json
     if options.json:
         put_json(document)
     elif show and not quiet:
@@ -134,10 +147,6 @@ def _report(
         for warning in record.warnings:
             if warning.startswith(NOT_RECORDED) or NOT_STORED in warning or REJECTED in warning:
                 say(f"consensus: {warning}")
-    if record.answer is None:
-        say(f"consensus: no answer: {record.error}")
-        return Exit.NO_ANSWER
-    return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
 
 
 async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher]) -> Record:

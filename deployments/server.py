@@ -45,6 +45,7 @@ from deployments.server_access import (
     read_auth_string,
     write_profile,
 )
+from tasks.atomic_write import atomic_write
 
 START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or more; one that fails ends much sooner.
 STOP_TIMEOUT_S = 15.0
@@ -137,6 +138,8 @@ def use_server(info: ServerInfo) -> None:
     os.environ["PREFECT_API_URL"] = info.api_url
     if info.auth_string is not None:
         os.environ["PREFECT_API_AUTH_STRING"] = info.auth_string
+    # A busy SQLite answers 503; each retry waits twice as long as the one before.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "6")
     if info.api_url.startswith("http://"):
         # Without TLS there is nothing to verify, but Prefect loads all authorities for each of its clients, three times a flow
         # run: 60 ms of CPU. One is enough to load nothing more.
@@ -150,9 +153,8 @@ def _one_authority() -> Path:
     if not path.exists():
         end = "-----END CERTIFICATE-----\n"
         first = Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(first, encoding="utf-8")
-        beside.replace(path)
+        with atomic_write(path) as file:
+            file.write_text(first, encoding="utf-8")
     return path
 
 

@@ -1,16 +1,25 @@
 """How the command line speaks: the answer on stdout, everything else on stderr, and an exit code that scripts can use."""
 
+import errno
+import io
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from tasks.atomic_write import atomic_write, is_stream
 from tasks.plain_text import visible
 
+STORED = "Answers that were paid for are stored: the same command takes them from the store"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 TOO_LARGE = "Flow run parameters must be less than"
 """What the Prefect server says, with all the parameters after it, when it refuses a run over their size."""
 
@@ -35,19 +44,54 @@ class Stop(Exception):  # noqa: N818 - it ends a command, and not always because
 
 def say(text: str) -> None:
     """Print a line for the person who looks on; what models and servers say in it cannot steer the terminal."""
-    print(visible(text), file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody can be told that nobody can be told
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
-    """Print what the command is for: as it is into a file or a pipe, and so that it cannot steer a terminal."""
+    """Print what the command is for: as it is into a file or a pipe, and so that it cannot steer a terminal.
+
+    Raises:
+        Stop: If it cannot be printed.
+        BrokenPipeError: If nobody reads it any more.
+    """
     # A model's text may hold half a character, which no terminal can show.
     data = text.encode("utf-8", "replace").decode("utf-8")
-    print(visible(data) if sys.stdout.isatty() else data, flush=True)
+    try:
+        print(visible(data) if sys.stdout.isatty() else data, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Stop(f"standard output cannot be written: {error.strerror}. {STORED}", Exit.NO_ANSWER) from None
 
 
 def put_json(value: Any) -> None:
     """Print a value as JSON."""
-    put(json.dumps(value, indent=2, ensure_ascii=False))
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    put(json.dumps(value, indent=2, ensure_ascii=not unicode))
+
+
+def open_streams() -> None:
+    """Make the standard streams of this process fit to be written to, whatever the shell has done to them.
+
+    One that is closed leads nowhere. A character that the locale cannot show is printed as its number, in place of an error.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Else the next file or connection would get its number, and be written to.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Write out what is still held back, as far as that is possible, before the process ends at once."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
 
 
 def explain(error: ValidationError, names: dict[str, str] | None = None) -> str:
@@ -76,24 +120,31 @@ def checked_output(path: Path | None) -> Path | None:
         return None
     if path.is_dir():
         raise Stop(f"--output {path} is a folder: name a file")
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        raise Stop(f"--output {path}: the folder {parent} does not exist")
+    folder = Path(os.path.realpath(path)).parent
+    if not is_stream(path) and not folder.is_dir():
+        raise Stop(f"--output {path}: the folder {folder} does not exist")
     try:
-        with path.open("a", encoding="utf-8"):
-            pass
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not is_stream(path):
+            # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Stop(f"--output {path} cannot be written: {error.strerror}") from None
-    if path.stat().st_size == 0:
-        path.unlink()
     return path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half-written."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8", errors="replace")
-    beside.replace(path)
+    """Write a file so that it is never seen half-written.
+
+    Raises:
+        Stop: If it cannot be written.
+    """
+    try:
+        with atomic_write(path) as file:
+            file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Stop(f"{path} cannot be written: {error.strerror or error}", Exit.NO_ANSWER) from None
 
 
 def read_prompt(prompt: str | None, stdin: bool | None) -> str:
@@ -110,11 +161,26 @@ def read_prompt(prompt: str | None, stdin: bool | None) -> str:
         prompt, stdin = None, True
     if prompt is None and stdin is None and not sys.stdin.isatty():
         stdin = True
-    given = sys.stdin.read().strip() if stdin else ""
+    given = _stdin().strip() if stdin else ""
     text = "\n\n".join(part for part in ((prompt or "").strip(), given) if part)
     if not text:
         raise Stop('there is no prompt: consensus "your question", or pipe it in')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Stop(
+            f"the prompt is not valid UTF-8 (character {error.start + 1}): save or convert it as UTF-8"
+        ) from None
     return text
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise Stop(
+            f"standard input is not valid {error.encoding.upper()} (byte {error.start + 1}): convert it, for example with iconv"
+        ) from None
 
 
 def leave(action: Callable[[], Exit | None]) -> NoReturn:
@@ -148,6 +214,18 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
         if refusal := refused_by_server(error):
             say(f"consensus: {refusal}")
             sys.exit(int(Exit.BAD_INPUT))
+        if failure := server_failure(error):
+            say(
+                f"consensus: the Prefect server failed: {failure}. Its disk may be full or its database locked: its log says why "
+                f"({_log()} if consensus has started it). {STORED}"
+            )
+            sys.exit(int(Exit.NO_ANSWER))
+        if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+            say(f"consensus: what was given is not valid {error.encoding.upper()}: {error.reason}")
+            sys.exit(int(Exit.BAD_INPUT))
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            say(f"consensus: {error.filename or 'a file'} cannot be written: {error.strerror}. {STORED}")
+            sys.exit(int(Exit.NO_ANSWER))
         if not isinstance(error, ConsensusError | ServerUnavailable):
             raise
         say(f"consensus: {error}")
@@ -161,12 +239,37 @@ def refused_by_server(error: Exception) -> str | None:
 
     if not isinstance(error, PrefectHTTPStatusError):
         return None
-    status, url = error.response.status_code, error.request.url
+    status, request = error.response.status_code, error.request
     if status in {401, 403}:
-        return f"the Prefect server at {url.host} lets nobody in without PREFECT_API_AUTH_STRING=user:password, its own"
-    if status >= 500 and "block" in url.path:
+        return f"the Prefect server at {request.url.host} lets nobody in without PREFECT_API_AUTH_STRING=user:password, its own"
+    reads = request.method == "GET" or request.url.path.endswith("/filter")
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and "block_documents" in request.url.path and reads:
         return (
-            f"the Prefect server at {url.host} cannot read its saved blocks (HTTP {status}); its log says why. After a change "
-            "of PREFECT_SERVER_ENCRYPTION_KEY they have to be saved anew"
+            f"the Prefect server at {request.url.host} cannot read its saved blocks (HTTP {status}); its log says why. After a "
+            "change of PREFECT_SERVER_ENCRYPTION_KEY they have to be saved anew"
         )
     return None
+
+
+def server_failure(error: Exception) -> str | None:
+    """Say how the Prefect server has failed, if that is what the error is about."""
+    import httpx  # Prefect has imported it already.
+
+    if isinstance(error, httpx.HTTPStatusError):
+        status, request = error.response.status_code, error.request
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        }:
+            return f"HTTP {status} to {request.method} {request.url}"
+    elif isinstance(error, httpx.TransportError):
+        return f"no answer ({type(error).__name__})"
+    elif isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API"):
+        return "no answer (it cannot be reached)"
+    return None
+
+
+def _log() -> Path:
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().home / "consensus-server.log"

@@ -106,10 +106,12 @@ async def run_shards(batch: Batch, shards: int, address: str = "") -> BatchSumma
     summary = await asyncio.to_thread(_merge, batch, work.shards, inventory)
     summary.duration_s = round(time.monotonic() - started, 4)
     summary.calls_per_s = round(summary.calls / max(summary.duration_s, 1e-9), 2)
-    await tell("batch_ended", summary)
+    await tell("batch_written", summary)
     if summary.status == "finished":
-        # Last of all: whoever is killed before finds in it what the shards have done, and ends what was left.
+        # Whoever is killed before finds in it what the shards have done, and ends what was left.
         await asyncio.to_thread(_clear, folder)
+    # What comes now may wait for the Prefect server.
+    await tell("batch_ended", summary)
     return summary
 
 

@@ -105,10 +105,12 @@ async def run_batch(
         await asyncio.to_thread(run.write, summary)
         if leave is not None:
             await asyncio.to_thread(leave, summary, inventory)
-        await tell("batch_ended", summary)
+        await tell("batch_written", summary)
         if summary.status == "finished":
-            # Last of all: whoever is killed before finds the rows and the bill in it, and ends what was left.
+            # Whoever is killed before finds the rows and the bill in it, and ends what was left.
             journal.remove()
+        # What comes now may wait for the Prefect server.
+        await tell("batch_ended", summary)
     finally:
         journal.close()
     return summary

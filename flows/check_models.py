@@ -140,6 +140,7 @@ async def check_models(config: CheckModelsConfig) -> CheckReport:
     """
     with watched_by(_Progress(len(config.cases or shipped_cases(config.role)))):
         report = await run_check_models(config)
+    await tell("done", report)
     try:
         await acreate_table_artifact(rows(report), "check-models", f"Candidates as {config.role}s")
     except Exception as error:  # a run that is paid for does not end because its table cannot be shown

@@ -278,6 +278,7 @@ async def mixture_of_agents(
     report = QueriesReport(len(prompt))
     async with recorded(report, in_conversation=False):
         records = await run_queries(prompt, config, conversation=turns, references=given)
+    await tell("done", records)
     await report.show(records)
     if all(record.answer is None for record in records):
         error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")

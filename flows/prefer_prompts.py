@@ -26,6 +26,7 @@ from tasks.reports.preference_report import number_text
 from tasks.reports.record_files import read_prompts, record_folder, write_record
 from tasks.reports.report import cell
 from tasks.saved_config import chosen
+from tasks.watch import tell
 
 
 class PromptOutcome(BaseModel):
@@ -102,6 +103,8 @@ async def prefer_prompts(
     async with recorded(in_conversation=False):
         with spending(config.budget):
             outcomes = await asyncio.gather(*(one(name, text) for name, text in texts.items()))
+    found = Outcomes(flow_run_id=flow_run.id, outcomes=outcomes)
+    await tell("done", found)
     await acreate_table_artifact(
         [
             {
@@ -117,7 +120,7 @@ async def prefer_prompts(
         "prefer-prompts",
         "What came of each prompt",
     )
-    return Outcomes(flow_run_id=flow_run.id, outcomes=outcomes)
+    return found
 
 
 async def _record(prompt: str, config: PreferConfig) -> Record:

@@ -17,7 +17,7 @@ from tasks.history.saved_place import find_history
 from tasks.history.writer import Writer, writer_of
 from tasks.record import Iteration, Record, Response
 from tasks.termination import heeding_termination
-from tasks.watch import Watcher, watched_by
+from tasks.watch import Watcher, tell, watched_by
 
 PATIENCE_S = 60.0
 """Seconds that the end of a run waits for the history at most."""
@@ -142,6 +142,8 @@ class Recorder:
             record.warnings.append(message)
             get_logger("consensus").error(message)
         self._go_on(record, run_id)
+        if entry.error is None:  # it was not broken off
+            await tell("recorded", record)
 
     def _go_on(self, record: Record, run_id: str | None) -> None:
         if self._conversation is not None and self._turn is not None and record.answer is not None:

@@ -9,7 +9,9 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -169,9 +171,15 @@ class Journal:
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                # A link would lead to a file of somebody else.
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError as error:
+                if self.path.is_symlink():
+                    self._refuse()
                 raise ConfigurationError(f"output: {self.path} cannot be written: {error.strerror}") from None
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                os.close(file)
+                self._refuse()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self.path.exists() and os.path.samestat(os.fstat(file), self.path.stat()):
@@ -221,6 +229,11 @@ class Journal:
 
     def _note(self, line: bytes, offset: int) -> None:
         entry = _parsed(line)
+        # A line that is damaged counts for nothing, as one that is no JSON: its row is done again, from stored answers.
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            self._enter(entry, offset)
+
+    def _enter(self, entry: dict[str, Any], offset: int) -> None:
         if isinstance(entry.get("call"), str):
             self.totals.add_call(entry)
         elif isinstance(entry.get("sent"), int):
@@ -229,7 +242,7 @@ class Journal:
             self.totals.requests.settled(entry)
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
-        elif isinstance(entry.get("row"), int) and {"digest", "result", "own"} <= entry.keys():
+        elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):
             self._rows[entry["row"]] = _Place(entry["digest"], offset)
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -256,6 +269,6 @@ def digest(row: Row) -> str:
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -33,7 +33,10 @@ def dated(address: str, day: date | None = None) -> str:
     Raises:
         ConfigurationError: If another name is in braces: one misspelt, every night would write over the night before.
     """
-    if other := re.search(r"\{\w*\}", address.replace(DATE, "")):
+    folder, _, name = address.rpartition("/")
+    # A folder that is there may be called what it likes.
+    named = name if os.path.isdir(folder) else address  # noqa: PTH112 - an address need not be a path
+    if other := re.search(r"\{\w*\}", named.replace(DATE, "")):
         raise ConfigurationError(f"output: {other[0]} stands for nothing; only {DATE} does, for the day")
     return address.replace(DATE, (day or day_of_run()).isoformat()) if DATE in address else address
 
@@ -46,10 +49,13 @@ def same_place(one: str, other: str) -> bool:
 
 
 def journal_path(output: str) -> Path:
-    """Return where the journal of an output is: beside it, or where that is no file of this machine in Prefect's home."""
+    """Return where the journal of an output is: beside it, or where that is no file of this machine in Prefect's home.
+
+    It is beside the file that links lead to, so that two batches on one file find each other.
+    """
     place = place_of(output, "output")
     if place.local:
-        return Path(place.path + ENDING)
+        return Path(os.path.realpath(place.path) + ENDING)
     name = hashlib.sha256(output.encode()).hexdigest()[:16]
     # A store's names may be longer than those of a file; the digest tells them apart.
     shown = (

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.atomic_write import atomic_write, is_stream
 from tasks.batches.formats.parquet_file import pyarrow_for
 from tasks.batches.formats.writing import write_csv, write_json_lines
 from tasks.batches.formats.writing_parquet import write_parquet
@@ -93,7 +94,7 @@ def check_output(address: str) -> None:
         pyarrow_for("output")
     if not place.local:
         _try_store(place)
-    else:
+    elif not is_stream(Path(place.path)):
         folder = _real(place).parent
         if not folder.is_dir():
             raise ConfigurationError(f"output: there is no folder {folder}")
@@ -122,23 +123,17 @@ def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[s
     place = place_of(address, "output")
     write = FORMATS[_ending(place)]
     if place.local:
-        target = _real(place)
-        part = target.with_name(_part_name(place))
+        part = _part_name(place)
         # What a killed run has left: whoever writes an output holds its journal, so nobody is at work on these.
-        for left in target.parent.glob(f".*-{part.name.partition('-')[2]}"):
+        for left in _real(place).parent.glob(f".*-{part.partition('-')[2]}"):
             left.unlink(missing_ok=True)
-        try:
-            write(part, rows, columns)
-            _sync(part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync(target.parent)
+        with atomic_write(Path(place.path), part=part, sync=True) as file:
+            write(file, rows, columns)
         return
     with tempfile.TemporaryDirectory(prefix="consensus-output-") as folder:
-        part = Path(folder) / _part_name(place)
-        write(part, rows, columns)
-        _upload(place, part, place.path)
+        file = Path(folder) / _part_name(place)
+        write(file, rows, columns)
+        _upload(place, file, place.path)
 
 
 def _part_name(place: Place) -> str:
@@ -147,7 +142,8 @@ def _part_name(place: Place) -> str:
     The ending stays, because it tells whether to compress.
     """
     ending, compression = place.suffixes()
-    name = hashlib.sha256(place.path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    path = os.path.realpath(place.path) if place.local else place.path
+    name = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f".{os.getpid()}-{name}{ending}{'.gz' if compression else ''}"
 
 
@@ -197,12 +193,3 @@ def _ending(place: Place) -> str:
 def _real(place: Place) -> Path:
     """The path that is written: a link stays, and what it points to is replaced."""
     return Path(os.path.realpath(place.path))
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written, before anything else is told of it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,12 +1,12 @@
 """Which of OpenRouter's models were tried at which endpoint, and with what result; kept in a file after every trial."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from tasks.atomic_write import atomic_write
 from tasks.errors import ConfigurationError
 from tasks.record import CallError
 
@@ -98,6 +98,5 @@ def write_models(folder: Path, models: Sequence[dict[str, Any]], free: Sequence[
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON; the file is never seen half-written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(_anything.dump_json(value, indent=2) + b"\n")
-    beside.replace(path)
+    with atomic_write(path) as file:
+        file.write_bytes(_anything.dump_json(value, indent=2) + b"\n")

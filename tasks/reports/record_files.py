@@ -1,10 +1,10 @@
 """Folders of prompts and of records: one file each, named alike."""
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from tasks.atomic_write import atomic_write
 from tasks.errors import ConfigurationError
 from tasks.record import Record
 
@@ -55,9 +55,8 @@ def record_folder(folder: Path) -> Path:
 def write_record(folder: Path, name: str, record: Record) -> Path:
     """Write a record as `name.json` into `folder`; the file is never seen half-written."""
     path = folder / f"{name}.json"
-    beside = folder / f".{name}.json.{os.getpid()}"
-    beside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8", errors="replace")
-    beside.replace(path)
+    with atomic_write(path) as file:
+        file.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8", errors="replace")
     return path
 
 

@@ -1,6 +1,7 @@
 """The journal of a batch: what a crash, another process, another plan or a full disk does to it, and what it never does."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,49 @@ def test_half_a_line_at_the_end_is_cut_off(path, kept):
     again = opened(path)
     assert len(again) == 4 and [one.number for one in again.finished()] == [0, 1, 2, 3]
     again.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"row": 3}',
+        b'{"row": 3, "digest": "x", "result": 5, "own": {}}',
+        b'{"call": "openai/a"}',
+        b'{"call": "openai/a", "requests": "two", "tokens": [], "usd": {}, "error": []}',
+        b'{"sent": 7}',
+        b'{"settled": 1}',
+        b'{"forget": []}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)
+def test_a_damaged_line_counts_for_nothing(path, line):
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    journal = opened(path)
+    assert [one.number for one in journal.finished()] == [0, 1, 2]
+    journal.add(row(3), result(3))
+    journal.close()
+    again = opened(path)
+    assert len(again) == 4
+    again.close()
+
+
+def test_a_first_line_that_is_nested_without_end_is_no_journal(tmp_path):
+    path = tmp_path / "out.partial"
+    path.write_bytes(b'{"batch": ' * 100_000 + b"\n")
+    with pytest.raises(ConfigurationError, match="no journal of a batch"):
+        opened(path)
+
+
+def test_what_is_no_file_of_its_own_is_no_journal(tmp_path):
+    pipe, link, other = tmp_path / "pipe.partial", tmp_path / "link.partial", tmp_path / "other"
+    os.mkfifo(pipe)
+    link.symlink_to(other)
+    for path in (pipe, link):
+        with pytest.raises(ConfigurationError, match="no journal of a batch: move it away"):
+            opened(path)
+    assert not other.exists() and link.is_symlink() and pipe.is_fifo()
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b'{"batch": {"flow": "pu'])
@@ -229,6 +273,8 @@ def test_a_folder_in_its_place_is_an_error_of_the_input(tmp_path):
 
 def test_where_it_is(tmp_path):
     assert journal_path(str(tmp_path / "a.jsonl")) == tmp_path / "a.jsonl.partial"
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    assert journal_path(str(tmp_path / "link.jsonl")) == tmp_path / "a.jsonl.partial", "two batches of one file meet"
     in_memory = journal_path("memory://bucket/a.jsonl")
     assert in_memory.parent.name == "consensus-batches" and in_memory != journal_path("memory://other/a.jsonl")
 
@@ -239,6 +285,16 @@ def test_the_day_in_an_address():
     assert len(made) == len("out-2026-01-31.jsonl") and made.startswith("out-20")
     for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
         with pytest.raises(ConfigurationError, match=r"output: .* stands for nothing; only \{date\} does"):
+            dated(misspelt)
+
+
+def test_a_folder_may_have_braces_in_its_name(tmp_path):
+    folder = tmp_path / "{run}"
+    folder.mkdir()
+    assert dated(str(folder / "out.jsonl")) == str(folder / "out.jsonl")
+    assert dated(f"{folder}/out-{{date}}.jsonl").startswith(f"{folder}/out-20")
+    for misspelt in (f"{folder}/out-{{data}}.jsonl", f"{tmp_path}/{{other}}/out.jsonl"):
+        with pytest.raises(ConfigurationError, match="stands for nothing"):
             dated(misspelt)
 
 

@@ -42,6 +42,14 @@ class Server:
         """That of the test, with the vendors' addresses, and what belongs to the server."""
         return os.environ | self._own
 
+    def use(self, url: str) -> None:
+        """Let the commands find the server at another address, that of a proxy."""
+        self.set(PREFECT_API_URL=url)
+
+    def set(self, **variables: str) -> None:
+        """Set variables of the commands' environment."""
+        self._own |= variables
+
     def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"],
@@ -70,16 +78,21 @@ class Server:
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.loads(response.read())
 
-    def consensus(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start a command against this server."""
+    def consensus(self, *arguments: object, stdin: str | None = None) -> subprocess.Popen[str]:
+        """Start a command against this server, with a line on its standard input if there is one."""
         started = subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", *map(str, arguments)],
             cwd=ROOT,
             env=self.environment,
+            stdin=None if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        if started.stdin is not None:
+            started.stdin.write(stdin or "")
+            started.stdin.close()
+            started.stdin = None
         self._commands.append(started)
         return started
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -87,6 +88,13 @@ def test_output_file_holds_the_record(consensus, tmp_path):
     file = tmp_path / "record.json"
     consensus("Nine?", *PANEL, "--output", str(file), "--raw")
     assert json.loads(file.read_text())["answer"] == "Forty-two."
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_output_that_cannot_be_written_does_not_take_the_answer_with_it(consensus):
+    ran = consensus("Nine?", *PANEL, "--output", "/dev/full", "--raw")
+    assert (ran.code, ran.out) == (1, "Forty-two.\n")
+    assert ran.err == "consensus: /dev/full cannot be written: No space left on device\n"
 
 
 def test_prompt_from_stdin(consensus, vendors):

@@ -1,4 +1,4 @@
-"""`consensus down` ends the worker, also where SIGINT is ignored: in what a script starts with `&`, and under nohup."""
+"""The worker that `consensus up` starts, and `consensus down`, also where SIGINT is ignored: after `&` in a script, and nohup."""
 
 import json
 import signal
@@ -6,14 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
 
 from deployments.commands.operations import up
+from deployments.terminal import Stop
 from tests.kits import processes
 from tests.kits.batch_kit import ROOT, environment_of
 
 POOL_AND_WORKER = """
 import time
 from deployments.commands.operations import up
+from deployments.terminal import Stop
 up._prefect("work-pool", "create", up.POOL, "--type", "process", "--overwrite")
 print(up._worker())
 """
@@ -82,3 +85,12 @@ print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).
         assert worker.wait(5) == -signal.SIGKILL and not running(child) and not note.exists()
     finally:
         processes.kill_tree(child)
+
+
+def test_a_worker_of_yesterday_is_not_taken_for_the_one_that_is_started(tmp_path, monkeypatch):
+    """The log grows from start to start; what stands for a start in it may be an earlier one's."""
+    (tmp_path / "consensus-worker.log").write_text("Worker 'ProcessWorker 1' started!\n")
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "no number")  # so that the worker ends at once
+        with pytest.raises(Stop, match="the worker ended at once"):
+            up._worker()

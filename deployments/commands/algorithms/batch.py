@@ -134,10 +134,16 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     warm_up(model.provider for model in config.models())
     info = server()
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
-    last = LastWord(info.api_url, "batch_ended", lambda summary: _told(summary, options, info.ui_url))
+
+    def report(summary: BatchSummary) -> Exit:
+        if view is not None:
+            view.close()
+        return _told(summary, options, info.ui_url)
+
+    last = LastWord(info.api_url, "batch_written", report)
 
     async def work() -> BatchSummary:
-        with watched_by(last, *([view] if view else [])):
+        with watched_by(*([view] if view else []), last):
             try:
                 done: BatchSummary = await batch(
                     source,
@@ -161,19 +167,16 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
         return done
 
     try:
-        summary = asyncio.run(work())
+        return last.run(work())
     except (KeyboardInterrupt, TerminationSignal) as signal:
         if view is not None:
             view.close()
         shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
         say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
         raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
-    except Exception as error:
-        summary = last.value_despite(error)
     finally:
         if view is not None:
             view.close()
-    return last.report(summary)
 
 
 def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:

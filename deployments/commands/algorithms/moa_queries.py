@@ -1,12 +1,12 @@
 """`consensus moa --queries FILE`: a list of questions in one run, for a list of records."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from blocks.mixture_of_agents import MixtureOfAgentsConfig
 from deployments.commands.algorithms.layer_view import totals
+from deployments.last_word import LastWord
 from deployments.run import TurnOptions, server
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from flows.mixture_of_agents import mixture_of_agents
@@ -15,7 +15,7 @@ from tasks.calls.warm_up import warm_up
 from tasks.errors import QuorumError
 from tasks.record import Record
 from tasks.reports.recorded import Recorded
-from tasks.watch import watched_by
+from tasks.watch import Watcher, watched_by
 
 
 def run_list(
@@ -31,27 +31,33 @@ def run_list(
     warm_up([*(member.name.provider for member in config.members()), *(name.provider for name in config.aggregators())])
     info = server()
     quiet = out.json or out.raw
-    records = asyncio.run(_run(queries, config, recorded, quiet=quiet))
-    documents = [record.model_dump(mode="json") for record in records]
-    if output is not None:
-        write_whole(output, json.dumps(documents, indent=2, ensure_ascii=False) + "\n")
-    if out.json:
-        put_json(documents)
-    else:
-        for record in records:
-            heading = "" if out.raw else f"## {' '.join(record.prompt.split())}\n\n"
-            put(f"{heading}{record.answer or ''}\n")
-    if not quiet and records and records[0].flow_run_id:
-        say(f"The run in the UI: {info.ui_url}/runs/flow-run/{records[0].flow_run_id}")
-    if any(record.status == "budget" for record in records):
-        return Exit.BUDGET
-    return Exit.NO_ANSWER if any(record.answer is None for record in records) else Exit.ANSWER
+
+    def report(records: list[Record]) -> Exit:
+        documents = [record.model_dump(mode="json") for record in records]
+        try:
+            if out.json:
+                put_json(documents)
+            else:
+                for record in records:
+                    heading = "" if out.raw else f"## {' '.join(record.prompt.split())}\n\n"
+                    put(f"{heading}{record.answer or ''}\n")
+        finally:
+            if output is not None:
+                write_whole(output, json.dumps(documents, indent=2, ensure_ascii=False) + "\n")
+        if not quiet and records and records[0].flow_run_id:
+            say(f"The run in the UI: {info.ui_url}/runs/flow-run/{records[0].flow_run_id}")
+        if any(record.status == "budget" for record in records):
+            return Exit.BUDGET
+        return Exit.NO_ANSWER if any(record.answer is None for record in records) else Exit.ANSWER
+
+    last = LastWord(info.api_url, "done", report)
+    return last.run(_run(queries, config, recorded, [*([] if quiet else [_Done(len(queries))]), last]))
 
 
 async def _run(
-    queries: Sequence[str], config: MixtureOfAgentsConfig, recorded: Sequence[Recorded], *, quiet: bool
+    queries: Sequence[str], config: MixtureOfAgentsConfig, recorded: Sequence[Recorded], watchers: Sequence[Watcher]
 ) -> list[Record]:
-    with watched_by(*([] if quiet else [_Done(len(queries))])):
+    with watched_by(*watchers):
         try:
             made = await mixture_of_agents(list(queries), config, reference=list(recorded))
             assert isinstance(made, list)

@@ -12,13 +12,14 @@ from deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from deployments.commands.openrouter.account import one_model
 from deployments.options import RunOptions
 from deployments.run import OutputOptions, record_of, server
-from deployments.terminal import Exit, Stop, checked_output, put, put_json, say, write_whole
+from deployments.terminal import Exit, Stop, checked_output, put, put_json, say, server_failure, write_whole
 from deployments.view import cost, state
 from flows.pump import pump
 from tasks.calls.request import Message
 from tasks.calls.warm_up import warm_up
 from tasks.prompts import prompt as prompt_file_text
 from tasks.record import Record
+from tasks.watch import watched_by
 
 LEAVE = ("exit", "quit")
 
@@ -65,12 +66,14 @@ def chat(
     else:
         good = _improve(session, first or "", turns, improvement_prompt or prompt_file_text("openrouter_improve"))
     document = session.document()
-    if output is not None:
-        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    if out.json:
-        put_json(document)
-    elif not interactive and session.last is not None:
-        put(session.last)
+    try:
+        if out.json:
+            put_json(document)
+        elif not interactive and session.last is not None:
+            put(session.last)
+    finally:
+        if output is not None:
+            write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return Exit.ANSWER if good else Exit.NO_ANSWER
 
 
@@ -85,7 +88,16 @@ class Session:
 
     def ask(self, text: str) -> bool:
         """Ask, and tell whether there is an answer; a question without one does not become part of the conversation."""
-        record = asyncio.run(record_of(pump(text, self._config, conversation=list(self._turns))))
+        heard = _Heard()
+        try:
+            with watched_by(heard):
+                record = asyncio.run(record_of(pump(text, self._config, conversation=list(self._turns))))
+        except Exception as error:
+            failure = server_failure(error)
+            if heard.record is None or failure is None:
+                raise
+            say(f"consensus: the Prefect server did not record the end of the run ({failure})")
+            record = heard.record
         self._records.append(record)
         if record.answer is None:
             say(f"consensus: no answer: {record.error}")
@@ -102,6 +114,17 @@ class Session:
             "conversation": [turn.model_dump() for turn in self._turns],
             "records": [record.model_dump(mode="json") for record in self._records],
         }
+
+
+class _Heard:
+    """Keeps what came of a turn, which the Prefect server may fail to be told of."""
+
+    record: Record | None = None
+
+    async def told(self, event: str, value: Any) -> None:
+        """Take note of the record."""
+        if event == "recorded":
+            self.record = value
 
 
 def _improve(session: Session, first: str, turns: int, improvement: str) -> bool:

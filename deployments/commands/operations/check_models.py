@@ -1,8 +1,8 @@
 """`consensus moa check-proposer` and `check-aggregator`: try models out for a role before they are given it."""
 
-import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from blocks.check_models import CheckModelsConfig, CheckRole
 from deployments.commands.algorithms.questions import read_text
 from deployments.commands.preferences.preference_view import table
+from deployments.last_word import LastWord
 from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
 from deployments.run import OutputOptions, server
 from deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
@@ -22,7 +23,7 @@ from tasks.calls.clients import close_clients
 from tasks.calls.warm_up import warm_up
 from tasks.check_cases import CheckReport, read_cases
 from tasks.errors import ConfigurationError, QuorumError
-from tasks.watch import watched_by
+from tasks.watch import Watcher, watched_by
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 
@@ -69,16 +70,24 @@ def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputO
     output = checked_output(out.output)
     warm_up(member.name.provider for member in config.panel())
     info = server()
-    report = asyncio.run(_checked(config, quiet=out.json or out.raw))
+    quiet = out.json or out.raw
+    last = LastWord(info.api_url, "done", lambda report: _report(report, out, output, info.ui_url))
+    return last.run(_checked(config, [*([] if quiet else [_Lines()]), last]))
+
+
+def _report(report: CheckReport, out: OutputOptions, output: Path | None, ui_url: str) -> Exit:
+    """Print and write what came of a run; each is done also where the other one fails."""
     document = report.answers()
-    if output is not None:
-        write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    if out.json:
-        put_json(document)
-    if not out.raw:
-        _show(report, Console(file=sys.stderr if out.json else sys.stdout))
-    if not out.json and not out.raw and report.flow_run_id:
-        say(f"The run in the UI: {info.ui_url}/runs/flow-run/{report.flow_run_id}")
+    try:
+        if out.json:
+            put_json(document)
+        if not out.raw:
+            _show(report, Console(file=sys.stderr if out.json else sys.stdout))
+        if not out.json and not out.raw and report.flow_run_id:
+            say(f"The run in the UI: {ui_url}/runs/flow-run/{report.flow_run_id}")
+    finally:
+        if output is not None:
+            write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     calls = [response for responses in report.responses for response in responses]
     if any(call.error is not None and call.error.kind == "budget" for call in calls):
         return Exit.BUDGET
@@ -102,8 +111,8 @@ def _configured(role: CheckRole, check: CheckOptions, panel: PanelOptions) -> Ch
     return config
 
 
-async def _checked(config: CheckModelsConfig, *, quiet: bool) -> CheckReport:
-    with watched_by(*([] if quiet else [_Lines()])):
+async def _checked(config: CheckModelsConfig, watchers: Sequence[Watcher]) -> CheckReport:
+    with watched_by(*watchers):
         try:
             return await check_models(config)
         except QuorumError as error:

@@ -80,6 +80,7 @@ def _worker() -> int:
         return running
     log = get_current_settings().home / "consensus-worker.log"
     with log.open("ab") as output:
+        before = output.tell()  # what earlier workers have written
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
             env=HEARTBEAT | os.environ,
@@ -90,9 +91,7 @@ def _worker() -> int:
             preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
     _note().write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
-    if not _wait_for(
-        lambda: process.poll() is not None or "started!" in log.read_text(errors="replace"), START_TIMEOUT_S
-    ):
+    if not _wait_for(lambda: process.poll() is not None or b"started!" in log.read_bytes()[before:], START_TIMEOUT_S):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)
     if process.poll() is not None:
         raise Stop(f"the worker ended at once; its log is {log}", Exit.NO_ANSWER)

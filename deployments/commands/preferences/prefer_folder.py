@@ -1,12 +1,12 @@
 """`consensus prefer --prompts DIR`: all prompts of a folder in one run, with a record of each."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 from blocks.prefer import PreferConfig
 from deployments.commands.algorithms.questions import folder
 from deployments.commands.preferences.preference_view import console, table
+from deployments.last_word import LastWord
 from deployments.run import TurnOptions, server
 from deployments.terminal import Exit, Stop, put_json, say
 from deployments.view import cost
@@ -43,25 +43,28 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
         say(f"{len(texts)} prompts, {len(config.panel())} members, {config.rounds} rounds of each")
 
     async def run() -> Outcomes:
-        with watched_by(*([] if quiet else [_Done(texts)])):
+        with watched_by(*([] if quiet else [_Done(texts)]), last):
             try:
                 return await prefer_prompts(source, target, config, at_once=at_once)
             finally:
                 await close_clients()
 
-    found = asyncio.run(run())
-    if out.json:
-        put_json(found.model_dump(mode="json"))
-    else:
-        _show(found)
-    if not quiet:
-        say(f"The records are in {output}: `consensus tally {output}` puts them together")
-        if found.flow_run_id:
-            say(f"The run in the UI: {info.ui_url}/runs/flow-run/{found.flow_run_id}")
-    statuses = {one.status for one in found.outcomes}
-    if "budget" in statuses:
-        return Exit.BUDGET
-    return Exit.NO_ANSWER if "failed" in statuses else Exit.ANSWER
+    def report(found: Outcomes) -> Exit:
+        if out.json:
+            put_json(found.model_dump(mode="json"))
+        else:
+            _show(found)
+        if not quiet:
+            say(f"The records are in {output}: `consensus tally {output}` puts them together")
+            if found.flow_run_id:
+                say(f"The run in the UI: {info.ui_url}/runs/flow-run/{found.flow_run_id}")
+        statuses = {one.status for one in found.outcomes}
+        if "budget" in statuses:
+            return Exit.BUDGET
+        return Exit.NO_ANSWER if "failed" in statuses else Exit.ANSWER
+
+    last = LastWord(info.api_url, "done", report)
+    return last.run(run())
 
 
 class _Done:

@@ -24,6 +24,7 @@ from prefect.results import ResultStore
 from pydantic import PrivateAttr
 from pydantic_core import from_json
 
+from tasks.atomic_write import atomic_write
 from tasks.calls.request import Answer
 from tasks.calls.storage.answer_record import is_answer_record
 from tasks.calls.storage.checked_storage import CheckedStorage
@@ -98,14 +99,12 @@ class PrivateFolder(LocalFileSystem):
         if not resolved.parent.exists():  # cleaned away while the model answered
             private_folder(resolved.parent)
         # Not in a thread: that costs ten times as much as writing these few bytes, and a kill meanwhile the answer.
-        part = resolved.with_name(f"{resolved.name}.{os.urandom(6).hex()}.part")
+        part = f"{resolved.name}.{os.urandom(6).hex()}.part"
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-            part.replace(resolved)
+            with atomic_write(resolved, part=part, mode=0o600, follow=False) as file:
+                file.write_bytes(content)
         except BaseException:
             self._looked = float("-inf")  # whatever was in order a moment ago is not any more
-            part.unlink(missing_ok=True)
             raise
         self._keep_at_hand(resolved, content)
         return str(resolved)
