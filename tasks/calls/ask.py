@@ -12,10 +12,11 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
-from tasks.calls.attempt import attempt, ledger, setting
+from tasks.calls.attempt import attempt, ledger
 from tasks.calls.cut import failing_when_cut
 from tasks.calls.providers import Endpoint, address_of, endpoint_of
 from tasks.calls.request import Answer, Request
+from tasks.calls.settings import setting
 from tasks.calls.storage.cache_key import RequestKey, request_key
 from tasks.calls.storage.result_folder import guard, place_of
 from tasks.calls.storage.single_flight import once

@@ -1,12 +1,10 @@
 """One attempt of a call: wait for a turn, reserve its worst case, send it, book it, and judge what came back."""
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
 from tasks.calls.secret_forms import is_telling, strike
-from tasks.errors import ConfigurationError, ModelError
+from tasks.calls.settings import setting
+from tasks.errors import ModelError
 from tasks.readers import UnreadableError, check_readable
 
 RETRY_AFTER_CAP_S = 120.0
@@ -263,21 +262,3 @@ def _most_attempts(verdict: Verdict) -> int | None:
         return verdict.max_attempts
     paid = sum(not attempt.free for attempt in book.attempts)
     return None if paid < verdict.max_attempts else 0
-
-
-def setting(name: str, default: float) -> float:
-    """Read `CONSENSUS_<name>` from the environment.
-
-    Raises:
-        ConfigurationError: If it is no number, or below 0.
-    """
-    value = os.environ.get(f"CONSENSUS_{name}")
-    if not value:
-        return default
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if not isfinite(number) or number < 0:
-        raise ConfigurationError(f"CONSENSUS_{name} is {value!r}: write a number from 0 up")
-    return number
