@@ -82,7 +82,9 @@ def checked_proxies() -> bool:
         ValueError: If one cannot be used.
     """
     proxies = getproxies()
-    found = [checked_proxy(variable, proxies[variable]) for variable in ("http", "https", "all") if proxies.get(variable)]
+    found = [
+        checked_proxy(variable, proxies[variable]) for variable in ("http", "https", "all") if proxies.get(variable)
+    ]
     return bool(found)
 
 

@@ -6,8 +6,8 @@ who waits here has a reservation, and whoever has one waits for its vendor alone
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -168,11 +168,11 @@ class Purse(Account):
         wanted = await self._wanted(request, endpoint)
         turn = self.queue.enter(wanted)
         try:
-            async with asyncio.timeout(self._seconds_left()):
+            async with asyncio.timeout(self.seconds_left()):
                 await turn
         except TimeoutError:
             self.queue.leave(wanted, turn)
-            self._end_late()
+            self.end_late()
         except BaseException:
             self.queue.leave(wanted, turn)
             raise
@@ -184,9 +184,9 @@ class Purse(Account):
         Raises:
             BudgetError: If they are.
         """
-        left = self._seconds_left()
+        left = self.seconds_left()
         if left is not None and left <= 0:
-            self._end_late()
+            self.end_late()
 
     def refusal_for(self, wanted: Reservation) -> Refusal | None:
         """Return why a call is not covered, even with no other call under way, and tell all purses that it concerns."""
@@ -223,13 +223,37 @@ class Purse(Account):
                 purse.exhausted = purse.exhausted or refusal.exhausted
                 break
 
-    def _end_late(self) -> NoReturn:
-        first = min((purse for purse in self.chain() if purse.end is not None), key=lambda purse: purse.end or 0.0)
-        refusal = first.late()
-        self._tell(first, refusal)
+    def end_late(self) -> NoReturn:
+        """Refuse a call because the seconds are used up.
+
+        Raises:
+            BudgetError: Always.
+        """
+        first = self._first_to_end()
+        self._refuse(first, first.late())
+
+    def check_wait(self, seconds: float) -> None:
+        """Check that the seconds last longer than a wait that a call has before it.
+
+        Raises:
+            BudgetError: If they do not: whatever comes after the wait would be refused.
+        """
+        left = self.seconds_left()
+        if left is not None and seconds >= left:
+            first = self._first_to_end()
+            limit = f"{first.limits.max_seconds:g}"
+            message = f"the budget of {limit} seconds ends in {max(0.0, left):.1f} s, and the call has to wait {seconds:.1f} s"
+            self._refuse(first, Refusal(message, exhausted=False))
+
+    def _first_to_end(self) -> "Purse":
+        return min((purse for purse in self.chain() if purse.end is not None), key=lambda purse: purse.end or 0.0)
+
+    def _refuse(self, refuses: "Purse", refusal: Refusal) -> NoReturn:
+        self._tell(refuses, refusal)
         raise BudgetError(refusal.message)
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the first of these purses has none left; None without such a limit."""
         ends = [purse.end for purse in self.chain() if purse.end is not None]
         return min(ends) - time.monotonic() if ends else None
 
@@ -247,6 +271,37 @@ _current: ContextVar[Purse | None] = ContextVar("purse", default=None)
 def current_purse() -> Purse | None:
     """Return the purse of the run that this code is part of."""
     return _current.get()
+
+
+def check_wait(seconds: float) -> None:
+    """Check that the seconds of the budget, if there is one, last longer than a wait.
+
+    Raises:
+        BudgetError: If they do not.
+    """
+    purse = current_purse()
+    if purse is not None:
+        purse.check_wait(seconds)
+
+
+@asynccontextmanager
+async def until_deadline() -> AsyncIterator[None]:
+    """Cut a call when the seconds of the budget are used up.
+
+    A request that is under way then stays booked at its worst case, as any other whose response is lost.
+
+    Raises:
+        BudgetError: If it was cut.
+    """
+    purse = current_purse()
+    limit = asyncio.timeout(purse.seconds_left() if purse else None)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if purse is None or not limit.expired():
+            raise
+        purse.end_late()
 
 
 async def set_aside(
