@@ -24,6 +24,7 @@ from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
 from tasks.calls.secret_forms import is_telling, strike
 from tasks.calls.settings import setting
+from tasks.calls.vectors import READER
 from tasks.errors import ModelError
 from tasks.readers import UnreadableError, check_readable
 
@@ -126,6 +127,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *repairs.notes(request),
             *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
             *(() if reply.usage else (f"{request.name} reported no token usage",)),
+            *(f"{request.name} reported a {what} that cannot be true: it is not counted" for what in reply.doubts),
             *((f"{request.name} repeated the key in its answer: it is struck out",) if sent.struck else ()),
         ),
     )
@@ -192,10 +194,20 @@ async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[
             message = f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}"
             return Reply(fault=Fault(200, message=message, transport="malformed"))
     try:
-        return adapter.read(response)
+        return _believed(request, adapter.read(response))
     except Exception as error:  # a server that speaks almost the right format
         message = f"the response cannot be read: {type(error).__name__}"
         return Reply(fault=Fault(200, message=message, transport="malformed"))
+
+
+def _believed(request: Request, reply: Reply) -> Reply:
+    """Return a reply without a usage that cannot be: no tokens of input, or none of output beside a text."""
+    usage = reply.usage
+    if usage is None or not reply.text:
+        return reply
+    if usage.input_tokens and (usage.output_tokens or request.reader == READER):
+        return reply
+    return replace(reply, usage=None, doubts=(*reply.doubts, "token usage"))
 
 
 def _without(secrets: Iterable[str], reply: Reply) -> Reply:

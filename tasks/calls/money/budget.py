@@ -1,5 +1,6 @@
 """What a run may still spend. The worst case of a call is reserved before it is sent; nested and concurrent calls share.
 
+What a model takes beyond its worst case is reserved for its later calls, and its first one goes alone.
 A call that is not covered only because of what is set aside for others under way waits until these are settled. Nobody
 who waits here has a reservation, and whoever has one waits for its vendor alone, so that every wait ends.
 """
@@ -34,15 +35,32 @@ class Book(Protocol):
         """Enter what it really took, None where that is not known. It never fails: the answer is paid for."""
 
 
+@dataclass
+class Excess:
+    """By how much calls of one model have exceeded their worst case at most: fees a call, limits that are not kept."""
+
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
+Source = tuple[str, str]
+"""An address and a model there."""
+EXCESS: dict[Source, Excess] = {}
+"""What is known of the models that have answered."""
+
+
 @dataclass(eq=False)
 class Reservation:
     """The worst case of one call, in the purse of its run and in those around it."""
 
     purse: "Purse"
     model: str
-    tokens: int
-    cost_usd: float | None
-    """None where the price is not known; no budget is in US dollars then."""
+    source: Source
+    worst_tokens: int
+    worst_usd: float | None
+    """By the price table. None where the price is not known; no budget is in US dollars then."""
+    trial: bool
+    """Whether it goes alone as long as no call of its model has been answered."""
     entry: int | None = None
     """Its number in the book, once it goes out."""
     held: bool = False
@@ -50,14 +68,26 @@ class Reservation:
     out: bool = False
     """Whether it is known that it is sent, or never will be."""
 
+    def __post_init__(self) -> None:
+        self.raise_to_seen()
+
     @property
     def dollars(self) -> float:
         """What it counts in a sum."""
         return self.cost_usd or 0.0
 
+    def raise_to_seen(self) -> None:
+        """Count in what calls of the model have taken beyond their worst case."""
+        seen = EXCESS.get(self.source, Excess())
+        self.trial = self.trial and self.source not in EXCESS
+        self.tokens = self.worst_tokens + seen.tokens
+        self.cost_usd = None if self.worst_usd is None else self.worst_usd + seen.cost_usd
+
     def take(self) -> None:
         """Set it aside."""
         self.held = True
+        if self.trial:
+            self.purse.queue.trials[self.source] = self
         for purse in self.purse.chain():
             purse.open(self.tokens, self.dollars)
 
@@ -78,6 +108,8 @@ class Reservation:
             lost: Whether the response was lost, so that the vendor may have billed what is not known.
         """
         spent = None if usage is None else usage.input_tokens + usage.output_tokens
+        if not lost and spent != 0:  # a request that was refused tells nothing
+            self._learn(spent, cost_usd)
         for purse in self.purse.chain():
             if purse.book is not None and self.entry is not None:
                 purse.book.settled(self.entry, spent, cost_usd, lost=lost)
@@ -88,6 +120,13 @@ class Reservation:
         if self.held:
             self._close(0, 0.0, calls=0)
 
+    def _learn(self, tokens: int | None, cost_usd: float | None) -> None:
+        seen = EXCESS.setdefault(self.source, Excess())
+        if tokens is not None:
+            seen.tokens = max(seen.tokens, tokens - self.worst_tokens)
+        if cost_usd is not None and self.worst_usd is not None:
+            seen.cost_usd = max(seen.cost_usd, cost_usd - self.worst_usd)
+
     def _count_as_sent(self) -> None:
         if not self.out:
             self.out = True
@@ -96,6 +135,8 @@ class Reservation:
 
     def _close(self, tokens: int, cost_usd: float, calls: int = 1) -> None:
         self.held = False
+        if self.purse.queue.trials.get(self.source) is self:
+            del self.purse.queue.trials[self.source]
         self._count_as_sent()
         for purse in self.purse.chain():
             purse.close((self.tokens, self.dollars), (tokens, cost_usd), calls)
@@ -107,6 +148,8 @@ class _Queue:
 
     def __init__(self) -> None:
         self._waiting: dict[Reservation, asyncio.Future[None]] = {}
+        self.trials: dict[Source, Reservation] = {}
+        """The calls under way of models that have not answered yet: one of each."""
 
     def enter(self, wanted: Reservation) -> "asyncio.Future[None]":
         """Wait for a turn; the future is done when `wanted` is set aside, and fails if it never will be."""
@@ -129,10 +172,13 @@ class _Queue:
             chain = list(wanted.purse.chain())
             if turn.done():  # cancelled a moment ago
                 continue
+            wanted.raise_to_seen()
             refusal = wanted.purse.refusal_for(wanted)
             if refusal is not None:
                 del self._waiting[wanted]
                 turn.set_exception(BudgetError(refusal.message))
+                continue
+            if wanted.trial and wanted.source in self.trials:
                 continue
             short = {purse for purse in chain if purse.is_short(wanted.tokens, wanted.dollars)}
             if short or not blocked.isdisjoint(chain):
@@ -213,7 +259,12 @@ class Purse(Account):
                 # A later run may have a budget in US dollars. A call does not fail for that.
                 with suppress(Exception):
                     cost = await price(endpoint, request.model, worst)
-        return Reservation(self, request.name, worst.input_tokens + worst.output_tokens, cost)
+        tokens = worst.input_tokens + worst.output_tokens
+        source = (endpoint.address, request.model)
+        # Nobody knows the fees of a model and how it keeps to limits before it has answered. With others of it under way
+        # the budget would be exceeded by all of them; so it is by one, for the time of one call in a process.
+        trial = bool(in_dollars) or any(purse.limits.max_tokens is not None for purse in self.chain())
+        return Reservation(self, request.name, source, tokens, cost, trial)
 
     def _tell(self, refuses: "Purse", refusal: Refusal) -> None:
         """Tell every purse, as far out as the one that `refuses`, that it has not covered a call."""
