@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 from collections.abc import Iterator
 
 import httpx
@@ -16,32 +14,10 @@ from deployments.proxies import loopback_without_proxy
 from tasks.calls.request import Answer
 from tasks.errors import ConfigurationError
 from tests.kits.asking import VENDORS, asking, outcome, question
+from tests.kits.proxy import Proxy
 from tests.vendors import LoopbackVendors
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-
-
-class Proxy:
-    """Takes connections, remembers what is said, and lets nothing through."""
-
-    def __init__(self) -> None:
-        self.said: list[bytes] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                self.said.append(connection.recv(65536))
-                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture
