@@ -108,6 +108,7 @@ async def test_clear_text_through_a_proxy_is_refused_before_the_call(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, results: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    loopback_without_proxy()
     credentials = OpenAICredentials(api_key="sk-canary", base_url="http://box.test/v1", allowed_http_hosts=["box.test"])
     await credentials.save("clear", overwrite=True)
     error, book = await outcome(question("clear"))
