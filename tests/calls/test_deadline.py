@@ -22,7 +22,7 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
         yield vendors
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 async def _sdks_are_imported(server: LoopbackVendors) -> None:
     await asyncio.gather(*(outcome(question(provider)) for provider in VENDORS))
 
@@ -42,7 +42,7 @@ async def test_a_request_under_way_is_cut_and_booked(server: LoopbackVendors, pr
 
 
 async def test_a_pause_that_outlasts_the_deadline_is_not_waited_for(server: LoopbackVendors) -> None:
-    request = question()
+    request = question("openrouter")
     server.script(request.model, then=faults.rate_limit(retry_after=100))
     started = time.monotonic()
     with spending(Budget(max_seconds=30)) as purse:
@@ -52,7 +52,7 @@ async def test_a_pause_that_outlasts_the_deadline_is_not_waited_for(server: Loop
             and "the call has to wait 100.0 s, after rate_limit: HTTP 429" in error.message
         )
         # Nor does another call wait on the same credentials.
-        other, none = await outcome(question())
+        other, none = await outcome(question("openrouter"))
         assert isinstance(other, BudgetError) and "has to wait" in other.message
         assert purse.refusal and not purse.exhausted
     assert time.monotonic() - started < 10

@@ -13,7 +13,7 @@ import pytest
 
 from blocks import Budget, Sampling
 from tasks.calls.call import Caller
-from tasks.calls.money.budget import spending
+from tasks.calls.money.budget import EXCESS, spending
 from tasks.calls.request import Answer
 from tests.kits.asking import VENDORS, answer, asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage
@@ -108,6 +108,7 @@ async def test_what_a_model_takes_beyond_its_worst_case_is_reserved_for_the_next
     server: LoopbackVendors, counts: Usage, limits: dict[str, Any], most: int
 ) -> None:
     model = f"openai/gpt-4o-mini{'' if counts.cost else '-2024-07-18'}"
+    EXCESS.clear()
     request = question("openrouter", model=model, sampling=Sampling(max_output_tokens=100))
     server.script(model, then=Reply(text="x", usage=counts, delay=0.05))
     requests = [request.model_copy(update={"sample": n}) for n in range(16)]
