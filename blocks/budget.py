@@ -20,6 +20,6 @@ class Budget(BaseModel):
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="No call starts later than so many seconds into the run.",
+        description="Seconds after which no call starts, and those under way are cut.",
         json_schema_extra={"position": 4},
     )

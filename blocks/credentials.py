@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from google.genai.client import AsyncClient as AsyncGoogle
     from openai import AsyncOpenAI
 
+MAX_RESPONSE_MB = 16.0
+"""The largest response that is read, unpacked. The longest answers of models have one; JSON of 16 MB made to be slow takes
+two seconds to parse, in which no other call goes on."""
+
 Wire = Literal["openai", "anthropic", "google", "openai-completions", "openai-embeddings", "google-embeddings"]
 
 # Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
@@ -84,8 +88,13 @@ class ModelCredentials(CredentialsBlock):
         """Return a fresh async client of the vendor's SDK, with the SDK's own retries off."""
 
 
-def _openai_client(key: str, address: str, timeout: float, organization: str | None = None) -> "AsyncOpenAI":
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+def openai_client(
+    key: str, address: str, *, timeout: float = 120.0, max_response_mb: float, organization: str | None = None
+) -> "AsyncOpenAI":
+    """Return a fresh client of OpenAI's SDK for the server at `address`."""
+    from openai import AsyncOpenAI
+
+    from blocks.http_client import ModelClient
 
     return AsyncOpenAI(
         api_key=key,
@@ -93,8 +102,7 @@ def _openai_client(key: str, address: str, timeout: float, organization: str | N
         organization=organization,
         max_retries=0,
         timeout=timeout,
-        # A redirect would carry the key to an address that nobody has checked.
-        http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+        http_client=ModelClient(address, timeout=timeout, max_response_mb=max_response_mb),
     )
 
 
@@ -122,13 +130,20 @@ class OpenAICredentials(ModelCredentials):
     api_key: SecretStr = Field(title="API key", description="Secret key of the OpenAI project.")
     organization: str | None = Field(default=None, description="Organization that is billed, if the key has several.")
 
-    def get_client(self, timeout: float = 120.0) -> "AsyncOpenAI":
+    def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncOpenAI":
         """Return a fresh `AsyncOpenAI` client.
 
         Args:
             timeout: Seconds to wait for a response.
+            max_response_mb: The largest response that is read, in megabytes.
         """
-        return _openai_client(self.api_key.get_secret_value(), self.address, timeout, self.organization)
+        return openai_client(
+            self.api_key.get_secret_value(),
+            self.address,
+            timeout=timeout,
+            max_response_mb=max_response_mb,
+            organization=self.organization,
+        )
 
 
 class OpenAICompatibleCredentials(ModelCredentials):
@@ -156,14 +171,15 @@ class OpenAICompatibleCredentials(ModelCredentials):
     )
     api_key: SecretStr | None = Field(default=None, title="API key", description="Secret key, if the server wants one.")
 
-    def get_client(self, timeout: float = 120.0) -> "AsyncOpenAI":
+    def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncOpenAI":
         """Return a fresh `AsyncOpenAI` client of this server.
 
         Args:
             timeout: Seconds to wait for a response.
+            max_response_mb: The largest response that is read, in megabytes.
         """
         key = self.api_key.get_secret_value() if self.api_key else ""
-        return _openai_client(key or "none", self.address, timeout)
+        return openai_client(key or "none", self.address, timeout=timeout, max_response_mb=max_response_mb)
 
 
 class AnthropicCredentials(ModelCredentials):
@@ -189,20 +205,23 @@ class AnthropicCredentials(ModelCredentials):
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the Anthropic workspace.")
 
-    def get_client(self, timeout: float = 120.0) -> "AsyncAnthropic":
+    def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncAnthropic":
         """Return a fresh `AsyncAnthropic` client.
 
         Args:
             timeout: Seconds to wait for a response.
+            max_response_mb: The largest response that is read, in megabytes.
         """
-        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+        from anthropic import AsyncAnthropic
+
+        from blocks.http_client import ModelClient
 
         return AsyncAnthropic(
             api_key=self.api_key.get_secret_value(),
             base_url=self.address,
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+            http_client=ModelClient(self.address, timeout=timeout, max_response_mb=max_response_mb),
         )
 
 
@@ -229,21 +248,23 @@ class GoogleCredentials(ModelCredentials):
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the Gemini API.")
 
-    def get_client(self, timeout: float = 120.0) -> "AsyncGoogle":
+    def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncGoogle":
         """Return a fresh async client of `google-genai`.
 
         Args:
             timeout: Seconds to wait for a response; the SDK itself would wait for ever.
+            max_response_mb: The largest response that is read, in megabytes.
         """
         from google import genai
         from google.genai.types import HttpOptions, HttpRetryOptions
 
+        from blocks.http_client import ModelClient
+
         options = HttpOptions(
             base_url=self.address,
             timeout=int(timeout * 1000),
-            # One attempt, said aloud: without it the SDK sends again by itself when it runs on aiohttp.
             retry_options=HttpRetryOptions(attempts=1),
-            # The SDK takes what the library under it knows: the first is httpx's word, the second aiohttp's.
-            async_client_args={"follow_redirects": False, "allow_redirects": False},
+            # With a client of ours the SDK does not take aiohttp, where that is installed.
+            httpx_async_client=ModelClient(self.address, timeout=timeout, max_response_mb=max_response_mb),
         )
         return genai.Client(api_key=self.api_key.get_secret_value(), vertexai=False, http_options=options).aio

@@ -60,7 +60,7 @@ class RunOptions:
     max_cost: Annotated[float | None, Parameter(group=BUDGET)] = None
     """Most US dollars of the run."""
     deadline: Annotated[float | None, Parameter(group=BUDGET)] = None
-    """No call starts later than so many seconds into the run."""
+    """Seconds after which no call starts, and those under way are cut."""
     fresh: Annotated[bool | None, Parameter(group=OUTPUT)] = None
     """Ask again even where an answer is stored, and replace it."""
     config: Annotated[Path | None, Parameter(group=OUTPUT)] = None

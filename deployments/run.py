@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from deployments.commands.algorithms.conversations import ConversationOptions
 from deployments.last_word import LastWord
 from deployments.options import OUTPUT
+from deployments.proxies import loopback_without_proxy
 from deployments.server import ServerInfo, find_or_start_server, use_server
 from deployments.server_away import speak_plainly
 from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
@@ -51,7 +52,9 @@ class TurnOptions(ConversationOptions, OutputOptions):
 
 def server() -> ServerInfo:
     """Find or start the Prefect server and let this process use it."""
+    loopback_without_proxy()
     info = find_or_start_server(say)
+    loopback_without_proxy(info.api_url)
     use_server(info)
     if os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "CRITICAL":  # without --verbose
         speak_plainly(say)

@@ -54,7 +54,7 @@ class ModelError(ConsensusError):
 
 
 class BudgetError(ModelError):
-    """The budget of the run does not cover the call; it was not sent."""
+    """The budget of the run does not cover the call: it was not sent, or cut at the deadline."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message, kind="budget")

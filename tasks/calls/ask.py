@@ -12,14 +12,16 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
-from tasks.calls.attempt import attempt, ledger, setting
+from tasks.calls.attempt import attempt, ledger
 from tasks.calls.cut import failing_when_cut
+from tasks.calls.money.budget import check_wait, until_deadline
 from tasks.calls.providers import Endpoint, address_of, endpoint_of
 from tasks.calls.request import Answer, Request
+from tasks.calls.settings import setting
 from tasks.calls.storage.cache_key import RequestKey, request_key
 from tasks.calls.storage.result_folder import guard, place_of
 from tasks.calls.storage.single_flight import once
-from tasks.errors import ModelError
+from tasks.errors import BudgetError, ModelError
 
 RETRIES = 4
 BACKOFF_S = 1.0
@@ -27,10 +29,12 @@ BACKOFF_S = 1.0
 
 def retry_wanted(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001  # Prefect's form
     """Tell Prefect whether to try again. A plain function, because Prefect ignores partials and callable objects."""
-    error = state.data
-    if not isinstance(error, ModelError) or not error.retryable:
-        return False
-    return error.max_attempts is None or task_run.run_count < error.max_attempts
+    return isinstance(state.data, ModelError) and is_retried(state.data, task_run.run_count)
+
+
+def is_retried(error: ModelError, tried: int) -> bool:
+    """Tell whether a call that failed, and was tried so often, is worth another try."""
+    return error.retryable and (error.max_attempts is None or tried < error.max_attempts)
 
 
 async def _ask(request: Request) -> Answer:
@@ -60,23 +64,52 @@ async def answered(request: Request, route: Callable[[Endpoint], Endpoint] | Non
         ModelError: If no complete answer came back.
         ConfigurationError: If the provider is unknown or has no key, or the answer could not be stored.
     """
+    run = TaskRunContext.get()
     with failing_when_cut(request.name):
-        _commit_at_once()
-        found = await endpoint_of(request.provider, request.model)
-        endpoint = route(found) if route else found
-        key = request_key(request, endpoint.address)
-        run, transaction = TaskRunContext.get(), get_transaction()
-        if run is not None:
-            if transaction is None or transaction.key != key:
-                # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
-                guard(run.result_store, key)
-                if transaction is not None and isinstance(run.task.cache_policy, RequestKey):
-                    transaction.key = key  # under which the answer is stored
-            book = ledger.get()
-            if book is not None:
-                book.kept_in, book.key = place_of(run.result_store, key), key
-        began = run.start_time.timestamp() if run is not None else time.time()
-        return await once(key, lambda: attempt(request, endpoint), began)
+        try:
+            async with until_deadline():
+                return await _answered(request, run, route)
+        except ModelError as error:
+            if run is not None and error.retryable:
+                _check_time_to_retry(request, run, error)
+            raise
+
+
+async def _answered(
+    request: Request, run: TaskRunContext | None, route: Callable[[Endpoint], Endpoint] | None
+) -> Answer:
+    _commit_at_once()
+    found = await endpoint_of(request.provider, request.model)
+    endpoint = route(found) if route else found
+    key = request_key(request, endpoint.address)
+    transaction = get_transaction()
+    if run is not None:
+        if transaction is None or transaction.key != key:
+            # Looked at again, because Prefect logs what fails while a key is computed and goes on without a cache.
+            guard(run.result_store, key)
+            if transaction is not None and isinstance(run.task.cache_policy, RequestKey):
+                transaction.key = key  # under which the answer is stored
+        book = ledger.get()
+        if book is not None:
+            book.kept_in, book.key = place_of(run.result_store, key), key
+    began = run.start_time.timestamp() if run is not None else time.time()
+    return await once(key, lambda: attempt(request, endpoint), began)
+
+
+def _check_time_to_retry(request: Request, run: TaskRunContext, error: ModelError) -> None:
+    """Check that the budget does not end before Prefect would try again.
+
+    Raises:
+        BudgetError: If it does: the wait would be in vain.
+    """
+    tried, delays = run.task_run.run_count, run.task.retry_delay_seconds
+    if tried > run.task.retries or not is_retried(error, tried) or not isinstance(delays, list):
+        return
+    backoff = delays[min(tried, len(delays)) - 1] * (1 + (run.task.retry_jitter_factor or 0))
+    try:
+        check_wait(max(backoff, error.wait_s or 0))
+    except BudgetError as late:
+        raise BudgetError(f"{late.message}, after {error.message.removeprefix(f'{request.name}: ')}") from None
 
 
 def _commit_at_once() -> None:

@@ -1,12 +1,10 @@
 """One attempt of a call: wait for a turn, reserve its worst case, send it, book it, and judge what came back."""
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,9 @@ from tasks.calls.providers import Endpoint
 from tasks.calls.request import Answer, Request, Usage
 from tasks.calls.scrub import scrub
 from tasks.calls.secret_forms import is_telling, strike
-from tasks.errors import ConfigurationError, ModelError
+from tasks.calls.settings import setting
+from tasks.calls.vectors import READER
+from tasks.errors import ModelError
 from tasks.readers import UnreadableError, check_readable
 
 RETRY_AFTER_CAP_S = 120.0
@@ -127,6 +127,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *repairs.notes(request),
             *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
             *(() if reply.usage else (f"{request.name} reported no token usage",)),
+            *(f"{request.name} reported a {what} that cannot be true: it is not counted" for what in reply.doubts),
             *((f"{request.name} repeated the key in its answer: it is struck out",) if sent.struck else ()),
         ),
     )
@@ -193,10 +194,20 @@ async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[
             message = f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}"
             return Reply(fault=Fault(200, message=message, transport="malformed"))
     try:
-        return adapter.read(response)
+        return _believed(request, adapter.read(response))
     except Exception as error:  # a server that speaks almost the right format
         message = f"the response cannot be read: {type(error).__name__}"
         return Reply(fault=Fault(200, message=message, transport="malformed"))
+
+
+def _believed(request: Request, reply: Reply) -> Reply:
+    """Return a reply without a usage that cannot be: no tokens of input, or none of output beside a text."""
+    usage = reply.usage
+    if usage is None or not reply.text:
+        return reply
+    if usage.input_tokens and (usage.output_tokens or request.reader == READER):
+        return reply
+    return replace(reply, usage=None, doubts=(*reply.doubts, "token usage"))
 
 
 def _without(secrets: Iterable[str], reply: Reply) -> Reply:
@@ -263,21 +274,3 @@ def _most_attempts(verdict: Verdict) -> int | None:
         return verdict.max_attempts
     paid = sum(not attempt.free for attempt in book.attempts)
     return None if paid < verdict.max_attempts else 0
-
-
-def setting(name: str, default: float) -> float:
-    """Read `CONSENSUS_<name>` from the environment.
-
-    Raises:
-        ConfigurationError: If it is no number, or below 0.
-    """
-    value = os.environ.get(f"CONSENSUS_{name}")
-    if not value:
-        return default
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if not isfinite(number) or number < 0:
-        raise ConfigurationError(f"CONSENSUS_{name} is {value!r}: write a number from 0 up")
-    return number

@@ -5,7 +5,9 @@ import hashlib
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from blocks.credentials import MAX_RESPONSE_MB, openai_client
 from tasks.calls.providers import Endpoint
+from tasks.calls.settings import setting
 
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()
 
@@ -27,14 +29,13 @@ async def client_of(endpoint: Endpoint, model: str) -> Any:
 
 
 async def _make(endpoint: Endpoint, model: str) -> Any:
+    max_response_mb = setting("MAX_RESPONSE_MB", MAX_RESPONSE_MB)
     if endpoint.credentials is not None:
-        return endpoint.credentials.get_client()
-    from openai import AsyncOpenAI
-
+        return endpoint.credentials.get_client(max_response_mb=max_response_mb)
     from tasks.calls.local_model import alocal_base_url
 
     base_url = await alocal_base_url(model, embedding=endpoint.wire == "openai-embeddings")
-    return AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0)
+    return openai_client("none", base_url, max_response_mb=max_response_mb)
 
 
 async def close_clients() -> None:

@@ -141,7 +141,10 @@ def fault_of(error: BaseException) -> Fault:
     """Read a fault from any vendor SDK's exception, without importing the SDK."""
     names = {cls.__name__ for cls in type(error).__mro__}
     cause = error.__cause__ or error
-    unsent = bool(_UNSENT & {cls.__name__ for cls in type(cause).__mro__})
+    causes = {cls.__name__ for cls in type(cause).__mro__}
+    unsent = bool(_UNSENT & causes)
+    if "ResponseTooLargeError" in causes:
+        return Fault(message=str(cause), transport="malformed")
     if isinstance(error, TimeoutError) or names & {"APITimeoutError", "TimeoutException"}:
         return Fault(message="no response within the timeout", transport="timeout", unsent=unsent)
     response = getattr(error, "response", None)
@@ -167,7 +170,7 @@ def fault_of(error: BaseException) -> Fault:
     # httpx's and httpx2's errors of transport, and the SDKs' own around them.
     if isinstance(error, OSError) or names & {"APIConnectionError", "TransportError", "ClientError"}:
         # The type alone where nothing more is said; never a local protocol error's text, which quotes headers.
-        said = "" if "LocalProtocolError" in {cls.__name__ for cls in type(cause).__mro__} else str(cause)
+        said = "" if "LocalProtocolError" in causes else str(cause)
         message = f"{type(cause).__name__}: {said}".rstrip(": ")
         return Fault(message=message, transport="connection", unsent=unsent)
     return Fault(message=f"{type(error).__name__}: {error}")

@@ -14,6 +14,7 @@ from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr, ValidationError
 
+from blocks.addresses import proxy_for
 from blocks.credentials import (
     AnthropicCredentials,
     GoogleCredentials,
@@ -202,6 +203,10 @@ def from_environment(provider: str) -> ModelCredentials:
 
 
 def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
+    try:
+        proxy_for(credentials.address)
+    except ValueError as error:
+        raise ConfigurationError(f"{provider}: {error}") from None
     return Endpoint(
         provider,
         credentials.wire,

@@ -6,12 +6,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from tasks.calls.ask import BACKOFF_S
-from tasks.calls.attempt import RETRY_AFTER_CAP_S, setting
+from tasks.calls.attempt import RETRY_AFTER_CAP_S
 from tasks.calls.clients import client_of
 from tasks.calls.failures import Fault, Verdict, classify, fault_of
 from tasks.calls.pace.pacing import pace_of
 from tasks.calls.providers import Endpoint, endpoint_of
 from tasks.calls.scrub import scrub
+from tasks.calls.settings import setting
 from tasks.errors import ConfigurationError, ModelError
 
 PROVIDER = "openrouter"

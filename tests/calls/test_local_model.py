@@ -230,15 +230,19 @@ def test_weights_have_a_name():
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(LocalModelError, match=r"no model file at /nowhere/x\.gguf"):
+    with pytest.raises(LocalModelError, match=r"/nowhere/x\.gguf is no GGUF file"):
         gguf_path("/nowhere/x.gguf")
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path):
     wrong = tmp_path / "wrong.gguf"
     wrong.write_bytes(b"PK\x03\x04rest")
-    with pytest.raises(ValueError, match="not a GGUF"):
+    with pytest.raises(ValueError, match="no GGUF file") as refused:
         gguf_path(str(wrong))
+    with pytest.raises(LocalModelError) as missing:
+        gguf_path(str(tmp_path / "wrong.gguf.missing"))
+    # Whoever names a file learns nothing of it, nor whether it is there.
+    assert str(missing.value) == str(refused.value).replace("wrong.gguf", "wrong.gguf.missing")
 
 
 def test_relative_and_home_paths(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from prefect.settings import (
 from tasks.calls import providers
 from tasks.calls.ask import ask_task
 from tasks.calls.attempt import REPAIRS, Ledger, ledger
+from tasks.calls.money.budget import EXCESS
 from tasks.calls.request import Answer, Message, Request
 from tests.vendors import LoopbackVendors
 
@@ -61,6 +62,7 @@ def forget() -> None:
     """Forget what was learned of providers and models."""
     providers._saved.clear()
     REPAIRS.clear()
+    EXCESS.clear()
 
 
 def question(provider: str = "openai", text: str = "Why?", **fields: Any) -> Request:

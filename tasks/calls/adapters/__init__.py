@@ -26,6 +26,8 @@ class Reply:
     detail: str = field(default="", repr=False)
     fault: Fault | None = None
     service_tier: str | None = None
+    doubts: tuple[str, ...] = ()
+    """What the vendor said and cannot be: `cost`, `token usage`. It is None here."""
 
 
 class Adapter(Protocol):

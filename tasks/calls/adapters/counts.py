@@ -1,12 +1,16 @@
 """The tokens that a vendor says it has counted. The SDKs check no types, and a wrong count would upset every budget."""
 
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+from tasks.calls.adapters import Reply
 from tasks.calls.request import Usage
 
-MOST_TOKENS = 1_000_000_000
+MOST_TOKENS = 20_000_000
 """Of one call. What is above is no count: the largest contexts have some ten million."""
+MOST_USD = 1000.0
+"""For one call. What is above is no cost: the dearest models take some hundred for the longest input and output."""
 
 
 def field_of(whole: Any, *names: str) -> Any:
@@ -50,8 +54,14 @@ def total(*values: Any) -> int | None:
 
 def charged(cost: Any) -> float | None:
     """Return what a server says a call cost, in US dollars; None where that is no amount."""
-    amount = isinstance(cost, int | float) and not isinstance(cost, bool) and isfinite(cost) and cost >= 0
+    amount = isinstance(cost, int | float) and not isinstance(cost, bool) and isfinite(cost) and 0 <= cost <= MOST_USD
     return float(cost) if amount else None
+
+
+def doubted(response: Any, reply: Reply) -> Reply:
+    """Return `reply`, marked if the server said that the call cost what it cannot have cost."""
+    told = field_of(response, "usage", "cost")
+    return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
 
 
 def _count(value: Any) -> int | None:

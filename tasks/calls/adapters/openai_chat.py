@@ -8,7 +8,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import charged, field_of, usage_of
+from tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
 from tasks.calls.adapters.repair import Repairs, schema_instruction
 from tasks.calls.failures import Fault
 from tasks.calls.request import FinishReason, Request, Usage
@@ -64,6 +64,10 @@ async def post(client: AsyncOpenAI, body: Mapping[str, Any], timeout: float) -> 
 
 def read(response: Any) -> Reply:
     """Read a chat completion."""
+    return doubted(response, _read(response))
+
+
+def _read(response: Any) -> Reply:
     if not isinstance(response, ChatCompletion):
         return Reply(fault=Fault(200, message="the response is no chat completion", transport="malformed"))
     choice = response.choices[0] if response.choices else None

@@ -7,7 +7,7 @@ from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
 
 from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import charged, field_of, usage_of
+from tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
 from tasks.calls.adapters.openai_chat import fault_in_body
 from tasks.calls.adapters.repair import Repairs
 from tasks.calls.failures import Fault
@@ -40,7 +40,7 @@ def read(response: Any) -> Reply:
         return Reply(usage=usage, cost_usd=cost, model=model, detail="no embedding in the response")
     vector: Any = response.data[0].embedding
     text = vector if isinstance(vector, str) else packed(vector)
-    return Reply(text, "stop", usage, cost, model)
+    return doubted(response, Reply(text, "stop", usage, cost, model))
 
 
 def unsent(request: Request) -> tuple[str, ...]:  # noqa: ARG001  # part of the protocol

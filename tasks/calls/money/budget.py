@@ -1,13 +1,14 @@
 """What a run may still spend. The worst case of a call is reserved before it is sent; nested and concurrent calls share.
 
+What a model takes beyond its worst case is reserved for its later calls, and its first one goes alone.
 A call that is not covered only because of what is set aside for others under way waits until these are settled. Nobody
 who waits here has a reservation, and whoever has one waits for its vendor alone, so that every wait ends.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -34,15 +35,32 @@ class Book(Protocol):
         """Enter what it really took, None where that is not known. It never fails: the answer is paid for."""
 
 
+@dataclass
+class Excess:
+    """By how much calls of one model have exceeded their worst case at most: fees a call, limits that are not kept."""
+
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
+Source = tuple[str, str]
+"""An address and a model there."""
+EXCESS: dict[Source, Excess] = {}
+"""What is known of the models that have answered."""
+
+
 @dataclass(eq=False)
 class Reservation:
     """The worst case of one call, in the purse of its run and in those around it."""
 
     purse: "Purse"
     model: str
-    tokens: int
-    cost_usd: float | None
-    """None where the price is not known; no budget is in US dollars then."""
+    source: Source
+    worst_tokens: int
+    worst_usd: float | None
+    """By the price table. None where the price is not known; no budget is in US dollars then."""
+    trial: bool
+    """Whether it goes alone as long as no call of its model has been answered."""
     entry: int | None = None
     """Its number in the book, once it goes out."""
     held: bool = False
@@ -50,14 +68,26 @@ class Reservation:
     out: bool = False
     """Whether it is known that it is sent, or never will be."""
 
+    def __post_init__(self) -> None:
+        self.raise_to_seen()
+
     @property
     def dollars(self) -> float:
         """What it counts in a sum."""
         return self.cost_usd or 0.0
 
+    def raise_to_seen(self) -> None:
+        """Count in what calls of the model have taken beyond their worst case."""
+        seen = EXCESS.get(self.source, Excess())
+        self.trial = self.trial and self.source not in EXCESS
+        self.tokens = self.worst_tokens + seen.tokens
+        self.cost_usd = None if self.worst_usd is None else self.worst_usd + seen.cost_usd
+
     def take(self) -> None:
         """Set it aside."""
         self.held = True
+        if self.trial:
+            self.purse.queue.trials[self.source] = self
         for purse in self.purse.chain():
             purse.open(self.tokens, self.dollars)
 
@@ -78,6 +108,8 @@ class Reservation:
             lost: Whether the response was lost, so that the vendor may have billed what is not known.
         """
         spent = None if usage is None else usage.input_tokens + usage.output_tokens
+        if not lost and spent != 0:  # a request that was refused tells nothing
+            self._learn(spent, cost_usd)
         for purse in self.purse.chain():
             if purse.book is not None and self.entry is not None:
                 purse.book.settled(self.entry, spent, cost_usd, lost=lost)
@@ -88,6 +120,13 @@ class Reservation:
         if self.held:
             self._close(0, 0.0, calls=0)
 
+    def _learn(self, tokens: int | None, cost_usd: float | None) -> None:
+        seen = EXCESS.setdefault(self.source, Excess())
+        if tokens is not None:
+            seen.tokens = max(seen.tokens, tokens - self.worst_tokens)
+        if cost_usd is not None and self.worst_usd is not None:
+            seen.cost_usd = max(seen.cost_usd, cost_usd - self.worst_usd)
+
     def _count_as_sent(self) -> None:
         if not self.out:
             self.out = True
@@ -96,6 +135,8 @@ class Reservation:
 
     def _close(self, tokens: int, cost_usd: float, calls: int = 1) -> None:
         self.held = False
+        if self.purse.queue.trials.get(self.source) is self:
+            del self.purse.queue.trials[self.source]
         self._count_as_sent()
         for purse in self.purse.chain():
             purse.close((self.tokens, self.dollars), (tokens, cost_usd), calls)
@@ -107,6 +148,8 @@ class _Queue:
 
     def __init__(self) -> None:
         self._waiting: dict[Reservation, asyncio.Future[None]] = {}
+        self.trials: dict[Source, Reservation] = {}
+        """The calls under way of models that have not answered yet: one of each."""
 
     def enter(self, wanted: Reservation) -> "asyncio.Future[None]":
         """Wait for a turn; the future is done when `wanted` is set aside, and fails if it never will be."""
@@ -129,10 +172,13 @@ class _Queue:
             chain = list(wanted.purse.chain())
             if turn.done():  # cancelled a moment ago
                 continue
+            wanted.raise_to_seen()
             refusal = wanted.purse.refusal_for(wanted)
             if refusal is not None:
                 del self._waiting[wanted]
                 turn.set_exception(BudgetError(refusal.message))
+                continue
+            if wanted.trial and wanted.source in self.trials:
                 continue
             short = {purse for purse in chain if purse.is_short(wanted.tokens, wanted.dollars)}
             if short or not blocked.isdisjoint(chain):
@@ -168,11 +214,11 @@ class Purse(Account):
         wanted = await self._wanted(request, endpoint)
         turn = self.queue.enter(wanted)
         try:
-            async with asyncio.timeout(self._seconds_left()):
+            async with asyncio.timeout(self.seconds_left()):
                 await turn
         except TimeoutError:
             self.queue.leave(wanted, turn)
-            self._end_late()
+            self.end_late()
         except BaseException:
             self.queue.leave(wanted, turn)
             raise
@@ -184,9 +230,9 @@ class Purse(Account):
         Raises:
             BudgetError: If they are.
         """
-        left = self._seconds_left()
+        left = self.seconds_left()
         if left is not None and left <= 0:
-            self._end_late()
+            self.end_late()
 
     def refusal_for(self, wanted: Reservation) -> Refusal | None:
         """Return why a call is not covered, even with no other call under way, and tell all purses that it concerns."""
@@ -213,7 +259,12 @@ class Purse(Account):
                 # A later run may have a budget in US dollars. A call does not fail for that.
                 with suppress(Exception):
                     cost = await price(endpoint, request.model, worst)
-        return Reservation(self, request.name, worst.input_tokens + worst.output_tokens, cost)
+        tokens = worst.input_tokens + worst.output_tokens
+        source = (endpoint.address, request.model)
+        # Nobody knows the fees of a model and how it keeps to limits before it has answered. With others of it under way
+        # the budget would be exceeded by all of them; so it is by one, for the time of one call in a process.
+        trial = bool(in_dollars) or any(purse.limits.max_tokens is not None for purse in self.chain())
+        return Reservation(self, request.name, source, tokens, cost, trial)
 
     def _tell(self, refuses: "Purse", refusal: Refusal) -> None:
         """Tell every purse, as far out as the one that `refuses`, that it has not covered a call."""
@@ -223,13 +274,37 @@ class Purse(Account):
                 purse.exhausted = purse.exhausted or refusal.exhausted
                 break
 
-    def _end_late(self) -> NoReturn:
-        first = min((purse for purse in self.chain() if purse.end is not None), key=lambda purse: purse.end or 0.0)
-        refusal = first.late()
-        self._tell(first, refusal)
+    def end_late(self) -> NoReturn:
+        """Refuse a call because the seconds are used up.
+
+        Raises:
+            BudgetError: Always.
+        """
+        first = self._first_to_end()
+        self._refuse(first, first.late())
+
+    def check_wait(self, seconds: float) -> None:
+        """Check that the seconds last longer than a wait that a call has before it.
+
+        Raises:
+            BudgetError: If they do not: whatever comes after the wait would be refused.
+        """
+        left = self.seconds_left()
+        if left is not None and seconds >= left:
+            first = self._first_to_end()
+            limit = f"{first.limits.max_seconds:g}"
+            message = f"the budget of {limit} seconds ends in {max(0.0, left):.1f} s, and the call has to wait {seconds:.1f} s"
+            self._refuse(first, Refusal(message, exhausted=False))
+
+    def _first_to_end(self) -> "Purse":
+        return min((purse for purse in self.chain() if purse.end is not None), key=lambda purse: purse.end or 0.0)
+
+    def _refuse(self, refuses: "Purse", refusal: Refusal) -> NoReturn:
+        self._tell(refuses, refusal)
         raise BudgetError(refusal.message)
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the first of these purses has none left; None without such a limit."""
         ends = [purse.end for purse in self.chain() if purse.end is not None]
         return min(ends) - time.monotonic() if ends else None
 
@@ -247,6 +322,37 @@ _current: ContextVar[Purse | None] = ContextVar("purse", default=None)
 def current_purse() -> Purse | None:
     """Return the purse of the run that this code is part of."""
     return _current.get()
+
+
+def check_wait(seconds: float) -> None:
+    """Check that the seconds of the budget, if there is one, last longer than a wait.
+
+    Raises:
+        BudgetError: If they do not.
+    """
+    purse = current_purse()
+    if purse is not None:
+        purse.check_wait(seconds)
+
+
+@asynccontextmanager
+async def until_deadline() -> AsyncIterator[None]:
+    """Cut a call when the seconds of the budget are used up.
+
+    A request that is under way then stays booked at its worst case, as any other whose response is lost.
+
+    Raises:
+        BudgetError: If it was cut.
+    """
+    purse = current_purse()
+    limit = asyncio.timeout(purse.seconds_left() if purse else None)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if purse is None or not limit.expired():
+            raise
+        purse.end_late()
 
 
 async def set_aside(

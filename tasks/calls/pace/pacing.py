@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
+from tasks.calls.money.budget import check_wait
 from tasks.calls.providers import Endpoint
 
 
@@ -37,8 +38,8 @@ class Pace:
         """
         if late:
             await self._start()
-        while self.held_s > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
-            await asyncio.sleep(self._wait())
+        while self.held_s > 0:
+            await _sleep(self._wait())
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -49,8 +50,8 @@ class Pace:
 
     async def _start(self) -> None:
         """Wait for the time to start, and take it."""
-        while (wait := self._wait()) > 0:  # noqa: ASYNC110  # a wait for the clock, which another call may put off
-            await asyncio.sleep(wait)
+        while (wait := self._wait()) > 0:  # for the clock, which another call may put off
+            await _sleep(wait)
         if self._spacing:
             self._next_start = max(self._next_start, time.monotonic()) + self._spacing
 
@@ -60,6 +61,16 @@ class Pace:
             # Spread the calls that were held back, so that they do not all arrive at the same instant.
             return self._held_until - now + random.uniform(0, 0.05)
         return self._next_start - now
+
+
+async def _sleep(seconds: float) -> None:
+    """Wait, but not if the budget ends before.
+
+    Raises:
+        BudgetError: If it does.
+    """
+    check_wait(seconds)
+    await asyncio.sleep(seconds)
 
 
 _paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int, int | None], Pace]]" = (

@@ -1,0 +1,81 @@
+"""The HTTP client under every vendor's SDK: through which proxy it connects, and how much of a response it reads.
+
+Importing this module imports httpx2, which takes a tenth of a second, so it is imported when a client is first made.
+"""
+
+import asyncio
+from typing import Any
+
+import httpx2
+
+from blocks.addresses import proxy_for
+
+_MB = 1_000_000
+_ERROR_BYTES = 256 * 1024
+"""How much of an error page is read: its first words say what is wrong, and all of it is searched for codes and keys."""
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+
+
+class ResponseTooLargeError(Exception):
+    """A response was not read to its end."""
+
+
+class ModelClient(httpx2.AsyncClient):
+    """A client of one server that reads no more than `max_bytes` of a response.
+
+    It follows no redirect, which would carry the key to an address that nobody has checked.
+    """
+
+    def __init__(self, base_url: str, *, timeout: float, max_response_mb: float) -> None:
+        super().__init__(
+            # Proxies and their exceptions come from `proxy_for` alone, so that what was checked is what is done.
+            proxy=proxy_for(base_url),
+            trust_env=False,
+            # Reads SSL_CERT_FILE. Without TLS there is nothing to verify, and to load all authorities takes 20 ms.
+            verify=httpx2.create_ssl_context() if base_url.startswith("https:") else False,
+            timeout=timeout,
+            limits=_LIMITS,
+            follow_redirects=False,
+        )
+        self.max_bytes = int(max_response_mb * _MB)
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - nothing of ours streams
+        """Send a request and read its response, all of it if it is a success.
+
+        Raises:
+            ResponseTooLargeError: If a success is larger than `max_bytes`, or packed several times over.
+        """
+        response = await super().send(request, stream=True, **options)
+        try:
+            body = await self._read(response)
+        finally:
+            await response.aclose()
+        headers = response.headers.copy()
+        for name in ("content-encoding", "content-length", "transfer-encoding"):
+            headers.pop(name, None)
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            content=body,
+            request=response.request,
+            extensions=response.extensions,
+        )
+
+    async def _read(self, response: httpx2.Response) -> bytes:
+        # What lies between two packings has no bound of its own: a kilobyte can be a petabyte of work.
+        if len(response.headers.get_list("content-encoding", split_commas=True)) > 1:
+            raise ResponseTooLargeError("the response is packed several times over")
+        success = response.is_success
+        most = self.max_bytes if success else _ERROR_BYTES
+        body = bytearray()
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > most:
+                if success:
+                    raise ResponseTooLargeError(
+                        f"the response is larger than {self.max_bytes / _MB:g} MB (CONSENSUS_MAX_RESPONSE_MB)"
+                    )
+                break
+            if len(piece) >= _ERROR_BYTES:  # unpacked, so that the network has not been waited for
+                await asyncio.sleep(0)
+        return bytes(body[:most])
