@@ -173,8 +173,10 @@ def _start(say: Callable[[str], None]) -> ServerInfo:
         say(f"Port {wanted} is taken by something that is no Prefect server; using {port}.")
     api_url, log = _api_url(port), get_current_settings().home / "consensus-server.log"
     say("Starting a Prefect server in the background; the first time takes up to 20 seconds.")
+    from deployments.server_database import database_environment  # Imports SQLAlchemy; finding a server does not.
+
     # The port goes into the environment, where the server looks too for the address it gives to the UI's pages.
-    env = {**os.environ, **server_environment(), "PREFECT_SERVER_API_PORT": str(port)}
+    env = {**os.environ, **server_environment(), **database_environment(), "PREFECT_SERVER_API_PORT": str(port)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"],
