@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from deployments.server_database import PLUGIN
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PANEL = ["-m", "openai/one", "-m", "anthropic/two"]
 CALLS_OF_A_ROW = 2
@@ -32,6 +34,8 @@ class Server:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.results),
+            # As for a server that the command starts.
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db?plugin={PLUGIN}",
             "PYTHONPATH": str(ROOT),
         }
         self._process: subprocess.Popen[bytes] | None = None
