@@ -27,8 +27,6 @@ FIRST_CALLS = 50
 PROBE_EVERY_S = 0.5
 QUICK_S = 0.05
 """A server that answers within this has time to spare. An idle one takes 2 ms; on a busy machine 20."""
-SHARE = 0.2
-"""How much of the time beyond that lies between the starts of two calls."""
 MOST_SPACING_S = 0.2
 """At least five calls a second start, however slow the server is."""
 _LOOK_S = 0.05
@@ -54,7 +52,7 @@ async def shorter(queue: "Queue[Any]", most: int = MOST_EVENTS, patience: float 
 
 def spacing(latency: float) -> float:
     """Return the seconds between the starts of two calls when the server takes `latency` seconds to answer."""
-    return min(MOST_SPACING_S, max(0.0, latency - QUICK_S) * SHARE)
+    return min(MOST_SPACING_S, max(0.0, latency - QUICK_S))
 
 
 class ServerPace:
