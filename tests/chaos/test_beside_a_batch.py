@@ -39,6 +39,7 @@ def test_a_question_beside_it_is_answered(server: Server, vendors: LoopbackVendo
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, err[-2000:]
     summary = json.loads(out)
+    alone = max(alone, question(server, "alone again"))  # before and after, as other work on the machine varies
     tell(
         "a question beside a batch from the store",
         rows=ROWS,
@@ -50,7 +51,7 @@ def test_a_question_beside_it_is_answered(server: Server, vendors: LoopbackVendo
         question_beside_s=round(beside, 1),
     )
     assert (summary["done"], summary["cached_calls"]) == (ROWS, ROWS * CALLS_OF_A_ROW)
-    assert vendors.count() == seen + 3 * CALLS_OF_A_ROW, "the three questions were sent, and nothing else"
+    assert vendors.count() == seen + 4 * CALLS_OF_A_ROW, "the four questions were sent, and nothing else"
     assert statuses == {201: REQUESTS}
     assert beside <= 2 * alone
 
