@@ -6,14 +6,18 @@ this process, so no other program can take the port in between and be handed the
 What keeps strangers out: the auth string (requests and websockets), CORS and CSRF protection, all three Prefect's own settings, and
 a check of the `Host` header, which Prefect lacks and which stops DNS rebinding. The sign-in page lets `consensus ui` open the
 Prefect UI without anyone typing the password.
+
+On SQLite, transactions wait for one another instead of failing with 503.
 """
 
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
+from sqlalchemy import Engine, event
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -43,8 +47,23 @@ fetch("API_PATH/admin/version", {headers: {Authorization: `Basic ${token}`}}).th
 """
 
 
+def begin_immediate(engine: Engine | type[Engine]) -> None:
+    """Start transactions with BEGIN IMMEDIATE where Prefect asks for BEGIN DEFERRED.
+
+    A deferred transaction takes SQLite's write lock when it first writes. If another connection has written since it first read,
+    SQLite refuses at once (SQLITE_BUSY_SNAPSHOT), whatever the busy timeout is, and Prefect answers 503. Beside a batch, which
+    makes the server write many times a second, most requests would fail. An immediate transaction waits for the lock.
+    """
+    event.listen(engine, "before_cursor_execute", _immediate, retval=True)
+
+
+def _immediate(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    return ("BEGIN IMMEDIATE" if statement == "BEGIN DEFERRED" else statement), parameters
+
+
 def serve(listener: socket.socket) -> None:
     """Serve until the process is told to end."""
+    begin_immediate(Engine)
     settings = get_current_settings().server
     app = create_app(final=True)
     page = _SIGN_IN_PAGE.replace("API_PATH", settings.api.base_path or "/api")

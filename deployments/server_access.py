@@ -13,6 +13,8 @@ from prefect.settings import (
     save_profiles,
 )
 
+from tasks.atomic_write import atomic_write
+
 PROFILE = "consensus"
 """The Prefect profile that always names the server started last: `prefect --profile consensus ...`."""
 
@@ -53,8 +55,8 @@ def make_auth_string() -> str:
     if known := read_auth_string():
         return known
     made = f"consensus:{secrets.token_urlsafe(32)}"  # Prefect wants user:password.
-    auth_file().touch(mode=0o600)
-    auth_file().write_text(made, encoding="utf-8")
+    with atomic_write(auth_file(), mode=0o600) as file:
+        file.write_text(made, encoding="utf-8")
     return made
 
 

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 from blocks import Budget
 from tasks.calls.call import Caller
 from tasks.calls.money.budget import spending
-from tasks.calls.pace.backpressure import in_step, shorter
+from tasks.calls.pace.backpressure import _server, in_step, shorter
 from tasks.calls.request import Answer
 from tasks.calls.storage.result_folder import AT_HAND, PrivateFolder
 from tasks.calls.storage.single_flight import _ended
@@ -200,5 +200,7 @@ async def test_the_events_that_are_waited_for_are_those_of_prefect(
     worker = EventsWorker.instance()
     assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/pace/backpressure.py"
     monkeypatch.setattr(worker, "_queue", Watched())
+    before = _server._calls
     await in_step()
     assert seen == [0]
+    assert _server._calls == before + 1, "and how fast the server answers is looked at too"

@@ -21,8 +21,9 @@ CALLS_OF_A_ROW = 2
 class Server:
     """A Prefect server of its own, which is killed and started again over the same database."""
 
-    def __init__(self, home: Path, results: Path | None = None) -> None:
-        self.home, self.results = home, results or home / "results"
+    def __init__(self, home: Path, results: Path | None = None, *, plain: bool = False) -> None:
+        """Take where it keeps its data, and whether it is Prefect's own server, and not ours without the password."""
+        self.home, self.results, self._plain = home, results or home / "results", plain
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -51,13 +52,21 @@ class Server:
         self._own |= variables
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with socket.socket() as listener:
+            command = ["-m", "prefect", "--no-prompt", "server", "start"]
+            if not self._plain:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", self.port))
+                listener.listen()
+                command = ["-m", "deployments.prefect_server", str(listener.fileno())]
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                env=self.environment,
+                pass_fds=[listener.fileno()],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 120
         while not self.answers():
             assert time.monotonic() < deadline, "the server does not start"

@@ -132,7 +132,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The server that our command starts, and one with Prefect's defaults, which shows that the attack is one."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "open":
-        server = Server(folder / "home")
+        server = Server(folder / "home", plain=True)
         server.start()
         made = Target(server.url, server.environment, protected=False)
         end = server.close

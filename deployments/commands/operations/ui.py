@@ -11,6 +11,7 @@ from prefect.settings import get_current_settings
 from deployments.run import server
 from deployments.server_access import SIGN_IN_PATH
 from deployments.terminal import Exit, put, say
+from tasks.atomic_write import atomic_write
 
 
 def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
@@ -33,8 +34,8 @@ def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
         # The browser is handed a file that only you can read, not the link: other users see the arguments of every process.
         link = f"{info.ui_url}{SIGN_IN_PATH}#{quote(info.auth_string, safe='')}"
         page = get_current_settings().home / "consensus-ui.html"
-        page.touch(mode=0o600)
-        page.write_text(f'<meta http-equiv="refresh" content="0;url={html.escape(link)}">\n', encoding="utf-8")
+        with atomic_write(page, mode=0o600) as file:
+            file.write_text(f'<meta http-equiv="refresh" content="0;url={html.escape(link)}">\n', encoding="utf-8")
         address = page.as_uri()
     if not webbrowser.open(address):
         say("No browser was found. Open the address, and sign in with what `consensus ui --password` prints.")

@@ -1,28 +1,43 @@
-"""Keeps a flow in step with the Prefect server: what is not sent yet waits in memory, and Prefect's queue has no end.
+"""Keeps a flow in step with the Prefect server: the rate of its calls adapts to how fast the server answers.
 
-A server that takes fewer task runs a second than the models give answers would else make a batch of 100,000 rows grow by
-some 10 kB a call. Prefect can limit the queue itself, but then drops what does not fit, and task runs would be missing.
+Every call makes the server write. Answers from the store, or from a very fast model, come faster than a server can take them:
+other runs on that server would then wait for seconds, and what is not sent yet would fill this process's memory, some 10 kB a
+call. Prefect can limit its queue of events itself, but then drops what does not fit, and task runs would be missing.
 """
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
+from functools import cache
 from queue import Queue
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 
 MOST_EVENTS = 2000
 """Events that may wait to be sent: those of a thousand calls."""
 PATIENCE_S = 2.0
-"""Seconds that a call waits for its turn at most; a server that is away holds nobody up for good."""
+"""Seconds that a call waits for the events before it, or for the server's answer; a server that is away holds nobody up for good."""
+FIRST_CALLS = 50
+"""Calls of a process that are not paced: a single question never waits."""
+PROBE_EVERY_S = 0.5
+QUICK_S = 0.05
+"""A server that answers within this has time to spare. An idle one takes 2 ms; on a busy machine 20."""
+MOST_SPACING_S = 0.2
+"""At least five calls a second start, however slow the server is."""
 _LOOK_S = 0.05
 
 
 async def in_step() -> None:
-    """Wait while too many events of this process are not sent yet."""
+    """Wait while too many events of this process are not sent yet, and for the call's turn when the server is slow."""
     queue: Queue[Any] | None = getattr(EventsWorker.instance(), "_queue", None)
     if queue is not None:
         await shorter(queue)
+    await _server.turn()
 
 
 async def shorter(queue: "Queue[Any]", most: int = MOST_EVENTS, patience: float = PATIENCE_S) -> bool:
@@ -33,3 +48,61 @@ async def shorter(queue: "Queue[Any]", most: int = MOST_EVENTS, patience: float 
             return False
         await asyncio.sleep(_LOOK_S)
     return True
+
+
+def spacing(latency: float) -> float:
+    """Return the seconds between the starts of two calls when the server takes `latency` seconds to answer."""
+    return min(MOST_SPACING_S, max(0.0, latency - QUICK_S))
+
+
+class ServerPace:
+    """Measures how long the server takes to answer, and spaces calls accordingly."""
+
+    def __init__(self, probe: Callable[[], float]) -> None:
+        """Take what measures: `probe` returns the seconds that an answer took."""
+        self._probe = probe
+        self._calls = 0
+        self._next_probe = 0.0
+        self._last = 0.0
+        self.latency = 0.0
+        """The shorter one of the last two: a single slow answer is chance."""
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    async def turn(self) -> None:
+        """Wait for the call's turn; one call every now and then measures first."""
+        self._calls += 1
+        if self._calls > FIRST_CALLS and time.monotonic() >= self._next_probe:
+            await self._measure()
+        if spacing(self.latency):
+            async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                await asyncio.sleep(spacing(self.latency))
+
+    async def _measure(self) -> None:
+        self._next_probe = math.inf  # for others meanwhile
+        try:
+            took = await asyncio.to_thread(self._probe)  # in a thread, because this event loop is busy too
+            self.latency, self._last = min(took, self._last), took
+        finally:
+            self._next_probe = time.monotonic() + PROBE_EVERY_S
+
+
+@cache
+def _client() -> httpx.Client:
+    """Return Prefect's client, which knows the server's address and certificates; they take a while to load."""
+    return get_client(httpx_settings={"timeout": PATIENCE_S}, sync_client=True)._client  # noqa: SLF001  # public is only what retries
+
+
+def _answer_time() -> float:
+    """Return the seconds that the server takes for a health check; 0 if it is away."""
+    client, started = _client(), time.monotonic()
+    try:
+        # Without the retries of Prefect's own send.
+        httpx.Client.send(client, client.build_request("GET", "/health"))
+    except httpx.TimeoutException:
+        pass
+    except httpx.HTTPError:
+        return 0.0
+    return time.monotonic() - started
+
+
+_server = ServerPace(_answer_time)

@@ -1,0 +1,115 @@
+"""A batch that is answered from the store keeps the Prefect server busy: other runs on that server go on beside it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import urllib.error
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.figures import tell
+from tests.chaos.own_server import CALLS_OF_A_ROW, PANEL, Server, start_batch
+from tests.vendors import LoopbackVendors
+
+if TYPE_CHECKING:
+    import subprocess
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+ROWS = 1500
+AT_ONCE = 8
+REQUESTS = 30
+BATCHES = 4
+APART_S = 6
+
+
+def test_a_question_beside_it_is_answered(server: Server, vendors: LoopbackVendors, tmp_path: Path) -> None:
+    store(server, tmp_path)
+    seen = vendors.count()
+    alone = [question(server, f"alone {number}") for number in range(2)][1]  # the first one is cold
+    run = start_batch(server, tmp_path, ROWS, at_once=AT_ONCE, output="again.jsonl")
+    wait_for_journal(run, tmp_path / "again.jsonl.partial")
+    statuses, latencies = create_flow_runs(server)
+    beside = question(server, "beside")
+    assert run.poll() is None, "the batch was under way all the time"
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err[-2000:]
+    summary = json.loads(out)
+    alone = max(alone, question(server, "alone again"))  # before and after, as other work on the machine varies
+    tell(
+        "a question beside a batch from the store",
+        rows=ROWS,
+        rows_per_s=round(ROWS / summary["duration_s"], 1),
+        flow_runs_created=statuses[201],
+        p50_s=round(statistics.median(latencies), 3),
+        longest_s=round(max(latencies), 3),
+        question_alone_s=round(alone, 1),
+        question_beside_s=round(beside, 1),
+    )
+    assert (summary["done"], summary["cached_calls"]) == (ROWS, ROWS * CALLS_OF_A_ROW)
+    assert vendors.count() == seen + 4 * CALLS_OF_A_ROW, "the four questions were sent, and nothing else"
+    assert statuses == {201: REQUESTS}
+    assert beside <= 2 * alone
+
+
+def test_four_of_them_at_once_all_end(server: Server, vendors: LoopbackVendors, tmp_path: Path) -> None:
+    store(server, tmp_path)
+    seen, runs = vendors.count(), []
+    for number in range(BATCHES):
+        runs.append(start_batch(server, tmp_path, ROWS, at_once=AT_ONCE, output=f"{number}.jsonl"))
+        time.sleep(APART_S)
+    ended = [(run.communicate(timeout=900), run.returncode) for run in runs]
+    assert [code for _, code in ended] == [0] * BATCHES, [err[-500:] for (_, err), _ in ended]
+    summaries = [json.loads(out) for (out, _), _ in ended]
+    tell(
+        "four batches from the store at once",
+        rows=ROWS,
+        seconds=[round(summary["duration_s"], 1) for summary in summaries],
+    )
+    assert [summary["done"] for summary in summaries] == [ROWS] * BATCHES
+    assert vendors.count() == seen
+
+
+def store(server: Server, folder: Path) -> None:
+    """Have all rows answered once."""
+    run = start_batch(server, folder, ROWS, at_once=32)
+    _, err = run.communicate(timeout=900)
+    assert run.returncode == 0, err[-2000:]
+
+
+def question(server: Server, prompt: str) -> float:
+    """Ask the panel one question, and return the seconds that the command took."""
+    started = time.monotonic()
+    run = server.consensus("pump", prompt, *PANEL)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err[-2000:]
+    return time.monotonic() - started
+
+
+def wait_for_journal(run: subprocess.Popen[str], journal: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not journal.exists():
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < deadline, "the batch does not begin"
+        time.sleep(0.05)
+
+
+def create_flow_runs(server: Server) -> tuple[Counter[int], list[float]]:
+    """Create flow runs one after the other, as other commands would; return the status codes and how long each took."""
+    flow = server.post("/flows/", {"name": "beside"})["id"]
+    statuses: Counter[int] = Counter()
+    latencies = []
+    for _ in range(REQUESTS):
+        started = time.monotonic()
+        try:
+            server.post("/flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})
+            statuses[201] += 1
+        except urllib.error.HTTPError as error:
+            statuses[error.code] += 1
+        latencies.append(time.monotonic() - started)
+        time.sleep(0.1)
+    return statuses, latencies
