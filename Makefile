@@ -8,7 +8,7 @@ CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
 # Tests run in several processes, each with a Prefect server of its own: one more than there are cores, since tests wait, too.
 # One that has no tests left takes some of another's.
-PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
+PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal --durations 25
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

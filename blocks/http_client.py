@@ -43,7 +43,7 @@ class ModelClient(httpx2.AsyncClient):
         """Send a request and read its response, all of it if it is a success.
 
         Raises:
-            ResponseTooLargeError: If a success is larger than `max_bytes`, or packed several times over.
+            ResponseTooLargeError: If a success is larger than `max_bytes`, or compressed several times over.
         """
         response = await super().send(request, stream=True, **options)
         try:
@@ -62,9 +62,9 @@ class ModelClient(httpx2.AsyncClient):
         )
 
     async def _read(self, response: httpx2.Response) -> bytes:
-        # What lies between two packings has no bound of its own: a kilobyte can be a petabyte of work.
+        # What lies between two compressions has no limit of its own: a kilobyte can be a petabyte of work.
         if len(response.headers.get_list("content-encoding", split_commas=True)) > 1:
-            raise ResponseTooLargeError("the response is packed several times over")
+            raise ResponseTooLargeError("the response is compressed several times over")
         success = response.is_success
         most = self.max_bytes if success else _ERROR_BYTES
         body = bytearray()

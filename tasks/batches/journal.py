@@ -5,6 +5,7 @@ leave, is cut off when the file is opened again. Calls have lines too, so that t
 middle of a row; and so has each request before it goes out, so that what nobody could settle is not forgotten.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -174,7 +175,7 @@ class Journal:
                 # A link would lead to a file of somebody else.
                 file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError as error:
-                if self.path.is_symlink():
+                if error.errno == errno.ELOOP:
                     self._refuse()
                 raise ConfigurationError(f"output: {self.path} cannot be written: {error.strerror}") from None
             if not stat.S_ISREG(os.fstat(file).st_mode):

@@ -157,7 +157,13 @@ def _table(model: str) -> float:
     return float(genai_prices.calc_price(usage, model_ref=name, provider_id=provider).total_price)
 
 
-async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors):
+@pytest.fixture
+def no_history(tmp_path, monkeypatch):
+    """Other tests have left the lengths of answers in theirs."""
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{tmp_path}/history.db")
+
+
+async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors, no_history):
     config = PumpConfig(members=[f"{LUNA}:2", HAIKU])
     found = await estimate(config, 1000, 400_000)
     luna, haiku = found.models
@@ -172,7 +178,7 @@ async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors):
     assert vendors.count() == 0
 
 
-async def test_limits_shorten_answers_and_answers_are_the_input_of_judges(prefect_server, vendors):
+async def test_limits_shorten_answers_and_answers_are_the_input_of_judges(prefect_server, vendors, no_history):
     limited = {"sampling": {"max_output_tokens": 100}, "max_iterations": 1}
     config = ConsortiumConfig.model_validate({"members": [f"{HAIKU}:3"], "arbiter": LUNA} | limited)
     members, arbiter = (await estimate(config, 10, 4000)).models
