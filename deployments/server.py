@@ -175,9 +175,10 @@ def _flat(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, str]]
 
 
 def _configured_url() -> str | None:
-    """The address you chose yourself. The profile we keep for Prefect's own commands is no choice, should you have activated it."""
-    ours = prefect.context.get_settings_context().profile.name == PROFILE and "PREFECT_API_URL" not in os.environ
-    return None if ours else get_current_settings().api.url
+    """The address you chose yourself: not that of our own server, nor the profile we keep for Prefect's own commands."""
+    url, running = get_current_settings().api.url, _remembered()
+    by_profile = prefect.context.get_settings_context().profile.name == PROFILE and "PREFECT_API_URL" not in os.environ
+    return None if by_profile or (running is not None and running.api_url == url) else url
 
 
 def _find() -> ServerInfo | None:

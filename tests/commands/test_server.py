@@ -261,6 +261,10 @@ def test_the_profile_is_no_address_of_your_own_that_must_answer(started):
     assert run(FIND, {**started.env, "PREFECT_PROFILE": "consensus"})["pid"] == started.again["pid"]
 
 
+def test_its_address_in_the_environment_finds_its_password(started):
+    assert run(FIND, {**started.env, "PREFECT_API_URL": started.again["api_url"]})["pid"] == started.again["pid"]
+
+
 def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
     fake = started.home / "browser"
     fake.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
