@@ -4,6 +4,7 @@ Importing this module imports httpx2, which takes a tenth of a second, so it is 
 """
 
 import asyncio
+import socket
 from typing import Any
 
 import httpx2
@@ -14,6 +15,12 @@ _MB = 1_000_000
 _ERROR_BYTES = 256 * 1024
 """How much of an error page is read: its first words say what is wrong, and all of it is searched for codes and keys."""
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+# An answer that takes minutes is silent until it comes, and routers forget a silent connection.
+_KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}.items()
+    if hasattr(socket, name)  # systems differ
+]
 
 
 class ResponseTooLargeError(Exception):
@@ -27,16 +34,16 @@ class ModelClient(httpx2.AsyncClient):
     """
 
     def __init__(self, base_url: str, *, timeout: float, max_response_mb: float) -> None:
-        super().__init__(
+        transport = httpx2.AsyncHTTPTransport(
             # Proxies and their exceptions come from `proxy_for` alone, so that what was checked is what is done.
             proxy=proxy_for(base_url),
             trust_env=False,
             # Reads SSL_CERT_FILE. Without TLS there is nothing to verify, and to load all authorities takes 20 ms.
             verify=httpx2.create_ssl_context() if base_url.startswith("https:") else False,
-            timeout=timeout,
             limits=_LIMITS,
-            follow_redirects=False,
+            socket_options=_KEEP_ALIVE,
         )
+        super().__init__(transport=transport, trust_env=False, timeout=timeout, follow_redirects=False)
         self.max_bytes = int(max_response_mb * _MB)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - nothing of ours streams

@@ -18,7 +18,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def ignore_folder_settings(say: Callable[[str], None]) -> None:
     """Call this before Prefect is imported; `say` is told which files of the working folder are ignored."""
-    folder = Path.cwd()
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # It has been deleted.
+        return
     if folder == PROJECT or not (ignored := [name for name, holds in _FILES.items() if holds(folder / name)]):
         return
     say(
@@ -31,7 +34,7 @@ def ignore_folder_settings(say: Callable[[str], None]) -> None:
     trusted = Path(spec.origin).parents[1]
     # Where profiles are is looked for in the same files.
     if "PREFECT_PROFILES_PATH" not in os.environ:
-        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
         os.environ["PREFECT_PROFILES_PATH"] = str(home / "profiles.toml")
     with contextlib.chdir(trusted):
         from prefect.settings.base import PrefectBaseSettings

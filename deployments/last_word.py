@@ -60,6 +60,9 @@ class LastWord:
         """
         try:
             value = asyncio.run(work)
+        except KeyboardInterrupt:  # of what is left, nothing is the person's
+            if self._code is None:
+                raise
         except Exception as error:
             if self._code is None:
                 raise
@@ -88,7 +91,10 @@ class LastWord:
     def _lost(self, error: Exception | None = None) -> str:
         if not server_is_up(self._api_url):
             return _AWAY
-        cause = f"in {self._patience:.0f} seconds" if error is None else f"({server_failure(error) or repr(error)})"
+        failure = None if error is None else server_failure(error)
+        if error is not None and failure is None:
+            return f"consensus: the work is done, but at its end: {error!r}"
+        cause = f"in {self._patience:.0f} seconds" if failure is None else f"({failure})"
         return f"{_SICK} {cause}. {_STORED}"
 
     def _watch(self) -> None:
@@ -110,6 +116,8 @@ class LastWord:
         self._leave()
 
     def _leave(self) -> None:
+        if self._error is not None:
+            say(f"consensus: {self._error!r}")
         flush()
         os._exit(self._code or 0)  # what is left to be done is to tell a server that does not listen
 

@@ -51,6 +51,9 @@ START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or 
 STOP_TIMEOUT_S = 15.0
 CHECK_TIMEOUT_S = 5.0  # Only an overloaded server, or no web server at all, takes longer than some milliseconds.
 _MODULE = "deployments.prefect_server"
+_COMMANDS = (_MODULE, "prefect --no-prompt server start")
+"""What a server of ours is known by; the second one was started without a password, by an earlier version."""
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class ServerUnavailable(RuntimeError):  # noqa: N818 - it names a state of affairs, as asyncio.QueueFull does.
@@ -100,7 +103,7 @@ def find_server() -> ServerInfo | None:
     """Returns a server that runs here, or the one that is configured, whether it answers or not; starts none.
 
     Raises:
-        ServerUnavailable: The one that runs here is of another version, or does not accept its password.
+        ServerUnavailable: The one that runs here does not answer, is of another version, or is not protected by our password.
     """
     if url := _configured_url():
         return ServerInfo(url, get_current_settings().ui_url or _ui_url(url))
@@ -116,6 +119,8 @@ def stop_server() -> ServerInfo | None:
     """Stops the server that an earlier command started in this PREFECT_HOME, no other, and returns it; None if there is none."""
     info = _remembered()
     _memory().unlink(missing_ok=True)
+    # The profile and your browser still hold the password, and would give it to whoever takes the port now.
+    auth_file().unlink(missing_ok=True)
     if info is None or info.pid is None:
         return None
     with contextlib.suppress(ProcessLookupError):  # It may end by itself meanwhile.
@@ -178,27 +183,37 @@ def _configured_url() -> str | None:
     """The address you chose yourself: not that of our own server, nor the profile we keep for Prefect's own commands."""
     url, running = get_current_settings().api.url, _remembered()
     by_profile = prefect.context.get_settings_context().profile.name == PROFILE and "PREFECT_API_URL" not in os.environ
-    return None if by_profile or (running is not None and running.api_url == url) else url
+    return None if by_profile or (running is not None and url is not None and _same(running.api_url, url)) else url
+
+
+def _same(ours: str, url: str) -> bool:
+    """Whether two addresses are one; this machine has several names."""
+    one, other = urlsplit(ours), urlsplit(url)
+    here = one.hostname == other.hostname or {one.hostname, other.hostname} <= _LOOPBACK
+    return here and (one.port, one.path.rstrip("/")) == (other.port, other.path.rstrip("/"))
 
 
 def _find() -> ServerInfo | None:
     """The server that an earlier command started in this PREFECT_HOME."""
-    info = _remembered()
-    # Its process lives, so it may take its time: a second server on the same database would be worse.
-    if info is None or not server_is_up(info.api_url, timeout=6 * CHECK_TIMEOUT_S):
+    if (info := _remembered()) is None:
         return None
+    again = "Run `consensus down`; the next command starts it again."
+    # Its process lives, so it may take its time: a second server on the same database would be worse.
+    if not server_is_up(info.api_url, timeout=6 * CHECK_TIMEOUT_S) or not _may_be_ours(info.api_url):
+        raise ServerUnavailable(f"The Prefect server at {info.api_url} (process {info.pid}) does not answer. {again}")
+    if _get(f"{info.api_url}/admin/version")[0] == 200:
+        raise ServerUnavailable(f"The Prefect server at {info.api_url} has no password. {again}")
     status, version = _get(f"{info.api_url}/admin/version", auth_string=info.auth_string)
     if status == 401:
+        source = "PREFECT_SERVER_API_AUTH_STRING" if get_current_settings().server.api.auth_string else str(auth_file())
         raise ServerUnavailable(
-            f"The Prefect server at {info.api_url} does not accept the password in {auth_file()}. Run `consensus down`; "
-            "the next command starts it again."
+            f"The Prefect server at {info.api_url} does not accept the password in {source}. {again}"
         )
     theirs, ours = version.strip('"\n'), prefect.__version__
     if status == 200 and theirs.split(".")[:2] != ours.split(".")[:2]:
         # No second one beside it: the newer would migrate their common database under the older.
         raise ServerUnavailable(
-            f"The Prefect server at {info.api_url} is version {theirs}, this is Prefect {ours}. Run `consensus down`; the next "
-            "command starts it again."
+            f"The Prefect server at {info.api_url} is version {theirs}, this is Prefect {ours}. {again}"
         )
     return info
 
@@ -211,15 +226,16 @@ def _start(say: Callable[[str], None]) -> ServerInfo:
         port = listener.getsockname()[1]
         if port != wanted:
             say(f"Port {wanted} is taken by {_stranger(wanted)}; using {port}.")
-        api_url, log = _api_url(port), get_current_settings().home / "consensus-server.log"
+        home = get_current_settings().home.resolve()
+        api_url, log = _api_url(port), home / "consensus-server.log"
         made = make_auth_string()
         say("Starting a Prefect server in the background; the first time takes up to 20 seconds.")
         log.touch(mode=0o600)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE, str(listener.fileno())],
-                env={**os.environ, **server_environment(), **access_settings(port, made)},
-                cwd=get_current_settings().home,  # Prefect takes settings from the folder it is started in.
+                env={**os.environ, **server_environment(), **access_settings(api_url, made), "PREFECT_HOME": str(home)},
+                cwd=home,  # Prefect takes settings from the folder it is started in.
                 umask=0o077,  # The database holds the key to all saved keys.
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -231,7 +247,10 @@ def _start(say: Callable[[str], None]) -> ServerInfo:
     try:
         _wait_until_up(info, process, log)
         _memory().write_text(json.dumps({"api_url": info.api_url, "pid": info.pid}), encoding="utf-8")
-        write_profile(info.api_url, made)
+        try:
+            write_profile(info.api_url, made)
+        except OSError as error:
+            say(f"The Prefect profile {PROFILE!r} could not be written: {error}")
     except BaseException:  # Ctrl-C too: leave nothing running that nobody knows of.
         process.kill()
         process.wait()
@@ -252,7 +271,7 @@ def _stranger(port: int) -> str:
         return "another program"
     status, settings = _get(f"{url}/admin/settings")
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        if _listening_user(port) == os.getuid() and status == 200:
+        if _may_be_ours(url) and status == 200:
             home = Path(json.loads(settings)["home"])
             if home.resolve() == get_current_settings().home.resolve():
                 raise ServerUnavailable(
@@ -260,6 +279,11 @@ def _stranger(port: int) -> str:
                     "it, or stop it to let a protected one be started here."
                 )
     return "a Prefect server that was not started by this command in this PREFECT_HOME"
+
+
+def _may_be_ours(url: str) -> bool:
+    """Whether the program that listens there is of this user, as far as can be told."""
+    return _listening_user(urlsplit(url).port or 80) in {None, os.getuid()}
 
 
 def _listening_user(port: int) -> int | None:
@@ -281,7 +305,8 @@ def _listening_user(port: int) -> int | None:
 
 def _wait_until_up(info: ServerInfo, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not server_is_up(info.api_url):
+    # Whether it lives is asked last: once it has ended, anyone may answer on its port.
+    while not server_is_up(info.api_url) or process.poll() is not None:
         if (code := process.poll()) is not None or time.monotonic() > deadline:
             how = "did not answer in time" if code is None else f"ended with code {code}"
             last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
@@ -308,6 +333,7 @@ def _is_server(pid: int) -> bool:
     process = Path(f"/proc/{pid}")
     try:
         user, command = process.stat().st_uid, process.joinpath("cmdline").read_text(encoding="utf-8", errors="replace")
+        command = command.replace("\0", " ")
     except OSError:
         if Path("/proc/self").exists():
             return False
@@ -318,7 +344,7 @@ def _is_server(pid: int) -> bool:
             check=False,
         ).stdout.split(maxsplit=1)
         user, command = (int(shown[0]), shown[1]) if len(shown) == 2 else (-1, "")
-    return user == os.getuid() and _MODULE in command
+    return user == os.getuid() and any(ours in command for ours in _COMMANDS)
 
 
 @contextlib.contextmanager
@@ -339,7 +365,7 @@ def _get(url: str, timeout: float = CHECK_TIMEOUT_S, auth_string: str | None = N
     verify = ssl.create_default_context() if parts.scheme == "https" else False  # Loading certificates costs 20 ms.
     headers = {"Authorization": f"Basic {base64.b64encode(auth_string.encode()).decode()}"} if auth_string else {}
     try:
-        local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
+        local = parts.hostname in _LOOPBACK
         answer = httpx.get(url, timeout=timeout, verify=verify, trust_env=not local, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL):
         return 0, ""
@@ -348,15 +374,9 @@ def _get(url: str, timeout: float = CHECK_TIMEOUT_S, auth_string: str | None = N
 
 def _listen(port: int) -> socket.socket | None:
     """A socket that listens on the port; None if the port is taken."""
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((get_current_settings().server.api.host, port))
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        return None
-    return listener
+    with contextlib.suppress(OSError):
+        return socket.create_server((get_current_settings().server.api.host, port), backlog=128)
+    return None
 
 
 def _api_url(port: int) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import secrets
+import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -22,17 +24,23 @@ SIGN_IN_PATH = "/consensus/sign-in"
 """The page of our server that signs a browser in, with the password in the URL's fragment."""
 
 
-def access_settings(port: int, auth_string: str) -> dict[str, str]:
-    """Return the settings that close the server to everyone else, as environment variables; those you set yourself win."""
-    host = get_current_settings().server.api.host
+def access_settings(api_url: str, auth_string: str) -> dict[str, str]:
+    """Return the settings that close the server to everyone else, as environment variables; variables of your own win."""
+    host, port = get_current_settings().server.api.host, urlsplit(api_url).port
     origins = (f"http://{name}:{port}" for name in dict.fromkeys(["127.0.0.1", "localhost", host]))
     wanted = {
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(origins),
-        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "CORS_ALLOWED_ORIGINS": ",".join(origins),
+        "CSRF_PROTECTION_ENABLED": "true",
     }
-    # The port is where the server looks for the address it gives to the UI's pages.
-    ours = {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_AUTH_STRING": auth_string}
-    return {name: value for name, value in wanted.items() if name not in os.environ} | ours
+    given = {
+        f"PREFECT_SERVER_API_{name}": value
+        for name, value in wanted.items()
+        if not {f"PREFECT_SERVER_API_{name}", f"PREFECT_SERVER_{name}"} & os.environ.keys()
+    }
+    # Where the UI sends the password to: by default that is `api.url`, which an active profile may set to another server.
+    if not {"PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL"} & os.environ.keys():
+        given["PREFECT_SERVER_UI_API_URL"] = api_url
+    return given | {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_AUTH_STRING": auth_string}
 
 
 def auth_file() -> Path:
@@ -51,11 +59,14 @@ def read_auth_string() -> str | None:
 
 
 def make_auth_string() -> str:
-    """Return the password of our server, and make it if there is none yet."""
+    """Return the password of our server, and make it if there is none: `consensus down` forgets it.
+
+    A server that has crashed is started again with the same one, so that workers and batches that go on can reach it.
+    """
     if known := read_auth_string():
         return known
     made = f"consensus:{secrets.token_urlsafe(32)}"  # Prefect wants user:password.
-    with atomic_write(auth_file(), mode=0o600) as file:
+    with atomic_write(auth_file(), mode=0o600, follow=False) as file:
         file.write_text(made, encoding="utf-8")
     return made
 
@@ -63,18 +74,30 @@ def make_auth_string() -> str:
 def close_files_to_others() -> None:
     """Make what is secret in PREFECT_HOME readable by its owner alone, also where an open folder was there before."""
     home = get_current_settings().home
-    for path in (*home.glob("prefect.db*"), *home.glob("consensus-*"), home / "profiles.toml"):
+    for path in (home, *home.glob("prefect.db*"), *home.glob("consensus-*"), home / "profiles.toml"):
         with contextlib.suppress(OSError):  # It may belong to somebody else, or be gone again.
-            if path.is_file() and path.stat().st_mode & 0o077:
+            mode = path.lstat().st_mode
+            if path == home and mode & 0o022:
+                path.chmod(
+                    stat.S_IMODE(mode) & ~0o022
+                )  # Whoever may write there may put another file in place of the secret.
+            elif stat.S_ISREG(mode) and mode & 0o077:
                 path.chmod(0o600)
 
 
 def write_profile(api_url: str, auth_string: str) -> None:
-    """Let `prefect --profile consensus ...` reach the server."""
+    """Let `prefect --profile consensus ...` reach the server.
+
+    Raises:
+        OSError: If your profiles cannot be written.
+    """
     path = get_current_settings().profiles_path
     assert path is not None, "Prefect always has one"
     profiles = load_profiles()
-    profiles.update_profile(PROFILE, {PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth_string}, source=path)
+    wanted = {PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth_string}
+    if PROFILE in profiles.names and profiles[PROFILE].settings == wanted:
+        return
+    profiles.update_profile(PROFILE, wanted, source=path)
     path.touch(mode=0o600)
     path.chmod(0o600)
     save_profiles(profiles)

@@ -257,8 +257,9 @@ class _Run:
             if self._calls_seen.error is not None:
                 raise self._calls_seen.error
             if of_row.refusal and was_cut(record):
-                # Shorter rows may still be covered. Not all are tried: they would be cut too, one after the other.
-                self._too_long = min(self._too_long, most_tokens(row.prompt) / 2)
+                if of_row.short:
+                    # Shorter rows may still be covered. Not all are tried: they would be cut too, one after the other.
+                    self._too_long = min(self._too_long, most_tokens(row.prompt) / 2)
                 result = self._leave(row, f"cut off: {of_row.refusal}")
             elif self._stop is not None and record.answer is None:
                 result = self._leave(row, record.error)

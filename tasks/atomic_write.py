@@ -83,7 +83,8 @@ def _keep_rights(part: Path, old: os.stat_result) -> None:
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         with contextlib.suppress(OSError):  # only root may give a file away
             os.chown(part, old.st_uid, old.st_gid)
-    part.chmod(stat.S_IMODE(old.st_mode))
+    with contextlib.suppress(OSError):  # some network file systems have no modes
+        part.chmod(stat.S_IMODE(old.st_mode))
 
 
 def _sync(path: Path) -> None:

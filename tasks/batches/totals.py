@@ -86,22 +86,23 @@ class Totals:
 
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Count a call, as the journal has it."""
+        # Read before anything is counted: a damaged line counts for nothing.
+        requests, tokens, usd, error, seconds = (call[name] for name in ("requests", "tokens", "usd", "error", "s"))
+        lost, entries = call.get("possibly_billed", 0), call.get("entries") or ()
         model = self._models.setdefault(call["call"], _Model())
-        model.requests += call["requests"]
-        lost = call.get("possibly_billed", 0)
+        model.requests += requests
         model.possibly_billed += lost
-        entries = call.get("entries") or ()
         self.requests.told(entries)
         # Those that were entered one by one are counted already; a journal of an earlier version has none.
         if not entries:
-            self.requests.add(call["requests"], call["tokens"], call["usd"])
-        if call["error"]:
-            model.errors[call["error"]] += 1
+            self.requests.add(requests, tokens, usd)
+        if error:
+            model.errors[error] += 1
         else:
-            model.latencies.append(call["s"])
-        if call["usd"] is not None:
-            model.cost_usd += call["usd"]
-        elif lost < call["requests"]:
+            model.latencies.append(seconds)
+        if usd is not None:
+            model.cost_usd += usd
+        elif lost < requests:
             model.unpriced += 1
 
     def end_interrupted(self) -> None:

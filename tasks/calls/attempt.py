@@ -126,8 +126,8 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *left_out,
             *repairs.notes(request),
             *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
-            *(() if reply.usage else (f"{request.name} reported no token usage",)),
-            *(f"{request.name} reported a {what} that cannot be true: it is not counted" for what in reply.doubts),
+            *(() if reply.usage or "token usage" in reply.doubts else (f"{request.name} reported no token usage",)),
+            *(f"{request.name} reported a {what} that cannot be true: it is not used" for what in reply.doubts),
             *((f"{request.name} repeated the key in its answer: it is struck out",) if sent.struck else ()),
         ),
     )

@@ -58,6 +58,18 @@ async def test_the_pace_is_that_of_before_when_the_server_is_quick_again(monkeyp
         assert pace.latency == latency
 
 
+async def test_a_server_that_is_far_away_is_not_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backpressure, "PROBE_EVERY_S", 0.0)
+    answers = [SLOW_S, SLOW_S, 0.5, 0.5]
+    pace = ServerPace(lambda: answers.pop(0), far=lambda: True)
+    pace._calls = FIRST_CALLS
+    delays = []
+    for _ in range(4):
+        await pace.turn()
+        delays.append(round(pace.delay, 3))
+    assert delays == [0, 0, 0, 0.5 - SLOW_S]
+
+
 @pytest.fixture
 def slow_server() -> Iterator[ThreadingHTTPServer]:
     class Handler(BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ from tasks.calls.call import Caller
 from tasks.calls.money.budget import EXCESS, spending
 from tasks.calls.request import Answer
 from tests.kits.asking import VENDORS, answer, asking, outcome, question
-from tests.vendors import LoopbackVendors, Reply, Usage
+from tests.vendors import LoopbackVendors, Reply, Usage, faults
 
 MB = 1_000_000
 
@@ -116,6 +116,24 @@ async def test_what_a_model_takes_beyond_its_worst_case_is_reserved_for_the_next
         found = [result for result, _ in await asyncio.gather(*(outcome(request, fresh=True) for request in requests))]
         assert sum(isinstance(result, Answer) for result in found) == most
         assert purse.cost_usd <= 0.05 and purse.tokens <= 500_000
+
+
+async def test_the_first_call_does_not_go_alone_where_the_budget_has_plenty_left(server: LoopbackVendors) -> None:
+    request = question()
+    server.script(request.model, then=Reply(text="x", delay=0.2))
+    with spending(Budget(max_tokens=10_000_000)):
+        await asyncio.gather(*(outcome(request.model_copy(update={"sample": n})) for n in range(4)))
+    at = sorted(seen.at for seen in server.seen if seen.model == request.model)
+    assert at[-1] - at[0] < 0.2
+
+
+async def test_a_first_call_that_hangs_keeps_the_others_waiting_once(server: LoopbackVendors) -> None:
+    request = question(timeout=0.5)
+    server.script(request.model, faults.hang(), faults.hang(), faults.hang(), then=faults.hang())
+    with spending(Budget(max_tokens=100_000)):
+        await asyncio.gather(*(outcome(request.model_copy(update={"sample": n})) for n in range(4)))
+    first, *rest = sorted(seen.at for seen in server.seen if seen.model == request.model)
+    assert rest[0] - first >= 0.4 and rest[2] - rest[0] < 0.4, "the other three went together"
 
 
 async def test_only_the_first_call_of_a_model_goes_alone(server: LoopbackVendors) -> None:

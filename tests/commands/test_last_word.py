@@ -120,7 +120,8 @@ def test_it_is_reported_once_whatever_comes_after_it(healthy, error, capsys):
     assert reported.run(error=error) == Exit.BUDGET
     assert reported.values == ["the record"]
     said = capsys.readouterr().err
-    assert ("did not record the end of the run" in said) == (error is not None)
+    assert ("the work is done" in said) == (error is not None)
+    assert ("did not record the end of the run" in said) == isinstance(error, httpx.HTTPError)
     assert "Traceback" not in said
 
 

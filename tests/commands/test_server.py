@@ -132,6 +132,7 @@ def started(tmp_path_factory):
     home.mkdir()
     home.chmod(0o755)
     home.joinpath("prefect.db").touch(mode=0o644)
+    home.chmod(0o775)
     seen = []
     with listening(pretender(somebody_elses_server("/another/home"), seen)) as taken:
         env = shell(home, taken)
@@ -147,6 +148,7 @@ def started(tmp_path_factory):
         assert probe.connect_ex(("127.0.0.1", urlsplit(again["api_url"]).port)) != 0
     assert run(STOP, env) is None
     assert home.joinpath("consensus-server.log").exists()
+    assert not home.joinpath("consensus-server-auth").exists(), "a browser may give it to whoever takes the port now"
 
 
 def test_two_commands_at_once_start_one_server_which_is_found_again(started):
@@ -243,6 +245,7 @@ def test_what_is_secret_in_the_home_is_the_owners_alone_also_where_the_folder_wa
         secret, "0o600"
     )
     assert not [path.name for path in started.home.glob("prefect.db*") if path.stat().st_mode & 0o077]
+    assert started.home.stat().st_mode & 0o022 == 0, "nobody else can replace them"
 
 
 def test_prefects_own_commands_reach_it_by_the_profile(started):
@@ -258,11 +261,20 @@ def test_prefects_own_commands_reach_it_by_the_profile(started):
 
 def test_the_profile_is_no_address_of_your_own_that_must_answer(started):
     """Else `prefect profile use consensus` would forbid the next command to start the server again."""
-    assert run(FIND, {**started.env, "PREFECT_PROFILE": "consensus"})["pid"] == started.again["pid"]
+    other = started.home / "other-profiles.toml"
+    other.write_text('[profiles.consensus]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n')
+    env = {**started.env, "PREFECT_PROFILE": "consensus", "PREFECT_PROFILES_PATH": str(other)}
+    assert run(FIND, env)["pid"] == started.again["pid"]
 
 
-def test_its_address_in_the_environment_finds_its_password(started):
-    assert run(FIND, {**started.env, "PREFECT_API_URL": started.again["api_url"]})["pid"] == started.again["pid"]
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_its_address_in_the_environment_finds_its_password(started, name):
+    url = started.again["api_url"].replace("127.0.0.1", name) + "/"
+    assert run(FIND, {**started.env, "PREFECT_API_URL": url})["pid"] == started.again["pid"]
+
+
+def test_its_ui_sends_the_password_to_it_alone(started):
+    assert ask(started, "GET", "/ui-settings").json()["api_url"] == started.again["api_url"]
 
 
 def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
@@ -316,7 +328,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        known = self.path == "/api/health" or self.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
+        known = sys.argv[2] == "open" or self.path == "/api/health" or self.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
         self.send_response(200 if known else 401)
         self.end_headers()
         self.wfile.write({"/api/health": b"true", "/api/admin/version": sys.argv[1].encode()}[self.path])
@@ -328,14 +340,19 @@ server.serve_forever()
 
 
 @pytest.mark.parametrize(
-    ("version", "password", "fits"),
-    [(prefect.__version__, "user:secret", True), ("2.20.1", "user:secret", False), ("any", "user:other", False)],
+    ("version", "password", "door", "fits"),
+    [
+        (prefect.__version__, "user:secret", "closed", True),
+        (prefect.__version__, "user:secret", "open", False),
+        ("2.20.1", "user:secret", "closed", False),
+        ("any", "user:other", "closed", False),
+    ],
 )
-def test_the_server_of_an_earlier_command_is_used_if_its_version_and_password_fit(env, version, password, fits):
+def test_the_server_of_an_earlier_command_is_used_if_its_version_and_password_fit(env, version, password, door, fits):
     home = Path(env["PREFECT_HOME"])
     home.mkdir()
     # The last argument is what a server of ours is known by.
-    command = [sys.executable, "-c", EARLIER, json.dumps(version), "deployments.prefect_server"]
+    command = [sys.executable, "-c", EARLIER, json.dumps(version), door, "deployments.prefect_server"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}/api"

@@ -34,10 +34,13 @@ def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
         # The browser is handed a file that only you can read, not the link: other users see the arguments of every process.
         link = f"{info.ui_url}{SIGN_IN_PATH}#{quote(info.auth_string, safe='')}"
         page = get_current_settings().home / "consensus-ui.html"
-        with atomic_write(page, mode=0o600) as file:
+        with atomic_write(page, mode=0o600, follow=False) as file:
             file.write_text(f'<meta http-equiv="refresh" content="0;url={html.escape(link)}">\n', encoding="utf-8")
         address = page.as_uri()
-    if not webbrowser.open(address):
-        say("No browser was found. Open the address, and sign in with what `consensus ui --password` prints.")
+    opened = webbrowser.open(address)
     put(info.ui_url)
+    if info.auth_string is not None:  # A browser from a snap cannot read the file, and says so only in its window.
+        say(
+            f"{'If it asks for a password' if opened else 'No browser was found'}: `consensus ui --password` prints it."
+        )
     return Exit.ANSWER

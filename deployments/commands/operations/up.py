@@ -79,6 +79,7 @@ def _worker() -> int:
     if running is not None:
         return running
     log = get_current_settings().home / "consensus-worker.log"
+    log.touch(mode=0o600)
     with log.open("ab") as output:
         before = output.tell()  # what earlier workers have written
         process = subprocess.Popen(

@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 from blocks.budget import Budget
 
+PLENTY, PLENTY_TOKENS, PLENTY_USD = 1000, 1_000_000, 2.0
+"""A budget is tight if less is left than so many times the worst case of a call, or less than so much: fees a call, and what a
+model thinks, do not grow with the call."""
+
 
 class Refusal(NamedTuple):
     """Why a budget does not cover a call, even with no other call under way."""
@@ -12,6 +16,8 @@ class Refusal(NamedTuple):
     message: str
     exhausted: bool
     """Whether it will cover none any more, however small."""
+    by_size: bool = False
+    """Whether it would cover a smaller call."""
 
 
 class Account:
@@ -58,12 +64,14 @@ class Account:
             return Refusal(
                 f"the budget of {limits.max_tokens} tokens has {left} left, and the call may take {tokens}",
                 exhausted=not left,
+                by_size=True,
             )
         if limits.max_cost_usd is not None and paid + cost_usd > limits.max_cost_usd:
             rest = max(0.0, limits.max_cost_usd - paid)
             return Refusal(
                 f"the budget of {limits.max_cost_usd:g} USD has {rest:.6f} left, and the call may cost {cost_usd:.6f}",
                 exhausted=not rest,
+                by_size=True,
             )
         return None
 
@@ -75,6 +83,13 @@ class Account:
         return (limits.max_tokens is not None and self.tokens + tokens > limits.max_tokens) or (
             limits.max_cost_usd is not None and self.cost_usd + cost_usd > limits.max_cost_usd
         )
+
+    def has_plenty(self, tokens: int, cost_usd: float) -> bool:
+        """Tell whether a call may take very much more than its worst case and still be covered."""
+        limits = self.limits
+        return (
+            limits.max_tokens is None or self.tokens + max(PLENTY * tokens, PLENTY_TOKENS) <= limits.max_tokens
+        ) and (limits.max_cost_usd is None or self.cost_usd + max(PLENTY * cost_usd, PLENTY_USD) <= limits.max_cost_usd)
 
     def open(self, tokens: int, cost_usd: float) -> None:
         """Set the worst case of a call aside."""

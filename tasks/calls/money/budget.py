@@ -108,7 +108,9 @@ class Reservation:
             lost: Whether the response was lost, so that the vendor may have billed what is not known.
         """
         spent = None if usage is None else usage.input_tokens + usage.output_tokens
-        if not lost and spent != 0:  # a request that was refused tells nothing
+        if lost:  # one that hangs must not keep the others waiting, time-out after time-out
+            EXCESS.setdefault(self.source, Excess())
+        elif spent != 0:  # a request that was refused tells nothing
             self._learn(spent, cost_usd)
         for purse in self.purse.chain():
             if purse.book is not None and self.entry is not None:
@@ -203,6 +205,8 @@ class Purse(Account):
         """Why the last call was refused that this purse or one around it did not cover; None as long as all are."""
         self.exhausted = False
         """Whether no call will be covered any more, however small."""
+        self.short = False
+        """Whether the last call that was refused was too large: a smaller one may be covered."""
 
     async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
         """Set aside the worst case of `request`, after those that have waited longer for the same purse.
@@ -262,14 +266,15 @@ class Purse(Account):
         tokens = worst.input_tokens + worst.output_tokens
         source = (endpoint.address, request.model)
         # Nobody knows the fees of a model and how it keeps to limits before it has answered. With others of it under way
-        # the budget would be exceeded by all of them; so it is by one, for the time of one call in a process.
-        trial = bool(in_dollars) or any(purse.limits.max_tokens is not None for purse in self.chain())
+        # a tight budget would be exceeded by all of them; so it is by one, for the time of one call in a process.
+        trial = not all(purse.has_plenty(tokens, cost or 0.0) for purse in self.chain())
         return Reservation(self, request.name, source, tokens, cost, trial)
 
     def _tell(self, refuses: "Purse", refusal: Refusal) -> None:
         """Tell every purse, as far out as the one that `refuses`, that it has not covered a call."""
         for purse in self.chain():
             purse.refusal = refusal.message
+            purse.short = refusal.by_size
             if purse is refuses:
                 purse.exhausted = purse.exhausted or refusal.exhausted
                 break
