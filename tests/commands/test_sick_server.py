@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from deployments.terminal import Exit
 from tests.kits.sick_proxy import Sick, ends_run, sick_proxy
-from tests.vendors import LoopbackVendors
+from tests.vendors import LoopbackVendors, Reply
 
 ROOT = Path(__file__).parent.parent.parent
 PANEL = ["-m", "openai/a", "-m", "anthropic/b"]
@@ -69,3 +69,34 @@ def test_a_key_that_cannot_be_saved_is_not_a_matter_of_encryption(results: str, 
     assert done.returncode == Exit.NO_ANSWER and "ENCRYPTION_KEY" not in done.stderr
     (said,) = done.stderr.splitlines()
     assert said.startswith("consensus: the Prefect server failed: HTTP 500 to ") and "sk-test" not in said
+
+
+def test_earlier_turns_of_a_chat_are_printed_where_the_next_one_cannot_begin(
+    results: str, vendors: LoopbackVendors, tmp_path: Path
+) -> None:
+    vendors.script("x/one", then=Reply(text="the first answer"))
+    begun: list[str] = []
+
+    def sick(method: str, path: str, body: bytes) -> int | None:
+        if path == "/api/flow_runs/":
+            begun.append(path)
+        return 500 if path == "/api/flow_runs/" and len(begun) > 1 else None
+
+    out = tmp_path / "out.json"
+    done = run(
+        sick,
+        "openrouter",
+        "chat",
+        "--prompt",
+        "Why?",
+        "--model",
+        "x/one",
+        "--turns",
+        "2",
+        "--raw",
+        "-o",
+        out,
+        results=results,
+    )
+    assert (done.returncode, done.stdout.strip()) == (Exit.NO_ANSWER, "the first answer"), done.stderr
+    assert "the first answer" in out.read_text()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -61,20 +62,30 @@ def chat(
     session = Session(one_model(model, options), out)
     warm_up(["openrouter"])
     server()
-    if interactive:
-        good = _talk(session, first)
-    else:
-        good = _improve(session, first or "", turns, improvement_prompt or prompt_file_text("openrouter_improve"))
+    try:
+        if interactive:
+            good = _talk(session, first)
+        else:
+            good = _improve(session, first or "", turns, improvement_prompt or prompt_file_text("openrouter_improve"))
+    except Exception:
+        if session.last is not None:  # earlier turns are paid for
+            _deliver(session, output, show=not interactive)
+        raise
+    _deliver(session, output, show=not interactive)
+    return Exit.ANSWER if good else Exit.NO_ANSWER
+
+
+def _deliver(session: "Session", output: Path | None, *, show: bool) -> None:
+    """Print and write what came of the turns; each is done also where the other one fails."""
     document = session.document()
     try:
-        if out.json:
+        if session.out.json:
             put_json(document)
-        elif not interactive and session.last is not None:
+        elif show and session.last is not None:
             put(session.last)
     finally:
         if output is not None:
             write_whole(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    return Exit.ANSWER if good else Exit.NO_ANSWER
 
 
 class Session:
