@@ -20,7 +20,7 @@ pytestmark = [
 async def task_runs(flow_run_id, count):
     """The task runs of a flow run, as the server shows them; it learns of them a moment later."""
     async with get_client() as client:
-        for _ in range(100):
+        for _ in range(600):
             body = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
             runs = (await client.request("POST", "/task_runs/filter", json=body)).json()
             if len(runs) >= count and all(run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"} for run in runs):

@@ -246,14 +246,17 @@ def test_other_budgets(consensus, vendors, tmp_path, limit):
     ran = consensus("batch", source, "-o", out, *panel, *limit, "--concurrency", "1", "--json")
     summary = json.loads(ran.out)
     assert ran.code == 3, (summary, ran.err)
-    assert 1 <= summary["done"] == vendors.count() < 12
+    cut = (
+        vendors.count() - summary["done"]
+    )  # a deadline cuts the call under way; other budgets are checked before a call
+    assert 1 <= summary["done"] < 12 and cut in ({0, 1} if "deadline" in limit[0] else {0})
     assert column(out, "status") == ["finished"] * summary["done"] + ["not_started"] * summary["not_started"]
     if "tokens" in limit[0]:
         assert summary["done"] * 1000 <= 5000
     if "cost" in limit[0]:
         assert 0 < summary["cost_usd"] <= 0.004
     last = consensus("batch", source, "-o", out, *panel, "--json")
-    assert last.code == 0 and vendors.count() == 12
+    assert last.code == 0 and vendors.count() == 12 + cut
     paid = json.loads(last.out)["cost_usd"]
     assert paid == pytest.approx(12 * (400 * 0.15 + 600 * 0.6) / 1e6), "the bill is of both runs"
 

@@ -188,7 +188,7 @@ async def test_retry_after_holds_back_the_others_on_the_same_credentials(
     first, second = times(server, limited)
     assert second - first >= 0.6
     assert times(server, same)[0] - first >= 0.59
-    assert times(server, other)[0] - first < 0.5
+    assert times(server, other)[0] < second, "other credentials are not held back"
 
 
 async def saved(name: str, url: str, key: str = "sk-one", **limits: Any) -> None:
