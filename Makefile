@@ -46,7 +46,7 @@ test: setup ## Lint, format, types and tests, with the locked versions
 AWAY := tests/chaos/test_server_outage.py tests/chaos/test_workers.py tests/chaos/test_locked_database.py
 CHAOS = $(VENV)/bin/pytest -m chaos --timeout 1800 --show-capture=no -p no:cacheprovider
 
-chaos: setup ## Faults, attacks and soaks, at length: some twenty minutes, loopback only, figures as JSON lines
+chaos: setup ## Faults, attacks and soaks, at length: half an hour or more, loopback only, figures as JSON lines
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target chaos-away chaos-here
 
 chaos-away:
