@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet
-CODE := blocks tasks flows deployments tests $(wildcard examples benchmarks)
+CODE := consensus_flows/__init__.py blocks tasks flows deployments tests $(wildcard examples benchmarks)
 
 # Tests run in several processes, each with a Prefect server of its own: one more than there are cores, since tests wait, too.
 # One that has no tests left takes some of another's.

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from deployments.server import ServerInfo
+    from consensus_flows.deployments.server import ServerInfo
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def prefect_server(vendors_url: str | None) -> Iterator["ServerInfo"]:
         }
         if vendors_url is not None:
             os.environ |= {"OPENAI_API_KEY": "bench", "OPENAI_BASE_URL": f"{vendors_url}/v1"}
-        from deployments.server import find_or_start_server, stop_server, use_server
+        from consensus_flows.deployments.server import find_or_start_server, stop_server, use_server
 
         server = find_or_start_server(lambda _text: None)
         use_server(server)

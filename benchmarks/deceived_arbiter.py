@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from common import prefect_server
 
-from blocks.extraction import parse_extraction
-from flows.consortium import ConsortiumConfig, run_consortium
-from tasks.calls.call import Caller
-from tasks.calls.request import Request
-from tasks.counting.extraction.extract import extract_all
-from tasks.record import Record, Response
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.flows.consortium import ConsortiumConfig, run_consortium
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.record import Record, Response
 from tests.kits.recorded import GSM, Question, gsm_questions, scored
 
 FORM = parse_extraction("json:answer")

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 
 import common  # noqa: F401  # the packages of this repository are found through it
 
-from blocks.extraction import parse_extraction
-from tasks.counting.agreement import medoid
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.vote import count_votes
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.tasks.counting.agreement import medoid
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.counting.vote import count_votes
 from tests.kits.recorded import GSM, GSM_MEMBERS, MATH, MATH_MEMBERS, PARSED_GSM, gsm_questions, parsed, scored
 
 FORM = parse_extraction("json:answer")

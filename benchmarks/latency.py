@@ -37,7 +37,7 @@ async def bare(number: int) -> float:
 
 async def flows(name: str) -> list[float]:
     """Time the flow, round after round in one process."""
-    from flows.consortium import ConsortiumConfig, consortium
+    from consensus_flows.flows.consortium import ConsortiumConfig, consortium
 
     config = ConsortiumConfig(
         members=[f"openai/{model}" for model in MEMBERS], arbiter="openai/judge", max_iterations=1
@@ -61,7 +61,15 @@ def command(prompt: str) -> float:
     """Time the command from the shell."""
     options = [part for model in MEMBERS for part in ("-m", f"openai/{model}")]
     return shell(
-        "-m", "deployments.cli", prompt, *options, "--arbiter", "openai/judge", "--max-iterations", "1", "--raw"
+        "-m",
+        "consensus_flows.deployments.cli",
+        prompt,
+        *options,
+        "--arbiter",
+        "openai/judge",
+        "--max-iterations",
+        "1",
+        "--raw",
     )
 
 

@@ -89,7 +89,7 @@ async def bare(rows: int, concurrency: int, name: str) -> dict[str, Any]:
 
 async def batched(rows: int, concurrency: int, name: str) -> dict[str, Any]:
     """Run the batch flow over a file of `rows` questions; asked again by the same name, all answers are stored."""
-    from flows.batch import batch
+    from consensus_flows.flows.batch import batch
 
     config = {"members": [f"openai/{model}" for model in MEMBERS], "arbiter": "openai/judge", "max_iterations": 1}
     home = Path(os.environ["PREFECT_HOME"])
@@ -117,7 +117,7 @@ async def batched(rows: int, concurrency: int, name: str) -> dict[str, Any]:
 
 async def panel(rows: int, concurrency: int, name: str) -> dict[str, Any]:
     """Ask a panel of five, of whom one is slow, with and without patience for stragglers."""
-    from flows.consortium import ConsortiumConfig, consortium
+    from consensus_flows.flows.consortium import ConsortiumConfig, consortium
     from tests.vendors import LoopbackVendors, Reply
 
     _ = rows, concurrency
@@ -248,7 +248,7 @@ async def save_credentials(url: str, concurrency: int) -> None:
     """Save credentials that let all calls of a batch go at once; built-in ones let 32."""
     from pydantic import SecretStr
 
-    from blocks.credentials import OpenAICredentials
+    from consensus_flows.blocks.credentials import OpenAICredentials
 
     saved = OpenAICredentials(api_key=SecretStr("bench"), base_url=f"{url}/v1", max_concurrency=concurrency)
     await saved.save("openai", overwrite=True)

@@ -22,9 +22,9 @@ async def run(stop_when: int | None) -> tuple[float, int, float, float, float]:
     Returns:
         Right in per cent, ties, calls a question, seconds, unanimous in per cent.
     """
-    from blocks.vote import VoteConfig
-    from flows.vote import run_vote
-    from tasks.record import Record
+    from consensus_flows.blocks.vote import VoteConfig
+    from consensus_flows.flows.vote import run_vote
+    from consensus_flows.tasks.record import Record
 
     config = VoteConfig(members=[f"openai/{name}" for name in GSM_MEMBERS], extract="json:answer", stop_when=stop_when)
     gate = asyncio.Semaphore(AT_ONCE)

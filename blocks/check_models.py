@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from blocks.layer import MixturePrompts
-from blocks.panel import PanelConfig
+from consensus_flows.blocks.layer import MixturePrompts
+from consensus_flows.blocks.panel import PanelConfig
 
 CheckRole = Literal["proposer", "aggregator"]
 

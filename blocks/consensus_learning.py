@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Self
 from prefect.blocks.core import Block
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from blocks.extraction import parse_extraction
-from blocks.member import Member, ModelName, parse_member
-from blocks.panel import PanelConfig
-from blocks.sampling import Sampling
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.member import Member, ModelName, parse_member
+from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.sampling import Sampling
 
 Approach = Literal["centralized_llm", "majority", "medoid", "decentralized"]
 PromptType = Literal["user", "assistant", "system"]
@@ -245,7 +245,7 @@ class ConsensusLearning(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks import ConsensusLearning
+        from consensus_flows.blocks import ConsensusLearning
 
         saved = ConsensusLearning.load("BLOCK_NAME")
         ```

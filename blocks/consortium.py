@@ -5,9 +5,9 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, field_validator, model_validator
 
-from blocks.member import ModelName, parse_member
-from blocks.panel import PanelConfig
-from blocks.sampling import Sampling
+from consensus_flows.blocks.member import ModelName, parse_member
+from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.sampling import Sampling
 
 
 class ConsortiumConfig(PanelConfig):
@@ -76,7 +76,7 @@ class Consortium(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks import Consortium
+        from consensus_flows.blocks import Consortium
 
         saved = Consortium.load("BLOCK_NAME")
         ```

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from blocks.addresses import checked_base_url
+from consensus_flows.blocks.addresses import checked_base_url
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -94,7 +94,7 @@ def openai_client(
     """Return a fresh client of OpenAI's SDK for the server at `address`."""
     from openai import AsyncOpenAI
 
-    from blocks.http_client import ModelClient
+    from consensus_flows.blocks.http_client import ModelClient
 
     return AsyncOpenAI(
         api_key=key,
@@ -112,7 +112,7 @@ class OpenAICredentials(ModelCredentials):
     Example:
         Load saved credentials and make a client:
         ```python
-        from blocks import OpenAICredentials
+        from consensus_flows.blocks import OpenAICredentials
 
         credentials = OpenAICredentials.load("BLOCK_NAME")
         client = credentials.get_client()
@@ -152,7 +152,7 @@ class OpenAICompatibleCredentials(ModelCredentials):
     Example:
         Load saved credentials and make a client:
         ```python
-        from blocks import OpenAICompatibleCredentials
+        from consensus_flows.blocks import OpenAICompatibleCredentials
 
         credentials = OpenAICompatibleCredentials.load("BLOCK_NAME")
         client = credentials.get_client()
@@ -188,7 +188,7 @@ class AnthropicCredentials(ModelCredentials):
     Example:
         Load saved credentials and make a client:
         ```python
-        from blocks import AnthropicCredentials
+        from consensus_flows.blocks import AnthropicCredentials
 
         credentials = AnthropicCredentials.load("BLOCK_NAME")
         client = credentials.get_client()
@@ -214,7 +214,7 @@ class AnthropicCredentials(ModelCredentials):
         """
         from anthropic import AsyncAnthropic
 
-        from blocks.http_client import ModelClient
+        from consensus_flows.blocks.http_client import ModelClient
 
         return AsyncAnthropic(
             api_key=self.api_key.get_secret_value(),
@@ -231,7 +231,7 @@ class GoogleCredentials(ModelCredentials):
     Example:
         Load saved credentials and make a client:
         ```python
-        from blocks import GoogleCredentials
+        from consensus_flows.blocks import GoogleCredentials
 
         credentials = GoogleCredentials.load("BLOCK_NAME")
         client = credentials.get_client()
@@ -258,7 +258,7 @@ class GoogleCredentials(ModelCredentials):
         from google import genai
         from google.genai.types import HttpOptions, HttpRetryOptions
 
-        from blocks.http_client import ModelClient
+        from consensus_flows.blocks.http_client import ModelClient
 
         options = HttpOptions(
             base_url=self.address,

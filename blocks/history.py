@@ -15,7 +15,7 @@ class HistoryDatabase(Block):
     Example:
         Save the address of a PostgreSQL database:
         ```python
-        from blocks import HistoryDatabase
+        from consensus_flows.blocks import HistoryDatabase
 
         HistoryDatabase(url="postgresql://user:password@host/name").save("consensus-history")
         ```

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from blocks.addresses import proxy_for
+from consensus_flows.blocks.addresses import proxy_for
 
 _MB = 1_000_000
 _ERROR_BYTES = 256 * 1024

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from blocks.member import Member, members_of
-from blocks.sampling import Sampling
+from consensus_flows.blocks.member import Member, members_of
+from consensus_flows.blocks.sampling import Sampling
 
 
 class Layer(BaseModel):

@@ -5,10 +5,10 @@ from typing import Any, Self
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, field_validator, model_validator
 
-from blocks.layer import Layer, MixturePrompts, NamedLayer
-from blocks.member import Member, ModelName, parse_member
-from blocks.panel import PanelConfig, RunConfig
-from blocks.sampling import Sampling
+from consensus_flows.blocks.layer import Layer, MixturePrompts, NamedLayer
+from consensus_flows.blocks.member import Member, ModelName, parse_member
+from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.sampling import Sampling
 
 
 class MixtureOfAgentsConfig(RunConfig):
@@ -150,7 +150,7 @@ class MixtureOfAgents(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks.mixture_of_agents import MixtureOfAgents
+        from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents
 
         saved = MixtureOfAgents.load("BLOCK_NAME")
         ```

@@ -4,9 +4,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from blocks.budget import Budget
-from blocks.member import Member, ModelName, members_of, parse_member
-from blocks.sampling import Sampling, ServiceTier
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
+from consensus_flows.blocks.sampling import Sampling, ServiceTier
 
 TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""

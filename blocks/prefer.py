@@ -5,8 +5,8 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, model_validator
 
-from blocks.panel import PanelConfig
-from blocks.sampling import Sampling
+from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.sampling import Sampling
 
 
 class PreferConfig(PanelConfig):
@@ -52,7 +52,7 @@ class Prefer(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks.prefer import Prefer
+        from consensus_flows.blocks.prefer import Prefer
 
         saved = Prefer.load("BLOCK_NAME")
         ```

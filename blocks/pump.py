@@ -3,7 +3,7 @@
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl
 
-from blocks.panel import PanelConfig
+from consensus_flows.blocks.panel import PanelConfig
 
 
 class PumpConfig(PanelConfig):
@@ -27,7 +27,7 @@ class Pump(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks.pump import Pump
+        from consensus_flows.blocks.pump import Pump
 
         saved = Pump.load("BLOCK_NAME")
         ```

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from blocks.passed_through import refusal
+from consensus_flows.blocks.passed_through import refusal
 
 ServiceTier = Literal["flex"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Self
 from prefect.blocks.core import Block
 from pydantic import BeforeValidator, Field, HttpUrl, field_validator, model_validator
 
-from blocks.extraction import parse_extraction
-from blocks.member import Member, ModelName, parse_member
-from blocks.panel import PanelConfig
-from blocks.sampling import Sampling
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.member import Member, ModelName, parse_member
+from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.sampling import Sampling
 
 
 def _read_weights(value: Any) -> Any:
@@ -183,7 +183,7 @@ class Vote(Block):
     Example:
         Load a saved configuration:
         ```python
-        from blocks.vote import Vote
+        from consensus_flows.blocks.vote import Vote
 
         saved = Vote.load("BLOCK_NAME")
         ```

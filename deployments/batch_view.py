@@ -3,9 +3,9 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from deployments.terminal import say
-from tasks.batches.outcome import NOT_STARTED, BatchSummary, Progress
-from tasks.calls.money.bill import bill
+from consensus_flows.deployments.terminal import say
+from consensus_flows.tasks.batches.outcome import NOT_STARTED, BatchSummary, Progress
+from consensus_flows.tasks.record import bill
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -21,9 +21,9 @@ from typing import get_args
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from deployments.folder_settings import ignore_folder_settings
-from deployments.kinds import KINDS, MAIN
-from deployments.terminal import Exit, Stop, flush, leave, open_streams, say
+from consensus_flows.deployments.folder_settings import ignore_folder_settings
+from consensus_flows.deployments.kinds import KINDS, MAIN
+from consensus_flows.deployments.terminal import Exit, Stop, flush, leave, open_streams, say
 
 app = App(
     name="consensus",
@@ -40,9 +40,11 @@ for _name, _kind in KINDS.items():
     app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
     # As one word of their own, so that help and errors show what was written.
     app.command(f"{_kind.module}:save", name=f"save --flow {_name}", show=False)
-    app.command(f"deployments.commands.algorithms.batch:batch_{_name}", name=f"batch --flow {_name}", show=False)
+    app.command(
+        f"consensus_flows.deployments.commands.algorithms.batch:batch_{_name}", name=f"batch --flow {_name}", show=False
+    )
 app.command(
-    "deployments.commands.algorithms.demo:demo",
+    "consensus_flows.deployments.commands.algorithms.demo:demo",
     name="demo",
     help="Ask three instances of the small local model; no key needed.",
 )
@@ -52,63 +54,81 @@ app.command(
     help='Save a configuration under a name; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.',
 )
 app.command(
-    "deployments.commands.algorithms.batch:run_command",
+    "consensus_flows.deployments.commands.algorithms.batch:run_command",
     name="batch",
     help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.\n\n"
     "Killed half-way it is simply started again, and goes on where it was. --max-calls, --max-tokens and --max-cost are "
     "those of the whole batch, --deadline that of this start of it.",
 )
 app.command(
-    "deployments.commands.preferences.tally:tally",
+    "consensus_flows.deployments.commands.preferences.tally:tally",
     name="tally",
     help="Put the recorded preferences of a folder together.",
 )
-app.command("deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn.")
 app.command(
-    "deployments.commands.history.runs:list_history", name="runs", help="List the runs of the history, newest first."
-)
-app.command("deployments.commands.history.runs:show_run", name="run", help="Show a run of the history.")
-app.command(
-    "deployments.commands.history.stats:stats", name="stats", help="How each model did, over the runs of the history."
+    "consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn."
 )
 app.command(
-    "deployments.commands.history.place:app",
+    "consensus_flows.deployments.commands.history.runs:list_history",
+    name="runs",
+    help="List the runs of the history, newest first.",
+)
+app.command("consensus_flows.deployments.commands.history.runs:show_run", name="run", help="Show a run of the history.")
+app.command(
+    "consensus_flows.deployments.commands.history.stats:stats",
+    name="stats",
+    help="How each model did, over the runs of the history.",
+)
+app.command(
+    "consensus_flows.deployments.commands.history.database:app",
     name="history",
     help="The database of the history: where it is, and what is deleted from it.",
 )
 app.command(
-    "deployments.commands.history.store:app",
+    "consensus_flows.deployments.commands.history.store:app",
     name="store",
     help="The stored answers: delete those older than some days.",
 )
-app.command("deployments.commands.settings.saved:list_saved", name="list", help="List the saved configurations.")
-app.command("deployments.commands.settings.saved:show", name="show", help="Print a saved configuration as JSON.")
-app.command("deployments.commands.settings.saved:remove", name="remove", help="Remove a saved configuration.")
 app.command(
-    "deployments.commands.settings.keys:app", name="keys", help="Credentials of providers, saved as Prefect blocks."
+    "consensus_flows.deployments.commands.settings.saved:list_saved", name="list", help="List the saved configurations."
 )
 app.command(
-    "deployments.commands.openrouter.account:app",
+    "consensus_flows.deployments.commands.settings.saved:show", name="show", help="Print a saved configuration as JSON."
+)
+app.command(
+    "consensus_flows.deployments.commands.settings.saved:remove", name="remove", help="Remove a saved configuration."
+)
+app.command(
+    "consensus_flows.deployments.commands.settings.keys:app",
+    name="keys",
+    help="Credentials of providers, saved as Prefect blocks.",
+)
+app.command(
+    "consensus_flows.deployments.commands.openrouter.account:app",
     name="openrouter",
     help="OpenRouter's own: credits, models, which free ones work.",
 )
 app.command(
-    "deployments.commands.settings.prompts:app",
+    "consensus_flows.deployments.commands.settings.prompts:app",
     name="prompts",
     help="Prompt sets: examples, steps of thought, citations.",
 )
 app.command(
-    "deployments.commands.operations.check:check",
+    "consensus_flows.deployments.commands.operations.check:check",
     name="check",
     help="Is the server there, do the credentials answer, what will a run call?",
 )
 app.command(
-    "deployments.commands.operations.up:up",
+    "consensus_flows.deployments.commands.operations.up:up",
     name="up",
     help="Start server, work pool, deployments and a worker on this machine.",
 )
-app.command("deployments.commands.operations.up:down", name="down", help="Stop what up has started.")
-app.command("deployments.commands.operations.ui:ui", name="ui", help="Open the Prefect UI in your browser, signed in.")
+app.command("consensus_flows.deployments.commands.operations.up:down", name="down", help="Stop what up has started.")
+app.command(
+    "consensus_flows.deployments.commands.operations.ui:ui",
+    name="ui",
+    help="Open the Prefect UI in your browser, signed in.",
+)
 
 
 def entry() -> None:

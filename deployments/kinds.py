@@ -4,11 +4,11 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deployments.terminal import Stop
-from flows.algorithms import ALGORITHMS, Name
+from consensus_flows.deployments.terminal import Stop
+from consensus_flows.flows.algorithms import ALGORITHMS, Name
 
 if TYPE_CHECKING:
-    from deployments.options import RunOptions
+    from consensus_flows.deployments.options import RunOptions
 
 MAIN: Name = "consortium"
 """The command that `consensus "PROMPT"` stands for."""
@@ -31,31 +31,33 @@ class Kind(NamedTuple):
 
 KINDS: dict[Name, Kind] = {
     MAIN: Kind(
-        "deployments.commands.algorithms.consortium",
+        "consensus_flows.deployments.commands.algorithms.consortium",
         "ConsortiumOptions",
         "Ask a panel; an arbiter makes one answer of theirs.",
     ),
     "learn": Kind(
-        "deployments.commands.algorithms.learn",
+        "consensus_flows.deployments.commands.algorithms.learn",
         "LearnOptions",
         "Ask a panel, aggregate, and let each improve its answer; reads Flare's input.json.",
     ),
     "pump": Kind(
-        "deployments.commands.algorithms.pump",
+        "consensus_flows.deployments.commands.algorithms.pump",
         "PumpOptions",
         "Ask many models at once; print every answer with its time.",
     ),
     "prefer": Kind(
-        "deployments.commands.preferences.prefer", "PreferOptions", "Ask many models, and let them rank each other."
+        "consensus_flows.deployments.commands.preferences.prefer",
+        "PreferOptions",
+        "Ask many models, and let them rank each other.",
     ),
     "moa": Kind(
-        "deployments.commands.algorithms.mixture_of_agents",
+        "consensus_flows.deployments.commands.algorithms.mixture_of_agents",
         "MixtureOptions",
         "Ask layers of models, each of which sees the answers of the one before.",
         "app",
     ),
     "vote": Kind(
-        "deployments.commands.algorithms.vote",
+        "consensus_flows.deployments.commands.algorithms.vote",
         "VoteOptions",
         "Ask many models and count their answers, or compare them in pairs.",
     ),
@@ -88,7 +90,7 @@ def options_for(kind: Name, options: "RunOptions", name: str | None) -> Any:
     Raises:
         Stop: Naming each option that this kind does not have.
     """
-    from deployments.options import flag
+    from consensus_flows.deployments.options import flag
 
     own = options_of(kind)
     known = {field.name for field in fields(own)}

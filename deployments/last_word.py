@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from deployments.server import server_is_up
-from deployments.server_away import CLIENT
-from deployments.terminal import Exit, Stop, flush, say, server_failure
+from consensus_flows.deployments.server import server_is_up
+from consensus_flows.deployments.server_away import CLIENT
+from consensus_flows.deployments.terminal import Exit, Stop, flush, say, server_failure
 
 PATIENCE_S = 90.0
 """Seconds that a command waits for the Prefect server when its own work is done."""

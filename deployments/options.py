@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ValidationError
 
-from blocks.sampling import ReasoningEffort, Sampling, ServiceTier
-from deployments.terminal import Stop, explain
-from tasks.errors import ConfigurationError
-from tasks.json_text import parse
-from tasks.prompting.prompt_sets import is_path, path_of, prompt_set
+from consensus_flows.blocks.sampling import ReasoningEffort, Sampling, ServiceTier
+from consensus_flows.deployments.terminal import Stop, explain
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)

@@ -1,6 +1,6 @@
 """The Prefect server that `consensus` starts: Prefect's own application, closed to everyone but its owner.
 
-`python -m deployments.prefect_server FD` serves on a listening socket that is already open. The command binds it before it starts
+`python -m consensus_flows.deployments.prefect_server FD` serves on a listening socket that is already open. The command binds it before it starts
 this process, so no other program can take the port in between and be handed the password.
 
 What keeps strangers out: the auth string (requests and websockets), CORS and CSRF protection, all three Prefect's own settings, and
@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from deployments.server_access import SIGN_IN_PATH
+from consensus_flows.deployments.server_access import SIGN_IN_PATH
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on.

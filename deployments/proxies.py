@@ -4,8 +4,8 @@ import os
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment
 
-from blocks.addresses import checked_proxies, is_loopback
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks.addresses import checked_proxies, is_loopback
+from consensus_flows.tasks.errors import ConfigurationError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

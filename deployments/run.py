@@ -1,7 +1,6 @@
 """Runs a flow for the command line: finds the server, shows the run, prints the answer, chooses the exit code."""
 
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -10,22 +9,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deployments.commands.algorithms.conversations import ConversationOptions
-from deployments.last_word import LastWord
-from deployments.options import OUTPUT
-from deployments.proxies import loopback_without_proxy
-from deployments.server import ServerInfo, find_or_start_server, use_server
-from deployments.server_away import speak_plainly
-from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
-from deployments.view import Lines, LiveTable, outcome, summary
-from tasks.calls.clients import close_clients
-from tasks.calls.storage.result_folder import NOT_STORED, REJECTED
-from tasks.calls.warm_up import warm_up
-from tasks.errors import ConsensusError
-from tasks.history.conversation import Conversation, continuing
-from tasks.record import Record
-from tasks.recording import NOT_RECORDED
-from tasks.watch import Watcher, watched_by
+from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.options import OUTPUT
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
+from consensus_flows.deployments.view import Lines, LiveTable, outcome, summary
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.tasks.history.conversation import Conversation, continuing
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import NOT_RECORDED
+from consensus_flows.tasks.watch import Watcher, watched_by
 
 
 @Parameter(name="*")
@@ -50,17 +47,6 @@ class TurnOptions(ConversationOptions, OutputOptions):
     """What is printed and written, and which conversation is gone on with."""
 
 
-def server() -> ServerInfo:
-    """Find or start the Prefect server and let this process use it."""
-    loopback_without_proxy()
-    info = find_or_start_server(say)
-    loopback_without_proxy(info.api_url)
-    use_server(info)
-    if os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "CRITICAL":  # without --verbose
-        speak_plainly(say)
-    return info
-
-
 def run_flow(
     start: Callable[[], Awaitable[Record]],
     members: Sequence[str],
@@ -83,7 +69,7 @@ def run_flow(
     output = checked_output(options.output)
     conversation = options.conversation if isinstance(options, ConversationOptions) else Conversation()
     warm_up(member.partition("/")[0] for member in members)
-    info = server()
+    info = connect()
     quiet = options.raw or options.json
     view = None if quiet else view or _view(members)
     last = LastWord(

@@ -36,8 +36,10 @@ import httpx  # Prefect has imported it already.
 import prefect.context
 from prefect.settings import get_current_settings
 
-from deployments.server_access import (
+from consensus_flows.deployments.proxies import loopback_without_proxy
+from consensus_flows.deployments.server_access import (
     PROFILE,
+    ServerUnavailable,
     access_settings,
     auth_file,
     close_files_to_others,
@@ -45,19 +47,17 @@ from deployments.server_access import (
     read_auth_string,
     write_profile,
 )
-from tasks.atomic_write import atomic_write
+from consensus_flows.deployments.server_away import speak_plainly
+from consensus_flows.deployments.terminal import say
+from consensus_flows.tasks.atomic_write import atomic_write
 
 START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or more; one that fails ends much sooner.
 STOP_TIMEOUT_S = 15.0
 CHECK_TIMEOUT_S = 5.0  # Only an overloaded server, or no web server at all, takes longer than some milliseconds.
-_MODULE = "deployments.prefect_server"
+_MODULE = "consensus_flows.deployments.prefect_server"
 _COMMANDS = (_MODULE, "prefect --no-prompt server start")
 """What a server of ours is known by; the second one was started without a password, by an earlier version."""
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-
-
-class ServerUnavailable(RuntimeError):  # noqa: N818 - it names a state of affairs, as asyncio.QueueFull does.
-    """No server to talk to: what was tried and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,3 +391,14 @@ def _ui_url(api_url: str) -> str:
 
 def _memory() -> Path:
     return get_current_settings().home / "consensus-server.json"
+
+
+def connect() -> ServerInfo:
+    """Find or start the Prefect server and let this process use it."""
+    loopback_without_proxy()
+    info = find_or_start_server(say)
+    loopback_without_proxy(info.api_url)
+    use_server(info)
+    if os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "CRITICAL":  # without --verbose
+        speak_plainly(say)
+    return info

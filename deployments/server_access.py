@@ -15,13 +15,17 @@ from prefect.settings import (
     save_profiles,
 )
 
-from tasks.atomic_write import atomic_write
+from consensus_flows.tasks.atomic_write import atomic_write
 
 PROFILE = "consensus"
 """The Prefect profile that always names the server started last: `prefect --profile consensus ...`."""
 
 SIGN_IN_PATH = "/consensus/sign-in"
 """The page of our server that signs a browser in, with the password in the URL's fragment."""
+
+
+class ServerUnavailable(RuntimeError):  # noqa: N818 - it names a state of affairs, as asyncio.QueueFull does.
+    """No server to talk to: what was tried and what to do."""
 
 
 def access_settings(api_url: str, auth_string: str) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from tasks.atomic_write import atomic_write, is_stream
-from tasks.plain_text import visible
+from consensus_flows.tasks.atomic_write import atomic_write, is_stream
+from consensus_flows.tasks.plain_text import visible
 
 STORED = "Answers that were paid for are stored: the same command takes them from the store"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -202,8 +202,8 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
         sys.exit(0)
     except Exception as error:
         # Imported only now, because importing the tasks imports Prefect, which takes seconds.
-        from deployments.server import ServerUnavailable
-        from tasks.errors import ConfigurationError, ConsensusError
+        from consensus_flows.deployments.server_access import ServerUnavailable
+        from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
 
         if TOO_LARGE in str(error):
             say(

@@ -4,10 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from deployments.terminal import say
-from tasks.calls.money.bill import bill
-from tasks.record import Iteration, Record, Response
-from tasks.reports.report import percent
+from consensus_flows.deployments.terminal import say
+from consensus_flows.tasks.record import Iteration, Record, Response, bill
+from consensus_flows.tasks.reports.report import percent
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -13,12 +13,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Final
 
-from blocks.budget import Budget
-from deployments.server import find_or_start_server, use_server
-from flows.algorithms import ALGORITHMS
-from flows.batch import batch
-from tasks.batches.estimate import estimate
-from tasks.batches.source import Source
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.algorithms import ALGORITHMS
+from consensus_flows.flows.batch import batch
+from consensus_flows.tasks.batches.estimate import estimate
+from consensus_flows.tasks.batches.source import Source
 
 PROMPTS = Path(__file__).parent / "prompts.csv"
 

@@ -9,10 +9,10 @@ Run it with `.venv/bin/python examples/consensus_learning.py`; the first line fi
 import asyncio
 import json
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from deployments.server import find_or_start_server, use_server
-from flows.consensus_learning import consensus_learning
-from tasks.reports.flare import document, read_input
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.consensus_learning import consensus_learning
+from consensus_flows.tasks.reports.flare import document, read_input
 
 # ## A model merges the answers
 

@@ -8,13 +8,13 @@ Run it with `.venv/bin/python examples/mixture_of_agents.py`; the first line fin
 
 import asyncio
 
-from blocks.check_models import CheckModelsConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from deployments.server import find_or_start_server, use_server
-from flows.check_models import check_models
-from flows.mixture_of_agents import mixture_of_agents
-from tasks.record import Record
-from tasks.reports.recorded import Recorded
+from consensus_flows.blocks.check_models import CheckModelsConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.check_models import check_models
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.recorded import Recorded
 
 SYSTEM = "Answer in one short sentence."
 SAMPLING = {"temperature": 0.7, "max_output_tokens": 128, "seed": 1}

@@ -8,10 +8,10 @@ Run it with `.venv/bin/python examples/prefer.py`; the first line finds a Prefec
 
 import asyncio
 
-from blocks.prefer import PreferConfig
-from deployments.server import find_or_start_server, use_server
-from flows.prefer import prefer
-from tasks.counting.preference import score
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.prefer import prefer
+from consensus_flows.tasks.counting.preference import score
 
 config = PreferConfig(
     members=["local/smollm2:3"],

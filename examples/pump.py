@@ -8,9 +8,9 @@ Run it with `.venv/bin/python examples/pump.py`; the first line finds a Prefect 
 
 import asyncio
 
-from blocks.pump import PumpConfig
-from deployments.server import find_or_start_server, use_server
-from flows.pump import pump
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.pump import pump
 
 config = PumpConfig(
     members=["local/smollm2:3"],

@@ -8,13 +8,13 @@ Run it with `.venv/bin/python examples/vote.py`; the first line finds a Prefect 
 
 import asyncio
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from deployments.server import find_or_start_server, use_server
-from flows.vote import vote
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.ranking import borda, condorcet_winner, kendall_w
-from tasks.counting.vote import count_votes
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.deployments.server import find_or_start_server, use_server
+from consensus_flows.flows.vote import vote
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
+from consensus_flows.tasks.counting.vote import count_votes
 
 SAMPLING = {"temperature": 0.7, "max_output_tokens": 120, "seed": 1}
 

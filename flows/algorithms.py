@@ -28,14 +28,20 @@ class Algorithm(NamedTuple):
 
 
 ALGORITHMS: dict[Name, Algorithm] = {
-    "consortium": Algorithm("flows.consortium:run_consortium", "blocks.consortium:Consortium"),
-    "learn": Algorithm(
-        "flows.consensus_learning:run_consensus_learning", "blocks.consensus_learning:ConsensusLearning"
+    "consortium": Algorithm(
+        "consensus_flows.flows.consortium:run_consortium", "consensus_flows.blocks.consortium:Consortium"
     ),
-    "moa": Algorithm("flows.mixture_of_agents:run_mixture_of_agents", "blocks.mixture_of_agents:MixtureOfAgents"),
-    "vote": Algorithm("flows.vote:run_vote", "blocks.vote:Vote"),
-    "pump": Algorithm("flows.pump:run_pump", "blocks.pump:Pump"),
-    "prefer": Algorithm("flows.prefer:run_prefer", "blocks.prefer:Prefer"),
+    "learn": Algorithm(
+        "consensus_flows.flows.consensus_learning:run_consensus_learning",
+        "consensus_flows.blocks.consensus_learning:ConsensusLearning",
+    ),
+    "moa": Algorithm(
+        "consensus_flows.flows.mixture_of_agents:run_mixture_of_agents",
+        "consensus_flows.blocks.mixture_of_agents:MixtureOfAgents",
+    ),
+    "vote": Algorithm("consensus_flows.flows.vote:run_vote", "consensus_flows.blocks.vote:Vote"),
+    "pump": Algorithm("consensus_flows.flows.pump:run_pump", "consensus_flows.blocks.pump:Pump"),
+    "prefer": Algorithm("consensus_flows.flows.prefer:run_prefer", "consensus_flows.blocks.prefer:Prefer"),
 }
 
 

@@ -11,21 +11,21 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from blocks.budget import Budget
-from flows.algorithms import ALGORITHMS, Name
-from flows.batch_shards import alive, leave_summary, run_shards
-from flows.batching import Batch, checked, run_batch
-from flows.saved_algorithm import load_saved
-from tasks.batches.journal_place import dated
-from tasks.batches.outcome import BatchSummary
-from tasks.batches.places import confined
-from tasks.batches.source import Source
-from tasks.batches.unfinished import unfinished
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.recording import recorded
-from tasks.reports.batch_report import BatchReport
-from tasks.saved_config import name_of_saved, validated
-from tasks.watch import tell
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
+from consensus_flows.flows.batching import Batch, checked, run_batch
+from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.batches.journal_path import dated
+from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.unfinished import unfinished
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.saved_config import name_of_saved, validated
+from consensus_flows.tasks.watch import tell
 
 
 def run_name() -> str:

@@ -25,18 +25,18 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Crashed
 
-from blocks.budget import Budget
-from flows.batching import Batch, checked
-from tasks.batches.fingerprint import input_changed
-from tasks.batches.money.shares import share
-from tasks.batches.outcome import BatchSummary, Progress
-from tasks.batches.parts import merged, write_output
-from tasks.batches.places import Place, place_of
-from tasks.batches.row import Inventory
-from tasks.batches.totals import Totals
-from tasks.batches.unfinished import unfinished_shards
-from tasks.errors import ConfigurationError, OutputError
-from tasks.watch import tell
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.batches.fingerprint import input_changed
+from consensus_flows.tasks.batches.money.shares import share
+from consensus_flows.tasks.batches.outcome import BatchSummary, Progress
+from consensus_flows.tasks.batches.parts import merged, write_output
+from consensus_flows.tasks.batches.row import Inventory
+from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.batches.unfinished import unfinished_shards
+from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.watch import tell
 
 DEPLOYMENT = "batch/batch"
 """What is run when the flow that starts the shards was not started by a deployment itself."""

@@ -14,28 +14,27 @@ from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
 
-from blocks.budget import Budget
-from blocks.member import ModelName
-from flows.algorithms import ALGORITHMS, Name
-from tasks.batches.fingerprint import Fingerprint, input_changed
-from tasks.batches.journal import Finished, Journal
-from tasks.batches.journal_place import journal_path, same_place
-from tasks.batches.observing import CallsSeen, Labelled, failed_of_its_own, was_cut
-from tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
-from tasks.batches.output import check_output
-from tasks.batches.parts import write_output, write_part
-from tasks.batches.row import BadRow, Inventory, Row
-from tasks.batches.source import Source
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import Purse, spending
-from tasks.calls.money.pricing import price
-from tasks.calls.money.worst_case import most_tokens
-from tasks.calls.providers import Endpoint, check_models, models_checked
-from tasks.calls.request import Usage
-from tasks.calls.scrub import scrub
-from tasks.errors import ConfigurationError, ConsensusError, OutputError
-from tasks.record import Record
-from tasks.watch import tell, watched_by
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.tasks.batches.fingerprint import Fingerprint, input_changed
+from consensus_flows.tasks.batches.journal import Finished, Journal
+from consensus_flows.tasks.batches.journal_path import journal_path, same_place
+from consensus_flows.tasks.batches.observing import CallsSeen, Labelled, failed_of_its_own, was_cut
+from consensus_flows.tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
+from consensus_flows.tasks.batches.output import check_output
+from consensus_flows.tasks.batches.parts import write_output, write_part
+from consensus_flows.tasks.batches.row import BadRow, Inventory, Row
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import Purse, spending
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, models_checked
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
+from consensus_flows.tasks.record import Record, Usage
+from consensus_flows.tasks.watch import tell, watched_by
 
 IN_A_ROW = 25
 """So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""

@@ -13,19 +13,19 @@ from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact,
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from blocks.check_models import CheckCase, CheckModelsConfig
-from tasks.calls import providers
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.request import Request
-from tasks.check_cases import CheckReport, as_expected, shipped_cases
-from tasks.errors import QuorumError
-from tasks.judging.mixture import Task, in_order
-from tasks.judging.text_hearing import READER
-from tasks.record import Response
-from tasks.reports.report import cell
-from tasks.rounds import ask_members
-from tasks.watch import tell, watched_by
+from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
+from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_cases
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.judging.mixture import Task, in_order
+from consensus_flows.tasks.judging.text_hearing import READER
+from consensus_flows.tasks.record import Response
+from consensus_flows.tasks.reports.report import cell
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.watch import tell, watched_by
 
 CASES_AT_ONCE = 4
 """Prompts that are under way at the same time."""

@@ -5,15 +5,15 @@ The counterpart of the pump for servers that still speak OpenAI's first format: 
 
 from prefect import flow
 
-from blocks.pump import Pump, PumpConfig
-from flows.pump import run_pump
-from tasks.errors import ConfigurationError
-from tasks.openrouter.complete import Completer
-from tasks.record import Record
-from tasks.recording import recorded
-from tasks.reports.pump_report import PumpReport
-from tasks.reports.report import run_name, told_of_end
-from tasks.saved_config import chosen
+from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.openrouter.complete import Completer
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.pump_report import PumpReport
+from consensus_flows.tasks.reports.report import run_name, told_of_end
+from consensus_flows.tasks.saved_config import chosen
 
 
 async def run_completion(prompt: str, config: PumpConfig) -> Record:

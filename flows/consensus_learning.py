@@ -10,27 +10,27 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message
-from tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
-from tasks.counting.likeness import LEXICAL, Likeness
-from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.judging.aggregate import Material, aggregate
-from tasks.judging.learner import Feedback, Learner, feedback
-from tasks.measuring import likeness_of, measure
-from tasks.panel import check_quorum
-from tasks.prompting.turns import apart
-from tasks.record import Iteration, Record, Response
-from tasks.recording import recorded
-from tasks.reports.learning_report import LearningReport
-from tasks.reports.report import run_name, start_record, told_of_end
-from tasks.rounds import ask_members
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.judging.aggregate import Material, aggregate
+from consensus_flows.tasks.judging.learner import Feedback, Learner, feedback
+from consensus_flows.tasks.measuring import likeness_of, measure
+from consensus_flows.tasks.panel import check_quorum
+from consensus_flows.tasks.prompting.turns import apart
+from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.learning_report import LearningReport
+from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 
 async def run_consensus_learning(

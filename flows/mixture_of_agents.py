@@ -12,30 +12,30 @@ from dataclasses import dataclass, field
 
 from prefect import flow
 
-from blocks.layer import Layer
-from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message
-from tasks.calls.scrub import scrub
-from tasks.counting.likeness import LEXICAL, Likeness
-from tasks.ending import out_of_budget
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.judging.judge import fallback
-from tasks.judging.mixture import Task, in_order, windows
-from tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
-from tasks.judging.mixture_end import conclude
-from tasks.measuring import measure
-from tasks.panel import check_quorum
-from tasks.record import Iteration, Record, Response, Synthesis
-from tasks.recording import recorded
-from tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
-from tasks.reports.recorded import Recorded, recorded_for
-from tasks.reports.report import start_record, told_of_end
-from tasks.rounds import ask_members
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.layer import Layer
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.ending import out_of_budget
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.judging.judge import fallback
+from consensus_flows.tasks.judging.mixture import Task, in_order, windows
+from consensus_flows.tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
+from consensus_flows.tasks.judging.mixture_end import conclude
+from consensus_flows.tasks.measuring import measure
+from consensus_flows.tasks.panel import check_quorum
+from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
+from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
+from consensus_flows.tasks.reports.report import start_record, told_of_end
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 QUERIES_AT_ONCE = 8
 """Queries of a list that are under way at the same time."""

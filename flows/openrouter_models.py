@@ -14,15 +14,15 @@ from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact,
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
-from blocks.free_models import FreeModelsConfig
-from tasks.calls.pace.pacing import pace_of
-from tasks.errors import ConfigurationError
-from tasks.openrouter.account import free_models, list_models, openrouter
-from tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
-from tasks.openrouter.try_model import Gate, trials_table, try_model
-from tasks.places import place
-from tasks.reports.record_files import record_folder
-from tasks.watch import tell, watched_by
+from consensus_flows.blocks.free_models import FreeModelsConfig
+from consensus_flows.tasks.calls.pace.pacing import pace_of
+from consensus_flows.tasks.confinement import place
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.openrouter.account import free_models, list_models, openrouter
+from consensus_flows.tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
+from consensus_flows.tasks.openrouter.try_model import Gate, trials_table, try_model
+from consensus_flows.tasks.reports.record_files import record_folder
+from consensus_flows.tasks.watch import tell, watched_by
 
 MINUTE_S = 60.0
 """How long nothing is sent after OpenRouter has said that its limit of requests a minute is reached."""

@@ -10,28 +10,28 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from blocks.prefer import Prefer, PreferConfig
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message
-from tasks.counting.draws import drawing
-from tasks.counting.likeness import Likeness
-from tasks.counting.poll import Poll, poll
-from tasks.counting.preference import best_round, score
-from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.judging.judge import fallback
-from tasks.measuring import measure
-from tasks.panel import check_quorum
-from tasks.prompting.turns import Turns, apart
-from tasks.record import Iteration, Record, Synthesis
-from tasks.recording import recorded
-from tasks.reports.preference_report import PreferReport
-from tasks.reports.report import run_name, start_record, told_of_end
-from tasks.rounds import ask_members
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.counting.preference import best_round, score
+from consensus_flows.tasks.draws import drawing
+from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.judging.judge import fallback
+from consensus_flows.tasks.judging.poll import Poll, poll
+from consensus_flows.tasks.measuring import measure
+from consensus_flows.tasks.panel import check_quorum
+from consensus_flows.tasks.prompting.turns import Turns, apart
+from consensus_flows.tasks.record import Iteration, Record, Synthesis
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.preference_report import PreferReport
+from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 
 async def run_prefer(

@@ -13,20 +13,20 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, Field
 
-from blocks.prefer import Prefer, PreferConfig
-from flows.prefer import run_prefer
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.scrub import scrub
-from tasks.errors import ConfigurationError
-from tasks.places import place
-from tasks.record import Record
-from tasks.recording import recorded
-from tasks.reports.preference_report import number_text
-from tasks.reports.record_files import read_prompts, record_folder, write_record
-from tasks.reports.report import cell
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.confinement import place
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.preference_report import number_text
+from consensus_flows.tasks.reports.record_files import read_prompts, record_folder, write_record
+from consensus_flows.tasks.reports.report import cell
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 
 class PromptOutcome(BaseModel):

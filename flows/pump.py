@@ -8,23 +8,23 @@ import time
 
 from prefect import flow
 
-from blocks.pump import Pump, PumpConfig
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message
-from tasks.ending import end_by_budget
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.measuring import measure
-from tasks.panel import check_quorum
-from tasks.prompting.turns import Turns, apart
-from tasks.record import Iteration, Record
-from tasks.recording import recorded
-from tasks.reports.pump_report import PumpReport, answers_text
-from tasks.reports.report import run_name, start_record, told_of_end
-from tasks.rounds import ask_members
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.ending import end_by_budget
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.measuring import measure
+from consensus_flows.tasks.panel import check_quorum
+from consensus_flows.tasks.prompting.turns import Turns, apart
+from consensus_flows.tasks.record import Iteration, Record
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.pump_report import PumpReport, answers_text
+from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 
 async def run_pump(

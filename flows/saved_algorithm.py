@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from flows.algorithms import ALGORITHMS, Name
-from tasks.errors import ConfigurationError
-from tasks.saved_config import NotSavedError, load_config
+from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.saved_config import NotSavedError, load_config
 
 
 async def load_saved(name: str, algorithm: Name | None = None) -> tuple[Name, Any]:

@@ -10,33 +10,33 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from blocks.extraction import parse_extraction
-from blocks.member import Member, parse_member
-from blocks.vote import Vote, VoteConfig
-from tasks.calls.call import Call, Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message
-from tasks.counting.extraction.extract import Reading, extract_all
-from tasks.counting.extraction.extract_by_model import Heard, extract_by_model
-from tasks.counting.extraction.same_answers import SameAnswers
-from tasks.counting.vote import count_votes
-from tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.judging.bench import Bench
-from tasks.judging.judge import fallback
-from tasks.judging.pairwise import candidates, fuse, rank_pairs, told
-from tasks.measuring import measure
-from tasks.panel import check_quorum
-from tasks.prompting.turns import Turns, apart
-from tasks.record import Iteration, Record, Response, Synthesis
-from tasks.recording import recorded
-from tasks.reports.report import run_name, start_record, told_of_end
-from tasks.reports.vote_record import nothing_read, write_votes
-from tasks.reports.vote_report import VoteReport
-from tasks.rounds import ask_members
-from tasks.saved_config import chosen
-from tasks.watch import tell
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.member import Member, parse_member
+from consensus_flows.blocks.vote import Vote, VoteConfig
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.extraction.extract import Reading, extract_all
+from consensus_flows.tasks.counting.vote import count_votes
+from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.judging.bench import Bench
+from consensus_flows.tasks.judging.extract_by_model import Heard, extract_by_model
+from consensus_flows.tasks.judging.judge import fallback
+from consensus_flows.tasks.judging.pairwise import candidates, fuse, rank_pairs, told
+from consensus_flows.tasks.judging.same_answers import SameAnswers
+from consensus_flows.tasks.measuring import measure
+from consensus_flows.tasks.panel import check_quorum
+from consensus_flows.tasks.prompting.turns import Turns, apart
+from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
+from consensus_flows.tasks.reports.vote_record import nothing_read, write_votes
+from consensus_flows.tasks.reports.vote_report import VoteReport
+from consensus_flows.tasks.rounds import ask_members
+from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.watch import tell
 
 
 async def run_vote(

@@ -7,11 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from blocks.check_models import CheckCase, CheckRole
-from tasks.calls.request import Usage
-from tasks.errors import ConfigurationError
-from tasks.json_text import parse
-from tasks.record import Response
+from consensus_flows.blocks.check_models import CheckCase, CheckRole
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.record import Response, Usage
 
 _FOLDER = Path(__file__).parent / "prompts"
 

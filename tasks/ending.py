@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.record import Iteration, Record, Response
 
 
 def out_of_budget(calls: Iterable[Response]) -> bool:

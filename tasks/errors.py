@@ -1,8 +1,26 @@
 """The errors of this package. Each is built from one message, carries plain values, and can be pickled and stored."""
 
-from typing import Any
+from typing import Any, Literal
 
-from tasks.calls.request import ErrorKind
+ErrorKind = Literal[
+    "rate_limit",
+    "quota",
+    "auth",
+    "not_found",
+    "bad_request",
+    "context_length",
+    "content_filter",
+    "truncated",
+    "empty",
+    "malformed",
+    "overloaded",
+    "server",
+    "timeout",
+    "connection",
+    "straggler",
+    "budget",
+    "unknown",
+]
 
 
 class ConsensusError(Exception):
@@ -21,7 +39,7 @@ class ModelError(ConsensusError):
     """A model call that gave no complete answer.
 
     Attributes:
-        kind: What went wrong, one of `tasks.calls.request.ErrorKind`.
+        kind: What went wrong, an `ErrorKind`.
         retryable: Whether the same call may succeed later.
         wait_s: Seconds that the provider asked to wait, if it said so.
         max_attempts: After so many attempts a retry is pointless; None for no such bound, 0 if it is now.

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 
-from blocks.panel import RunConfig
-from tasks.calls.call import Call
-from tasks.calls.embed import embedding_request
-from tasks.counting.agreement import agreement
-from tasks.counting.likeness import Likeness
-from tasks.record import Iteration, Record, Response
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.embed import embedding_request
+from consensus_flows.tasks.counting.agreement import agreement
+from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.record import Iteration, Record, Response
 
 
 async def measure(

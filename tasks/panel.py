@@ -5,11 +5,11 @@ import statistics
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 
-from tasks.calls.cut import cuttable
-from tasks.calls.request import ErrorKind, Request
-from tasks.calls.scrub import scrub
-from tasks.errors import QuorumError
-from tasks.record import CallError, Response
+from consensus_flows.tasks.calls.cut import cuttable
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.errors import ErrorKind, QuorumError
+from consensus_flows.tasks.record import CallError, Response
 
 Asked = tuple[Request, int, Awaitable[Response]]
 

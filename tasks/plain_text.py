@@ -8,6 +8,7 @@ hundred ideographs with a selector each can still carry a message.
 """
 
 import re
+from string import ascii_uppercase
 
 FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"
 """The flag of a part of a country, England's for one: the one honest use of tag characters."""
@@ -58,3 +59,15 @@ def hides(text: str) -> bool:
 def _parts(text: str) -> list[str]:
     """Divide `text`: every second part is a sequence in which a character without a shape has its place."""
     return [text] if text.isascii() else _STAYS.split(_HYPHEN.sub("", text.translate(_MARKS)))
+
+
+def labels(count: int) -> list[str]:
+    """Return `count` labels: A to Z, then AA, AB and so on."""
+    found: list[str] = []
+    for number in range(count):
+        label, rest = "", number
+        while rest >= 0:
+            label = ascii_uppercase[rest % 26] + label
+            rest = rest // 26 - 1
+        found.append(label)
+    return found

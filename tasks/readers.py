@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from tasks.errors import ConsensusError
+from consensus_flows.tasks.errors import ConsensusError
 
 _PERCENT = re.compile(r"(?P<number>[+-]?\d+(?P<fraction>[.,]\d+)?)\s*(?P<sign>%|percent)?\Z", re.IGNORECASE)
 _STARTS_OBJECT = re.compile(r"""\{\s*["'}]""")  # any other brace is prose

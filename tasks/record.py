@@ -1,18 +1,39 @@
-"""The record of a run: what `--json` prints, what `--output` writes and what the flow returns."""
+"""The record of a run: what `--json` prints, what `--output` writes and what the flow returns.
 
-from collections.abc import Iterator
+Plain data, and sums over it. Nothing here asks a model, and everything else may import it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.calls.money.bill import known_cost
-from tasks.calls.request import ErrorKind, Usage
-from tasks.counting.ballot import Comparison, Option, Vote
-from tasks.counting.settled import Settlement
-from tasks.judging.ranked import JudgeRanking, Scores
-from tasks.prompting.citations import Citation, put_together
+from consensus_flows.tasks.errors import ErrorKind
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
+
+_BULLET = re.compile(r"[ \t]*(?:[-*•][ \t]+|(?=\[?\^?\d{1,3}(?:\]|[.)][ \t])))")
+_MARK = re.compile(r"\[?\^?\d{1,3}(?:\]:?|[.)](?=\s))\s*")
+_NONE = re.compile(r"\W*(?:none|n/a|no sources?)\W*\Z", re.IGNORECASE)
+
+
+class Usage(BaseModel):
+    """Tokens of one or several calls, counted alike for all vendors.
+
+    Cached input is part of `input_tokens`; reasoning is part of `output_tokens`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
 class CallError(BaseModel):
@@ -60,9 +81,9 @@ class Response(BaseModel):
     embedding: tuple[float, ...] | None = Field(None, exclude=True, repr=False)
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
-    """Numbers of its requests in the book of the run, if it has one; see `tasks.calls.money.budget`."""
+    """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.money.budget`."""
     hazards: list[str] = Field(default_factory=list)
-    """What in the text looked like an attack on a judge or a reader; see `tasks.judging.hazards`. It was shown as data."""
+    """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.judging.hazards`. It was shown as data."""
 
     @property
     def answered(self) -> bool:
@@ -98,6 +119,193 @@ class Synthesis(BaseModel):
     """The answer that was counted or compared, where one was extracted."""
     votes: dict[str, list[str]] = Field(default_factory=dict)
     """Who gave each value; members whose answer could not be read are in none."""
+
+
+class Adopted(BaseModel):
+    """A member took over a peer's answer."""
+
+    round: int
+    member: str
+    peer: str
+    """The member that was asked and held the answer."""
+    author: str
+    """The member whose answer it is word for word."""
+    value: str
+    """What was compared: the extracted answer, or the group of like texts."""
+    text: str
+    """The adopted answer, word for word."""
+
+
+class Settlement(BaseModel):
+    """How the members came to one value among themselves, or did not."""
+
+    rounds: int
+    """Rounds of asking peers; no model was called in them."""
+    settled: bool
+    """Whether all members ended with one value, confirmed as often as wanted."""
+    value: str | None = None
+    """The value that most members hold at the end."""
+    given: dict[str, str | None] = Field(default_factory=dict)
+    """For each member the value of its own answer; None where none could be read."""
+    held: dict[str, str | None] = Field(default_factory=dict)
+    """For each member the value that it holds at the end."""
+    adopted: list[Adopted] = Field(default_factory=list)
+    seed: str = ""
+
+
+class Vote(BaseModel):
+    """What one member's answer counted for."""
+
+    member: str
+    answer: str | None = None
+    """The extracted answer, written as the first member that gave it wrote it; None for an abstention."""
+    weight: float = 1.0
+    """What the vote counts; an abstention counts nothing."""
+    heard: bool = True
+    """Whether it is known what the member says; False where it failed, or the extractor did on its answer."""
+
+
+class Option(BaseModel):
+    """One answer and who voted for it."""
+
+    answer: str
+    votes: float
+    """Sum of the weights."""
+    share: float
+    """Part of all votes cast, 0 to 1."""
+    members: list[str] = Field(default_factory=list)
+
+
+Outcome = Literal["first", "second", "tie"]
+
+
+class Comparison(BaseModel):
+    """Two answers that a judge compared in both orders."""
+
+    pair: tuple[str, str]
+    """The two members, in the order in which the members are listed."""
+    said: tuple[Outcome | None, Outcome | None]
+    """What the judge said where the first of the pair was shown first, and where it was shown second; None: nothing."""
+    winner: str | None = None
+    """The better one by both; None for a tie, which a disagreement of the two orders is too."""
+
+
+class JudgeRanking(BaseModel):
+    """How one judge ranked the answers of one round, or why it did not."""
+
+    round: int = 1
+    judge: str
+    """The member that judged."""
+    seed: str = ""
+    """Seed of the shuffle."""
+    order: list[str] = Field(default_factory=list)
+    """The members whose answers it saw, in the order in which it saw them, as A, B, C and so on."""
+    ranking: list[list[str]] = Field(default_factory=list)
+    """Groups of tied members from best to worst; empty for an abstention."""
+    abstained: bool = False
+    analysis: str = ""
+    text: str | None = None
+    """What the judge wrote, word for word."""
+    error: ErrorKind | None = None
+    """Why there is no ranking, if the judge did not abstain of its own accord."""
+
+
+class MemberScore(BaseModel):
+    """How one member's answers were ranked; what judges say of their own answers is left out. What is not known is None."""
+
+    mean_rank: float | None = None
+    """Mean place, 1 is best, tied answers sharing the mean of their places."""
+    borda: float | None = None
+    """Points: one for each answer below it, half a one for each tied with it."""
+    wins: int = 0
+    """Other members that it beats, each pair compared over the rankings that rank both."""
+    first_places: int = 0
+    """Rankings that put it first, alone or tied."""
+    ranked: int = 0
+    """Rankings in which it is."""
+    rank_by_self: float | None = None
+    """Mean rank given by judges of the same model, among answers that other judges have ranked too, the very same ones."""
+    rank_by_others: float | None = None
+    """Mean rank given by the other judges among these answers; where there are none, among all the answers they saw."""
+    self_preference: float | None = None
+    """Places by which judges of its own model rank it better than the others do; below 0 for worse.
+
+    None unless judges of both kinds have ranked the same answers. This is the self-enhancement bias of Zheng et al. 2023
+    (arXiv:2306.05685, §3.3), who compare a model's win rate with itself as judge to that with other judges.
+    """
+
+
+class PositionEffect(BaseModel):
+    """Whether what is shown first is ranked better, whoever wrote it."""
+
+    mean_rank: list[float | None] = Field(default_factory=list)
+    """Mean rank of the answers shown first, second and so on."""
+    correlation: float | None = None
+    """Pearson's correlation of place and position, both from 0 to 1: 1 if all is ranked as it was shown."""
+
+
+class Scores(BaseModel):
+    """All rankings of a run put together."""
+
+    winner: str | None = None
+    """The member of the highest Borda count."""
+    tied: list[str] = Field(default_factory=list)
+    """The members that share the highest Borda count, if several do."""
+    condorcet_winner: str | None = None
+    """The member that beats every other one in pairs, if there is one."""
+    kendall_w: float | None = None
+    """Kendall's W of all rankings: 1 if the judges agree, 0 if they do not."""
+    members: dict[str, MemberScore] = Field(default_factory=dict)
+    """In the order of their Borda counts."""
+    rankings: int = 0
+    abstentions: int = 0
+    self_preference: float | None = None
+    """Mean over the members for which it is known."""
+    position_effect: PositionEffect | None = None
+
+
+class Citation(BaseModel):
+    """A source and who has named it."""
+
+    source: str
+    members: list[str] = Field(default_factory=list)
+
+
+def read_sources(text: str) -> list[str]:
+    """List the sources in `text`, one a line, as they were written, without bullets.
+
+    A number before a source, like `[1]`, is kept, because the answer refers to it. In a list with bullets or numbers, a
+    line without one goes on with the source before it. A list that only says that there are none is empty.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    listed = any(_BULLET.match(line) for line in lines)
+    parts: list[list[str]] = []
+    for line in lines:
+        found = _BULLET.match(line)
+        said = (line[found.end() :] if found else line).strip()
+        if listed and not found and parts:
+            parts[-1].append(said)
+        elif said:
+            parts.append([said])
+    sources = [" ".join(part) for part in parts]
+    return [] if len(sources) == 1 and _NONE.match(sources[0]) else sources
+
+
+def put_together(named: Iterable[tuple[str, Sequence[str]]]) -> list[Citation]:
+    """Return each source once, in the order in which they were first named, with all who named it.
+
+    Args:
+        named: For each member its name and its sources. Numbers before them are left out, for each member has its own.
+    """
+    found: dict[str, Citation] = {}
+    for member, sources in named:
+        for source in sources:
+            plain = _MARK.sub("", source, count=1) if _MARK.match(source) else source
+            key = plain.casefold()
+            citation = found.get(key) or found.setdefault(key, Citation(source=plain))
+            if plain and member not in citation.members:
+                citation.members.append(member)
+    return [citation for citation in found.values() if citation.source]
 
 
 class Iteration(BaseModel):
@@ -166,7 +374,7 @@ class Record(BaseModel):
     comparisons: list[Comparison] = Field(default_factory=list)
     """The pairs of answers that a judge compared."""
     conversation_id: str | None = None
-    """The conversation that goes on with this answer; see `tasks.history`."""
+    """The conversation that goes on with this answer; see `consensus_flows.tasks.history`."""
     citations: list[Citation] = Field(default_factory=list)
     """The sources behind the answer, and who named each; nobody has looked them up."""
 
@@ -201,3 +409,23 @@ class Record(BaseModel):
         for call in answers:
             if call.answered and (gave is None or call.member in gave):
                 yield call.member, call.citations
+
+
+def known_cost(cost_usd: float | None, possibly_billed: int) -> float | None:
+    """Return a sum of US dollars, but None where it is 0 only because what may have been billed is not known.
+
+    Args:
+        cost_usd: What is known to have been paid; None where that is not known.
+        possibly_billed: Requests that may have been billed beside it.
+    """
+    return None if possibly_billed and not cost_usd else cost_usd
+
+
+def bill(cost_usd: float | None, possibly_billed: int = 0) -> str:
+    """Say for a person what was paid: `$0.0120`, or `at least $0.0120; 2 requests may have been billed`."""
+    paid = "cost unknown" if cost_usd is None else f"${cost_usd:.4f}"
+    if not possibly_billed:
+        return paid
+    least = "" if cost_usd is None else "at least "
+    requests = "1 request" if possibly_billed == 1 else f"{possibly_billed} requests"
+    return f"{least}{paid}; {requests} may have been billed"

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from tasks.calls.request import Message
-from tasks.history.conversation import Conversation, continued
-from tasks.history.rows import Entry, Turn
-from tasks.history.saved_place import find_history
-from tasks.history.writer import Writer, writer_of
-from tasks.record import Iteration, Record, Response
-from tasks.termination import heeding_termination
-from tasks.watch import Watcher, tell, watched_by
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.history.conversation import Conversation, continued
+from consensus_flows.tasks.history.rows import Entry, Turn
+from consensus_flows.tasks.history.saved_address import find_history
+from consensus_flows.tasks.history.writer import Writer, writer_of
+from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.termination import heeding_termination
+from consensus_flows.tasks.watch import Watcher, tell, watched_by
 
 PATIENCE_S = 60.0
 """Seconds that the end of a run waits for the history at most."""

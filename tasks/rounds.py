@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from blocks.member import Member
-from blocks.panel import RunConfig
-from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
-from tasks.judging.hazards import marked
-from tasks.panel import gather_panel
-from tasks.prompting.prompt_sets import prompt_set
-from tasks.record import Response
+from consensus_flows.blocks.member import Member
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.judging.hazards import marked
+from consensus_flows.tasks.panel import gather_panel
+from consensus_flows.tasks.prompting.prompt_sets import prompt_set
+from consensus_flows.tasks.record import Response
 
 
 async def ask_members(

@@ -7,7 +7,7 @@ from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ValidationError
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -77,7 +77,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> I
 @pytest.fixture
 def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackVendors]:
     """Start the loopback vendors and point the built-in providers at them, each with a key that is none."""
-    from tasks.calls import attempt, providers
+    from consensus_flows.tasks.calls import attempt, providers
 
     with LoopbackVendors() as server:
         for name, value in {

@@ -5,10 +5,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.batches.limits import MAX_PROMPT_CHARACTERS, fault_in
-from tasks.batches.row import Broken, Item
-from tasks.batches.template import MissingColumnError, Template
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.limits import MAX_PROMPT_CHARACTERS, fault_in
+from consensus_flows.tasks.batches.row import Broken, Item
+from consensus_flows.tasks.batches.template import MissingColumnError, Template
+from consensus_flows.tasks.errors import ConfigurationError
 
 PROMPT = "prompt"
 ID = "id"

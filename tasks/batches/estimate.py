@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from blocks.member import ModelName
-from blocks.panel import RunConfig
-from tasks.batches.planned import Planned
-from tasks.batches.planning import planned_calls
-from tasks.calls.money.pricing import price
-from tasks.calls.money.service_tier import tier_at
-from tasks.calls.providers import LOCAL, Endpoint, check_models
-from tasks.calls.request import Usage
-from tasks.history.lengths import Lengths
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import planned_calls
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.money.service_tier import tier_at
+from consensus_flows.tasks.calls.providers import LOCAL, Endpoint, check_models
+from consensus_flows.tasks.history.lengths import Lengths
+from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8. A character of English is one byte, of Greek or Cyrillic two, of Chinese or Japanese three, so that a token is
@@ -157,9 +157,9 @@ def _sum(costs: Sequence[float | None]) -> float | None:
 
 def _lengths() -> tuple[Lengths, str]:
     """Return what the history knows of the lengths of answers, and why it knows nothing."""
-    from tasks.history.database import opened
-    from tasks.history.errors import HistoryError
-    from tasks.history.lengths import mean_output_tokens
+    from consensus_flows.tasks.history.database import opened
+    from consensus_flows.tasks.history.errors import HistoryError
+    from consensus_flows.tasks.history.lengths import mean_output_tokens
 
     try:
         with opened() as history:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from tasks.batches.row import BadRow, Inventory, Row
+from consensus_flows.tasks.batches.row import BadRow, Inventory, Row
 
 
 class Fingerprint:

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tasks.batches.row import Row
-from tasks.batches.totals import Totals
-from tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.errors import ConfigurationError, OutputError
 
 FORMAT = 1
 """Version of what a line means."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 """Of one prompt; more than any model's context today."""

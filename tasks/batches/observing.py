@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tasks.batches.journal import Journal
-from tasks.calls.call import Call
-from tasks.calls.request import Request
-from tasks.errors import OutputError
-from tasks.record import Record, Response
+from consensus_flows.tasks.batches.journal import Journal
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.errors import OutputError
+from consensus_flows.tasks.record import Record, Response
 
 LABEL = 80
 """Characters of a row's id in the name of a task run."""

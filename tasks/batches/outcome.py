@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tasks.batches.row import BadRow, Row
-from tasks.batches.totals import ModelSummary, RowSums, Totals
-from tasks.record import Record
+from consensus_flows.tasks.batches.row import BadRow, Row
+from consensus_flows.tasks.batches.totals import ModelSummary, RowSums, Totals
+from consensus_flows.tasks.record import Record
 
 NOT_STARTED = "not_started"
 SHOWN_FAILURES = 5

@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.atomic_write import atomic_write, is_stream
-from tasks.batches.formats.parquet_file import pyarrow_for
-from tasks.batches.formats.writing import write_csv, write_json_lines
-from tasks.batches.formats.writing_parquet import write_parquet
-from tasks.batches.places import Place, place_of
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.atomic_write import atomic_write, is_stream
+from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.batches.formats.parquet_file import pyarrow_for
+from consensus_flows.tasks.batches.formats.writing import write_csv, write_json_lines
+from consensus_flows.tasks.batches.formats.writing_parquet import write_parquet
+from consensus_flows.tasks.errors import ConfigurationError
 
 RESULT_COLUMNS: dict[str, type] = {
     "id": str,

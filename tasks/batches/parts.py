@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tasks.batches.journal import Finished
-from tasks.batches.output import RESULT_COLUMNS, output_row, own_names, write_rows
-from tasks.batches.places import place_of
-from tasks.batches.row import Inventory
-from tasks.batches.totals import Totals
+from consensus_flows.tasks.batches.addresses import place_of
+from consensus_flows.tasks.batches.journal import Finished
+from consensus_flows.tasks.batches.output import RESULT_COLUMNS, output_row, own_names, write_rows
+from consensus_flows.tasks.batches.row import Inventory
+from consensus_flows.tasks.batches.totals import Totals
 
 PART_COLUMNS = ("row", "result", "own", "calls")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from blocks.member import ModelName
+from consensus_flows.blocks.member import ModelName
 
 
 class Planned(NamedTuple):

@@ -6,20 +6,20 @@ Retries, second askings and fallbacks are left out: they come only where somethi
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.layer import Layer
-from blocks.member import Member, ModelName, parse_member
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.panel import PanelConfig, RunConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.sampling import Sampling
-from blocks.vote import VoteConfig
-from tasks.batches.planned import Planned, merged
-from tasks.judging.mixture import windows
-from tasks.prompting.prompt_sets import prompt_set
-from tasks.prompts import prompt
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.layer import Layer
+from consensus_flows.blocks.member import Member, ModelName, parse_member
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.tasks.batches.planned import Planned, merged
+from consensus_flows.tasks.judging.mixture import windows
+from consensus_flows.tasks.prompting.prompt_sets import prompt_set
+from consensus_flows.tasks.prompts import prompt
 
 SCHEMA_CHARACTERS = 400
 """Of the JSON schema of a judge's answer, which is sent beside the prompt."""

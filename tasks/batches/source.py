@@ -7,19 +7,19 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, BinaryIO
 
-from tasks.batches.columns import Columns
-from tasks.batches.fingerprint import Fingerprint
-from tasks.batches.formats.csv_file import read_csv
-from tasks.batches.formats.folder import ENDINGS, read_folder
-from tasks.batches.formats.json_file import read_json_array, read_json_lines
-from tasks.batches.formats.parquet_file import read_parquet
-from tasks.batches.formats.text import read_lines
-from tasks.batches.formats.unpacking import Unpacked
-from tasks.batches.places import Place, place_of
-from tasks.batches.row import BadRow, Broken, Inventory, Item, Row
-from tasks.batches.template import Template
-from tasks.calls.money.worst_case import most_tokens
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.batches.columns import Columns
+from consensus_flows.tasks.batches.fingerprint import Fingerprint
+from consensus_flows.tasks.batches.formats.csv_file import read_csv
+from consensus_flows.tasks.batches.formats.folder import ENDINGS, read_folder
+from consensus_flows.tasks.batches.formats.json_file import read_json_array, read_json_lines
+from consensus_flows.tasks.batches.formats.parquet_file import read_parquet
+from consensus_flows.tasks.batches.formats.text import read_lines
+from consensus_flows.tasks.batches.formats.unpacking import Unpacked
+from consensus_flows.tasks.batches.row import BadRow, Broken, Inventory, Item, Row
+from consensus_flows.tasks.batches.template import Template
+from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.errors import ConfigurationError
 
 Found = Item | Broken | list[str]
 

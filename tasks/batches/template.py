@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 
 class MissingColumnError(KeyError):

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from tasks.batches.money.requests import Requests
-from tasks.calls.money.bill import known_cost
+from consensus_flows.tasks.batches.money.requests import Requests
+from consensus_flows.tasks.record import known_cost
 
 INTERRUPTED = "interrupted"
 """Kind of failure of a request whose call has never ended: its run was killed, or it was cancelled."""

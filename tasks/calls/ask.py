@@ -12,16 +12,16 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
-from tasks.calls.attempt import attempt, ledger
-from tasks.calls.cut import failing_when_cut
-from tasks.calls.money.budget import check_wait, until_deadline
-from tasks.calls.providers import Endpoint, address_of, endpoint_of
-from tasks.calls.request import Answer, Request
-from tasks.calls.settings import setting
-from tasks.calls.storage.cache_key import RequestKey, request_key
-from tasks.calls.storage.result_folder import guard, place_of
-from tasks.calls.storage.single_flight import once
-from tasks.errors import BudgetError, ModelError
+from consensus_flows.tasks.calls.attempt import attempt, ledger
+from consensus_flows.tasks.calls.cut import failing_when_cut
+from consensus_flows.tasks.calls.money.budget import check_wait, until_deadline
+from consensus_flows.tasks.calls.providers import Endpoint, address_of, endpoint_of
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.settings import setting
+from consensus_flows.tasks.calls.storage.cache_key import RequestKey, request_key
+from consensus_flows.tasks.calls.storage.result_folder import guard, place_of
+from consensus_flows.tasks.calls.storage.single_flight import once
+from consensus_flows.tasks.errors import BudgetError, ModelError
 
 RETRIES = 4
 BACKOFF_S = 1.0

@@ -10,23 +10,24 @@ from typing import Any
 
 from prefect.logging import get_logger
 
-from blocks.credentials import Wire
-from tasks.calls.adapters import Adapter, Reply, adapter_of
-from tasks.calls.adapters.repair import Repairs
-from tasks.calls.clients import client_of
-from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
-from tasks.calls.money.budget import set_aside
-from tasks.calls.money.pricing import price
-from tasks.calls.money.service_tier import tier_at
-from tasks.calls.pace.pacing import pace_of
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Answer, Request, Usage
-from tasks.calls.scrub import scrub
-from tasks.calls.secret_forms import is_telling, strike
-from tasks.calls.settings import setting
-from tasks.calls.vectors import READER
-from tasks.errors import ModelError
-from tasks.readers import UnreadableError, check_readable
+from consensus_flows.blocks.credentials import Wire
+from consensus_flows.tasks.calls.adapters import Adapter, Reply, adapter_of
+from consensus_flows.tasks.calls.adapters.repair import Repairs
+from consensus_flows.tasks.calls.clients import client_of
+from consensus_flows.tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
+from consensus_flows.tasks.calls.money.budget import set_aside
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.money.service_tier import tier_at
+from consensus_flows.tasks.calls.pace.pacing import pace_of
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.secret_forms import is_telling, strike
+from consensus_flows.tasks.calls.settings import setting
+from consensus_flows.tasks.calls.vectors import READER
+from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.readers import UnreadableError, check_readable
+from consensus_flows.tasks.record import Usage
 
 RETRY_AFTER_CAP_S = 120.0
 

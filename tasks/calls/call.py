@@ -10,19 +10,19 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.tasks import Task
 
-from blocks.sampling import ServiceTier
-from tasks.calls.ask import ask_task
-from tasks.calls.attempt import Ledger, ledger
-from tasks.calls.embed import embed_task, is_embedding
-from tasks.calls.request import Answer, Request, Usage
-from tasks.calls.scrub import scrub
-from tasks.calls.storage.rejected import was_rejected
-from tasks.calls.storage.result_folder import NOT_STORED, REJECTED, holds
-from tasks.calls.task_run import run_call
-from tasks.calls.vectors import read_vector
-from tasks.errors import ConfigurationError, ModelError
-from tasks.record import CallError, Response
-from tasks.watch import tell
+from consensus_flows.blocks.sampling import ServiceTier
+from consensus_flows.tasks.calls.ask import ask_task
+from consensus_flows.tasks.calls.attempt import Ledger, ledger
+from consensus_flows.tasks.calls.embed import embed_task, is_embedding
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.storage.rejected import was_rejected
+from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED, holds
+from consensus_flows.tasks.calls.task_run import run_call
+from consensus_flows.tasks.calls.vectors import read_vector
+from consensus_flows.tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.record import CallError, Response, Usage
+from consensus_flows.tasks.watch import tell
 
 Call = Callable[..., Awaitable[Response]]
 """What makes the calls of a flow: takes a request, gives a response, like `Caller`."""

@@ -5,9 +5,9 @@ import hashlib
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from blocks.credentials import MAX_RESPONSE_MB, openai_client
-from tasks.calls.providers import Endpoint
-from tasks.calls.settings import setting
+from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, openai_client
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.settings import setting
 
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()
 
@@ -32,7 +32,7 @@ async def _make(endpoint: Endpoint, model: str) -> Any:
     max_response_mb = setting("MAX_RESPONSE_MB", MAX_RESPONSE_MB)
     if endpoint.credentials is not None:
         return endpoint.credentials.get_client(max_response_mb=max_response_mb)
-    from tasks.calls.local_model import alocal_base_url
+    from consensus_flows.tasks.calls.local_model import alocal_base_url
 
     base_url = await alocal_base_url(model, embedding=endpoint.wire == "openai-embeddings")
     return openai_client("none", base_url, max_response_mb=max_response_mb)

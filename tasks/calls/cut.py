@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from tasks.errors import ModelError
+from consensus_flows.tasks.errors import ModelError
 
 
 class Scissors:

@@ -8,12 +8,12 @@ from typing import Any
 
 from prefect.tasks import Task
 
-from blocks.member import ModelName
-from blocks.sampling import Sampling
-from tasks.calls.ask import answered, call_task
-from tasks.calls.providers import embedding_endpoint
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.vectors import READER
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.tasks.calls.ask import answered, call_task
+from consensus_flows.tasks.calls.providers import embedding_endpoint
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.vectors import READER
 
 MAX_CHARACTERS = 24_000
 """Characters of a text that are embedded, about 6,000 tokens of English: the models of OpenAI take 8,191."""

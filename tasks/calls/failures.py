@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from tasks.calls.pace.retry_after import retry_after
-from tasks.calls.request import ErrorKind, FinishReason
+from consensus_flows.tasks.calls.pace.retry_after import retry_after
+from consensus_flows.tasks.calls.request import FinishReason
+from consensus_flows.tasks.errors import ErrorKind
 
 Transport = Literal["", "timeout", "connection", "malformed"]
 

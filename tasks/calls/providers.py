@@ -14,8 +14,8 @@ from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr, ValidationError
 
-from blocks.addresses import proxy_for
-from blocks.credentials import (
+from consensus_flows.blocks.addresses import proxy_for
+from consensus_flows.blocks.credentials import (
     AnthropicCredentials,
     GoogleCredentials,
     ModelCredentials,
@@ -23,8 +23,8 @@ from blocks.credentials import (
     OpenAICredentials,
     Wire,
 )
-from blocks.member import ModelName
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.tasks.errors import ConfigurationError
 
 BLOCKS: dict[str, type[ModelCredentials]] = {
     block.get_block_type_slug(): block
@@ -166,7 +166,7 @@ def _known_endpoint(provider: str, model: str) -> Endpoint:
     if saved is not None:
         return _endpoint(provider, saved)
     if provider == LOCAL:
-        from tasks.calls.local_model import weights_id
+        from consensus_flows.tasks.calls.local_model import weights_id
 
         try:
             return Endpoint(LOCAL, "openai", f"local:{weights_id(model)}", LOCAL_CONCURRENCY)

@@ -4,29 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from blocks.sampling import Sampling, ServiceTier
+from consensus_flows.blocks.sampling import Sampling, ServiceTier
+from consensus_flows.tasks.record import Usage
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
-ErrorKind = Literal[
-    "rate_limit",
-    "quota",
-    "auth",
-    "not_found",
-    "bad_request",
-    "context_length",
-    "content_filter",
-    "truncated",
-    "empty",
-    "malformed",
-    "overloaded",
-    "server",
-    "timeout",
-    "connection",
-    "straggler",
-    "budget",
-    "unknown",
-]
 
 
 class Message(BaseModel):
@@ -54,7 +36,7 @@ class Request(BaseModel):
     response_schema: dict[str, JsonValue] | None = None
     """JSON schema of the answer; the vendor's own structured output is used where there is one."""
     reader: str = ""
-    """Name of the function in `tasks.readers` that must be able to read the answer before it is stored."""
+    """Name of the function in `consensus_flows.tasks.readers` that must be able to read the answer before it is stored."""
     sample: int = Field(0, ge=0)
     """Tells apart repeated samples of one question, which would otherwise share one stored answer."""
     prompt_version: str = ""
@@ -75,24 +57,6 @@ class Request(BaseModel):
     def title(self) -> str:
         """What the call is called in the UI."""
         return self.label or self.name
-
-
-class Usage(BaseModel):
-    """Tokens of one or several calls, counted alike for all vendors.
-
-    Cached input is part of `input_tokens`; reasoning is part of `output_tokens`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
 class Answer(BaseModel):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from tasks.calls.secret_forms import STRUCK, strike
+from consensus_flows.tasks.calls.secret_forms import STRUCK, strike
 
 _KEY = re.compile(
     r"\b(?:sk|pk|rk|hf|gsk|xai|or)[-_][A-Za-z0-9_\-*.]{6,}|\bAIza[0-9A-Za-z_\-]{10,}|(?i:\bbearer\s+)[A-Za-z0-9._\-*+/=]{6,}"

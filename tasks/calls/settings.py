@@ -3,7 +3,7 @@
 import os
 from math import isfinite
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 
 def setting(name: str, default: float) -> float:

@@ -14,8 +14,8 @@ from prefect.task_engine import run_task_async
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
-from tasks.calls.pace.backpressure import in_step
-from tasks.calls.request import Request
+from consensus_flows.tasks.calls.pace.backpressure import in_step
+from consensus_flows.tasks.calls.request import Request
 
 _ours: set[str] = set()
 

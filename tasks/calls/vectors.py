@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.readers import UnreadableError, reader
+from consensus_flows.tasks.readers import UnreadableError, reader
 
 READER = "embedding"
 """Name of the reader: a request that names it is one for an embedding."""

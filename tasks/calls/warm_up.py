@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
 
-from blocks.credentials import Wire
-from tasks.calls.adapters import adapter_of
-from tasks.calls.providers import BUILT_IN, LOCAL
+from consensus_flows.blocks.credentials import Wire
+from consensus_flows.tasks.calls.adapters import adapter_of
+from consensus_flows.tasks.calls.providers import BUILT_IN, LOCAL
 
 
 def warm_up(providers: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from tasks.counting.likeness import LEXICAL, Likeness, Nearness
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, Nearness
 
 
 def agreement(texts: Sequence[str], likeness: Likeness = LEXICAL) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 
 
 def clusters(texts: Sequence[str], alike: float, likeness: Likeness = LEXICAL) -> list[int]:

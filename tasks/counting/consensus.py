@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.extraction import parse_extraction
-from tasks.counting.agreement import medoid
-from tasks.counting.clusters import clusters
-from tasks.counting.decentralized import Outcome, settle
-from tasks.counting.extraction.extract import Value, extract_all
-from tasks.counting.likeness import LEXICAL, Likeness
-from tasks.counting.settled import Adopted, Settlement
-from tasks.counting.vote import count_votes
-from tasks.judging.fence import labels
-from tasks.record import Iteration, Response, Synthesis
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.tasks.counting.agreement import medoid
+from consensus_flows.tasks.counting.clusters import clusters
+from consensus_flows.tasks.counting.decentralized import Outcome, settle
+from consensus_flows.tasks.counting.extraction.extract import Value, extract_all
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.counting.vote import count_votes
+from consensus_flows.tasks.plain_text import labels
+from consensus_flows.tasks.record import Adopted, Iteration, Response, Settlement, Synthesis
 
 
 def nearest(responses: Sequence[Response], method: str = "medoid", likeness: Likeness = LEXICAL) -> Synthesis:

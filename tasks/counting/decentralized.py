@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from blocks.consensus_learning import Snowflake
+from consensus_flows.blocks.consensus_learning import Snowflake
 
 
 @dataclass(frozen=True)

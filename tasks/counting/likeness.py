@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import mul
 from typing import NamedTuple
 
-from tasks.counting.wording import coded, similarity_of_words
+from consensus_flows.tasks.counting.wording import coded, similarity_of_words
 
 LEXICAL_MEASURE = "lexical"
 

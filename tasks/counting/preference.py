@@ -1,14 +1,22 @@
 """What members' rankings of each other say: who is best, who prefers itself, whether the order shown matters.
 
-Pure functions over what the judges said. The counting itself is in `tasks.counting.ranking`.
+Pure functions over what the judges said. The counting itself is in `consensus_flows.tasks.counting.ranking`.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 
-from tasks.counting.ranking import Ranking, borda, condorcet_winner, kendall_w, mean_rank, pairwise_wins, places
-from tasks.judging.ranked import JudgeRanking, MemberScore, PositionEffect, Scores
+from consensus_flows.tasks.counting.ranking import (
+    Ranking,
+    borda,
+    condorcet_winner,
+    kendall_w,
+    mean_rank,
+    pairwise_wins,
+    places,
+)
+from consensus_flows.tasks.record import JudgeRanking, MemberScore, PositionEffect, Scores
 
 _DIGITS = 4
 

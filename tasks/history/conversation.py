@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from tasks.calls.request import Message
+from consensus_flows.tasks.calls.request import Message
 
 
 @dataclass

@@ -19,12 +19,12 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from tasks.calls.scrub import scrub
-from tasks.history.errors import HistoryError, RowError
-from tasks.history.place import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place, said_by
-from tasks.history.rows import Row
-from tasks.history.saving import Transaction
-from tasks.history.schema import metadata
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.history.address import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place, said_by
+from consensus_flows.tasks.history.errors import HistoryError, RowError
+from consensus_flows.tasks.history.rows import Row
+from consensus_flows.tasks.history.saving import Transaction
+from consensus_flows.tasks.history.schema import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -1,6 +1,6 @@
 """What goes wrong with the history. A run is never lost for it."""
 
-from tasks.errors import ConsensusError
+from consensus_flows.tasks.errors import ConsensusError
 
 
 class HistoryError(ConsensusError):

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, func, select
 
-from tasks.history.schema import calls
+from consensus_flows.tasks.history.schema import calls
 
 Lengths = dict[tuple[str, str, str], float]
 """Mean output tokens of an answer, by provider, model and role."""

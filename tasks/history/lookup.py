@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
-from tasks.calls.request import Message
-from tasks.history.conversation import Conversation
-from tasks.history.errors import HistoryError
-from tasks.history.rows import username
-from tasks.history.schema import conversations, runs, turns
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.history.conversation import Conversation
+from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history.rows import username
+from consensus_flows.tasks.history.schema import conversations, runs, turns
 
 LISTED = 5
 """Ids that are named when an abbreviation fits several."""

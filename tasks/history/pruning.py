@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
-from tasks.history.schema import calls, conversations, iterations, runs, turns
+from consensus_flows.tasks.history.schema import calls, conversations, iterations, runs, turns
 
 if TYPE_CHECKING:
-    from tasks.history.database import Database
+    from consensus_flows.tasks.history.database import Database
 
 AT_ONCE = 500
 """Runs that are deleted in one transaction: whoever wants to write meanwhile waits for no more than that."""

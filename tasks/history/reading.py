@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
-from tasks.calls.money.bill import known_cost
-from tasks.history.lookup import LISTED, only
-from tasks.history.rows import Row
-from tasks.history.schema import calls, runs
+from consensus_flows.tasks.history.lookup import LISTED, only
+from consensus_flows.tasks.history.rows import Row
+from consensus_flows.tasks.history.schema import calls, runs
+from consensus_flows.tasks.record import known_cost
 
 LIST = [column for column in runs.c if column.name not in {"answer", "record"}]
 

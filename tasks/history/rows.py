@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.calls.request import Message
-from tasks.counting.wording import similarity
-from tasks.history.conversation import Conversation
-from tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.wording import similarity
+from consensus_flows.tasks.history.conversation import Conversation
+from consensus_flows.tasks.record import Iteration, Record, Response
 
 Row = dict[str, Any]
 

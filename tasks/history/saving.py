@@ -4,7 +4,7 @@ import json
 from typing import Any, Protocol
 from uuid import uuid4
 
-from tasks.history.rows import Entry, Row, Turn, call_rows, iteration_rows, run_row, username
+from consensus_flows.tasks.history.rows import Entry, Row, Turn, call_rows, iteration_rows, run_row, username
 
 
 class Transaction(Protocol):

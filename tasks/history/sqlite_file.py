@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from tasks.history.errors import HistoryError, RowError
-from tasks.history.place import BUSY_S, HEAD, Place
-from tasks.history.rows import Row
-from tasks.history.saving import Transaction
+from consensus_flows.tasks.history.address import BUSY_S, HEAD, Place
+from consensus_flows.tasks.history.errors import HistoryError, RowError
+from consensus_flows.tasks.history.rows import Row
+from consensus_flows.tasks.history.saving import Transaction
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class SqliteFile:
             if self._path.exists():
                 raise
         # Once in the life of a file, and after an update: SQLAlchemy and Alembic make the tables.
-        from tasks.history.database import Database
+        from consensus_flows.tasks.history.database import Database
 
         database = Database(self._path)
         try:

@@ -8,14 +8,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.history.errors import HistoryError, RowError
-from tasks.history.place import Place
-from tasks.history.rows import Entry
-from tasks.history.saving import save
-from tasks.history.sqlite_file import SqliteFile, file_of
+from consensus_flows.tasks.history.address import Place
+from consensus_flows.tasks.history.errors import HistoryError, RowError
+from consensus_flows.tasks.history.rows import Entry
+from consensus_flows.tasks.history.saving import save
+from consensus_flows.tasks.history.sqlite_file import SqliteFile, file_of
 
 if TYPE_CHECKING:
-    from tasks.history.database import Database
+    from consensus_flows.tasks.history.database import Database
 
 AT_ONCE = 200
 """Runs that are written in one transaction at most."""
@@ -104,7 +104,7 @@ def _opened(place: Place) -> "Database | SqliteFile":
     file = file_of(place)
     if file is not None:
         return SqliteFile(file)
-    from tasks.history.database import Database
+    from consensus_flows.tasks.history.database import Database
 
     return Database(place)
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.consensus_learning import ConsensusLearningConfig, Turn
-from blocks.member import ModelName
-from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
-from tasks.judging.fence import fenced, shuffled
-from tasks.judging.text_hearing import READER, hear_text
-from tasks.prompts import fill, prompt, version
-from tasks.record import Response, Synthesis
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig, Turn
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.judging.fence import fenced, shuffled
+from consensus_flows.tasks.judging.text_hearing import READER, hear_text
+from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.record import Response, Synthesis
 
 
 @dataclass(frozen=True)

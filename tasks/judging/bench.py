@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from blocks.member import ModelName
-from blocks.sampling import Sampling
-from tasks.calls.request import Message, Request
-from tasks.prompts import fill, prompt, version
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.prompts import fill, prompt, version
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,14 @@
 import hashlib
 import random
 from collections.abc import Sequence
-from string import ascii_uppercase
 
-from tasks.plain_text import visible
-from tasks.record import Response
+from consensus_flows.tasks.plain_text import labels, visible
+from consensus_flows.tasks.record import Response
 
 LONGEST = 100_000
 """Characters of one text that a judge is shown: some 25,000 tokens. One member's flood must not drown the others."""
 _LONGEST_SPELT = len("<U+E0100>")
 """Characters that one character becomes where it is spelt out, at most."""
-
-
-def labels(count: int) -> list[str]:
-    """Return `count` labels: A to Z, then AA, AB and so on."""
-    found: list[str] = []
-    for number in range(count):
-        label, rest = "", number
-        while rest >= 0:
-            label = ascii_uppercase[rest % 26] + label
-            rest = rest // 26 - 1
-        found.append(label)
-    return found
 
 
 def shuffled(responses: Sequence[Response], seed: str) -> dict[str, Response]:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from tasks.judging.fence import LONGEST, too_long
-from tasks.plain_text import CONTROL, DIRECTION, hides
-from tasks.record import Response
+from consensus_flows.tasks.judging.fence import LONGEST, too_long
+from consensus_flows.tasks.plain_text import CONTROL, DIRECTION, hides
+from consensus_flows.tasks.record import Response
 
 Hazard = Literal[
     "fence", "judgement", "instruction", "direction", "invisible", "control", "script", "remote image", "length"

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
-from tasks.prompts import fill, version
-from tasks.readers import Read, UnreadableError, read_with
-from tasks.record import CallError, Response
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.prompts import fill, version
+from consensus_flows.tasks.readers import Read, UnreadableError, read_with
+from consensus_flows.tasks.record import CallError, Response
 
 Reading = Callable[[str, dict[str, Any] | None], Read]
 

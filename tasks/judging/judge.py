@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from blocks.member import ModelName
-from blocks.sampling import Sampling
-from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
-from tasks.counting.agreement import medoid
-from tasks.counting.likeness import LEXICAL, Likeness
-from tasks.judging.fence import fence_tag, fenced, shuffled
-from tasks.judging.hearing import hear
-from tasks.judging.judgement import Judgement, Method, read_judgement, schema_of
-from tasks.prompts import fill, prompt, version
-from tasks.record import Response, Synthesis
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.counting.agreement import medoid
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.judging.judgement import Judgement, Method, read_judgement, schema_of
+from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.record import Response, Synthesis
 
 
 @dataclass(frozen=True)

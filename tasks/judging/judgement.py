@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from tasks.readers import UnreadableError, flag, json_object, reader, share, texts
+from consensus_flows.tasks.readers import UnreadableError, flag, json_object, reader, share, texts
 
 Method = Literal["synthesize", "rank"]
 

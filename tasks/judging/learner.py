@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.consensus_learning import PromptType
-from tasks.calls.request import Message
-from tasks.judging.fence import fenced
-from tasks.prompts import fill, prompt, version
+from consensus_flows.blocks.consensus_learning import PromptType
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.prompts import fill, prompt, version
 
 PROMPTS = ("consensus", "consensus_asked", "improve")
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.calls.request import Message
-from tasks.judging.fence import fenced
-from tasks.prompting.turns import apart
-from tasks.prompts import fill, prompt, version
-from tasks.record import Response
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.prompting.turns import apart
+from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.record import Response
 
 Role = Literal["initial", "aggregate", "final"]
 

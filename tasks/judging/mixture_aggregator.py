@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from tasks.calls.call import Call
-from tasks.calls.request import Request
-from tasks.judging.mixture import Task, in_order
-from tasks.judging.text_hearing import READER, hear_text
-from tasks.record import Response, Synthesis
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.judging.mixture import Task, in_order
+from consensus_flows.tasks.judging.text_hearing import READER, hear_text
+from consensus_flows.tasks.record import Response, Synthesis
 
 SO_FAR = "synthesis so far"
 

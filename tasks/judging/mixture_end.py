@@ -1,8 +1,8 @@
 """What a mixture of agents comes to: which answer is returned, and what was not as it should be."""
 
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from tasks.ending import end_by_budget
-from tasks.record import Iteration, Record
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.tasks.ending import end_by_budget
+from consensus_flows.tasks.record import Iteration, Record
 
 
 def conclude(record: Record, config: MixtureOfAgentsConfig) -> None:

@@ -15,15 +15,14 @@ from typing import Any, get_args
 
 from pydantic import JsonValue
 
-from blocks.member import ModelName
-from tasks.calls.call import Call
-from tasks.counting.ballot import Comparison, Outcome
-from tasks.counting.ranking import ranked_by
-from tasks.judging.bench import Bench
-from tasks.judging.fence import fenced, shuffled
-from tasks.judging.hearing import hear
-from tasks.readers import UnreadableError, json_object, reader
-from tasks.record import Response
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.counting.ranking import ranked_by
+from consensus_flows.tasks.judging.bench import Bench
+from consensus_flows.tasks.judging.fence import fenced, shuffled
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.readers import UnreadableError, json_object, reader
+from consensus_flows.tasks.record import Comparison, Outcome, Response
 
 _TURNED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie"}
 

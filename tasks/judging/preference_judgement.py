@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from tasks.readers import UnreadableError, excerpt, flag, json_object, reader
+from consensus_flows.tasks.readers import UnreadableError, excerpt, flag, json_object, reader
 
 _DIGITS = re.compile(r"\d{1,9}")
 """A rank as a text. No more digits than anybody needs: Python refuses to read thousands."""

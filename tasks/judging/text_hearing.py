@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-from tasks.calls.call import Call
-from tasks.calls.request import Request
-from tasks.judging.hearing import hear
-from tasks.readers import UnreadableError, reader
-from tasks.record import Response
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.readers import UnreadableError, reader
+from consensus_flows.tasks.record import Response
 
 READER = "text"
 """Name of `read_text` in requests."""
@@ -19,7 +19,7 @@ def read_text(text: str, schema: dict[str, Any] | None) -> str:  # noqa: ARG001 
     """Return `text` without blanks around it.
 
     Raises:
-        UnreadableError: If it is empty, or holds the markers of `tasks.judging.fence`: then it repeats what it was shown.
+        UnreadableError: If it is empty, or holds the markers of `consensus_flows.tasks.judging.fence`: then it repeats what it was shown.
     """
     if not text.strip():
         raise UnreadableError("it is empty")

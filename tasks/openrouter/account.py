@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from tasks.calls.ask import BACKOFF_S
-from tasks.calls.attempt import RETRY_AFTER_CAP_S
-from tasks.calls.clients import client_of
-from tasks.calls.failures import Fault, Verdict, classify, fault_of
-from tasks.calls.pace.pacing import pace_of
-from tasks.calls.providers import Endpoint, endpoint_of
-from tasks.calls.scrub import scrub
-from tasks.calls.settings import setting
-from tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.calls.ask import BACKOFF_S
+from consensus_flows.tasks.calls.attempt import RETRY_AFTER_CAP_S
+from consensus_flows.tasks.calls.clients import client_of
+from consensus_flows.tasks.calls.failures import Fault, Verdict, classify, fault_of
+from consensus_flows.tasks.calls.pace.pacing import pace_of
+from consensus_flows.tasks.calls.providers import Endpoint, endpoint_of
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.settings import setting
+from consensus_flows.tasks.errors import ConfigurationError, ModelError
 
 PROVIDER = "openrouter"
 TIMEOUT_S = 30.0
@@ -70,7 +70,7 @@ async def look_up(path: str) -> Any:
 
 def _fault_in(found: Any) -> Fault:
     """Read a response of status 200 that is not what was asked for."""
-    from tasks.calls.adapters.openai_chat import fault_in_body
+    from consensus_flows.tasks.calls.adapters.openai_chat import fault_in_body
 
     if isinstance(found, dict) and found.get("error"):
         return fault_in_body(found["error"])

@@ -5,12 +5,12 @@ from typing import Any
 
 from prefect.tasks import Task
 
-from tasks.calls.ask import answered, call_task
-from tasks.calls.call import Caller
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Answer, Request
-from tasks.errors import ConfigurationError
-from tasks.record import Response
+from consensus_flows.tasks.calls.ask import answered, call_task
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Response
 
 ENDPOINT = "completions"
 """Keeps the stored answers apart from those of chat completions, which have the same key otherwise."""

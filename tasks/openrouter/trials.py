@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from tasks.atomic_write import atomic_write
-from tasks.errors import ConfigurationError
-from tasks.record import CallError
+from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import CallError
 
 Endpoint = Literal["chat_completions", "completions"]
 ENDPOINTS: tuple[Endpoint, ...] = ("chat_completions", "completions")

@@ -8,18 +8,18 @@ from typing import Any, Literal, cast
 
 from prefect.client.schemas.objects import State
 
-from blocks.free_models import FreeModelsConfig
-from blocks.sampling import Sampling
-from tasks.calls.ask import ask_task
-from tasks.calls.pace.pacing import Pace
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.scrub import scrub
-from tasks.errors import ModelError
-from tasks.openrouter.account import PROVIDER
-from tasks.openrouter.complete import as_completion, complete_task
-from tasks.openrouter.trials import Endpoint, Trial
-from tasks.record import CallError
-from tasks.reports.report import cell
+from consensus_flows.blocks.free_models import FreeModelsConfig
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.tasks.calls.ask import ask_task
+from consensus_flows.tasks.calls.pace.pacing import Pace
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.openrouter.account import PROVIDER
+from consensus_flows.tasks.openrouter.complete import as_completion, complete_task
+from consensus_flows.tasks.openrouter.trials import Endpoint, Trial
+from consensus_flows.tasks.record import CallError
+from consensus_flows.tasks.reports.report import cell
 
 Limit = Literal["minute", "account"]
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from tasks.prompting.citations import read_sources
+from consensus_flows.tasks.record import read_sources
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.places import place
-from tasks.prompting.answer_parts import divide
-from tasks.record import Response
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.confinement import place
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.prompting.answer_parts import divide
+from consensus_flows.tasks.record import Response
 
 FOLDER = "CONSENSUS_PROMPT_SETS"
 """The environment variable that names the folder of one's own sets; one of them hides a shipped one of the same name."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.calls.request import Message
+from consensus_flows.tasks.calls.request import Message
 
 
 def apart(system: str | None, conversation: Sequence[Message]) -> tuple[str | None, tuple[Message, ...]]:

@@ -16,10 +16,10 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_logger
 
-from tasks.batches.outcome import NOT_STARTED, BatchSummary
-from tasks.calls.money.bill import bill
-from tasks.reports.batch_picture import histogram
-from tasks.reports.report import cell, quoted
+from consensus_flows.tasks.batches.outcome import NOT_STARTED, BatchSummary
+from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.reports.batch_picture import histogram
+from consensus_flows.tasks.reports.report import cell, quoted
 
 PAUSE_S = 2.0
 """Seconds between two looks at the bar."""

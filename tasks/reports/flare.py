@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from blocks.consensus_learning import Approach, ConsensusLearningConfig, PromptType, Turn, is_used
-from blocks.member import members_of, parse_member
-from tasks.calls.providers import BUILT_IN, LOCAL
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.json_text import parse
-from tasks.record import Record
+from consensus_flows.blocks.consensus_learning import Approach, ConsensusLearningConfig, PromptType, Turn, is_used
+from consensus_flows.blocks.member import members_of, parse_member
+from consensus_flows.tasks.calls.providers import BUILT_IN, LOCAL
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.record import Record
 
 OPENROUTER = "openrouter"
 

@@ -4,9 +4,8 @@ import asyncio
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
 
-from tasks.counting.settled import Settlement
-from tasks.record import Iteration
-from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, key, quoted
+from consensus_flows.tasks.record import Iteration, Settlement
+from consensus_flows.tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, key, quoted
 
 
 class LearningReport(Report):

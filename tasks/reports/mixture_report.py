@@ -14,8 +14,16 @@ from prefect.artifacts import (
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from tasks.record import Iteration, Record
-from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, percent, quoted
+from consensus_flows.tasks.record import Iteration, Record
+from consensus_flows.tasks.reports.report import (
+    Report,
+    agreement_note,
+    answer_section,
+    calls_table,
+    cell,
+    percent,
+    quoted,
+)
 
 
 def queries_run_name() -> str:

@@ -5,10 +5,9 @@ from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact
 
-from tasks.counting.preference import score
-from tasks.judging.ranked import JudgeRanking, Scores
-from tasks.record import Iteration, Record
-from tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
+from consensus_flows.tasks.counting.preference import score
+from consensus_flows.tasks.record import Iteration, JudgeRanking, Record, Scores
+from consensus_flows.tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
 
 
 class PreferReport(Report):
@@ -90,7 +89,7 @@ def round_markdown(iteration: Iteration, entries: list[JudgeRanking]) -> str:
 
 
 def _labels(entry: JudgeRanking) -> list[str]:
-    from tasks.judging.fence import labels
+    from consensus_flows.tasks.plain_text import labels
 
     return labels(len(entry.order))
 

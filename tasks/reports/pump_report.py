@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from tasks.record import Iteration, Response
-from tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, quoted
+from consensus_flows.tasks.record import Iteration, Response
+from consensus_flows.tasks.reports.report import Report, agreement_note, answer_section, calls_table, cell, quoted
 
 
 def heading(response: Response) -> str:

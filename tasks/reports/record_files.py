@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.atomic_write import atomic_write
-from tasks.errors import ConfigurationError
-from tasks.record import Record
+from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Record
 
 PROMPTS = (".md", ".txt")
 

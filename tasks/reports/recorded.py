@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.member import parse_model
-from tasks.errors import ConfigurationError
-from tasks.record import CallError, Response
+from consensus_flows.blocks.member import parse_model
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import CallError, Response
 
 PROVIDER = "reference"
 """What stands for the provider of an answer whose author names none."""

@@ -15,9 +15,9 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from tasks.errors import QuorumError
-from tasks.plain_text import visible
-from tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.record import Iteration, Record, Response
 
 LIMIT = 20_000
 """Characters of a text that an artifact shows; the whole text is in the flow's result."""

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.counting.preference import comparing, score, without_own
-from tasks.counting.ranking import mean_rank, places
-from tasks.judging.ranked import JudgeRanking, Scores
-from tasks.record import Record
-from tasks.reports.preference_report import number_text
+from consensus_flows.tasks.counting.preference import comparing, score, without_own
+from consensus_flows.tasks.counting.ranking import mean_rank, places
+from consensus_flows.tasks.record import JudgeRanking, Record, Scores
+from consensus_flows.tasks.reports.preference_report import number_text
 
 DISAGREE = "disagree"
 ABSTAINED = "abstained"

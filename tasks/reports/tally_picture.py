@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape, quoteattr
 
-from tasks.counting.preference import model_of
-from tasks.judging.ranked import MemberScore
-from tasks.reports.preference_report import number_text
-from tasks.reports.tally import Tally
+from consensus_flows.tasks.counting.preference import model_of
+from consensus_flows.tasks.record import MemberScore
+from consensus_flows.tasks.reports.preference_report import number_text
+from consensus_flows.tasks.reports.tally import Tally
 
 WIDTH = 900
 NAMES = 250

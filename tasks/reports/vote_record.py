@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks.counting.ballot import Option, Vote
-from tasks.counting.extraction.extract import Reading
-from tasks.counting.vote import Tally
-from tasks.record import CallError, Iteration, Record, Synthesis
+from consensus_flows.tasks.counting.extraction.extract import Reading
+from consensus_flows.tasks.counting.vote import Tally
+from consensus_flows.tasks.record import CallError, Iteration, Option, Record, Synthesis, Vote
 
 
 def write_votes(

@@ -5,9 +5,8 @@ from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from tasks.counting.ballot import Comparison
-from tasks.record import Iteration, Record
-from tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
+from consensus_flows.tasks.record import Comparison, Iteration, Record
+from consensus_flows.tasks.reports.report import Report, answer_section, calls_table, cell, percent, quoted
 
 
 class VoteReport(Report):

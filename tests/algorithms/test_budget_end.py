@@ -5,20 +5,20 @@ The budget is in US dollars, and covers everybody but the member whose price is 
 
 import pytest
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.consensus_learning import run_consensus_learning
-from flows.consortium import run_consortium
-from flows.mixture_of_agents import run_mixture_of_agents
-from flows.prefer import run_prefer
-from flows.pump import run_pump
-from flows.vote import run_vote
-from tasks.ending import end_by_budget
-from tasks.record import CallError, Iteration, Record, Response
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.consensus_learning import run_consensus_learning
+from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.ending import end_by_budget
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response
 from tests.kits.consortium_kit import judged, say
 from tests.vendors import Reply, json_reply
 

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from flows.consensus_learning import consensus_learning, run_consensus_learning
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.record import Record
-from tasks.reports.learning_report import round_markdown
+from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
+from consensus_flows.flows.consensus_learning import consensus_learning, run_consensus_learning
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.learning_report import round_markdown
 from tests.kits.consortium_kit import asked, say
 from tests.vendors import Reply, faults
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from blocks.consortium import Consortium
-from flows.consortium import consortium, run_consortium
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.record import Record
+from consensus_flows.blocks.consortium import Consortium
+from consensus_flows.flows.consortium import consortium, run_consortium
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import ARBITER, asked, config, judged, say
 from tests.vendors import Reply, faults
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.consortium import consortium, run_consortium
-from tasks.errors import QuorumError
+from consensus_flows.flows.consortium import consortium, run_consortium
+from consensus_flows.tasks.errors import QuorumError
 from tests.kits.consortium_kit import asked, config, judged, say
 from tests.vendors import Reply, faults
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flows.consortium import run_consortium
+from consensus_flows.flows.consortium import run_consortium
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
 from tests.vendors import Reply, faults
 

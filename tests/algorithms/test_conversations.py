@@ -9,24 +9,24 @@ import sys
 import pytest
 from prefect.settings import get_current_settings
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.consensus_learning import run_consensus_learning
-from flows.consortium import consortium, run_consortium
-from flows.mixture_of_agents import run_mixture_of_agents
-from flows.prefer import run_prefer
-from flows.pump import run_pump
-from flows.vote import run_vote
-from tasks.calls.request import Message
-from tasks.history.conversation import Conversation, continuing
-from tasks.history.database import Database
-from tasks.history.errors import HistoryError
-from tasks.history.lookup import latest, named
-from tasks.history.writer import close_writers
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.consensus_learning import run_consensus_learning
+from consensus_flows.flows.consortium import consortium, run_consortium
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.history.conversation import Conversation, continuing
+from consensus_flows.tasks.history.database import Database
+from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history.lookup import latest, named
+from consensus_flows.tasks.history.writer import close_writers
 from tests.kits import processes
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, config, judged, say
@@ -129,7 +129,7 @@ def test_continue_goes_on_after_the_latest_answer(consensus, panel, file):
 )
 def test_every_command_that_asks_goes_on(consensus, panel, database, monkeypatch, command):
     written(database, entry(record("first", prompt="Capital of France?", answer="It is Paris."), in_=Conversation()))
-    monkeypatch.setattr("deployments.commands.algorithms.demo.MODEL", "openai/one")
+    monkeypatch.setattr("consensus_flows.deployments.commands.algorithms.demo.MODEL", "openai/one")
     ran = consensus(*command, "--cid", "first", "--json")
     assert panel.count() >= 2
     assert all(seen.messages[:2] == SAID for seen in panel.seen if seen.kind == "chat")
@@ -244,7 +244,15 @@ def test_two_commands_that_go_on_at_once_do_not_mix(consensus, panel, file):
     first = json.loads(consensus("Which colour?", *PANEL, "--json").out)
     api = str(get_current_settings().api.url)
     environment = os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "deployments.cli", "--cid", first["conversation_id"], *PANEL, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "consensus_flows.deployments.cli",
+        "--cid",
+        first["conversation_id"],
+        *PANEL,
+        "--json",
+    ]
     running = [
         processes.start([*command, f"Is it {colour}?"], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
         for colour in colours

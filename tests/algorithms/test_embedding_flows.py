@@ -12,23 +12,23 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from pydantic import ValidationError
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.consensus_learning import run_consensus_learning
-from flows.consortium import consortium, run_consortium
-from flows.mixture_of_agents import run_mixture_of_agents
-from flows.prefer import run_prefer
-from flows.pump import run_pump
-from flows.vote import run_vote
-from tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
-from tasks.errors import ConfigurationError
-from tasks.history.rows import call_rows
-from tasks.record import Record
-from tasks.recording import recorded
-from tasks.reports.report import calls_table
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.consensus_learning import run_consensus_learning
+from consensus_flows.flows.consortium import consortium, run_consortium
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.history.rows import call_rows
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.reports.report import calls_table
 from tests.kits import consortium_kit
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import judged, say

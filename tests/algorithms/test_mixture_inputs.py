@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from deployments.commands.algorithms.query_files import read_queries, read_references
-from deployments.terminal import Stop
-from flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents, run_queries
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.reports.recorded import Recorded, numbered, recorded_for
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.deployments.commands.algorithms.query_files import read_queries, read_references
+from consensus_flows.deployments.terminal import Stop
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents, run_queries
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.reports.recorded import Recorded, numbered, recorded_for
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, say
 from tests.kits.mixture_kit import answers_of, config

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tasks.calls.cut import cuttable, failing_when_cut
-from tasks.calls.request import Message, Request
-from tasks.errors import ModelError, QuorumError
-from tasks.panel import check_quorum, gather_panel
-from tasks.record import CallError, Response
+from consensus_flows.tasks.calls.cut import cuttable, failing_when_cut
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.errors import ModelError, QuorumError
+from consensus_flows.tasks.panel import check_quorum, gather_panel
+from consensus_flows.tasks.record import CallError, Response
 
 REQUEST = Request(provider="p", model="m", messages=(Message(role="user", content="?"),))
 

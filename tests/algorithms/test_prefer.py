@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from pydantic import ValidationError
 
-from flows.prefer import prefer, run_prefer
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.record import Record
+from consensus_flows.flows.prefer import prefer, run_prefer
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.record import Record
 from tests.kits.preference_kit import MEMBERS, ONE, THREE, TWO, config, judged_by, member, panel, prefers, ranks, shown
 from tests.vendors import Reply, faults, json_reply
 

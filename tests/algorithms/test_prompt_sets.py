@@ -5,24 +5,23 @@ import json
 
 import pytest
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.consensus_learning import run_consensus_learning
-from flows.consortium import run_consortium
-from flows.mixture_of_agents import run_mixture_of_agents
-from flows.prefer import run_prefer
-from flows.pump import run_pump
-from flows.vote import run_vote
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.prompting.answer_parts import divide
-from tasks.prompting.citations import put_together, read_sources
-from tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
-from tasks.record import Response
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.consensus_learning import run_consensus_learning
+from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.prompting.answer_parts import divide
+from consensus_flows.tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
+from consensus_flows.tasks.record import Response, put_together, read_sources
 from tests.kits.command_kit import commands
 from tests.vendors import Reply, json_reply
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from blocks.pump import PumpConfig
-from deployments.commands.algorithms.pump import file_name
-from flows.pump import pump, run_pump
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.record import Response
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.commands.algorithms.pump import file_name
+from consensus_flows.flows.pump import pump, run_pump
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.record import Response
 from tests.kits.command_kit import commands
 from tests.vendors import Reply, faults
 

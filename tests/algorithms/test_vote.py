@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.vote import VoteConfig
-from flows.vote import run_vote, vote
-from tasks.calls.request import Message
-from tasks.counting.vote import count_votes
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.record import Record
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote, vote
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.vote import count_votes
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import asked, say
 from tests.vendors import Reply, faults, json_reply
 
@@ -299,13 +299,11 @@ class TestCalls:
 
 def options(monkeypatch, *arguments):
     """Return the prompt and the configuration that the command line makes of its arguments."""
-    import deployments.commands.algorithms.vote
-    from deployments.cli import app
+    from consensus_flows.deployments.cli import app
 
     seen = []
     monkeypatch.setattr(
-        deployments.commands.algorithms.vote,
-        "run_config",
+        "consensus_flows.deployments.commands.algorithms.vote.run_config",
         lambda prompt, config, out: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
@@ -344,7 +342,7 @@ def test_the_command_line_gives_the_settings(monkeypatch):
     ],
 )
 def test_bad_options_are_named(monkeypatch, arguments, cause):
-    from deployments.terminal import Stop
+    from consensus_flows.deployments.terminal import Stop
 
     with pytest.raises(Stop, match=cause):
         options(monkeypatch, "Q", *arguments)

@@ -12,15 +12,15 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
-from flows.batch import batch
-from flows.batching import IN_A_ROW, run_batch
-from tasks.batches.observing import Labelled
-from tasks.batches.outcome import BatchSummary
-from tasks.batches.totals import ModelSummary
-from tasks.errors import ConfigurationError, OutputError, QuorumError
-from tasks.record import CallError, Response
-from tasks.reports.batch_picture import histogram
-from tasks.reports.batch_report import models_table, summary_markdown
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.batching import IN_A_ROW, run_batch
+from consensus_flows.tasks.batches.observing import Labelled
+from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.totals import ModelSummary
+from consensus_flows.tasks.errors import ConfigurationError, OutputError, QuorumError
+from consensus_flows.tasks.record import CallError, Response
+from consensus_flows.tasks.reports.batch_picture import histogram
+from consensus_flows.tasks.reports.batch_report import models_table, summary_markdown
 from tests.kits.asking import question
 from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, failing_for, prompts, read, serve
 from tests.vendors import faults
@@ -88,7 +88,7 @@ async def test_a_row_that_changed_is_done_again_and_its_columns_are_new(tmp_path
 
 async def _until_the_disk_is_full(work, rows):
     """Run a batch whose journal takes so many rows and no more."""
-    from tasks.batches.journal import Journal
+    from consensus_flows.tasks.batches.journal import Journal
 
     real, count = Journal.add, itertools.count()
 
@@ -113,7 +113,7 @@ async def test_a_full_disk_ends_the_run_with_one_sentence_and_it_is_gone_on_with
 
 async def test_a_call_that_cannot_be_entered_ends_the_run_too(tmp_path, vendors, monkeypatch):
     """Otherwise the bill would be too small, and the budget too large."""
-    from tasks.batches.journal import Journal
+    from consensus_flows.tasks.batches.journal import Journal
 
     def add_call(self, model, **call):
         raise OutputError(f"{self.path} cannot be written: No space left on device")
@@ -131,14 +131,14 @@ async def test_an_output_that_cannot_be_moved_into_place_keeps_all_rows(tmp_path
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.batching.write_output", refuse)
+        patch.setattr("consensus_flows.flows.batching.write_output", refuse)
         with pytest.raises(OutputError, match=r"No space left on device. All rows are kept in .*\.partial"):
             await run_batch(batch_of(source, out), answered)
     assert (await run_batch(batch_of(source, out), answered)).resumed == 3
 
 
 async def test_a_row_whose_run_breaks_is_a_failed_row(tmp_path, vendors, monkeypatch):
-    from flows import pump
+    from consensus_flows.flows import pump
 
     real = pump.run_pump
 
@@ -187,7 +187,7 @@ async def test_an_empty_batch_of_bad_rows_only(tmp_path, vendors):
 
 
 async def test_the_flow_takes_a_saved_configuration_or_one_that_is_given(vendors, tmp_path):
-    from blocks.vote import Vote
+    from consensus_flows.blocks.vote import Vote
 
     serve(vendors)
     await Vote(config={"members": ["openai/a", "openai/b"]}).save("batch-panel", overwrite=True)
@@ -205,7 +205,7 @@ async def test_the_flow_takes_a_saved_configuration_or_one_that_is_given(vendors
 
 
 async def _saved_twice(source, out):
-    from blocks.pump import Pump
+    from consensus_flows.blocks.pump import Pump
 
     await Pump(config=PUMP).save("batch-panel", overwrite=True)
     try:
@@ -248,7 +248,8 @@ async def test_what_is_left_of_it_in_the_history_and_in_the_ui(vendors, tmp_path
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{history}")
     events: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr(
-        "tasks.reports.batch_report.emit_event", lambda event, **given: events.append((event, given["payload"]))
+        "consensus_flows.tasks.reports.batch_report.emit_event",
+        lambda event, **given: events.append((event, given["payload"])),
     )
     serve(vendors)
     vendors.script("a", then=failing_for("is 1?", faults.unauthorized()))
@@ -326,13 +327,13 @@ import asyncio, json, re, sys
 from pathlib import Path
 from tests.kits.asking import question
 from tests.kits.batch_kit import batch_of
-from tasks.record import Response
+from consensus_flows.tasks.record import Response
 
 async def call(request, *, instance=1, member=None):
     return Response(member="openai/a#1", provider="openai", model="a", text=request.messages[-1].content[:100], cost_usd=0.0)
 
 async def main():
-    from flows.batching import run_batch
+    from consensus_flows.flows.batching import run_batch
     for output in sys.argv[3:]:
         summary = await run_batch(batch_of(Path(sys.argv[1]), Path(sys.argv[2]) / output, concurrency=32), call)
         assert summary.done == summary.rows, summary

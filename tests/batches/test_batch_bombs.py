@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.batches.formats import parquet_footer, unpacking
-from tasks.batches.formats.json_file import read_json_array
-from tasks.batches.formats.parquet_size import BATCH_ROWS, bytes_of, rows_at_once
-from tasks.batches.formats.unpacking import Growing
-from tasks.batches.limits import MAX_PROMPT_CHARACTERS, MAX_ROW_CHARACTERS, check_names
-from tasks.batches.row import Row
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.formats import parquet_footer, unpacking
+from consensus_flows.tasks.batches.formats.json_file import read_json_array
+from consensus_flows.tasks.batches.formats.parquet_size import BATCH_ROWS, bytes_of, rows_at_once
+from consensus_flows.tasks.batches.formats.unpacking import Growing
+from consensus_flows.tasks.batches.limits import MAX_PROMPT_CHARACTERS, MAX_ROW_CHARACTERS, check_names
+from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_input_kit import ROOT, bad, good, refused, rows_of, written
 
 TOO_LONG = f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters"
@@ -30,7 +30,7 @@ BIG = "a" * 4_000_000
 READING = """
 import json, resource, sys
 from collections import Counter
-from tasks.batches.source import Source
+from consensus_flows.tasks.batches.source import Source
 from tests.kits.memory import peak_kb
 import pyarrow.compute, pyarrow.parquet
 before = peak_kb()

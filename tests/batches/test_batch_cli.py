@@ -9,7 +9,7 @@ import time
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from flows.algorithms import ALGORITHMS
+from consensus_flows.flows.algorithms import ALGORITHMS
 from tests.chaos.kill_points import CONFIGURATIONS
 from tests.kits.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.kits.command_kit import Command, commands
@@ -318,7 +318,7 @@ def test_rows_that_fail_of_what_is_in_them_stop_nothing(consensus, vendors, tmp_
 def test_help_and_no_flow():
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "deployments.cli", "batch", *arguments],
+            [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -338,7 +338,7 @@ def test_an_interruption_before_it_begins_is_told_too(consensus, monkeypatch, tm
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deployments.commands.algorithms.batch.server", interrupted)
+    monkeypatch.setattr("consensus_flows.deployments.commands.algorithms.batch.connect", interrupted)
     ran = consensus("batch", prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE)
     assert ran.code == 130 and "consensus: interrupted" in ran.err
 
@@ -347,7 +347,7 @@ def test_a_termination_that_prefect_raises_is_told_in_a_sentence(consensus, monk
     async def ended(*arguments: object, **options: object) -> None:
         raise TerminationSignal(signal=signal.SIGTERM)
 
-    monkeypatch.setattr("deployments.commands.algorithms.batch.batch", ended)
+    monkeypatch.setattr("consensus_flows.deployments.commands.algorithms.batch.batch", ended)
     ran = consensus("batch", prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE)
     assert ran.code == 143 and "the same command goes on" in ran.err
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.batches.row import Row
-from tasks.batches.source import LOOKED_AT, Source
-from tasks.batches.template import Template
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.source import LOOKED_AT, Source
+from consensus_flows.tasks.batches.template import Template
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_input_kit import ROOT, good, refused, rows_of, written
 
 
@@ -91,7 +91,7 @@ def _utf8(text: str) -> bool:
 
 _MEASURE = """
 import sys
-from tasks.batches.source import Source
+from consensus_flows.tasks.batches.source import Source
 from tests.kits.memory import peak_kb
 before = peak_kb()
 inventory = Source(sys.argv[1], id_column="id").inspect()

@@ -8,8 +8,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks.credentials import OpenAICompatibleCredentials
-from tasks.calls import providers
+from consensus_flows.blocks.credentials import OpenAICompatibleCredentials
+from consensus_flows.tasks.calls import providers
 from tests.kits.asking import asking
 from tests.vendors import LoopbackVendors, faults
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.batch import batch
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.vote import count_votes
-from tasks.watch import watched_by
+from consensus_flows.flows.batch import batch
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.counting.vote import count_votes
+from consensus_flows.tasks.watch import watched_by
 from tests.counting.test_vote_data import FORM
 from tests.kits.batch_kit import environment_of, kill_when, read, start
 from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, scored, serve

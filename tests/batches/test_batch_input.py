@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.batches.limits import MAX_DEPTH, MAX_PROMPT_CHARACTERS
-from tasks.batches.row import BadRow, Row
-from tasks.batches.source import BAD_KEPT, Source
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.limits import MAX_DEPTH, MAX_PROMPT_CHARACTERS
+from consensus_flows.tasks.batches.row import BadRow, Row
+from consensus_flows.tasks.batches.source import BAD_KEPT, Source
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_input_kit import bad, good, refused, rows_of, written
 
 ROOT = Path(__file__).parent.parent.parent
@@ -187,7 +187,7 @@ def test_a_json_bomb_is_one_bad_item_and_the_others_are_read(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_bad_and_never_held(tmp_path, monkeypatch):
-    from tasks.batches.formats import csv_file, text
+    from consensus_flows.tasks.batches.formats import csv_file, text
 
     for module in (text, csv_file):
         monkeypatch.setattr(module, "MAX_ROW_CHARACTERS", 1000)

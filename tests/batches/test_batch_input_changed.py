@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from blocks.budget import Budget
-from flows.batch import batch
-from flows.batching import run_batch
-from tasks.batches.source import Source
-from tasks.calls.request import Request
-from tasks.errors import QuorumError
-from tasks.record import Response
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.batching import run_batch
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.record import Response
 from tests.kits.batch_kit import ONE, answer, batch_of, column, environment_of, prompts, serve, start
 from tests.vendors import ANY, Reply, SeenRequest
 

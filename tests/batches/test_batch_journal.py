@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from blocks.budget import Budget
-from tasks.batches.journal import Journal
-from tasks.batches.journal_place import dated, journal_path, same_place
-from tasks.batches.money.shares import share
-from tasks.batches.row import Row
-from tasks.batches.totals import Totals
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.tasks.batches.journal import Journal
+from consensus_flows.tasks.batches.journal_path import dated, journal_path, same_place
+from consensus_flows.tasks.batches.money.shares import share
+from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_kit import ROOT
 
 PLAN = {"flow": "pump", "configuration": {"members": ["openai/a"]}, "prompts": [None, None, None], "part": [0, 1]}
@@ -172,7 +172,7 @@ def test_a_journal_that_is_taken_away_by_its_holder_is_made_anew(path, monkeypat
         calls.append(how)
         real(file, how)
 
-    monkeypatch.setattr("tasks.batches.journal.fcntl.flock", flock)
+    monkeypatch.setattr("consensus_flows.tasks.batches.journal.fcntl.flock", flock)
     journal = opened(path)
     journal.add(row(0), result(0))
     journal.close()
@@ -214,8 +214,8 @@ FILLED = """
 import resource, sys
 from pathlib import Path
 from tests.batches.test_batch_journal import PLAN, call, result, row
-from tasks.batches.journal import Journal
-from tasks.errors import OutputError
+from consensus_flows.tasks.batches.journal import Journal
+from consensus_flows.tasks.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 journal, number = Journal(Path(sys.argv[1]), PLAN), 0
 try:
@@ -254,7 +254,9 @@ def test_a_disk_that_takes_a_part_and_then_the_rest(tmp_path, monkeypatch):
     import os
 
     real = os.write
-    monkeypatch.setattr("tasks.batches.journal.os.write", lambda file, data: real(file, bytes(data[:7])))
+    monkeypatch.setattr(
+        "consensus_flows.tasks.batches.journal.os.write", lambda file, data: real(file, bytes(data[:7]))
+    )
     journal = opened(tmp_path / "out.partial")
     journal.add(row(0), result(0))
     journal.add(row(1), result(1))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.batches.formats import json_numbers
-from tasks.batches.formats.json_file import read_json_array
-from tasks.batches.row import Item
-from tasks.batches.source import Source
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.formats import json_numbers
+from consensus_flows.tasks.batches.formats.json_file import read_json_array
+from consensus_flows.tasks.batches.row import Item
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.errors import ConfigurationError
 
 REFUSED = {
     "9" * 5000: "is too large",

@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from blocks.budget import Budget
-from deployments.batch_view import BatchCounts, batch_summary
-from flows.batching import run_batch
-from tasks.batches.journal import Journal
-from tasks.batches.outcome import BatchSummary
-from tasks.batches.totals import Totals
-from tasks.calls.money.bill import bill
-from tasks.errors import OutputError
-from tasks.record import CallError, Record, Response
-from tasks.reports.batch_report import summary_markdown
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.deployments.batch_view import BatchCounts, batch_summary
+from consensus_flows.flows.batching import run_batch
+from consensus_flows.tasks.batches.journal import Journal
+from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.errors import OutputError
+from consensus_flows.tasks.record import CallError, Record, Response, bill
+from consensus_flows.tasks.reports.batch_report import summary_markdown
 from tests.kits.batch_kit import batch_of, column, environment_of, kill_when, prompts, read, serve, start
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, Usage, faults
 

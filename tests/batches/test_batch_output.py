@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows.batching import run_batch
-from tasks.batches.journal import Journal
-from tasks.batches.journal_place import journal_path
-from tasks.batches.output import RESULT_COLUMNS, check_output, output_row, own_names, write_rows
-from tasks.batches.source import Source
-from tasks.errors import ConfigurationError, OutputError
+from consensus_flows.flows.batching import run_batch
+from consensus_flows.tasks.batches.journal import Journal
+from consensus_flows.tasks.batches.journal_path import journal_path
+from consensus_flows.tasks.batches.output import RESULT_COLUMNS, check_output, output_row, own_names, write_rows
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.errors import ConfigurationError, OutputError
 from tests.kits.batch_kit import batch_of, prompts, serve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -349,8 +349,8 @@ def test_the_file_has_the_rights_that_any_new_file_has(tmp_path):
 
 _MEASURE = """
 import sys
-from tasks.batches.formats.parquet_file import pyarrow_for
-from tasks.batches.output import RESULT_COLUMNS, write_rows
+from consensus_flows.tasks.batches.formats.parquet_file import pyarrow_for
+from consensus_flows.tasks.batches.output import RESULT_COLUMNS, write_rows
 from tests.kits.memory import peak_kb
 if sys.argv[1].endswith(".parquet"):
     pyarrow_for("output")

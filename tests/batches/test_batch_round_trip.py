@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tasks.batches.output import RESULT_COLUMNS, write_rows
-from tasks.batches.row import BadRow
-from tasks.batches.source import Source
+from consensus_flows.tasks.batches.output import RESULT_COLUMNS, write_rows
+from consensus_flows.tasks.batches.row import BadRow
+from consensus_flows.tasks.batches.source import Source
 
 PIECES = ["\r", "\r\n", "\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\0", "\ufeff", *',;"\t\\=+-@ ']
 CHARACTERS = st.characters(exclude_categories=["Cs"])

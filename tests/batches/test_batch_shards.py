@@ -22,10 +22,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.states import Running
 
-from flows.batch import batch
-from flows.batching import run_batch
-from tasks.batches.outcome import BatchSummary
-from tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.batching import run_batch
+from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from tests.kits import processes
 from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
 from tests.vendors import LoopbackVendors
@@ -115,7 +115,7 @@ async def test_two_shards_give_what_one_run_gives(worker, vendors, tmp_path):
 @pytest.mark.timeout(300)
 async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path):
     """The server lays the parameters of a shard over those of the deployment; what it does not name stays."""
-    from blocks.vote import Vote
+    from consensus_flows.blocks.vote import Vote
 
     serve(vendors)
     source, out = prompts(tmp_path, 4), tmp_path / "out.jsonl"
@@ -133,7 +133,7 @@ async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path
 
 async def test_a_shard_is_given_every_parameter(results, vendors, tmp_path, monkeypatch):
     """One that it is not given would be that of the deployment."""
-    from flows import batch_shards
+    from consensus_flows.flows import batch_shards
 
     given: dict[str, Any] = {}
 
@@ -150,7 +150,7 @@ async def test_a_shard_is_given_every_parameter(results, vendors, tmp_path, monk
 @pytest.mark.timeout(300)
 async def test_an_input_that_a_shard_has_read_otherwise(worker, vendors, tmp_path, monkeypatch):
     """It changes between the look of the run that starts the shards and their own: no mixture is called finished."""
-    from flows import batch_shards
+    from consensus_flows.flows import batch_shards
 
     serve(vendors)
     source, out = prompts(tmp_path, 5, "in.jsonl"), tmp_path / "out.jsonl"
@@ -216,7 +216,7 @@ async def _of_a_shard_with_rows(out: Path) -> int:
 
 @pytest.mark.usefixtures("results")
 async def test_a_budget_too_small_for_its_shards_starts_none(vendors, tmp_path):
-    from blocks.budget import Budget
+    from consensus_flows.blocks.budget import Budget
 
     with pytest.raises(ConfigurationError, match=r"budget\.max_calls: 2 cannot be shared among 3 shards"):
         await batch(
@@ -242,8 +242,8 @@ async def test_without_a_deployment_it_says_how_to_make_one(vendors, tmp_path):
 @pytest.mark.usefixtures("results")
 async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(vendors, tmp_path, monkeypatch):
     """A shard whose budget ended is started again; killed then, its old summary must not count."""
-    from flows import batch_shards
-    from tasks.batches.places import place_of
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.batches.addresses import place_of
 
     work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
     folder = place_of(str(tmp_path), "output")
@@ -266,8 +266,8 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
 
 @pytest.mark.usefixtures("results")
 async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
-    from tasks.batches.parts import merged
-    from tasks.batches.totals import Totals
+    from consensus_flows.tasks.batches.parts import merged
+    from consensus_flows.tasks.batches.totals import Totals
 
     serve(vendors)
     source = prompts(tmp_path, 7)
@@ -288,7 +288,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     async def tell(event: str, value: Any) -> None:
         found.append((event, value))
 
-    monkeypatch.setattr("flows.batch_shards.tell", tell)
+    monkeypatch.setattr("consensus_flows.flows.batch_shards.tell", tell)
     return found
 
 
@@ -298,7 +298,7 @@ async def waiting(
 ) -> Any:
     """A deployment that no worker serves, and two shards that wait for one; nothing is patient here."""
     for name, seconds in {"PAUSE_S": 0.1, "SILENT_S": 0.5, "WAITING_S": 1.0}.items():
-        monkeypatch.setattr(f"flows.batch_shards.{name}", seconds)
+        monkeypatch.setattr(f"consensus_flows.flows.batch_shards.{name}", seconds)
     await asyncio.to_thread(
         prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment_of(tmp_path)
     )

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from deployments.batch_view import BatchCounts, BatchLines, BatchTable
-from tasks.batches.outcome import Progress
-from tasks.record import Response
+from consensus_flows.deployments.batch_view import BatchCounts, BatchLines, BatchTable
+from consensus_flows.tasks.batches.outcome import Progress
+from consensus_flows.tasks.record import Response
 
 
 async def test_the_live_view_counts(capsys):
@@ -54,7 +54,7 @@ async def test_the_views_of_a_batch_in_shards(capsys):
 
 
 async def test_lines_are_told_too_while_long_rows_go_on(capsys, monkeypatch):
-    monkeypatch.setattr("deployments.batch_view.EVERY_S", -1.0)
+    monkeypatch.setattr("consensus_flows.deployments.batch_view.EVERY_S", -1.0)
     view = BatchLines()
     await view.told("batch_started", Progress("vote", 8, 0))
     await view.told(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.batch import batch
-from flows.batching import run_batch
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.batching import run_batch
 from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, prompts, serve
 from tests.vendors import ANY, LoopbackVendors, Reply, Usage
 
@@ -16,20 +16,20 @@ pytestmark = pytest.mark.usefixtures("results")
 ROWS = 6
 CONFIG = {"members": ["openai/gpt-4o-mini"]}
 WINDOWS = {
-    "rows written": ("flows.batching", "_Run.write", "after"),
-    "before the end is told": ("flows.batching", "tell", "before batch_written"),
-    "end told": ("flows.batching", "tell", "after batch_written"),
-    "before the journal goes": ("tasks.batches.journal", "Journal.remove", "before"),
+    "rows written": ("consensus_flows.flows.batching", "_Run.write", "after"),
+    "before the end is told": ("consensus_flows.flows.batching", "tell", "before batch_written"),
+    "end told": ("consensus_flows.flows.batching", "tell", "after batch_written"),
+    "before the journal goes": ("consensus_flows.tasks.batches.journal", "Journal.remove", "before"),
 }
 OF_A_SHARD = {
-    "before it says that it is done": ("flows.batch_shards", "leave_summary", "before"),
-    "after it has said so": ("flows.batch_shards", "leave_summary", "after"),
+    "before it says that it is done": ("consensus_flows.flows.batch_shards", "leave_summary", "before"),
+    "after it has said so": ("consensus_flows.flows.batch_shards", "leave_summary", "after"),
 }
 
 KILLED = """
 import asyncio, importlib, inspect, os, signal, sys
 source, out, shards, module, name, when = sys.argv[1:]
-from flows.batch import batch
+from consensus_flows.flows.batch import batch
 *path, name = name.split(".")
 owner = importlib.import_module(module)
 for part in path:
@@ -56,7 +56,7 @@ async def later(*arguments, **options):
 made = later if inspect.iscoroutinefunction(real) else sync
 setattr(owner, name, made)
 if name == "leave_summary":
-    sys.modules["flows.batch"].leave_summary = made
+    sys.modules["consensus_flows.flows.batch"].leave_summary = made
 part = {"shards": int(shards), "shard": 1} if shards != "1" else {}
 asyncio.run(batch(source, out, flow="pump", config={"members": ["openai/gpt-4o-mini"]}, **part))
 """
@@ -95,7 +95,7 @@ async def test_a_batch(environment, vendors, tmp_path, window):
 
 async def test_what_a_killed_run_has_left_of_its_output_goes(environment, vendors, tmp_path):
     source, out = prompts(tmp_path, ROWS), tmp_path / "out.jsonl"
-    killed(environment, source, out, ("tasks.atomic_write", "_sync", "after"))
+    killed(environment, source, out, ("consensus_flows.tasks.atomic_write", "_sync", "after"))
     assert not out.exists() and list(tmp_path.glob(".*-*.jsonl")), "complete, and not yet in its place"
     (tmp_path / ".1-another.jsonl").touch()
     summary = await run_batch(batch_of(source, out, config=CONFIG))
@@ -116,7 +116,7 @@ async def test_a_shard(environment, vendors, tmp_path, window):
 
 
 async def test_a_shard_that_cannot_say_that_it_is_done_keeps_its_journal(environment, vendors, tmp_path):
-    from tasks.errors import OutputError
+    from consensus_flows.tasks.errors import OutputError
 
     source, out = prompts(tmp_path, ROWS), tmp_path / "0001-of-0002.jsonl"
     (tmp_path / f"{out.name}.done").mkdir()

@@ -7,26 +7,26 @@ from functools import partial
 import genai_prices
 import pytest
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.panel import RunConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.consensus_learning import run_consensus_learning
-from flows.consortium import run_consortium
-from flows.mixture_of_agents import run_mixture_of_agents
-from flows.prefer import run_prefer
-from flows.pump import run_pump
-from flows.vote import run_vote
-from tasks.batches.estimate import OUTPUT_TOKENS, estimate
-from tasks.batches.planned import calls_in_words
-from tasks.batches.planning import planned_calls
-from tasks.calls.request import Usage
-from tasks.errors import ConfigurationError
-from tasks.history.database import opened
-from tasks.history.rows import Entry
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.consensus_learning import run_consensus_learning
+from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.flows.prefer import run_prefer
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, estimate
+from consensus_flows.tasks.batches.planned import calls_in_words
+from consensus_flows.tasks.batches.planning import planned_calls
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.history.database import opened
+from consensus_flows.tasks.history.rows import Entry
+from consensus_flows.tasks.record import Usage
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged
 from tests.kits.history_kit import entry, record, response
@@ -225,7 +225,7 @@ async def test_the_history_tells_how_long_answers_are(prefect_server, vendors, t
 
 
 def _save(one: Entry) -> None:
-    from tasks.history.writer import save
+    from consensus_flows.tasks.history.writer import save
 
     with opened() as history:
         history.save(lambda transaction: save(transaction, one))

@@ -19,15 +19,15 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH
 from pydantic import SecretStr
 
-from blocks import OpenAICompatibleCredentials, OpenAICredentials
-from tasks.calls import providers
-from tasks.calls.ask import ask, ask_task
-from tasks.calls.call import Caller
-from tasks.calls.clients import _clients, client_of, close_clients
-from tasks.calls.pace.pacing import Pace, _paces, pace_of
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.storage.single_flight import _under_way, once
-from tasks.errors import ConfigurationError, ModelError
+from consensus_flows.blocks import OpenAICompatibleCredentials, OpenAICredentials
+from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.ask import ask, ask_task
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.clients import _clients, client_of, close_clients
+from consensus_flows.tasks.calls.pace.pacing import Pace, _paces, pace_of
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.storage.single_flight import _under_way, once
+from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
@@ -359,8 +359,8 @@ async def test_a_reader_that_refuses(server: LoopbackVendors) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from prefect import task
-from tasks.calls.ask import ask
-from tasks.calls.request import Request
+from consensus_flows.tasks.calls.ask import ask
+from consensus_flows.tasks.calls.request import Request
 
 @task
 async def around():

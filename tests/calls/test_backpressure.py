@@ -9,8 +9,8 @@ from threading import Thread
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.calls.pace import backpressure
-from tasks.calls.pace.backpressure import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
+from consensus_flows.tasks.calls.pace import backpressure
+from consensus_flows.tasks.calls.pace.backpressure import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
 
 SLOW_S = 0.15
 

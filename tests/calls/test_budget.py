@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from blocks import Budget, Sampling
-from tasks.calls.money.budget import spending
-from tasks.calls.money.worst_case import ASSUMED_OUTPUT_TOKENS
-from tasks.calls.request import Answer, Request
-from tasks.errors import BudgetError
+from consensus_flows.blocks import Budget, Sampling
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.money.worst_case import ASSUMED_OUTPUT_TOKENS
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blocks import Budget, Sampling
-from blocks.credentials import AnthropicCredentials
-from tasks.calls.money.budget import EXCESS, Excess, Purse, Reservation, _current, set_aside, spending
-from tasks.calls.pace.pacing import Pace
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.request import Usage as Tokens
-from tasks.errors import BudgetError
+from consensus_flows.blocks import Budget, Sampling
+from consensus_flows.blocks.credentials import AnthropicCredentials
+from consensus_flows.tasks.calls.money.budget import EXCESS, Excess, Purse, Reservation, _current, set_aside, spending
+from consensus_flows.tasks.calls.pace.pacing import Pace
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.request import Usage as Tokens
+from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
 

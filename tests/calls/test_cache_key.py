@@ -16,11 +16,11 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 from pydantic import BaseModel
 
-from blocks import Sampling
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.storage.cache_key import KEYED, LEFT_OUT, request_key
-from tasks.calls.storage.result_folder import is_answer_record, private_folder
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks import Sampling
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.storage.cache_key import KEYED, LEFT_OUT, request_key
+from consensus_flows.tasks.calls.storage.result_folder import is_answer_record, private_folder
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import Bomb, answer, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors
 
@@ -113,7 +113,7 @@ def record(result: str, serializer: dict[str, Any] | None = None, **fields: Any)
 
 
 def payload(**data: Any) -> str:
-    return json.dumps({"__class__": "tasks.calls.request.Answer", "data": {"text": "evil", **data}})
+    return json.dumps({"__class__": "consensus_flows.tasks.calls.request.Answer", "data": {"text": "evil", **data}})
 
 
 def hostile(target: Path) -> dict[str, bytes]:
@@ -144,7 +144,7 @@ def hostile(target: Path) -> dict[str, bytes]:
         "old format beside the new": record(pickled, serializer=json_serializer) | {"serializer": pickle_serializer},
         "data beside the result": record(good, data=pickled),
         "no metadata": {"result": good},
-        "another answer": record(json.dumps({"__class__": "tasks.calls.request.Usage", "data": {}})),
+        "another answer": record(json.dumps({"__class__": "consensus_flows.tasks.calls.request.Usage", "data": {}})),
         "no answer": record(payload(surprise=1)),
         "a list": [],
         "a text": "x",

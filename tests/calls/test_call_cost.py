@@ -21,14 +21,14 @@ from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
-from blocks import Budget
-from tasks.calls.call import Caller
-from tasks.calls.money.budget import spending
-from tasks.calls.pace.backpressure import _server, in_step, shorter
-from tasks.calls.request import Answer
-from tasks.calls.storage.result_folder import AT_HAND, PrivateFolder
-from tasks.calls.storage.single_flight import _ended
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks import Budget
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.pace.backpressure import _server, in_step, shorter
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.calls.storage.result_folder import AT_HAND, PrivateFolder
+from consensus_flows.tasks.calls.storage.single_flight import _ended
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import asking, question
 from tests.vendors import LoopbackVendors, Reply, faults
 

@@ -9,13 +9,13 @@ import pytest
 from prefect import flow
 from pydantic import SecretStr
 
-from blocks import OpenAICompatibleCredentials
-from tasks.calls.call import Caller
-from tasks.calls.request import Answer, Request
-from tasks.calls.storage.result_folder import AT_HAND
-from tasks.calls.storage.single_flight import _under_way, once
-from tasks.errors import BudgetError
-from tasks.record import Response
+from consensus_flows.blocks import OpenAICompatibleCredentials
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.storage.result_folder import AT_HAND
+from consensus_flows.tasks.calls.storage.single_flight import _under_way, once
+from consensus_flows.tasks.errors import BudgetError
+from consensus_flows.tasks.record import Response
 from tests.kits.asking import answer, asking, forget, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from blocks import Budget, Sampling
-from tasks.calls.adapters.counts import charged, total, usage_of
-from tasks.calls.money.budget import spending
-from tasks.calls.money.worst_case import SENT_LIMITS, most_tokens, worst_case
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.request import Usage as Tokens
+from consensus_flows.blocks import Budget, Sampling
+from consensus_flows.tasks.calls.adapters.counts import charged, total, usage_of
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.money.worst_case import SENT_LIMITS, most_tokens, worst_case
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.request import Usage as Tokens
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply
 

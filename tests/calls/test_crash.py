@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from tasks.record import Record
+from consensus_flows.tasks.record import Record
 from tests.kits import processes
 from tests.kits.consortium_kit import judged
 from tests.vendors import Reply, faults
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = """
-from flows.consortium import ask_consortium
+from consensus_flows.flows.consortium import ask_consortium
 from tests.kits.consortium_kit import config
 print(ask_consortium("What?", config()).model_dump_json())
 """

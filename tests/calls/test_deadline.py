@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from blocks import Budget, OpenAICompatibleCredentials, Sampling
-from tasks.calls.money.budget import spending
-from tasks.calls.request import Answer
-from tasks.errors import BudgetError
+from consensus_flows.blocks import Budget, OpenAICompatibleCredentials, Sampling
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import VENDORS, asking, outcome, question
 from tests.vendors import LoopbackVendors, faults
 

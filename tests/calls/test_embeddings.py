@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks import Budget
-from blocks.member import ModelName
-from blocks.prefer import PreferConfig
-from tasks.calls.call import Caller
-from tasks.calls.embed import MAX_CHARACTERS, embedding_request, is_embedding
-from tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
-from tasks.calls.money.budget import spending
-from tasks.calls.providers import check_models
-from tasks.calls.request import Message, Request
-from tasks.calls.storage.cache_key import request_key
-from tasks.calls.storage.result_folder import is_answer_record
-from tasks.calls.vectors import packed, read_vector
-from tasks.counting.agreement import agreement, medoid
-from tasks.counting.clusters import clusters
-from tasks.counting.likeness import LEXICAL, Likeness, cosine
-from tasks.errors import ConfigurationError
-from tasks.readers import UnreadableError
+from consensus_flows.blocks import Budget
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.embed import MAX_CHARACTERS, embedding_request, is_embedding
+from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
+from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.calls.storage.cache_key import request_key
+from consensus_flows.tasks.calls.storage.result_folder import is_answer_record
+from consensus_flows.tasks.calls.vectors import packed, read_vector
+from consensus_flows.tasks.counting.agreement import agreement, medoid
+from consensus_flows.tasks.counting.clusters import clusters
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, cosine
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.readers import UnreadableError
 from tests.kits.asking import stored
 from tests.vendors import Reply, Usage, embed, faults
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.calls.request import Answer, ErrorKind
-from tasks.errors import ModelError
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.errors import ErrorKind, ModelError
 from tests.kits.asking import VENDORS, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, Step, faults
 

@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from prefect.serializers import JSONSerializer
 
-from tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
-from tasks.calls.pace.retry_after import retry_after
-from tasks.calls.request import ErrorKind, FinishReason
-from tasks.errors import BudgetError, ConfigurationError, ConsensusError, ModelError, QuorumError
+from consensus_flows.tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
+from consensus_flows.tasks.calls.pace.retry_after import retry_after
+from consensus_flows.tasks.calls.request import FinishReason
+from consensus_flows.tasks.errors import (
+    BudgetError,
+    ConfigurationError,
+    ConsensusError,
+    ErrorKind,
+    ModelError,
+    QuorumError,
+)
 
 NOW = 1_780_000_000.0
 

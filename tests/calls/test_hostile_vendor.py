@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from blocks import Budget, Sampling
-from tasks.calls.call import Caller
-from tasks.calls.money.budget import EXCESS, spending
-from tasks.calls.request import Answer
+from consensus_flows.blocks import Budget, Sampling
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.money.budget import EXCESS, spending
+from consensus_flows.tasks.calls.request import Answer
 from tests.kits.asking import VENDORS, answer, asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
 

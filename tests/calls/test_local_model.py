@@ -15,8 +15,14 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 
-from tasks.calls import local_model
-from tasks.calls.local_model import LocalModelError, alocal_base_url, gguf_path, local_base_url, weights_id
+from consensus_flows.tasks.calls import local_model
+from consensus_flows.tasks.calls.local_model import (
+    LocalModelError,
+    alocal_base_url,
+    gguf_path,
+    local_base_url,
+    weights_id,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -155,7 +161,7 @@ def test_a_process_ends_at_once_and_quietly(tmp_path, ending, code):
     stamp = tmp_path / "stamp"
     done = run_python(
         "import os, signal, sys, time, pathlib, asyncio\n"
-        "from tasks.calls.local_model import alocal_base_url\n"
+        "from consensus_flows.tasks.calls.local_model import alocal_base_url\n"
         "asyncio.run(alocal_base_url('smollm2'))\n"
         "sys.excepthook = lambda *_: None\n"
         f"pathlib.Path({str(stamp)!r}).write_text(str(time.time()))\n{ending}"
@@ -168,7 +174,7 @@ def test_a_process_ends_at_once_and_quietly(tmp_path, ending, code):
 def test_a_process_ends_while_an_answer_is_under_way():
     done = run_python(
         "import threading, time, urllib.request as r\n"
-        "from tasks.calls.local_model import local_base_url\n"
+        "from consensus_flows.tasks.calls.local_model import local_base_url\n"
         "threading.excepthook = lambda *_: None\n"
         "u = local_base_url('smollm2') + '/completions'\n"
         'b = b\'{"prompt": "Once", "max_tokens": 1000, "ignore_eos": true}\'\n'
@@ -184,7 +190,7 @@ def test_a_process_ends_while_an_answer_is_under_way():
 def test_a_forked_child_starts_its_own():
     done = run_python(
         "import os, sys\n"
-        "from tasks.calls.local_model import local_base_url\n"
+        "from consensus_flows.tasks.calls.local_model import local_base_url\n"
         "url = local_base_url('smollm2')\n"
         "pid = os.fork()\n"
         "if not pid:\n"
@@ -199,7 +205,7 @@ def test_a_forked_child_starts_its_own():
 def test_the_server_ends_with_a_killed_parent():
     code = (
         "import os, signal\n"
-        "import tasks.calls.local_model as m\n"
+        "import consensus_flows.tasks.calls.local_model as m\n"
         "m.local_base_url('smollm2')\n"
         "print([s.process.pid for s in m._state.servers.values()][0], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

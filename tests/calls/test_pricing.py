@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from tasks.calls import attempt
+from consensus_flows.tasks.calls import attempt
 from tests.kits.asking import answer, asking, question
 from tests.vendors import LoopbackVendors
 
 IMPORTING = """
 import asyncio
-from blocks import OpenAICredentials
-from tasks.calls.money.pricing import price
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Usage
+from consensus_flows.blocks import OpenAICredentials
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.record import Usage
 
 end = Endpoint("openai", "openai", "https://api.openai.com/v1", 1, credentials=OpenAICredentials(api_key="k"))
 

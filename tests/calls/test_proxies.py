@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from blocks import OpenAICredentials
-from blocks.addresses import proxy_for
-from deployments.proxies import loopback_without_proxy
-from tasks.calls.request import Answer
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks import OpenAICredentials
+from consensus_flows.blocks.addresses import proxy_for
+from consensus_flows.deployments.proxies import loopback_without_proxy
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import VENDORS, asking, outcome, question
 from tests.kits.proxy import Proxy
 from tests.vendors import LoopbackVendors

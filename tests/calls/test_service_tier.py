@@ -6,20 +6,26 @@ import genai_prices
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.consortium import ConsortiumConfig
-from blocks.credentials import GoogleCredentials, ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
-from blocks.panel import FLEX_TIMEOUT_S
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from flows.consortium import run_consortium
-from flows.pump import run_pump
-from tasks.calls.call import Caller
-from tasks.calls.failures import Fault, classify
-from tasks.calls.money.pricing import price
-from tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Request, Usage
-from tasks.calls.storage.cache_key import LEFT_OUT, request_key
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.credentials import (
+    GoogleCredentials,
+    ModelCredentials,
+    OpenAICompatibleCredentials,
+    OpenAICredentials,
+)
+from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.failures import Fault, classify
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.storage.cache_key import LEFT_OUT, request_key
+from consensus_flows.tasks.record import Usage
 from tests.kits.asking import answer, asking, outcome, question
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged

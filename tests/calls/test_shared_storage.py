@@ -13,9 +13,9 @@ from prefect.results import ResultStore
 from prefect.serializers import PickleSerializer
 from prefect.settings import PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, temporary_settings
 
-from tasks.calls.ask import ask
-from tasks.calls.request import Answer, Message, Request
-from tasks.calls.storage.checked_storage import CheckedStorage
+from consensus_flows.tasks.calls.ask import ask
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.storage.checked_storage import CheckedStorage
 from tests.vendors import LoopbackVendors, Reply
 
 

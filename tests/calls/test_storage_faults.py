@@ -19,11 +19,11 @@ import pytest
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows.consortium import consortium
-from tasks.calls.storage.result_folder import LOOKED_S, NOT_STORED, REJECTED, ROOM, PrivateFolder
-from tasks.errors import ConfigurationError
-from tasks.history.writer import close_writers
-from tasks.recording import NOT_RECORDED
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks.calls.storage.result_folder import LOOKED_S, NOT_STORED, REJECTED, ROOM, PrivateFolder
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.recording import NOT_RECORDED
 from tests.kits.asking import Bomb, answer, outcome, question, stored
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, config, judged, say
@@ -164,7 +164,9 @@ async def test_what_fails_at_the_first_look_and_not_at_the_second_is_stored(
     """Prefect goes on without a key where it could not be computed, and the call is made: its answer must be kept."""
     request, found = question(), shutil.disk_usage("/")
     looks = iter([found._replace(free=0)])
-    monkeypatch.setattr("tasks.calls.storage.result_folder.shutil.disk_usage", lambda _path: next(looks, found))
+    monkeypatch.setattr(
+        "consensus_flows.tasks.calls.storage.result_folder.shutil.disk_usage", lambda _path: next(looks, found)
+    )
     vendors.script(request.model, then=Reply(text="paid for"))
     first, book = await outcome(request)
     assert (first.text, len(book.attempts)) == ("paid for", 1)

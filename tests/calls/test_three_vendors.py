@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.consortium import consortium
+from consensus_flows.flows.consortium import consortium
 from tests.kits.consortium_kit import asked, config, judged
 from tests.vendors import Reply
 

@@ -10,12 +10,13 @@ from typing import Any
 import genai_prices
 import pytest
 
-from blocks import Sampling
-from tasks.calls.adapters.openai_chat import strict
-from tasks.calls.adapters.repair import Repairs, refused_parameter
-from tasks.calls.call import Caller
-from tasks.calls.failures import Fault
-from tasks.calls.request import Message, Request, Usage
+from consensus_flows.blocks import Sampling
+from consensus_flows.tasks.calls.adapters.openai_chat import strict
+from consensus_flows.tasks.calls.adapters.repair import Repairs, refused_parameter
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.record import Usage
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults, json_reply
 from tests.vendors import Usage as Counts
@@ -459,8 +460,8 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
 
 
 def test_the_local_model_is_told_how_long_its_texts_may_be():
-    from tasks.calls.adapters.openai_chat import bounded
-    from tasks.judging.judge import schema_of
+    from consensus_flows.tasks.calls.adapters.openai_chat import bounded
+    from consensus_flows.tasks.judging.judge import schema_of
 
     schema = bounded(dict(schema_of("synthesize", "AB")), 512)
     fields = schema["properties"]

@@ -90,7 +90,7 @@ def install(point: str, watch: Watch) -> None:
     """Put the killer where the point is; `request_sent` is the vendor's, who alone knows what has come."""
     name, _, key = point.partition(":")
     if name == "answer_read":
-        from tasks.calls import attempt
+        from consensus_flows.tasks.calls import attempt
 
         exchange = attempt._exchange
 
@@ -113,7 +113,7 @@ def install(point: str, watch: Watch) -> None:
 
     Artifact.acreate = created  # type: ignore[method-assign]
     if name in {"row_written", "journal_finished", "journal_removed"}:
-        from tasks.batches.journal import Journal
+        from consensus_flows.tasks.batches.journal import Journal
 
         method = {"row_written": "add", "journal_finished": "sync", "journal_removed": "remove"}[name]
         do = getattr(Journal, method)
@@ -187,7 +187,7 @@ def work(job: dict[str, Any]) -> int:
     """Run one job in this process."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
-    from tasks.watch import watched_by
+    from consensus_flows.tasks.watch import watched_by
 
     folder = Path(job["folder"])
     folder.mkdir(exist_ok=True)
@@ -212,7 +212,7 @@ def main() -> None:
     """Import what the flows need, and fork for each job."""
     for name in CONFIGURATIONS:
         flow_of(name)
-    from tasks.calls.adapters import adapter_of
+    from consensus_flows.tasks.calls.adapters import adapter_of
 
     for wire in ("openai", "anthropic", "google"):
         adapter_of(wire)  # type: ignore[arg-type]

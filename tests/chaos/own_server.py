@@ -58,7 +58,7 @@ class Server:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(("127.0.0.1", self.port))
                 listener.listen()
-                command = ["-m", "deployments.prefect_server", str(listener.fileno())]
+                command = ["-m", "consensus_flows.deployments.prefect_server", str(listener.fileno())]
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 env=self.environment,
@@ -90,7 +90,7 @@ class Server:
     def consensus(self, *arguments: object, stdin: str | None = None) -> subprocess.Popen[str]:
         """Start a command against this server, with a line on its standard input if there is one."""
         started = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *map(str, arguments)],
+            [sys.executable, "-m", "consensus_flows.deployments.cli", *map(str, arguments)],
             cwd=ROOT,
             env=self.environment,
             stdin=None if stdin is None else subprocess.PIPE,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from blocks.pump import PumpConfig
-from flows.pump import run_pump
-from tasks.calls.clients import close_clients
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.flows.pump import run_pump
+from consensus_flows.tasks.calls.clients import close_clients
 
 AT_ONCE = 10
 MEMBERS = ["openai/m1", "anthropic/m2", "google/m3", "openrouter/m4", "openai/m5"]

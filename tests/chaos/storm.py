@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.calls.adapters import adapter_of
-from tasks.record import Record
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.calls.adapters import adapter_of
+from consensus_flows.tasks.record import Record
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 from tests.vendors.ledger import ANY
 

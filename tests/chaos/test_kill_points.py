@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from tasks.calls import providers
+from consensus_flows.tasks.calls import providers
 from tests.chaos.figures import tell
 from tests.chaos.kill_points import ARTIFACTS, CONFIGURATIONS, FREE, KEPT, ROWS, TOLD
 from tests.kits.openrouter_server import FREE as NOTHING

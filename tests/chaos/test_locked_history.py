@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.pump import PumpConfig
-from flows.pump import pump
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.flows.pump import pump
 from tests.chaos.figures import tell
 from tests.vendors import LoopbackVendors
 

@@ -49,7 +49,7 @@ def test_nothing_for_this_machine_goes_to_a_proxy(
 
     def consensus(*arguments: str, stdin: str = "") -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
             cwd=ROOT,
             env=environment,
             input=stdin,

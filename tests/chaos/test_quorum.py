@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from blocks.vote import VoteConfig
-from flows.vote import vote
-from tasks.record import Record
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import vote
+from consensus_flows.tasks.record import Record
 from tests.chaos.figures import tell
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, faults
 

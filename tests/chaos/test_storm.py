@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
-from blocks.consortium import ConsortiumConfig
-from flows.consortium import run_consortium
-from tasks.record import Record
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.tasks.record import Record
 from tests.chaos.figures import tell
 from tests.chaos.storm import (
     ATTEMPTS,

@@ -89,7 +89,7 @@ class Target:
 
     def consensus(self, *arguments: str, given: str | None = None) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
             cwd=ROOT,
             env=self.environment,
             input=given,
@@ -105,7 +105,7 @@ class Target:
         """What a page's requests have left in the server, as its owner sees it."""
         code = """
 import asyncio, json
-from deployments.server import find_or_start_server, use_server
+from consensus_flows.deployments.server import find_or_start_server, use_server
 use_server(find_or_start_server(lambda _: None))
 from prefect.client.orchestration import get_client
 async def look():

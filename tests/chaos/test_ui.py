@@ -22,9 +22,9 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.judging.hazards import marked
-from tasks.record import CallError, Iteration, Response, Synthesis
-from tasks.reports.report import calls_table, iteration_markdown
+from consensus_flows.tasks.judging.hazards import marked
+from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
+from consensus_flows.tasks.reports.report import calls_table, iteration_markdown
 from tests.chaos.figures import tell
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from deployments.commands.operations.up import with_descendants
+from consensus_flows.deployments.commands.operations.up import with_descendants
 from tests.chaos.figures import tell
 from tests.chaos.own_server import CALLS_OF_A_ROW, PANEL, ROOT, Server, rows_of, start_batch
 from tests.kits import processes

@@ -6,13 +6,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 
-from blocks.check_models import CheckModelsConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from flows.check_models import check_models, run_check_models
-from flows.mixture_of_agents import run_mixture_of_agents
-from tasks.check_cases import as_expected, read_cases, shipped_cases
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.reports.recorded import Recorded, numbered
+from consensus_flows.blocks.check_models import CheckModelsConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.flows.check_models import check_models, run_check_models
+from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
+from consensus_flows.tasks.check_cases import as_expected, read_cases, shipped_cases
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.reports.recorded import Recorded, numbered
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, say
 from tests.kits.mixture_kit import answers_of

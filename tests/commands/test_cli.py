@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from deployments.cli import main, tokens
-from deployments.terminal import Stop
+from consensus_flows.deployments.cli import main, tokens
+from consensus_flows.deployments.terminal import Stop
 from tests.vendors import LoopbackVendors, faults, json_reply
 
 PANEL = ["-m", "openai/a", "-m", "anthropic/b", "-m", "google/c", "--arbiter", "openai/judge"]
@@ -39,7 +39,7 @@ def consensus(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Ran]:
     """Run the command in this process, against the tests' server and the loopback vendors."""
-    monkeypatch.setattr("deployments.run.use_server", lambda info: None)
+    monkeypatch.setattr("consensus_flows.deployments.run.use_server", lambda info: None)
     vendors.script("judge", then=json_reply(JUDGEMENT))
 
     def run(*arguments: str, stdin: str | None = None) -> Ran:
@@ -257,7 +257,11 @@ def test_tokens_put_the_main_command_first():
 )
 def test_the_process_ends_with_the_code_and_all_that_was_printed(arguments, code, out):
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.cli", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == code, done.stderr
     assert out in done.stdout

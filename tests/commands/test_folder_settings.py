@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = "from deployments.cli import main; main()"
+COMMAND = "from consensus_flows.deployments.cli import main; main()"
 
 # Prefect calls whatever a formatter names: here it leaves a file behind.
 LOGGING = """
@@ -51,7 +51,7 @@ def test_prefects_settings_in_a_strange_folder_are_ignored_and_named(name, tmp_p
     done = run(COMMAND + "; import prefect.main", folder, tmp_path / "home")
     assert name in done.stderr
     assert not folder.joinpath("ran").exists()
-    code = "from deployments.folder_settings import ignore_folder_settings as ignore; ignore(print)\n"
+    code = "from consensus_flows.deployments.folder_settings import ignore_folder_settings as ignore; ignore(print)\n"
     ask = "import prefect; print(prefect.settings.get_current_settings().api.url)"
     assert run(code + ask, folder, tmp_path / "home").stdout.splitlines()[-1] == "None"
 
@@ -66,7 +66,9 @@ def test_a_folder_without_settings_of_prefect_is_not_mentioned(tmp_path):
     tmp_path.joinpath(".env").write_text("OPENAI_API_KEY=sk-x\n")
     tmp_path.joinpath("pyproject.toml").write_text("[tool.ruff]\n")
     done = run(
-        "from deployments.folder_settings import ignore_folder_settings as ignore; ignore(print)", tmp_path, tmp_path
+        "from consensus_flows.deployments.folder_settings import ignore_folder_settings as ignore; ignore(print)",
+        tmp_path,
+        tmp_path,
     )
     assert done.stdout == ""
     assert done.returncode == 0

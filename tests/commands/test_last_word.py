@@ -10,15 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.last_word import LastWord
-from deployments.terminal import Exit, Stop
-from tasks.watch import tell, watched_by
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.terminal import Exit, Stop
+from consensus_flows.tasks.watch import tell, watched_by
 
 ROOT = Path(__file__).parent.parent.parent
 DONE = """
 import asyncio, threading, time
-from deployments.last_word import LastWord
-from deployments.terminal import Exit, put
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.terminal import Exit, put
 last = LastWord({url!r}, "recorded", lambda value: put(value) or Exit.BUDGET, patience=1.0)
 async def main():
     await last.told("iterated", "not this")

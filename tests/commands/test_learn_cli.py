@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from blocks.credentials import OpenAICompatibleCredentials
+from consensus_flows.blocks.credentials import OpenAICompatibleCredentials
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, Reply, faults
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from blocks.free_models import FreeModelsConfig
-from blocks.pump import PumpConfig
-from deployments.terminal import Stop
-from flows import openrouter_models
-from flows.completion import run_completion
-from flows.openrouter_models import openrouter_working_models
-from tasks.calls import providers
-from tasks.calls.attempt import REPAIRS
-from tasks.errors import ConfigurationError, ModelError
-from tasks.openrouter.account import account, free_models, list_models
-from tasks.openrouter.trials import FILES, TRIED, Trial, Trials
+from consensus_flows.blocks.free_models import FreeModelsConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.terminal import Stop
+from consensus_flows.flows import openrouter_models
+from consensus_flows.flows.completion import run_completion
+from consensus_flows.flows.openrouter_models import openrouter_working_models
+from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.attempt import REPAIRS
+from consensus_flows.tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.openrouter.account import account, free_models, list_models
+from consensus_flows.tasks.openrouter.trials import FILES, TRIED, Trial, Trials
 from tests.kits.command_kit import commands
 from tests.kits.openrouter_server import FREE, OpenRouterServer, described
 from tests.vendors import Reply, faults
@@ -234,7 +234,7 @@ async def test_bad_input_tries_nothing(server, tmp_path):
 
 
 def test_trials_at_another_address_are_not_of_this_account(tmp_path):
-    from tasks.openrouter.trials import read_trials, write_trials
+    from consensus_flows.tasks.openrouter.trials import read_trials, write_trials
 
     trials = Trials(address="https://one")
     trials.add(Trial(model="a", endpoint="completions", works=True))
@@ -283,7 +283,7 @@ async def test_a_completion_is_sent_to_its_endpoint_costed_and_stored_apart_from
     assert record.flow == "completion" and record.answer == " there was a king"
     assert record.cost_usd is not None and record.cost_usd > 0 and record.usage.output_tokens > 0
     assert (await run_completion("Once upon a time", panel)).cached_calls == 1
-    from flows.pump import run_pump
+    from consensus_flows.flows.pump import run_pump
 
     await run_pump("Once upon a time", panel)
     assert paths(server) == ["/completions", "/chat/completions"]
@@ -382,7 +382,7 @@ def test_a_file_of_settings_may_not_name_other_members(consensus, server, tmp_pa
 
 
 def test_names_of_models():
-    from deployments.commands.openrouter.account import one_model
+    from consensus_flows.deployments.commands.openrouter.account import one_model
 
     for given, meant in {
         "a/b:free": "a/b:free",

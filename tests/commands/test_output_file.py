@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.terminal import Exit, Stop, checked_output, write_whole
-from tasks.atomic_write import atomic_write
-from tasks.batches.output import check_output, write_rows
+from consensus_flows.deployments.terminal import Exit, Stop, checked_output, write_whole
+from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.batches.output import check_output, write_rows
 
 ROOT = Path(__file__).parent.parent.parent
 ROW = {"id": "1", "answer": "yes"}
@@ -71,7 +71,7 @@ def test_an_open_descriptor_is_written_to():
 
 PRINTS = """
 from pathlib import Path
-from deployments.terminal import checked_output, put, write_whole
+from consensus_flows.deployments.terminal import checked_output, put, write_whole
 path = checked_output(Path({path!r}))
 put("the answer")
 write_whole(path, "the record\\n")

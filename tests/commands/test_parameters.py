@@ -15,21 +15,21 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from pydantic import SecretStr, ValidationError
 
-from blocks.consortium import ConsortiumConfig
-from blocks.member import MOST_INSTANCES, members_of, parse_member
-from blocks.pump import PumpConfig
-from blocks.sampling import Sampling
-from flows.batch import batch
-from flows.openrouter_models import openrouter_working_models
-from flows.prefer_prompts import prefer_prompts
-from flows.pump import pump
-from tasks.batches.journal_place import dated
-from tasks.check_cases import read_cases
-from tasks.errors import ConfigurationError
-from tasks.json_text import parse
-from tasks.places import FOLDER, deployed, place
-from tasks.prompting.prompt_sets import prompt_set
-from tasks.reports.flare import read_input
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.member import MOST_INSTANCES, members_of, parse_member
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.openrouter_models import openrouter_working_models
+from consensus_flows.flows.prefer_prompts import prefer_prompts
+from consensus_flows.flows.pump import pump
+from consensus_flows.tasks.batches.journal_path import dated
+from consensus_flows.tasks.check_cases import read_cases
+from consensus_flows.tasks.confinement import FOLDER, deployed, place
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.prompting.prompt_sets import prompt_set
+from consensus_flows.tasks.reports.flare import read_input
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
 
-from deployments.prefect_server import begin_immediate
+from consensus_flows.deployments.prefect_server import begin_immediate
 
 AT_ONCE = 4
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from deployments.cli import app, tokens
-from deployments.terminal import Stop
+from consensus_flows.deployments.cli import app, tokens
+from consensus_flows.deployments.terminal import Stop
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged, say
 from tests.vendors import LoopbackVendors

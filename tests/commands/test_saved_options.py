@@ -6,7 +6,7 @@ import json
 import pytest
 from prefect.client.orchestration import get_client
 
-from tasks.calls import providers
+from consensus_flows.tasks.calls import providers
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, judged, say
 from tests.vendors import LoopbackVendors
@@ -119,8 +119,8 @@ def test_a_file_over_what_is_saved_keeps_the_rest_of_a_group(consensus, night, v
 
 
 def test_groups_are_laid_over_each_other_key_by_key(tmp_path):
-    from blocks.vote import VoteConfig
-    from deployments.options import PanelOptions, settings
+    from consensus_flows.blocks.vote import VoteConfig
+    from consensus_flows.deployments.options import PanelOptions, settings
 
     saved = {
         "members": ["openai/one"],
@@ -179,7 +179,7 @@ def test_another_approach_does_without_the_aggregator_that_was_saved(consensus, 
 
 
 def test_a_judge_of_pairs_does_without_the_count_that_was_saved(consensus, night, monkeypatch):
-    import deployments.commands.algorithms.vote as command
+    import consensus_flows.deployments.commands.algorithms.vote as command
 
     seen = []
     night("--flow", "vote", *VOTERS, "--extract", "number", "--stop-when", "2", "--waves", "2")
@@ -207,7 +207,7 @@ def test_check_fails_where_what_is_named_cannot_be_run(name, consensus, night, v
 
 def test_one_that_can_no_longer_be_used_is_listed_named_and_removed(consensus, night, vendors, monkeypatch):
     """It was saved when what is refused today was taken."""
-    from blocks.consensus_learning import ConsensusLearningConfig
+    from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 
     with monkeypatch.context() as earlier:
         earlier.setattr(ConsensusLearningConfig, "refuse_unless", lambda *_: None)

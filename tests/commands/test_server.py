@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(400)  # A server that starts on a busy machine.
 
 FIND = """
 import json, sys, time
-from deployments.server import ServerUnavailable, find_or_start_server, stop_server, use_server
+from consensus_flows.deployments.server import ServerUnavailable, find_or_start_server, stop_server, use_server
 from prefect.settings import get_current_settings
 said = []
 begin = time.monotonic()
@@ -44,7 +44,7 @@ print(json.dumps({
 """
 STOP = """
 import json
-from deployments.server import stop_server
+from consensus_flows.deployments.server import stop_server
 info = stop_server()
 print(json.dumps(info and info.pid))
 """
@@ -281,7 +281,7 @@ def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
     fake = started.home / "browser"
     fake.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
     fake.chmod(0o700)
-    command = [sys.executable, "-c", "from deployments.cli import main; main()", "ui"]
+    command = [sys.executable, "-c", "from consensus_flows.deployments.cli import main; main()", "ui"]
     done = subprocess.run(
         command, env={**started.env, "BROWSER": str(fake)}, capture_output=True, text=True, timeout=100, check=False
     )
@@ -352,7 +352,7 @@ def test_the_server_of_an_earlier_command_is_used_if_its_version_and_password_fi
     home = Path(env["PREFECT_HOME"])
     home.mkdir()
     # The last argument is what a server of ours is known by.
-    command = [sys.executable, "-c", EARLIER, json.dumps(version), door, "deployments.prefect_server"]
+    command = [sys.executable, "-c", EARLIER, json.dumps(version), door, "consensus_flows.deployments.prefect_server"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}/api"
@@ -378,7 +378,7 @@ def test_a_note_of_a_dead_server_misleads_nobody(env):
 
 
 def test_the_settings_are_those_of_prefect_toml_unless_you_set_them(monkeypatch):
-    from deployments.server import server_environment
+    from consensus_flows.deployments.server import server_environment
 
     for name in list(os.environ):
         if name.startswith("PREFECT_SERVER_"):
@@ -392,7 +392,7 @@ def test_prefect_knows_every_setting_we_pass(monkeypatch):
     """A misspelt or renamed setting is otherwise ignored without a word."""
     from prefect.settings import Settings
 
-    from deployments.server import server_environment
+    from consensus_flows.deployments.server import server_environment
 
     for name in list(os.environ):
         if name.startswith("PREFECT_SERVER_"):
@@ -405,7 +405,7 @@ def test_prefect_knows_every_setting_we_pass(monkeypatch):
 
 
 def test_looking_for_a_server_costs_less_than_50_ms():
-    from deployments.server import server_is_up
+    from consensus_flows.deployments.server import server_is_up
 
     with listening(pretender({"/api/health": (200, "true")})) as port:
         best = min(_timed(lambda: server_is_up(f"http://127.0.0.1:{port}/api")) for _ in range(5))

@@ -2,7 +2,7 @@
 
 import logging
 
-from deployments.server_away import LOGGER, speak_plainly
+from consensus_flows.deployments.server_away import LOGGER, speak_plainly
 
 
 def test_said_once_and_without_the_event():

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-from deployments.terminal import Exit
+from consensus_flows.deployments.terminal import Exit
 from tests.kits.sick_proxy import Sick, ends_run, sick_proxy
 from tests.vendors import LoopbackVendors, Reply
 
@@ -29,7 +29,7 @@ def run(sick: Sick, *arguments: object, results: str, stdin: str = "") -> "subpr
             "PREFECT_CLIENT_MAX_RETRIES": "1",
         }
         return subprocess.run(
-            [sys.executable, "-m", "deployments.cli", *map(str, arguments)],
+            [sys.executable, "-m", "consensus_flows.deployments.cli", *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | own,
             input=stdin,

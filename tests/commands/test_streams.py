@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.terminal import Exit
+from consensus_flows.deployments.terminal import Exit
 
 ROOT = Path(__file__).parent.parent.parent
 PRINTS = """
-from deployments.terminal import Exit, leave, open_streams, put, put_json, say
+from consensus_flows.deployments.terminal import Exit, leave, open_streams, put, put_json, say
 open_streams()
 def command():
     say("asking 你")
@@ -21,7 +21,7 @@ def command():
 leave(command)
 """
 READS = """
-from deployments.terminal import leave, open_streams, put, read_prompt
+from consensus_flows.deployments.terminal import leave, open_streams, put, read_prompt
 open_streams()
 leave(lambda: put(read_prompt(None, None)))
 """

@@ -13,9 +13,9 @@ import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
 
-from tasks.calls.request import Message, Request
-from tasks.panel import gather_panel
-from tasks.termination import heeding_termination
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.panel import gather_panel
+from consensus_flows.tasks.termination import heeding_termination
 from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,7 +73,7 @@ def test_a_batch_ends_with_143_and_keeps_its_rows(results, vendors, tmp_path):
     command = ["batch", str(source), "-o", str(output), "--flow", "pump", "-m", "openai/a", "-m", "anthropic/b"]
     journal = tmp_path / "answers.jsonl.partial"
     with processes.start(
-        [sys.executable, "-m", "deployments.cli", *command],
+        [sys.executable, "-m", "consensus_flows.deployments.cli", *command],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,

@@ -8,15 +8,15 @@ import sys
 import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
-from deployments.commands.operations import up
-from deployments.terminal import Stop
+from consensus_flows.deployments.commands.operations import up
+from consensus_flows.deployments.terminal import Stop
 from tests.kits import processes
 from tests.kits.batch_kit import ROOT, environment_of
 
 POOL_AND_WORKER = """
 import time
-from deployments.commands.operations import up
-from deployments.terminal import Stop
+from consensus_flows.deployments.commands.operations import up
+from consensus_flows.deployments.terminal import Stop
 up._prefect("work-pool", "create", up.POOL, "--type", "process", "--overwrite")
 print(up._worker())
 """
@@ -53,7 +53,7 @@ def test_down_ends_a_worker_that_was_started_where_interrupts_are_ignored(prefec
     worker = int(run("-c", POOL_AND_WORKER))
     try:
         assert running(worker)
-        assert "stopped: worker" in run("-m", "deployments.cli", "down")
+        assert "stopped: worker" in run("-m", "consensus_flows.deployments.cli", "down")
         assert not running(worker)
         log = (tmp_path / "home" / "consensus-worker.log").read_text()
         assert "stopped!" in log, "it was asked to end, and did so by itself"

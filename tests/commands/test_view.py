@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from deployments.view import Lines, LiveTable
-from tasks.record import CallError, Iteration, Response, Synthesis
+from consensus_flows.deployments.view import Lines, LiveTable
+from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
 
 
 def response(member, **fields):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.counting.agreement import agreement, medoid
-from tasks.counting.likeness import LEXICAL, Likeness
-from tasks.counting.wording import MAX_WORDS, similarity, words
+from consensus_flows.tasks.counting.agreement import agreement, medoid
+from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.counting.wording import MAX_WORDS, similarity, words
 
 prose = st.text(alphabet=st.sampled_from("ab c.,1é中🙂"), max_size=40)
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.consensus_learning import ConsensusLearningConfig, Snowflake
-from tasks.counting.clusters import clusters
-from tasks.counting.consensus import decentralized, held_texts
-from tasks.counting.decentralized import needed_of, settle
-from tasks.record import Response
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig, Snowflake
+from consensus_flows.tasks.counting.clusters import clusters
+from consensus_flows.tasks.counting.consensus import decentralized, held_texts
+from consensus_flows.tasks.counting.decentralized import needed_of, settle
+from consensus_flows.tasks.record import Response
 
 rules = st.builds(
     Snowflake,

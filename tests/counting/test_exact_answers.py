@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import pytest
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.counting.extraction.extract import extract, extract_all
-from tasks.counting.extraction.extract_by_model import read_extraction
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.counting.extraction.extract import extract, extract_all
+from consensus_flows.tasks.judging.extract_by_model import read_extraction
 from tests.kits.consortium_kit import say
 
 PRIME = 2**61 - 1

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.extraction import parse_extraction
-from tasks.counting.extraction.choices import chosen_label, chosen_letter
-from tasks.counting.extraction.extract import extract, extract_all
-from tasks.counting.extraction.json_field import field_of
-from tasks.counting.extraction.numbers import stated_number
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.tasks.counting.extraction.choices import chosen_label, chosen_letter
+from consensus_flows.tasks.counting.extraction.extract import extract, extract_all
+from consensus_flows.tasks.counting.extraction.json_field import field_of
+from consensus_flows.tasks.counting.extraction.numbers import stated_number
 
 FORMS = ["number", "choice", "json:answer", "label:yes,no", "label:A,B", "text", "text:answer", "llm"]
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.record import CallError, Iteration, Record, Response, Synthesis
-from tasks.reports.flare import FlareModel, document, name_of, read_input
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.reports.flare import FlareModel, document, name_of, read_input
 
 SETTINGS = {"max_tokens": 200, "temperature": 0.7}
 OLDER = {

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.counting.consensus import values_of
-from tasks.counting.extraction.choices import chosen_label
-from tasks.counting.extraction.extract import extract, extract_all, normalised
-from tasks.counting.extraction.marks import plain, shown
-from tasks.record import Response
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.counting.consensus import values_of
+from consensus_flows.tasks.counting.extraction.choices import chosen_label
+from consensus_flows.tasks.counting.extraction.extract import extract, extract_all, normalised
+from consensus_flows.tasks.counting.extraction.marks import plain, shown
+from consensus_flows.tasks.record import Response
 from tests.kits.consortium_kit import say
 
 WHOLE = ["O(n log n)", "C#", "C++", "f(x)", "[1, 2]", "(0, 1)", ".NET", "n!", "__init__", "{1}", "#1", "x²", "(a)(b)"]
@@ -131,7 +131,7 @@ async def test_a_vote_shows_the_answer_whole(vendors):
 
 
 def test_no_raised_or_lowered_sign_is_left_out():
-    from tasks.counting.extraction.marks import _PLACED
+    from consensus_flows.tasks.counting.extraction.marks import _PLACED
 
     for code in range(0x10000):
         sign = chr(code)

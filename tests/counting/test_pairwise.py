@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.member import ModelName
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.counting.ballot import Comparison
-from tasks.judging.pairwise import bubble, read_comparison, win_shares
-from tasks.readers import UnreadableError
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.judging.pairwise import bubble, read_comparison, win_shares
+from consensus_flows.tasks.readers import UnreadableError
+from consensus_flows.tasks.record import Comparison
 from tests.kits.consortium_kit import asked, say
 from tests.vendors import Reply, faults, json_reply
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.counting.preference import best_round, position_effect, score, without_own
-from tasks.judging.preference_judgement import preference_schema, read_preference
-from tasks.judging.ranked import JudgeRanking
-from tasks.readers import UnreadableError
+from consensus_flows.tasks.counting.preference import best_round, position_effect, score, without_own
+from consensus_flows.tasks.judging.preference_judgement import preference_schema, read_preference
+from consensus_flows.tasks.readers import UnreadableError
+from consensus_flows.tasks.record import JudgeRanking
 
 A, B, C, D = "p/a#1", "p/b#1", "p/c#1", "p/d#1"
 

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blocks.budget import Budget
-from blocks.credentials import AnthropicCredentials
-from blocks.sampling import Sampling
-from tasks.calls.money.budget import Purse
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Answer, Message, Request, Usage
-from tasks.calls.storage.cache_key import KEYED, request_key
-from tasks.counting.agreement import agreement
-from tasks.counting.ranking import borda, condorcet_winner, kendall_w
-from tasks.counting.vote import count_votes
-from tasks.errors import BudgetError
-from tasks.record import CallError, Iteration, Record, Response, Synthesis
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.credentials import AnthropicCredentials
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.tasks.calls.money.budget import Purse
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.storage.cache_key import KEYED, request_key
+from consensus_flows.tasks.counting.agreement import agreement
+from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
+from consensus_flows.tasks.counting.vote import count_votes
+from consensus_flows.tasks.errors import BudgetError
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
 
 slow = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 votes = st.lists(st.one_of(st.none(), st.sampled_from("abcd")), max_size=9)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.counting.ranking import borda, condorcet_winner, kendall_w, mean_rank, pairwise_wins, places, ranked_by
+from consensus_flows.tasks.counting.ranking import (
+    borda,
+    condorcet_winner,
+    kendall_w,
+    mean_rank,
+    pairwise_wins,
+    places,
+    ranked_by,
+)
 
 ABC = ["a", "b", "c"]
 

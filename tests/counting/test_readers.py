@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.judging.judgement import read_judgement, schema_of
-from tasks.readers import UnreadableError, flag, json_object, read_json, read_with, share, texts
+from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
+from consensus_flows.tasks.readers import UnreadableError, flag, json_object, read_json, read_with, share, texts
 
 SYNTHESIS = schema_of("synthesize", ["A", "B"])
 RANKING = schema_of("rank", ["A", "B", "C"])

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.calls import vectors
-from tasks.counting.extraction.extract_by_model import read_extraction
-from tasks.counting.extraction.same_meaning import read_same, same_schema
-from tasks.judging import text_hearing
-from tasks.judging.judgement import Judgement, read_judgement, schema_of
-from tasks.judging.pairwise import read_comparison, read_fusion
-from tasks.judging.preference_judgement import Preference, preference_schema, read_preference
-from tasks.readers import UnreadableError, _readers, read_json
+from consensus_flows.tasks.calls import vectors
+from consensus_flows.tasks.judging import text_hearing
+from consensus_flows.tasks.judging.extract_by_model import read_extraction
+from consensus_flows.tasks.judging.judgement import Judgement, read_judgement, schema_of
+from consensus_flows.tasks.judging.pairwise import read_comparison, read_fusion
+from consensus_flows.tasks.judging.preference_judgement import Preference, preference_schema, read_preference
+from consensus_flows.tasks.judging.same_meaning import read_same, same_schema
+from consensus_flows.tasks.readers import UnreadableError, _readers, read_json
 
 LABELS = ["A", "B", "C"]
 words = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.extraction.same_meaning import comparable, distinct, grouped, read_same, same_schema
-from tasks.readers import UnreadableError
-from tasks.record import Record
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.judging.same_meaning import comparable, distinct, grouped, read_same, same_schema
+from consensus_flows.tasks.readers import UnreadableError
+from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import asked, say
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, json_reply
 

@@ -6,11 +6,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tasks.judging.ranked import JudgeRanking
-from tasks.record import Record
-from tasks.reports.record_files import read_preferences
-from tasks.reports.tally import agreed, rank_rows, table_rows, tally
-from tasks.reports.tally_picture import picture
+from consensus_flows.tasks.record import JudgeRanking, Record
+from consensus_flows.tasks.reports.record_files import read_preferences
+from consensus_flows.tasks.reports.tally import agreed, rank_rows, table_rows, tally
+from consensus_flows.tasks.reports.tally_picture import picture
 from tests.kits.command_kit import commands
 from tests.kits.preference_kit import MEMBERS, ONE, THREE, TWO, panel, prefers
 from tests.vendors import faults

@@ -2,12 +2,12 @@
 
 import pytest
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.calls.request import Message
-from tasks.counting.ballot import Vote
-from tasks.counting.extraction.extract import extract
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.extraction.extract import extract
+from consensus_flows.tasks.record import Vote
 from tests.kits.consortium_kit import asked, say
 from tests.vendors import Reply, faults, json_reply
 

@@ -6,11 +6,11 @@ import random
 import pytest
 from prefect.context import AsyncClientContext
 
-from blocks.extraction import parse_extraction
-from blocks.vote import VoteConfig
-from flows.vote import run_vote
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.vote import count_votes
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.vote import run_vote
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.counting.vote import count_votes
 from tests.kits.recorded import (
     GSM,
     GSM_MEMBERS,

@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flows.consortium import consortium
-from tasks.errors import QuorumError
-from tasks.history.conversation import Conversation, continuing
-from tasks.history.database import Database
-from tasks.history.errors import HistoryError
-from tasks.history.place import FILE, HEAD, history_place
-from tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
-from tasks.history.rows import call_rows, run_row, shared, won
-from tasks.history.saving import save
-from tasks.history.schema import metadata
-from tasks.history.writer import close_writers, writer_of
-from tasks.recording import NOT_RECORDED, recorded
-from tasks.reports.report import start_record
-from tasks.watch import tell, watched_by
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.history.address import FILE, HEAD, history_place
+from consensus_flows.tasks.history.conversation import Conversation, continuing
+from consensus_flows.tasks.history.database import Database
+from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
+from consensus_flows.tasks.history.rows import call_rows, run_row, shared, won
+from consensus_flows.tasks.history.saving import save
+from consensus_flows.tasks.history.schema import metadata
+from consensus_flows.tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.recording import NOT_RECORDED, recorded
+from consensus_flows.tasks.reports.report import start_record
+from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
 from tests.vendors import Reply, faults
@@ -150,9 +150,9 @@ def test_sqlalchemy_is_not_imported_to_write_a_run(file, database):
     """It costs half a second of CPU, which every command would pay."""
     written(database, entry(record("run-1")))
     code = f"""
-import sys, deployments.cli, deployments.commands.algorithms.chat, flows.consortium
+import sys, consensus_flows.deployments.cli, consensus_flows.deployments.commands.algorithms.chat, consensus_flows.flows.consortium
 import pathlib, tests.kits.history_kit as kit
-from tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.history.writer import close_writers, writer_of
 writer_of(pathlib.Path({str(file)!r})).write(kit.entry(kit.record("run-2"))).result(30)
 close_writers()
 print("sqlalchemy" in sys.modules)
@@ -163,7 +163,7 @@ print("sqlalchemy" in sys.modules)
 
 
 def test_both_drivers_write_the_same(file, database):
-    from tasks.history.sqlite_file import SqliteFile
+    from consensus_flows.tasks.history.sqlite_file import SqliteFile
 
     written(database, entry(record("run-1", conversation_id="c"), in_=Conversation("c")))
     other = SqliteFile(file)
@@ -210,7 +210,7 @@ async def test_a_history_that_is_held_by_another_program_is_waited_for(file, dat
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
     assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
-    monkeypatch.setattr("tasks.history.sqlite_file.BUSY_S", 0.2)
+    monkeypatch.setattr("consensus_flows.tasks.history.sqlite_file.BUSY_S", 0.2)
     close_writers()
     holder.execute("BEGIN IMMEDIATE")
     found = await consortium("Too long?", config())

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from prefect.settings import get_current_settings
 
-from blocks import HistoryDatabase
-from blocks.history import HISTORY_BLOCK
-from flows.consortium import consortium
-from tasks import recording
-from tasks.history import place, saved_place
-from tasks.history.database import Database, shown
-from tasks.history.errors import HistoryError
-from tasks.history.writer import close_writers
-from tasks.recording import NOT_RECORDED
+from consensus_flows.blocks import HistoryDatabase
+from consensus_flows.blocks.history import HISTORY_BLOCK
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks import recording
+from consensus_flows.tasks.history import place, saved_place
+from consensus_flows.tasks.history.database import Database, shown
+from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.recording import NOT_RECORDED
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import entry, record, rows, written
@@ -209,10 +209,10 @@ def test_a_database_that_cannot_be_used_is_not_saved(consensus):
 
 
 def test_prune_deletes_the_old_and_keeps_conversations_that_go_on(consensus, file, monkeypatch):
-    from tasks.history.lookup import latest
+    from consensus_flows.tasks.history.lookup import latest
 
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{file}")
-    from tasks.history.conversation import Conversation
+    from consensus_flows.tasks.history.conversation import Conversation
 
     database = Database(file)
     going_on, ended = Conversation(), Conversation()
@@ -244,7 +244,7 @@ def test_prune_deletes_the_old_and_keeps_conversations_that_go_on(consensus, fil
 def test_prune_works_in_slices(file, monkeypatch):
     from datetime import UTC, datetime
 
-    from tasks.history import pruning
+    from consensus_flows.tasks.history import pruning
 
     monkeypatch.setattr(pruning, "AT_ONCE", 3)
     database = Database(file)
@@ -254,7 +254,7 @@ def test_prune_works_in_slices(file, monkeypatch):
 
 
 def test_a_turn_whose_parent_was_deleted_meanwhile_is_written(file):
-    from tasks.history.conversation import Conversation
+    from consensus_flows.tasks.history.conversation import Conversation
 
     database = Database(file)
     written(database, entry(record("late"), in_=Conversation("gone", "deleted-run")))

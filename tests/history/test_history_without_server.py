@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from tasks.history.saved_place import none_is_saved
+from consensus_flows.tasks.history.saved_address import none_is_saved
 
 
 def consensus(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -17,7 +17,7 @@ def consensus(home: Path, *arguments: str, **environment: str) -> subprocess.Com
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CONSENSUS_"))}
     env |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": "1", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "deployments.cli", *arguments],
+        [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -5,11 +5,11 @@ import json
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.commands.algorithms.layer_view import LayerTable, heading
-from flows.mixture_of_agents import mixture_of_agents
-from tasks.record import CallError, Iteration, Record, Response, Synthesis
-from tasks.reports.mixture_report import layer_markdown, query_row
-from tasks.reports.recorded import Recorded
+from consensus_flows.deployments.commands.algorithms.layer_view import LayerTable, heading
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.reports.mixture_report import layer_markdown, query_row
+from consensus_flows.tasks.reports.recorded import Recorded
 from tests.kits.consortium_kit import say
 from tests.kits.mixture_kit import config
 from tests.vendors import faults

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from prefect.client.orchestration import get_client
 
-from flows.consortium import consortium
-from tasks.plain_text import visible
-from tasks.record import CallError, Iteration, Response, Synthesis
-from tasks.reports.report import LIMIT, calls_table, cell, iteration_markdown, key, quoted, run_name
-from tasks.watch import tell, watched_by
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
+from consensus_flows.tasks.reports.report import LIMIT, calls_table, cell, iteration_markdown, key, quoted, run_name
+from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.vendors import faults
 
@@ -307,7 +307,7 @@ async def test_what_is_wrong_in_the_form_is_said_before_any_call(vendors, settin
 
 
 def test_a_run_is_named_after_its_question(monkeypatch):
-    from tasks.reports import report
+    from consensus_flows.tasks.reports import report
 
     run = SimpleNamespace(parameters={"prompt": "  a\n b " + "x" * 100})
     monkeypatch.setattr(report, "flow_run", run)

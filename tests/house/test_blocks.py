@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
-import blocks
-from blocks import (
+from consensus_flows import blocks
+from consensus_flows.blocks import (
     AnthropicCredentials,
     Budget,
     Consortium,
@@ -30,9 +30,9 @@ from blocks import (
     parse_member,
     parse_model,
 )
-from blocks.addresses import checked_base_url
-from blocks.credentials import ModelCredentials
-from blocks.member import members_of
+from consensus_flows.blocks.addresses import checked_base_url
+from consensus_flows.blocks.credentials import ModelCredentials
+from consensus_flows.blocks.member import members_of
 
 ROOT = Path(__file__).parent.parent.parent
 SLUGS = {
@@ -72,7 +72,7 @@ def test_slugs_pictures_and_pages() -> None:
 
 @pytest.mark.timeout(120)
 def test_they_can_be_registered(prefect_server: None) -> None:
-    command = [sys.executable, "-m", "prefect", "block", "register", "-m", "blocks"]
+    command = [sys.executable, "-m", "prefect", "block", "register", "-m", "consensus_flows.blocks"]
     environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.consortium_kit import say
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,9 +36,9 @@ def test_every_flow_has_a_deployment():
     deployed = {deployment["entrypoint"] for deployment in DEPLOYMENTS}
     flows = set()
     for file in sorted((ROOT / "flows").glob("*.py")):
-        module = import_module(f"flows.{file.stem}")
+        module = import_module(f"consensus_flows.flows.{file.stem}")
         flows |= {
-            f"flows/{file.name}:{name}"
+            f"{module.__name__}.{name}"
             for name, value in vars(module).items()
             if isinstance(value, Flow) and value.fn.__module__ == module.__name__
         }
@@ -48,7 +48,7 @@ def test_every_flow_has_a_deployment():
 def test_server_settings_are_those_of_prefect_toml():
     import tomllib
 
-    from deployments.server import server_environment
+    from consensus_flows.deployments.server import server_environment
 
     toml = tomllib.loads((ROOT / "prefect.toml").read_text())
     batch = toml["server"]["services"]["task_run_recorder"]["batch_size"]
@@ -89,8 +89,8 @@ async def deployed(results, vendors, monkeypatch):
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow_async
 
-    from blocks.pump import Pump, PumpConfig
-    from flows.pump import pump
+    from consensus_flows.blocks.pump import Pump, PumpConfig
+    from consensus_flows.flows.pump import pump
 
     say(vendors, own="of the deployment", night="of the saved one", given="of the run")
     await Pump(config=PumpConfig(members=["openai/night"])).asave("night", overwrite=True)
@@ -159,7 +159,7 @@ async def test_every_flow_refuses_both_and_says_what_each_is_for(monkeypatch, pr
     flows = _flows_with_saved()
     assert len(flows) >= 9
     for flow in flows:
-        (deployment,) = (one for one in DEPLOYMENTS if one["entrypoint"].endswith(f":{flow.fn.__name__}"))
+        (deployment,) = (one for one in DEPLOYMENTS if one["entrypoint"].endswith(f".{flow.fn.__name__}"))
         given = {"prompt": "Why?", **deployment["parameters"], "saved": "night"}
         known = parameter_schema(flow).properties
         values = flow.validate_parameters({name: value for name, value in given.items() if name in known})
@@ -174,8 +174,8 @@ async def test_a_batch_goes_by_the_flow_of_what_is_saved(results, vendors, tmp_p
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow_async
 
-    from blocks.pump import Pump, PumpConfig
-    from flows.batch import batch
+    from consensus_flows.blocks.pump import Pump, PumpConfig
+    from consensus_flows.flows.batch import batch
 
     monkeypatch.setenv("CONSENSUS_FILES", str(tmp_path))
     say(vendors, night="of the saved one")
@@ -217,7 +217,7 @@ async def test_what_a_description_promises_is_taken_by_prefect(entrypoint, confi
     from prefect.exceptions import PrefectHTTPStatusError
 
     monkeypatch.chdir(ROOT)
-    flow = load_flow_from_entrypoint(f"flows/{entrypoint}.py:{entrypoint}", use_placeholder_flow=False)
+    flow = load_flow_from_entrypoint(f"consensus_flows.flows.{entrypoint}.{entrypoint}", use_placeholder_flow=False)
     schema = parameter_schema(flow).model_dump_for_openapi()
     async with get_client() as client:
         made = await client.create_deployment(
@@ -241,7 +241,7 @@ async def test_a_run_cannot_bring_a_command_an_environment_or_a_folder_to_the_wo
     """Each would run anything on this machine for whoever may create a run."""
     from prefect.workers.process import ProcessJobConfiguration
 
-    from deployments.commands.operations.up import HEARTBEAT, TEMPLATE
+    from consensus_flows.deployments.commands.operations.up import HEARTBEAT, TEMPLATE
 
     template = json.loads(TEMPLATE.read_text())
     assert set(template["variables"]["properties"]) <= set(ProcessJobConfiguration.model_fields)

@@ -25,7 +25,7 @@ def test_every_environment_variable_is_in_the_example():
     )
     used = set(re.findall(r"\bCONSENSUS_[A-Z_]+", code))
     used |= {f"CONSENSUS_{name}" for name in re.findall(r'\bsetting\("((?!CONSENSUS_)[A-Z_]+)"', code)}
-    from tasks.calls.providers import BUILT_IN
+    from consensus_flows.tasks.calls.providers import BUILT_IN
 
     for provider in BUILT_IN.values():
         used |= {*provider.keys, *([provider.base_url_variable] if provider.base_url_variable else [])}
@@ -34,7 +34,7 @@ def test_every_environment_variable_is_in_the_example():
 
 
 def test_every_command_is_in_the_readme_or_its_page():
-    from deployments.kinds import KINDS
+    from consensus_flows.deployments.kinds import KINDS
 
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in KINDS:

@@ -183,7 +183,7 @@ def test_servers_of_several_processes_share_all_they_must():
 def test_the_batches_of_the_server_are_those_of_prefect_toml():
     import tomllib
 
-    from deployments.server import _flat
+    from consensus_flows.deployments.server import _flat
 
     wanted = dict(_flat("PREFECT", tomllib.loads((ROOT / "prefect.toml").read_text())))
     wanted = {name: value.lower() for name, value in wanted.items()}
@@ -243,7 +243,7 @@ def test_every_command_of_the_compose_file_is_one(command):
     """Parsed by the program itself, which is not run: a wrong name or option is an error there too."""
     from prefect.cli._app import _app as prefect_app
 
-    from deployments.cli import app as ours
+    from consensus_flows.deployments.cli import app as ours
 
     name, *arguments = command
     program = {"prefect": prefect_app, "consensus": ours}[name]
@@ -317,7 +317,7 @@ def test_a_server_that_refuses_is_one_sentence(status, path, said, capsys):
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
-    from deployments.terminal import leave
+    from consensus_flows.deployments.terminal import leave
 
     request = httpx.Request("GET", f"http://127.0.0.1:4200{path}")
     answer = httpx.Response(status, request=request, json={})

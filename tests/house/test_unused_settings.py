@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from blocks.check_models import CheckModelsConfig
-from blocks.consensus_learning import SETTINGS_OF, ConsensusLearningConfig, is_used
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.completion import run_completion
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks.check_models import CheckModelsConfig
+from consensus_flows.blocks.consensus_learning import SETTINGS_OF, ConsensusLearningConfig, is_used
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.completion import run_completion
+from consensus_flows.tasks.errors import ConfigurationError
 
 MEMBERS = {"members": ["openai/one", "openai/two"]}
 CENTRAL = {**MEMBERS, "aggregator": "openai/judge"}

@@ -16,11 +16,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from tasks.calls import providers
-from tasks.calls.ask import ask_task
-from tasks.calls.attempt import REPAIRS, Ledger, ledger
-from tasks.calls.money.budget import EXCESS
-from tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.ask import ask_task
+from consensus_flows.tasks.calls.attempt import REPAIRS, Ledger, ledger
+from consensus_flows.tasks.calls.money.budget import EXCESS
+from consensus_flows.tasks.calls.request import Answer, Message, Request
 from tests.vendors import LoopbackVendors
 
 VENDORS = ("openai", "anthropic", "google")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batches.row import BadRow, Row
-from tasks.batches.source import Source
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.row import BadRow, Row
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.errors import ConfigurationError
 
 ROOT = Path(__file__).parent.parent.parent
 

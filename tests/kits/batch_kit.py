@@ -12,9 +12,9 @@ from typing import Any
 
 from prefect.settings import PREFECT_API_URL
 
-from blocks.pump import PumpConfig
-from flows.batching import Batch
-from tasks.batches.source import Source
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.flows.batching import Batch
+from consensus_flows.tasks.batches.source import Source
 from tests.kits import processes
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, Step
 
@@ -92,7 +92,7 @@ def environment_of(tmp_path: Path) -> dict[str, str]:
 def start(arguments: list[Any], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start `consensus batch` in a process of its own."""
     return processes.start(
-        [sys.executable, "-m", "deployments.cli", "batch", *arguments],
+        [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 
 MEMBERS = ["openai/one", "openai/two", "openai/three"]

@@ -7,21 +7,21 @@ from functools import cache
 import httpx
 from openai import AsyncOpenAI
 
-from blocks.extraction import parse_extraction
-from tasks.calls.adapters.repair import refused_parameter
-from tasks.calls.failures import classify, fault_of
-from tasks.calls.scrub import scrub
-from tasks.counting.extraction.extract import extract_all
-from tasks.counting.extraction.same_meaning import same_schema
-from tasks.judging import learner, mixture, pairwise, text_hearing  # noqa: F401  # they register readers
-from tasks.judging.fence import fenced
-from tasks.judging.hazards import hazards_of
-from tasks.judging.judgement import read_judgement, schema_of
-from tasks.judging.preference_judgement import preference_schema
-from tasks.plain_text import visible
-from tasks.prompting.answer_parts import divide
-from tasks.prompting.citations import put_together, read_sources
-from tasks.readers import UnreadableError, _readers
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.tasks.calls.adapters.repair import refused_parameter
+from consensus_flows.tasks.calls.failures import classify, fault_of
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.judging import learner, mixture, pairwise, text_hearing  # noqa: F401  # they register readers
+from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.judging.hazards import hazards_of
+from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
+from consensus_flows.tasks.judging.preference_judgement import preference_schema
+from consensus_flows.tasks.judging.same_meaning import same_schema
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.prompting.answer_parts import divide
+from consensus_flows.tasks.readers import UnreadableError, _readers
+from consensus_flows.tasks.record import put_together, read_sources
 
 WORST = (
     ("\\boxed{", " ", ""),

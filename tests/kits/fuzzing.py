@@ -17,26 +17,26 @@ import pyarrow.parquet as pq
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.extraction import parse_extraction
-from blocks.member import members_of, parse_member
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from tasks.batches.source import Source
-from tasks.check_cases import read_cases
-from tasks.counting.extraction.extract import extract_all
-from tasks.errors import ConsensusError
-from tasks.judging import learner, mixture, pairwise, preference_judgement, text_hearing  # noqa: F401  # they register readers
-from tasks.judging.hazards import hazards_of
-from tasks.judging.judgement import read_judgement, schema_of
-from tasks.plain_text import visible
-from tasks.prompting.answer_parts import divide
-from tasks.readers import _readers, json_object
-from tasks.record import Record
-from tasks.reports.flare import read_input
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.member import members_of, parse_member
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.check_cases import read_cases
+from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.tasks.judging import learner, mixture, pairwise, preference_judgement, text_hearing  # noqa: F401  # they register readers
+from consensus_flows.tasks.judging.hazards import hazards_of
+from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.prompting.answer_parts import divide
+from consensus_flows.tasks.readers import _readers, json_object
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.flare import read_input
 
 JUDGEMENT = json.dumps(
     {

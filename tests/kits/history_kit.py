@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.calls.request import Usage
-from tasks.history.conversation import Conversation
-from tasks.history.rows import Entry, Turn
-from tasks.record import CallError, Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.history.conversation import Conversation
+from consensus_flows.tasks.history.rows import Entry, Turn
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
 
 if TYPE_CHECKING:
-    from tasks.history.database import Database
+    from consensus_flows.tasks.history.database import Database
 
 ROOT = Path(__file__).parent.parent.parent
 START = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
@@ -59,7 +58,7 @@ def rows(file: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def written(database: "Database", *entries: Entry) -> list[str]:
-    from tasks.history.saving import save
+    from consensus_flows.tasks.history.saving import save
 
     return [database.save(lambda connection, one=one: save(connection, one)) for one in entries]
 
@@ -72,9 +71,9 @@ def in_processes(number: int, code: str, url: str) -> None:
     script = f"""
 import os, sys, threading
 from tests.kits.history_kit import *
-from tasks.history.database import Database
-from tasks.history.lookup import latest, named
-from tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.history.database import Database
+from consensus_flows.tasks.history.lookup import latest, named
+from consensus_flows.tasks.history.writer import close_writers, writer_of
 gate, opener = os.pipe()
 back, ready = os.pipe()
 def go():

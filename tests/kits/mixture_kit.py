@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from tests.vendors import SeenRequest
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from blocks.prefer import PreferConfig
+from consensus_flows.blocks.prefer import PreferConfig
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, json_reply
 
 MEMBERS = ["openai/one", "anthropic/two", "google/three"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from deployments.commands.operations.up import with_descendants
+from consensus_flows.deployments.commands.operations.up import with_descendants
 
 _started: "list[subprocess.Popen[Any]]" = []
 

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from flows.consortium import consortium
-from flows.prefer import prefer
-from tasks.calls.call import Caller
-from tasks.judging.fence import LONGEST
-from tasks.judging.learner import Learner, feedback
-from tasks.plain_text import visible
-from tasks.readers import _readers
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.flows.prefer import prefer
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.judging.fence import LONGEST
+from consensus_flows.tasks.judging.learner import Learner, feedback
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.readers import _readers
 from tests.kits.asking import question
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
 from tests.kits.preference_kit import config as preferring
@@ -192,7 +192,7 @@ async def test_a_failure_that_cannot_be_read_is_booked(vendors, monkeypatch):
     def broken(error):
         raise RecursionError(error)
 
-    monkeypatch.setattr("tasks.calls.attempt.fault_of", broken)
+    monkeypatch.setattr("consensus_flows.tasks.calls.attempt.fault_of", broken)
     request = question()
     vendors.script(request.model, then=faults.failure(500, "down"))
     response = await Caller()(request)

@@ -27,12 +27,17 @@ from prefect.settings import (
 )
 from pydantic import SecretStr
 
-from blocks import AnthropicCredentials, GoogleCredentials, OpenAICompatibleCredentials, OpenAICredentials
-from blocks.credentials import ModelCredentials
-from tasks.calls.call import Caller
-from tasks.calls.scrub import scrub
-from tasks.calls.secret_forms import is_telling, strike
-from tasks.record import Response
+from consensus_flows.blocks import (
+    AnthropicCredentials,
+    GoogleCredentials,
+    OpenAICompatibleCredentials,
+    OpenAICredentials,
+)
+from consensus_flows.blocks.credentials import ModelCredentials
+from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.secret_forms import is_telling, strike
+from consensus_flows.tasks.record import Response
 from tests.kits.asking import asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 

@@ -21,25 +21,25 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from blocks.check_models import CheckModelsConfig
-from blocks.consensus_learning import ConsensusLearningConfig
-from blocks.consortium import ConsortiumConfig
-from blocks.free_models import FreeModelsConfig
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from blocks.prefer import PreferConfig
-from blocks.pump import PumpConfig
-from blocks.vote import VoteConfig
-from flows.batch import batch
-from flows.check_models import check_models
-from flows.completion import completion
-from flows.consensus_learning import consensus_learning
-from flows.consortium import consortium
-from flows.mixture_of_agents import mixture_of_agents
-from flows.openrouter_models import openrouter_working_models
-from flows.prefer import prefer
-from flows.prefer_prompts import prefer_prompts
-from flows.pump import pump
-from flows.vote import vote
+from consensus_flows.blocks.check_models import CheckModelsConfig
+from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.free_models import FreeModelsConfig
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.check_models import check_models
+from consensus_flows.flows.completion import completion
+from consensus_flows.flows.consensus_learning import consensus_learning
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.flows.openrouter_models import openrouter_working_models
+from consensus_flows.flows.prefer import prefer
+from consensus_flows.flows.prefer_prompts import prefer_prompts
+from consensus_flows.flows.pump import pump
+from consensus_flows.flows.vote import vote
 from tests.kits.asking import asking
 from tests.safety.test_canary import BUILT_IN, CANARY, arrived, echo, key_of
 from tests.vendors import ANY, LISTING, LoopbackVendors, Reply, SeenRequest, faults

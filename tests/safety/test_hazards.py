@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.terminal import put, say
-from tasks.judging.fence import LONGEST, fenced
-from tasks.judging.hazards import Hazard, hazards_of, marked
-from tasks.plain_text import visible
-from tasks.record import CallError, Iteration, Response
-from tasks.reports.report import calls_table, iteration_markdown
+from consensus_flows.deployments.terminal import put, say
+from consensus_flows.tasks.judging.fence import LONGEST, fenced
+from consensus_flows.tasks.judging.hazards import Hazard, hazards_of, marked
+from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.record import CallError, Iteration, Response
+from consensus_flows.tasks.reports.report import calls_table, iteration_markdown
 
 ATTACKS = {
     "fence": [
@@ -165,7 +165,7 @@ def test_it_is_in_the_artifacts():
     iteration = Iteration(number=1, responses=[marked(response("a\u202eb [end answer A")), response("fine")])
     iteration.synthesis = None
     assert [row["looks like an attack"] for row in calls_table(iteration)] == ["fence, direction", ""]
-    from tasks.record import Synthesis
+    from consensus_flows.tasks.record import Synthesis
 
     iteration.synthesis = Synthesis(text="fine")
     shown = iteration_markdown(iteration)

@@ -13,25 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blocks.budget import Budget
-from deployments.batch_view import BatchLines, BatchTable, batch_summary
-from deployments.commands.settings.saved import find
-from deployments.kinds import module_of, options_for, options_of
-from deployments.last_word import LastWord
-from deployments.options import OUTPUT, PanelOptions, RunOptions
-from deployments.run import server
-from deployments.terminal import Exit, Stop, explain, put, put_json, say
-from flows.algorithms import ALGORITHMS, Name
-from flows.batch import batch
-from flows.batching import Batch, checked
-from tasks.batches.estimate import Estimate, estimate
-from tasks.batches.journal_place import dated
-from tasks.batches.outcome import BatchSummary
-from tasks.batches.source import Source
-from tasks.calls.clients import close_clients
-from tasks.calls.warm_up import warm_up
-from tasks.errors import QuorumError
-from tasks.watch import watched_by
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
+from consensus_flows.deployments.commands.settings.saved import find
+from consensus_flows.deployments.kinds import module_of, options_for, options_of
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.options import OUTPUT, PanelOptions, RunOptions
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.batch import batch
+from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.tasks.batches.estimate import Estimate, estimate
+from consensus_flows.tasks.batches.journal_path import dated
+from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.watch import watched_by
 
 BUDGET = {
     "max_calls": "max_calls",
@@ -132,7 +132,7 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     if options.dry_run:
         return _estimate(source, options, config)
     warm_up(model.provider for model in config.models())
-    info = server()
+    info = connect()
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
 
     def report(summary: BatchSummary) -> Exit:
@@ -192,7 +192,7 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
 
 def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
     """Print what the batch would take, and call no model."""
-    server()
+    connect()
     work = Batch(
         Source(
             source,

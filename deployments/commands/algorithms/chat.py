@@ -7,13 +7,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.commands.algorithms.conversations import ConversationOptions
-from deployments.commands.settings.saved import Ask, panel_of
-from deployments.options import OUTPUT, ConsortiumOptions
-from deployments.run import TurnOptions
-from deployments.terminal import Exit, say
-from tasks.errors import ConsensusError
-from tasks.history.conversation import Conversation
+from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
+from consensus_flows.deployments.commands.settings.saved import Ask, panel_of
+from consensus_flows.deployments.options import OUTPUT, ConsortiumOptions
+from consensus_flows.deployments.run import TurnOptions
+from consensus_flows.deployments.terminal import Exit, say
+from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.tasks.history.conversation import Conversation
 
 PROMPT = "> "
 HELP = "/new begins a new conversation, /quit or Ctrl-D ends"

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from blocks.consortium import Consortium, ConsortiumConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.settings.saved import panel_of, save_block
-from deployments.kinds import MAIN
-from deployments.options import OUTPUT, ConsortiumOptions, configured
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit
-from flows.algorithms import Name
-from flows.consortium import consortium
+from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.settings.saved import panel_of, save_block
+from consensus_flows.deployments.kinds import MAIN
+from consensus_flows.deployments.options import OUTPUT, ConsortiumOptions, configured
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit
+from consensus_flows.flows.algorithms import Name
+from consensus_flows.flows.consortium import consortium
 
 REQUIRED = {"members": "-m provider/model, as often as you like", "arbiter": "--arbiter provider/model"}
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.options import OUTPUT
-from deployments.terminal import Stop
-from tasks.calls.request import Message
-from tasks.history.conversation import Conversation
-from tasks.history.errors import HistoryError
+from consensus_flows.deployments.options import OUTPUT
+from consensus_flows.deployments.terminal import Stop
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.history.conversation import Conversation
+from consensus_flows.tasks.history.errors import HistoryError
 
 
 @Parameter(name="*")
@@ -35,9 +35,9 @@ class ConversationOptions:
         if self.go_on and self.cid is not None:
             raise Stop("--continue and --cid both name a conversation: give one of them")
         # Imported only now, because it costs half a second.
-        from deployments.commands.history.runs import ask_where
-        from tasks.history.database import opened
-        from tasks.history.lookup import latest, named
+        from consensus_flows.deployments.commands.history.runs import ask_where
+        from consensus_flows.tasks.history.database import opened
+        from consensus_flows.tasks.history.lookup import latest, named
 
         option = "--continue" if self.cid is None else f"--cid {self.cid}"
         try:

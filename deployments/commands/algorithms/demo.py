@@ -1,10 +1,10 @@
 """`consensus demo`: a consortium of three instances of the small model that comes along. No key, no network."""
 
-from blocks.consortium import ConsortiumConfig
-from blocks.sampling import Sampling
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit, say
-from flows.consortium import consortium
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit, say
+from consensus_flows.flows.consortium import consortium
 
 QUESTION = "What is the capital of France?"
 MODEL = "local/smollm2"

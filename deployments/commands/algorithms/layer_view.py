@@ -4,10 +4,10 @@ import sys
 import time
 from typing import Any
 
-from deployments.terminal import put, say
-from deployments.view import Lines, LiveTable, cost, state
-from tasks.record import Iteration, Record, Response
-from tasks.reports.report import percent
+from consensus_flows.deployments.terminal import put, say
+from consensus_flows.deployments.view import Lines, LiveTable, cost, state
+from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.reports.report import percent
 
 
 class LayerLines(Lines):

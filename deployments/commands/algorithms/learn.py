@@ -8,18 +8,25 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from blocks.consensus_learning import Approach, ConsensusLearning, ConsensusLearningConfig, PromptType, is_used
-from blocks.member import members_of
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.settings.keys import saved as saved_credentials
-from deployments.commands.settings.saved import find, save_block
-from deployments.options import JUDGING, OUTPUT, PANEL, PanelOptions, configured, file_of, laid_over
-from deployments.run import TurnOptions, run_flow, server
-from deployments.terminal import Exit, Stop, say
-from flows.consensus_learning import consensus_learning
-from tasks.calls.request import Message
-from tasks.errors import ConfigurationError
-from tasks.reports.flare import FlareRun, document, read_input
+from consensus_flows.blocks.consensus_learning import (
+    Approach,
+    ConsensusLearning,
+    ConsensusLearningConfig,
+    PromptType,
+    is_used,
+)
+from consensus_flows.blocks.member import members_of
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.settings.keys import saved as saved_credentials
+from consensus_flows.deployments.commands.settings.saved import find, save_block
+from consensus_flows.deployments.options import JUDGING, OUTPUT, PANEL, PanelOptions, configured, file_of, laid_over
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, say
+from consensus_flows.flows.consensus_learning import consensus_learning
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.reports.flare import FlareRun, document, read_input
 
 KIND = "learn"
 MEMBERS = "-m provider/model, as often as you like, or --input FILE"
@@ -175,7 +182,7 @@ def _read(path: Path) -> FlareRun:
         raise Stop(f"--input {path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
     try:
         read_input(text)  # before a server is started: what is wrong with the file does not depend on it
-        server()
+        connect()
         return read_input(text, {name for name, _, _ in asyncio.run(saved_credentials())})
     except ConfigurationError as error:
         raise Stop("\n".join(f"--input {path}: {line}" for line in error.message.splitlines())) from None

@@ -7,30 +7,40 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from deployments.commands.algorithms.layer_view import layer_view, show_layers
-from deployments.commands.algorithms.moa_queries import run_list
-from deployments.commands.algorithms.query_files import read_queries, read_references
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions, read_text
-from deployments.commands.settings.saved import load, save_block
-from deployments.options import JUDGING, OUTPUT, PANEL, SAMPLING, RunOptions, configured, file_of, laid_over, settings
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit, Stop
-from flows.mixture_of_agents import mixture_of_agents
-from tasks.record import Record
-from tasks.reports.recorded import Recorded
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.deployments.commands.algorithms.layer_view import layer_view, show_layers
+from consensus_flows.deployments.commands.algorithms.moa_queries import run_list
+from consensus_flows.deployments.commands.algorithms.query_files import read_queries, read_references
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, read_text
+from consensus_flows.deployments.commands.settings.saved import load, save_block
+from consensus_flows.deployments.options import (
+    JUDGING,
+    OUTPUT,
+    PANEL,
+    SAMPLING,
+    RunOptions,
+    configured,
+    file_of,
+    laid_over,
+    settings,
+)
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit, Stop
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.recorded import Recorded
 
 KIND = "moa"
 AGGREGATOR = "--final provider/model"
 
 app = App(name=KIND)
 app.command(
-    "deployments.commands.operations.check_models:check_proposer",
+    "consensus_flows.deployments.commands.operations.check_models:check_proposer",
     name="check-proposer",
     help="Try models out as proposers.",
 )
 app.command(
-    "deployments.commands.operations.check_models:check_aggregator",
+    "consensus_flows.deployments.commands.operations.check_models:check_aggregator",
     name="check-aggregator",
     help="Try models out as aggregators.",
 )

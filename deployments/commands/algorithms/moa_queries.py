@@ -4,18 +4,19 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from blocks.mixture_of_agents import MixtureOfAgentsConfig
-from deployments.commands.algorithms.layer_view import totals
-from deployments.last_word import LastWord
-from deployments.run import TurnOptions, server
-from deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
-from flows.mixture_of_agents import mixture_of_agents
-from tasks.calls.clients import close_clients
-from tasks.calls.warm_up import warm_up
-from tasks.errors import QuorumError
-from tasks.record import Record
-from tasks.reports.recorded import Recorded
-from tasks.watch import Watcher, watched_by
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.deployments.commands.algorithms.layer_view import totals
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.run import TurnOptions
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.recorded import Recorded
+from consensus_flows.tasks.watch import Watcher, watched_by
 
 
 def run_list(
@@ -29,7 +30,7 @@ def run_list(
     out.refuse("a list of questions")
     output = checked_output(out.output)
     warm_up([*(member.name.provider for member in config.members()), *(name.provider for name in config.aggregators())])
-    info = server()
+    info = connect()
     quiet = out.json or out.raw
 
     def report(records: list[Record]) -> Exit:

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from blocks.pump import Pump, PumpConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
-from deployments.commands.settings.saved import load, save_block
-from deployments.options import OUTPUT, PANEL, PanelOptions, configured
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit, put, say, write_whole
-from deployments.view import cost
-from flows.pump import pump
-from tasks.errors import ConsensusError
-from tasks.prompting.prompt_sets import prompt_set
-from tasks.record import Record, Response
-from tasks.reports.pump_report import heading
+from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
+from consensus_flows.deployments.commands.settings.saved import load, save_block
+from consensus_flows.deployments.options import OUTPUT, PANEL, PanelOptions, configured
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit, put, say, write_whole
+from consensus_flows.deployments.view import cost
+from consensus_flows.flows.pump import pump
+from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.tasks.prompting.prompt_sets import prompt_set
+from consensus_flows.tasks.record import Record, Response
+from consensus_flows.tasks.reports.pump_report import heading
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deployments.commands.algorithms.questions import read_text
-from deployments.terminal import Stop
-from tasks.json_text import parse
-from tasks.reports.recorded import Recorded, numbered
+from consensus_flows.deployments.commands.algorithms.questions import read_text
+from consensus_flows.deployments.terminal import Stop
+from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.reports.recorded import Recorded, numbered
 
 
 def read_queries(path: Path) -> list[str]:

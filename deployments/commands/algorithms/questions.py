@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.options import OUTPUT
-from deployments.terminal import Stop, read_prompt
+from consensus_flows.deployments.options import OUTPUT
+from consensus_flows.deployments.terminal import Stop, read_prompt
 
 Prompt = Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)]
 """The argument of a command that is the question; what looks like an option is none, or a slip would be asked and paid for."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from deployments.terminal import put
+from consensus_flows.deployments.terminal import put
 
 
 def put_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "") -> None:

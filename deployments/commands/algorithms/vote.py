@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from blocks.vote import COUNTING, Vote, VoteConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.settings.saved import load, save_block
-from deployments.options import JUDGING, OUTPUT, PanelOptions, configured, file_of, laid_over
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit, put, say
-from deployments.view import summary
-from flows.vote import vote
-from tasks.record import Record
-from tasks.reports.vote_report import tally_lines
+from consensus_flows.blocks.vote import COUNTING, Vote, VoteConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.settings.saved import load, save_block
+from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, configured, file_of, laid_over
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit, put, say
+from consensus_flows.deployments.view import summary
+from consensus_flows.flows.vote import vote
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.vote_report import tally_lines
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 

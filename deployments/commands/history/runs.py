@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from deployments.commands.algorithms.rows import figure, local_time, one_line, put_rows
-from deployments.terminal import Exit, Stop, put, put_json, say
-from tasks.history.errors import HistoryError
-from tasks.history.place import given, saved, server_address
-from tasks.record import Status
+from consensus_flows.deployments.commands.algorithms.rows import figure, local_time, one_line, put_rows
+from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
+from consensus_flows.tasks.history.address import given, saved, server_address
+from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.record import Status
 
 if TYPE_CHECKING:
-    from tasks.history.database import Database
+    from consensus_flows.tasks.history.database import Database
 
 FLOWS = {"learn": "consensus-learning", "moa": "mixture-of-agents"}
 """What commands are called whose flow has another name."""
@@ -50,7 +50,7 @@ def list_history(
         limit: How many at most.
         json: As JSON.
     """
-    from tasks.history.reading import list_runs
+    from consensus_flows.tasks.history.reading import list_runs
 
     wanted = wanted_runs(flow, since, model, status, until)
     found = from_history(lambda connection: list_runs(connection, wanted, limit))
@@ -90,7 +90,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
         id: The run's id, or as much of its beginning as fits no other.
         json: The whole record as JSON, as the run itself printed it.
     """
-    from tasks.history.reading import read_run
+    from consensus_flows.tasks.history.reading import read_run
 
     row, record = from_history(lambda connection: read_run(connection, id))
     if json:
@@ -152,7 +152,7 @@ def opened_history() -> Iterator["Database"]:
     Raises:
         Stop: If it cannot be used.
     """
-    from tasks.history.database import opened
+    from consensus_flows.tasks.history.database import opened
 
     try:
         ask_where()
@@ -176,13 +176,12 @@ def ask_where() -> None:
         return
     import asyncio
 
-    from deployments.run import server
-    from deployments.server import find_server
-    from tasks.history.saved_place import find_history, none_is_saved
+    from consensus_flows.deployments.server import connect, find_server
+    from consensus_flows.tasks.history.saved_address import find_history, none_is_saved
 
     if server_address() in saved or (find_server() is None and none_is_saved()):
         return
-    server()
+    connect()
     asyncio.run(find_history())
 
 
@@ -194,7 +193,7 @@ def wanted_runs(
     Raises:
         Stop: If a time cannot be read.
     """
-    from tasks.history.reading import Filter
+    from consensus_flows.tasks.history.reading import Filter
 
     begin, end = (
         moment(text, option=name) if text else None for text, name in ((since, "--since"), (until, "--until"))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.commands.algorithms.rows import figure, put_rows
-from deployments.commands.history.runs import from_history, wanted_runs
-from deployments.terminal import Exit, put_json, say
+from consensus_flows.deployments.commands.algorithms.rows import figure, put_rows
+from consensus_flows.deployments.commands.history.runs import from_history, wanted_runs
+from consensus_flows.deployments.terminal import Exit, put_json, say
 
 
 def stats(
@@ -31,7 +31,7 @@ def stats(
         model: Only this model: provider/model, or model.
         json: As JSON.
     """
-    from tasks.history.reading import model_stats
+    from consensus_flows.tasks.history.reading import model_stats
 
     wanted = wanted_runs(flow, since, model, until=until)
     found = from_history(lambda connection: model_stats(connection, wanted))

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from deployments.commands.history.runs import older_than
-from deployments.run import server
-from deployments.terminal import Exit, Stop, put
-from tasks.calls.storage.result_age import old_answers
+from consensus_flows.deployments.commands.history.runs import older_than
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, put
+from consensus_flows.tasks.calls.storage.result_age import old_answers
 
 app = App(name="store", help="The stored answers, which are taken instead of asking and paying again.")
 
@@ -26,7 +26,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_ru
         dry_run: Say how many there are, and delete nothing.
     """
     age = (datetime.now(UTC) - older_than(older_than_)).total_seconds()
-    server()  # it may name the storage
+    connect()  # it may name the storage
     folder = asyncio.run(_folder())
     found = old_answers(folder, age, delete=not dry_run)
     put(f"{'would delete' if dry_run else 'deleted'} {found.number} answers, {found.size / 1e6:.1f} MB, in {folder}")

@@ -7,19 +7,20 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from blocks.free_models import FreeModelsConfig
-from blocks.pump import PumpConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
-from deployments.options import RunOptions, configured
-from deployments.run import OutputOptions, run_flow, server
-from deployments.terminal import Exit, Stop, put, put_json, say
-from tasks.calls.clients import close_clients
-from tasks.openrouter.account import PROVIDER, account, free_models, list_models
-from tasks.openrouter.trials import FILES, TRIED, Trial, write_models
-from tasks.watch import watched_by
+from consensus_flows.blocks.free_models import FreeModelsConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
+from consensus_flows.deployments.options import RunOptions, configured
+from consensus_flows.deployments.run import OutputOptions, run_flow
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.openrouter.account import PROVIDER, account, free_models, list_models
+from consensus_flows.tasks.openrouter.trials import FILES, TRIED, Trial, write_models
+from consensus_flows.tasks.watch import watched_by
 
 app = App(name="openrouter", help="OpenRouter's own: credits, models, which free ones work, a completion, a chat.")
-app.command("deployments.commands.openrouter.chat:chat", name="chat", help="Talk with one model.")
+app.command("consensus_flows.deployments.commands.openrouter.chat:chat", name="chat", help="Talk with one model.")
 
 Found = TypeVar("Found")
 
@@ -91,7 +92,7 @@ def working_models(
         fresh: Forget what was tried, and try all again.
         json: Print the result as JSON on stdout, and nothing else.
     """
-    from flows.openrouter_models import openrouter_working_models
+    from consensus_flows.flows.openrouter_models import openrouter_working_models
 
     where = folder(output_dir or Path(), "--output-dir")
     config = FreeModelsConfig(
@@ -139,7 +140,7 @@ def completion(
         options: Sampling settings and limits.
         out: What is printed and written.
     """
-    from flows.completion import completion as flow
+    from consensus_flows.flows.completion import completion as flow
 
     text, config = (source or QuestionOptions()).question(prompt), one_model(model, options)
     return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out or OutputOptions())
@@ -176,7 +177,7 @@ def _ask(action: Awaitable[Found]) -> Found:
         finally:
             await close_clients()
 
-    server()
+    connect()
     return asyncio.run(run())
 
 

@@ -8,19 +8,29 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from blocks.pump import PumpConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.openrouter.account import one_model
-from deployments.options import RunOptions
-from deployments.run import OutputOptions, record_of, server
-from deployments.terminal import Exit, Stop, checked_output, put, put_json, say, server_failure, write_whole
-from deployments.view import cost, state
-from flows.pump import pump
-from tasks.calls.request import Message
-from tasks.calls.warm_up import warm_up
-from tasks.prompts import prompt as prompt_file_text
-from tasks.record import Record
-from tasks.watch import watched_by
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.openrouter.account import one_model
+from consensus_flows.deployments.options import RunOptions
+from consensus_flows.deployments.run import OutputOptions, record_of
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import (
+    Exit,
+    Stop,
+    checked_output,
+    put,
+    put_json,
+    say,
+    server_failure,
+    write_whole,
+)
+from consensus_flows.deployments.view import cost, state
+from consensus_flows.flows.pump import pump
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.prompts import prompt as prompt_file_text
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.watch import watched_by
 
 LEAVE = ("exit", "quit")
 
@@ -61,7 +71,7 @@ def chat(
     first = source.question(prompt) if not interactive or prompt or source.given() else None
     session = Session(one_model(model, options), out)
     warm_up(["openrouter"])
-    server()
+    connect()
     try:
         if interactive:
             good = _talk(session, first)

@@ -6,19 +6,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.commands.history.runs import from_history
-from deployments.commands.settings.keys import saved as saved_keys
-from deployments.commands.settings.saved import find, saved_configurations
-from deployments.kinds import block_class
-from deployments.run import server
-from deployments.terminal import Exit, Stop, put
-from tasks.calls.clients import client_of, close_clients
-from tasks.calls.failures import classify, fault_of
-from tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, check_models, endpoint_of
-from tasks.calls.scrub import scrub
-from tasks.errors import ConfigurationError
-from tasks.history.place import history_place, said_by
-from tasks.saved_config import DEFAULT
+from consensus_flows.deployments.commands.history.runs import from_history
+from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
+from consensus_flows.deployments.commands.settings.saved import find, saved_configurations
+from consensus_flows.deployments.kinds import block_class
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, put
+from consensus_flows.tasks.calls.clients import client_of, close_clients
+from consensus_flows.tasks.calls.failures import classify, fault_of
+from consensus_flows.tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, check_models, endpoint_of
+from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.history.address import history_place, said_by
+from consensus_flows.tasks.saved_config import DEFAULT
 
 PATIENCE_S = 15.0
 
@@ -32,7 +32,7 @@ def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negativ
         name: Saved configuration, of any flow, whose calls are counted; `default` if none is named.
         offline: Do not ask the providers.
     """
-    info = server()
+    info = connect()
     put(f"server      {info.api_url} answers; UI at {info.ui_url}")
     put(f"history     {_history()}")
     good = asyncio.run(_providers(offline=offline))
@@ -46,8 +46,8 @@ def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negativ
 
 
 def _history() -> str:
-    from tasks.history.database import shown
-    from tasks.history.reading import count_runs
+    from consensus_flows.tasks.history.database import shown
+    from consensus_flows.tasks.history.reading import count_runs
 
     try:
         number = from_history(count_runs)
@@ -62,8 +62,8 @@ def _calls(name: str) -> str:
     Raises:
         Stop: If there is none of that name, or a model of it cannot be asked.
     """
-    from tasks.batches.planned import calls_in_words
-    from tasks.batches.planning import planned_calls
+    from consensus_flows.tasks.batches.planned import calls_in_words
+    from consensus_flows.tasks.batches.planning import planned_calls
 
     saved = find(name)
     config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)

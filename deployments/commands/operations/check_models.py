@@ -10,20 +10,21 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from blocks.check_models import CheckModelsConfig, CheckRole
-from deployments.commands.algorithms.questions import read_text
-from deployments.commands.preferences.preference_view import table
-from deployments.last_word import LastWord
-from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
-from deployments.run import OutputOptions, server
-from deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
-from deployments.view import cost
-from flows.check_models import check_models, rows
-from tasks.calls.clients import close_clients
-from tasks.calls.warm_up import warm_up
-from tasks.check_cases import CheckReport, read_cases
-from tasks.errors import ConfigurationError, QuorumError
-from tasks.watch import Watcher, watched_by
+from consensus_flows.blocks.check_models import CheckModelsConfig, CheckRole
+from consensus_flows.deployments.commands.algorithms.questions import read_text
+from consensus_flows.deployments.commands.preferences.preference_view import table
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, configured
+from consensus_flows.deployments.run import OutputOptions
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
+from consensus_flows.deployments.view import cost
+from consensus_flows.flows.check_models import check_models, rows
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.check_cases import CheckReport, read_cases
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.watch import Watcher, watched_by
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 
@@ -69,7 +70,7 @@ def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputO
     config = _configured(role, check, panel)
     output = checked_output(out.output)
     warm_up(member.name.provider for member in config.panel())
-    info = server()
+    info = connect()
     quiet = out.json or out.raw
     last = LastWord(info.api_url, "done", lambda report: _report(report, out, output, info.ui_url))
     return last.run(_checked(config, [*([] if quiet else [_Lines()]), last]))

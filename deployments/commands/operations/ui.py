@@ -8,10 +8,10 @@ from urllib.parse import quote
 from cyclopts import Parameter
 from prefect.settings import get_current_settings
 
-from deployments.run import server
-from deployments.server_access import SIGN_IN_PATH
-from deployments.terminal import Exit, put, say
-from tasks.atomic_write import atomic_write
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.server_access import SIGN_IN_PATH
+from consensus_flows.deployments.terminal import Exit, put, say
+from consensus_flows.tasks.atomic_write import atomic_write
 
 
 def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
@@ -22,7 +22,7 @@ def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     Args:
         password: Print the password instead, to sign in from another browser or through an SSH tunnel.
     """
-    info = server()
+    info = connect()
     if password:
         if info.auth_string is None:
             say(f"consensus: {info.api_url} was not started by this command, so its password is not known here")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
-from deployments.run import server
-from deployments.server import stop_server
-from deployments.server_access import PROFILE
-from deployments.terminal import Exit, Stop, say
+from consensus_flows.deployments.server import connect, stop_server
+from consensus_flows.deployments.server_access import PROFILE
+from consensus_flows.deployments.terminal import Exit, Stop, say
 
 POOL = "consensus"
 TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
@@ -31,7 +30,7 @@ def up() -> Exit:
     root = Path.cwd()
     if not (root / "prefect.yaml").is_file():
         raise Stop("there is no prefect.yaml here: run this in the folder of the project")
-    info = server()
+    info = connect()
     _prefect("work-pool", "create", POOL, "--type", "process", "--base-job-template", str(TEMPLATE), "--overwrite")
     _prefect("block", "register", "--module", "blocks")
     _prefect("deploy", "--all", "--prefect-file", str(root / "prefect.yaml"))

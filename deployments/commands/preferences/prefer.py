@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from blocks.prefer import Prefer, PreferConfig
-from deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from deployments.commands.preferences.prefer_folder import run_folder
-from deployments.commands.preferences.preference_view import show_record
-from deployments.commands.settings.saved import load, save_block
-from deployments.options import JUDGING, OUTPUT, PanelOptions, configured
-from deployments.run import TurnOptions, run_flow
-from deployments.terminal import Exit, Stop
-from flows.prefer import prefer
+from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.preferences.prefer_folder import run_folder
+from consensus_flows.deployments.commands.preferences.preference_view import show_record
+from consensus_flows.deployments.commands.settings.saved import load, save_block
+from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, configured
+from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.terminal import Exit, Stop
+from consensus_flows.flows.prefer import prefer
 
 REQUIRED = {"members": "-m provider/model, three times or more"}
 

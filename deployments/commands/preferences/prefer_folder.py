@@ -3,20 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from blocks.prefer import PreferConfig
-from deployments.commands.algorithms.questions import folder
-from deployments.commands.preferences.preference_view import console, table
-from deployments.last_word import LastWord
-from deployments.run import TurnOptions, server
-from deployments.terminal import Exit, Stop, put_json, say
-from deployments.view import cost
-from flows.prefer_prompts import Outcomes, prefer_prompts
-from tasks.calls.clients import close_clients
-from tasks.calls.warm_up import warm_up
-from tasks.record import Record
-from tasks.reports.preference_report import number_text
-from tasks.reports.record_files import read_prompts
-from tasks.watch import watched_by
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.deployments.commands.algorithms.questions import folder
+from consensus_flows.deployments.commands.preferences.preference_view import console, table
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.run import TurnOptions
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, put_json, say
+from consensus_flows.deployments.view import cost
+from consensus_flows.flows.prefer_prompts import Outcomes, prefer_prompts
+from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.preference_report import number_text
+from consensus_flows.tasks.reports.record_files import read_prompts
+from consensus_flows.tasks.watch import watched_by
 
 
 def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: int) -> Exit:
@@ -37,7 +38,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
     output = folder(out.output, "--output")
     source, target = str(prompts.resolve()), str(output.resolve())
     warm_up(member.name.provider for member in config.panel())
-    info = server()
+    info = connect()
     quiet = out.json or out.raw
     if not quiet:
         say(f"{len(texts)} prompts, {len(config.panel())} members, {config.rounds} rounds of each")

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deployments.terminal import put
-from deployments.view import summary
-from tasks.judging.ranked import JudgeRanking, Scores
-from tasks.record import Record
-from tasks.reports.preference_report import number_text, said_by, scores_lines
+from consensus_flows.deployments.terminal import put
+from consensus_flows.deployments.view import summary
+from consensus_flows.tasks.record import JudgeRanking, Record, Scores
+from consensus_flows.tasks.reports.preference_report import number_text, said_by, scores_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

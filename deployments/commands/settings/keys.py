@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import SecretStr, ValidationError
 
-from blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
-from blocks.member import parse_model
-from deployments.run import server
-from deployments.terminal import Exit, Stop, explain, put, say
-from tasks.calls.providers import BLOCKS, BUILT_IN
-from tasks.json_text import parse
+from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
+from consensus_flows.blocks.member import parse_model
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
+from consensus_flows.tasks.calls.providers import BLOCKS, BUILT_IN
+from consensus_flows.tasks.json_text import parse
 
 app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
 
@@ -47,7 +47,7 @@ def set_key(
     _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
     key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
     block = _make(block_class, provider, fields | ({"api_key": SecretStr(key)} if key else {}))
-    server()
+    connect()
     asyncio.run(_save({provider: block}))
     say(f"saved the credentials of {provider}")
     return Exit.ANSWER
@@ -77,7 +77,7 @@ def import_keys(file: Path) -> Exit:
         if unknown:
             raise Stop(f"{provider}: unknown field {unknown[0].replace('_', '-')}")
         blocks[provider] = _make(block_class, provider, fields)
-    server()
+    connect()
     asyncio.run(_save(blocks))
     say(f"saved the credentials of {', '.join(blocks) or 'nobody: the file is empty'}")
     return Exit.ANSWER
@@ -86,7 +86,7 @@ def import_keys(file: Path) -> Exit:
 @app.command(name="list")
 def list_keys() -> Exit:
     """List the saved credentials, without the keys."""
-    server()
+    connect()
     for name, slug, data in asyncio.run(saved()):
         put(f"{name}\t{slug}\t{data.get('base_url') or BLOCKS[slug].default_base_url or ''}")
     return Exit.ANSWER
@@ -99,7 +99,7 @@ def remove(provider: str) -> Exit:
     Args:
         provider: Its name.
     """
-    server()
+    connect()
 
     async def delete() -> bool:
         slugs = [slug for name, slug, _ in await saved() if name == provider]

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from deployments.terminal import Exit, put, put_json, say
-from tasks.errors import ConfigurationError
-from tasks.prompting.prompt_sets import path_of, prompt_set, prompt_sets
+from consensus_flows.deployments.terminal import Exit, put, put_json, say
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.prompting.prompt_sets import path_of, prompt_set, prompt_sets
 
 app = App(name="prompts", help="Prompt sets: examples, steps of thought, citations. `--prompt-set` uses one.")
 

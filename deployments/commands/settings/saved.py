@@ -9,14 +9,15 @@ from cyclopts import Parameter
 from prefect.blocks.core import Block
 from pydantic import ValidationError
 
-from blocks.member import ModelName
-from blocks.panel import RunConfig
-from deployments.kinds import KINDS, MAIN, block_class, module_of, options_for
-from deployments.options import ConsortiumOptions
-from deployments.run import TurnOptions, server
-from deployments.terminal import Exit, Stop, explain, put, put_json, say
-from flows.algorithms import Name
-from tasks.calls.providers import check_models
+from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.deployments.kinds import KINDS, MAIN, block_class, module_of, options_for
+from consensus_flows.deployments.options import ConsortiumOptions
+from consensus_flows.deployments.run import TurnOptions
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.flows.algorithms import Name
+from consensus_flows.tasks.calls.providers import check_models
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
 
@@ -39,7 +40,7 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
     """
     if not _NAME.match(name):
         raise Stop(f"{name!r} is no name: lower-case letters, digits and single dashes, for example night-panel")
-    server()
+    connect()
 
     async def write() -> None:
         config = getattr(block, "config", None)
@@ -79,7 +80,7 @@ def find(name: str, kind: str | None = None) -> Saved:
 
 
 def _find(name: str) -> Saved:
-    server()
+    connect()
     found = asyncio.run(saved_configurations(name))
     if not found:
         raise Stop(f"no configuration is saved as {name!r}: `consensus save {name} -m provider/model:count ...`")
@@ -115,7 +116,7 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
     Args:
         json: As JSON.
     """
-    server()
+    connect()
     found = asyncio.run(saved_configurations())
     if json:
         put_json([{"name": one.name, "flow": one.kind, "config": one.values} for one in found])

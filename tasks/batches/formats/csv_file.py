@@ -4,10 +4,10 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tasks.batches.formats.text import TOO_LONG, lines_of
-from tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
-from tasks.batches.row import Broken, Item
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.formats.text import TOO_LONG, lines_of
+from consensus_flows.tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
+from consensus_flows.tasks.batches.row import Broken, Item
+from consensus_flows.tasks.errors import ConfigurationError
 
 
 class _Lines:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from tasks.batches.limits import MAX_PROMPT_CHARACTERS
-from tasks.batches.row import Broken, Item
+from consensus_flows.tasks.batches.limits import MAX_PROMPT_CHARACTERS
+from consensus_flows.tasks.batches.row import Broken, Item
 
 ENDINGS = (".md", ".txt")
 

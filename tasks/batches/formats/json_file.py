@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, BinaryIO, NoReturn
 
-from tasks.batches.formats.json_numbers import Numbers, plain_number
-from tasks.batches.formats.text import TOO_LONG, lines_of
-from tasks.batches.formats.unpacking import Growing
-from tasks.batches.limits import MAX_DEPTH, MAX_ROW_CHARACTERS, fault_in_text
-from tasks.batches.row import Broken, Item
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.formats.json_numbers import Numbers, plain_number
+from consensus_flows.tasks.batches.formats.text import TOO_LONG, lines_of
+from consensus_flows.tasks.batches.formats.unpacking import Growing
+from consensus_flows.tasks.batches.limits import MAX_DEPTH, MAX_ROW_CHARACTERS, fault_in_text
+from consensus_flows.tasks.batches.row import Broken, Item
+from consensus_flows.tasks.errors import ConfigurationError
 
 
 def _no_constant(name: str) -> NoReturn:

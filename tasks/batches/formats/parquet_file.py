@@ -10,11 +10,11 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from tasks.batches.formats.parquet_footer import check_footer
-from tasks.batches.formats.parquet_size import bytes_of, check_parquet, rows_at_once, to_be_numbered
-from tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
-from tasks.batches.row import Broken, Item
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.formats.parquet_footer import check_footer
+from consensus_flows.tasks.batches.formats.parquet_size import bytes_of, check_parquet, rows_at_once, to_be_numbered
+from consensus_flows.tasks.batches.limits import MAX_ROW_CHARACTERS, check_names
+from consensus_flows.tasks.batches.row import Broken, Item
+from consensus_flows.tasks.errors import ConfigurationError
 
 MOST_BYTES = 4 * MAX_ROW_CHARACTERS
 """Of the values of one row; a character has four bytes at most."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import BinaryIO
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 SECONDS = 60.0
 """For which the other process may look; importing pyarrow takes half of one."""

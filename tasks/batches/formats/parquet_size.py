@@ -6,7 +6,7 @@ once for all rows. What the metadata call the uncompressed size is that of the p
 
 from typing import Any, BinaryIO
 
-from tasks.batches.formats.unpacking import check_unpacked
+from consensus_flows.tasks.batches.formats.unpacking import check_unpacked
 
 BATCH_ROWS = 256
 BATCH_BYTES = 300_000_000

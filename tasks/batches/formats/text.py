@@ -4,9 +4,9 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tasks.batches.limits import MAX_ROW_CHARACTERS
-from tasks.batches.row import Broken, Item
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.limits import MAX_ROW_CHARACTERS
+from consensus_flows.tasks.batches.row import Broken, Item
+from consensus_flows.tasks.errors import ConfigurationError
 
 TOO_LONG = f"the line is longer than {MAX_ROW_CHARACTERS:,} characters"
 

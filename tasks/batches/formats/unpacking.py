@@ -4,8 +4,8 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
-from tasks.batches.limits import MAX_ROW_CHARACTERS
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.limits import MAX_ROW_CHARACTERS
+from consensus_flows.tasks.errors import ConfigurationError
 
 MOST_TIMES = 200
 """How many times as large as the file its content may be; text is packed to a tenth, rarely to a hundredth."""

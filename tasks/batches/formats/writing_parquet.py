@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tasks.batches.formats.parquet_file import pyarrow_for
-from tasks.batches.formats.writing import json_text
+from consensus_flows.tasks.batches.formats.parquet_file import pyarrow_for
+from consensus_flows.tasks.batches.formats.writing import json_text
 
 GROUP_ROWS = 1000
 GROUP_CHARACTERS = 8_000_000

@@ -1,7 +1,7 @@
 """What each part of a batch may spend."""
 
-from blocks.budget import Budget
-from tasks.errors import ConfigurationError
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.tasks.errors import ConfigurationError
 
 
 def share(budget: Budget, shards: int) -> list[Budget]:

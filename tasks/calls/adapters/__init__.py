@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from blocks.credentials import Wire
-from tasks.calls.adapters.repair import Repairs
-from tasks.calls.failures import Fault
-from tasks.calls.request import FinishReason, Request, Usage
+from consensus_flows.blocks.credentials import Wire
+from consensus_flows.tasks.calls.adapters.repair import Repairs
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.record import Usage
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Adapter(Protocol):
 
 
 _MODULES: dict[Wire, str] = {
-    "openai": "tasks.calls.adapters.openai_chat",
-    "anthropic": "tasks.calls.adapters.anthropic_messages",
-    "google": "tasks.calls.adapters.google_generate",
-    "openai-completions": "tasks.calls.adapters.openai_completions",
-    "openai-embeddings": "tasks.calls.adapters.openai_embeddings",
-    "google-embeddings": "tasks.calls.adapters.google_embeddings",
+    "openai": "consensus_flows.tasks.calls.adapters.openai_chat",
+    "anthropic": "consensus_flows.tasks.calls.adapters.anthropic_messages",
+    "google": "consensus_flows.tasks.calls.adapters.google_generate",
+    "openai-completions": "consensus_flows.tasks.calls.adapters.openai_completions",
+    "openai-embeddings": "consensus_flows.tasks.calls.adapters.openai_embeddings",
+    "google-embeddings": "consensus_flows.tasks.calls.adapters.google_embeddings",
 }
 
 

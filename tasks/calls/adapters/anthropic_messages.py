@@ -6,12 +6,13 @@ from typing import Any
 from anthropic import AsyncAnthropic, transform_schema
 from anthropic.types import Message
 
-from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import field_of, total, usage_of
-from tasks.calls.adapters.repair import Repairs, schema_instruction
-from tasks.calls.failures import Fault
-from tasks.calls.money.worst_case import SENT_LIMITS
-from tasks.calls.request import FinishReason, Request, Usage
+from consensus_flows.tasks.calls.adapters import Reply
+from consensus_flows.tasks.calls.adapters.counts import field_of, total, usage_of
+from consensus_flows.tasks.calls.adapters.repair import Repairs, schema_instruction
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.money.worst_case import SENT_LIMITS
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.record import Usage
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",

@@ -4,8 +4,8 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-from tasks.calls.adapters import Reply
-from tasks.calls.request import Usage
+from consensus_flows.tasks.calls.adapters import Reply
+from consensus_flows.tasks.record import Usage
 
 MOST_TOKENS = 20_000_000
 """Of one call. What is above is no count: the largest contexts have some ten million."""

@@ -6,12 +6,12 @@ from typing import Any
 from google.genai.client import AsyncClient
 from google.genai.types import EmbedContentConfig, EmbedContentResponse, HttpOptions
 
-from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import usage_of
-from tasks.calls.adapters.repair import Repairs
-from tasks.calls.failures import Fault
-from tasks.calls.request import Request
-from tasks.calls.vectors import packed
+from consensus_flows.tasks.calls.adapters import Reply
+from consensus_flows.tasks.calls.adapters.counts import usage_of
+from consensus_flows.tasks.calls.adapters.repair import Repairs
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.vectors import packed
 
 _WITH_TASK = ("gemini-embedding-001", "text-embedding-")
 """Beginnings of the names of those models that are told what the vector is for; later ones refuse it."""

@@ -7,11 +7,12 @@ from typing import Any
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
-from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
-from tasks.calls.adapters.repair import Repairs, schema_instruction
-from tasks.calls.failures import Fault
-from tasks.calls.request import FinishReason, Request, Usage
+from consensus_flows.tasks.calls.adapters import Reply
+from consensus_flows.tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
+from consensus_flows.tasks.calls.adapters.repair import Repairs, schema_instruction
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.record import Usage
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",

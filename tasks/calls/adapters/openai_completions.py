@@ -8,10 +8,10 @@ from openai import AsyncOpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from tasks.calls.adapters import Reply, openai_chat
-from tasks.calls.adapters.repair import Repairs
-from tasks.calls.failures import Fault
-from tasks.calls.request import Request
+from consensus_flows.tasks.calls.adapters import Reply, openai_chat
+from consensus_flows.tasks.calls.adapters.repair import Repairs
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import Request
 
 
 def body(request: Request, repairs: Repairs) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from typing import Any
 from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
 
-from tasks.calls.adapters import Reply
-from tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
-from tasks.calls.adapters.openai_chat import fault_in_body
-from tasks.calls.adapters.repair import Repairs
-from tasks.calls.failures import Fault
-from tasks.calls.request import Request, Usage
-from tasks.calls.vectors import packed
+from consensus_flows.tasks.calls.adapters import Reply
+from consensus_flows.tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
+from consensus_flows.tasks.calls.adapters.openai_chat import fault_in_body
+from consensus_flows.tasks.calls.adapters.repair import Repairs
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.vectors import packed
+from consensus_flows.tasks.record import Usage
 
 
 def body(request: Request, repairs: Repairs) -> dict[str, Any]:  # noqa: ARG001  # part of the protocol

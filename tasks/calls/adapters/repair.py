@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.calls.failures import Fault, refusal_of
-from tasks.calls.request import Request
-from tasks.prompts import fill
+from consensus_flows.tasks.calls.failures import Fault, refusal_of
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.prompts import fill
 
 _SETTINGS = {
     "temperature": "temperature",

@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from blocks.budget import Budget
+from consensus_flows.blocks.budget import Budget
 
 PLENTY, PLENTY_TOKENS, PLENTY_USD = 1000, 1_000_000, 2.0
 """A budget is tight if less is left than so many times the worst case of a call, or less than so much: fees a call, and what a

@@ -13,13 +13,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from blocks.budget import Budget
-from tasks.calls.money.account import Account, Refusal
-from tasks.calls.money.pricing import price
-from tasks.calls.money.worst_case import worst_case
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Request, Usage
-from tasks.errors import BudgetError
+from consensus_flows.blocks.budget import Budget
+from consensus_flows.tasks.calls.money.account import Account, Refusal
+from consensus_flows.tasks.calls.money.pricing import price
+from consensus_flows.tasks.calls.money.worst_case import worst_case
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.errors import BudgetError
+from consensus_flows.tasks.record import Usage
 
 AT_ONCE_S = 0.05
 """Seconds within which a call that is covered has not waited: the price table may have been looked into."""

@@ -4,9 +4,9 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
-from tasks.calls.providers import BUILT_IN, Endpoint
-from tasks.calls.request import Usage
+from consensus_flows.tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
+from consensus_flows.tasks.calls.providers import BUILT_IN, Endpoint
+from consensus_flows.tasks.record import Usage
 
 _OUR_NAMES = {"openai": "openai", "anthropic": "anthropic", "google": "google", "openrouter": "openrouter"}
 

@@ -8,8 +8,8 @@ nothing is sent to them.
 
 from urllib.parse import urlsplit
 
-from blocks.credentials import OpenAICredentials
-from tasks.calls.providers import Endpoint
+from consensus_flows.blocks.credentials import OpenAICredentials
+from consensus_flows.tasks.calls.providers import Endpoint
 
 FLEX_FACTOR = 0.5
 """What flex costs of the standard price where the price table does not say; OpenAI and Google name 50 %."""

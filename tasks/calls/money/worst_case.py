@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 
-from blocks.credentials import Wire
-from tasks.calls.providers import Endpoint
-from tasks.calls.request import Request, Usage
+from consensus_flows.blocks.credentials import Wire
+from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.record import Usage
 
 ASSUMED_OUTPUT_TOKENS = 4096
 """Of the answer of a call without a limit of its own, where none is sent either. Set a limit to have a bound."""

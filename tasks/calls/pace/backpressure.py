@@ -20,7 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL
 
-from blocks.addresses import is_loopback
+from consensus_flows.blocks.addresses import is_loopback
 
 MOST_EVENTS = 2000
 """Events that may wait to be sent: those of a thousand calls."""

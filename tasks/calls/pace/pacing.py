@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
-from tasks.calls.money.budget import check_wait
-from tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.money.budget import check_wait
+from consensus_flows.tasks.calls.providers import Endpoint
 
 
 class Pace:

@@ -7,7 +7,7 @@ from prefect.serializers import JSONSerializer
 from prefect.utilities.importtools import to_qualified_name
 from pydantic_core import from_json
 
-from tasks.calls.request import Answer
+from consensus_flows.tasks.calls.request import Answer
 
 _ANSWER = to_qualified_name(Answer)
 

@@ -9,9 +9,9 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
-from tasks.calls.request import Request
-from tasks.calls.storage.result_folder import guard
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.storage.result_folder import guard
+from consensus_flows.tasks.errors import ConfigurationError
 
 VERSION = 1
 """Raised when the meaning of a stored answer changes."""

@@ -11,8 +11,8 @@ from prefect.filesystems import WritableFileSystem
 from prefect.logging import get_logger
 from pydantic import PrivateAttr
 
-from tasks.calls.storage.answer_record import is_answer_record
-from tasks.calls.storage.rejected import note_rejected
+from consensus_flows.tasks.calls.storage.answer_record import is_answer_record
+from consensus_flows.tasks.calls.storage.rejected import note_rejected
 
 
 class CheckedStorage(WritableFileSystem):

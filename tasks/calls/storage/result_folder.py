@@ -24,12 +24,12 @@ from prefect.results import ResultStore
 from pydantic import PrivateAttr
 from pydantic_core import from_json
 
-from tasks.atomic_write import atomic_write
-from tasks.calls.request import Answer
-from tasks.calls.storage.answer_record import is_answer_record
-from tasks.calls.storage.checked_storage import CheckedStorage
-from tasks.calls.storage.rejected import note_rejected
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.calls.storage.answer_record import is_answer_record
+from consensus_flows.tasks.calls.storage.checked_storage import CheckedStorage
+from consensus_flows.tasks.calls.storage.rejected import note_rejected
+from consensus_flows.tasks.errors import ConfigurationError
 
 REJECTED = "a stored answer was damaged or none of ours, and was not used"
 """What the warning says of a record that cannot be read."""

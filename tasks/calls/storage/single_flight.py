@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from threading import Lock
 
-from tasks.calls.request import Answer
-from tasks.errors import BudgetError
+from consensus_flows.tasks.calls.request import Answer
+from consensus_flows.tasks.errors import BudgetError
 
 REMEMBER_S = 10.0
 """How long an answer stays at hand: longer than Prefect takes to store it."""

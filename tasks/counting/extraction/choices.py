@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
-from tasks.counting.extraction.denials import denied
-from tasks.counting.extraction.marks import plain
+from consensus_flows.tasks.counting.extraction.denials import denied
+from consensus_flows.tasks.counting.extraction.marks import plain
 
 # Possessive: two runs that share marks and could give each other some back take the square of a run's length.
 _OPEN = r"[*_`\"'“\[({]*+"

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from blocks.extraction import Extraction
-from tasks.counting.extraction.choices import chosen_label, chosen_letter
-from tasks.counting.extraction.json_field import field_of, written
-from tasks.counting.extraction.marks import plain, shown
-from tasks.counting.extraction.numbers import Exact, Number, field_number, signs_differ, stated_number, whole_number
+from consensus_flows.blocks.extraction import Extraction
+from consensus_flows.tasks.counting.extraction.choices import chosen_label, chosen_letter
+from consensus_flows.tasks.counting.extraction.json_field import field_of, written
+from consensus_flows.tasks.counting.extraction.marks import plain, shown
+from consensus_flows.tasks.counting.extraction.numbers import (
+    Exact,
+    Number,
+    field_number,
+    signs_differ,
+    stated_number,
+    whole_number,
+)
 
 Value = str | Exact | tuple[str, Exact]
 """What is compared: a text, a number, or a number with its sign where the sign makes a difference."""

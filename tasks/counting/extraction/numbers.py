@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import NamedTuple
 
-from tasks.counting.extraction.denials import denied
+from consensus_flows.tasks.counting.extraction.denials import denied
 
 Exact = Decimal | Fraction
 """Decimals and fractions of one value are equal and have one hash; floats would merge integers above 2 to the 53rd."""

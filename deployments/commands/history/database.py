@@ -9,12 +9,12 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from blocks.history import HISTORY_BLOCK, HistoryDatabase
-from deployments.commands.history.runs import older_than, opened_history
-from deployments.run import server
-from deployments.terminal import Exit, Stop, explain, put, say
-from tasks.history.errors import HistoryError
-from tasks.history.place import VARIABLE, given, saved, server_address
+from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
+from consensus_flows.deployments.commands.history.runs import older_than, opened_history
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
+from consensus_flows.tasks.history.address import VARIABLE, given, saved, server_address
+from consensus_flows.tasks.history.errors import HistoryError
 
 app = App(name="history", help="The database of the history: where it is, and what is deleted from it.")
 
@@ -33,8 +33,8 @@ def set_history(*, from_env: str | None = None) -> Exit:
         block = HistoryDatabase.model_validate({"url": _read_url(from_env)})
     except ValidationError as error:
         raise Stop(explain(error, {"url": "URL"})) from None
-    from tasks.history.database import Database, shown
-    from tasks.history.reading import count_runs
+    from consensus_flows.tasks.history.database import Database, shown
+    from consensus_flows.tasks.history.reading import count_runs
 
     url = block.url.get_secret_value()
     try:
@@ -45,7 +45,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
             database.close()
     except HistoryError as error:
         raise Stop(f"not saved: {error.message}") from None
-    server()
+    connect()
 
     async def save() -> None:
         await block.save(HISTORY_BLOCK, overwrite=True)
@@ -61,7 +61,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
 @app.command
 def remove() -> Exit:
     """Remove the saved address: runs are recorded in a file on each machine again. The database stays as it is."""
-    server()
+    connect()
 
     async def delete() -> None:
         await HistoryDatabase.adelete(HISTORY_BLOCK)
@@ -85,7 +85,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_ru
         older_than_: How old: 90d, 12h, 4w.
         dry_run: Say how many there are, and delete nothing.
     """
-    from tasks.history import pruning
+    from consensus_flows.tasks.history import pruning
 
     before = older_than(older_than_)
     with opened_history() as history:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from blocks.member import Member
-from tasks.calls.call import Call
-from tasks.calls.request import Request
-from tasks.record import Response
+from consensus_flows.blocks.member import Member
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.record import Response
 
 
 def drawing(call: Call, members: Sequence[Member], number: int) -> Call:

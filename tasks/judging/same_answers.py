@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from tasks.calls.call import Call
-from tasks.counting.extraction.extract import Reading, Value
-from tasks.counting.extraction.same_meaning import comparable, distinct, same_by_model
-from tasks.judging.bench import Bench
-from tasks.record import Iteration, Record
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.counting.extraction.extract import Reading, Value
+from consensus_flows.tasks.judging.bench import Bench
+from consensus_flows.tasks.judging.same_meaning import comparable, distinct, same_by_model
+from consensus_flows.tasks.record import Iteration, Record
 
 
 class SameAnswers:

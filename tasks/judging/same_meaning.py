@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from tasks.calls.call import Call
-from tasks.counting.extraction.extract import Reading, Value
-from tasks.judging.bench import Bench
-from tasks.judging.fence import fenced, labels
-from tasks.judging.hearing import hear
-from tasks.readers import UnreadableError, json_object, reader
-from tasks.record import Response
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.counting.extraction.extract import Reading, Value
+from consensus_flows.tasks.judging.bench import Bench
+from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.plain_text import labels
+from consensus_flows.tasks.readers import UnreadableError, json_object, reader
+from consensus_flows.tasks.record import Response
 
 
 def same_schema(names: Sequence[str]) -> dict[str, JsonValue]:

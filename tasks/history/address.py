@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
-from blocks.history import HISTORY_BLOCK
+from consensus_flows.blocks.history import HISTORY_BLOCK
 
 FILE = "consensus-history.db"
 VARIABLE = "CONSENSUS_HISTORY_URL"

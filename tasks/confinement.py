@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import context
 from prefect.context import FlowRunContext
 
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import ConfigurationError
 
 FOLDER = "CONSENSUS_FILES"
 """The environment variable, on a worker, that names the folder for files that parameters may name; by default where it runs."""

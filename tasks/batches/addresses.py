@@ -3,8 +3,8 @@
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from tasks.errors import ConfigurationError
-from tasks.places import deployed, place
+from consensus_flows.tasks.confinement import deployed, place
+from consensus_flows.tasks.errors import ConfigurationError
 
 EXTRAS = {
     "s3": "s3",

@@ -9,8 +9,8 @@ from pathlib import Path
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
-from tasks.batches.places import place_of
-from tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.addresses import place_of
+from consensus_flows.tasks.errors import ConfigurationError
 
 ENDING = ".partial"
 DATE = "{date}"

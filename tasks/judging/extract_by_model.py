@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from tasks.calls.call import Call
-from tasks.judging.bench import Bench
-from tasks.judging.fence import fenced
-from tasks.judging.hearing import hear
-from tasks.readers import UnreadableError, json_object, reader
-from tasks.record import CallError, Response
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.judging.bench import Bench
+from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.readers import UnreadableError, json_object, reader
+from consensus_flows.tasks.record import CallError, Response
 
 _SCHEMA: dict[str, JsonValue] = {
     "type": "object",

@@ -10,9 +10,9 @@ from prefect.context import AsyncClientContext
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from blocks.history import HISTORY_BLOCK, HistoryDatabase
-from tasks.history.errors import HistoryError
-from tasks.history.place import VARIABLE, Place, given, history_place, saved, server_address
+from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
+from consensus_flows.tasks.history.address import VARIABLE, Place, given, history_place, saved, server_address
+from consensus_flows.tasks.history.errors import HistoryError
 
 _asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 

@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.member import Member
-from blocks.prefer import PreferConfig
-from tasks.calls.call import Call
-from tasks.calls.request import Message, Request
-from tasks.judging.fence import fence_tag, fenced, shuffled
-from tasks.judging.hearing import hear
-from tasks.judging.preference_judgement import Preference, preference_schema, read_preference
-from tasks.judging.ranked import JudgeRanking
-from tasks.prompts import fill, prompt, version
-from tasks.record import Response
+from consensus_flows.blocks.member import Member
+from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
+from consensus_flows.tasks.judging.hearing import hear
+from consensus_flows.tasks.judging.preference_judgement import Preference, preference_schema, read_preference
+from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.record import JudgeRanking, Response
 
 
 @dataclass(frozen=True)
