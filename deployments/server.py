@@ -165,8 +165,7 @@ def _one_authority() -> Path:
 
 def server_environment() -> dict[str, str]:
     """The settings of `prefect.toml` as environment variables, without those that are set already."""
-    here = Path(__file__).resolve().parent
-    path = next(path for path in (here / "prefect.toml", here.parent / "prefect.toml") if path.exists())
+    path = Path(__file__).parent / "prefect.toml"
     wanted = _flat("PREFECT", tomllib.loads(path.read_text(encoding="utf-8")))
     return {name: value for name, value in wanted if name not in os.environ}
 
