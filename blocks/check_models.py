@@ -2,8 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.layer import MixturePrompts
 from consensus_flows.blocks.panel import PanelConfig
 
@@ -22,10 +23,22 @@ class CheckCase(BaseModel):
     expected: str | None = Field(
         None,
         min_length=1,
-        description="Words that a right answer holds, if there are.",
+        description="The right answer: words that the text holds, or what is read out of it by extract.",
         json_schema_extra={"position": 3},
     )
+    extract: str | None = Field(
+        None,
+        description="How the answer is read, as in a vote: number, choice, label:yes,no, ... Empty: expected stands anywhere.",
+        json_schema_extra={"position": 5},
+    )
     note: str = Field("", description="What the case is meant to show.", json_schema_extra={"position": 4})
+
+    @field_validator("extract")
+    @classmethod
+    def _check_extract(cls, value: str | None) -> str | None:
+        if value is not None and parse_extraction(value).kind == "llm":
+            raise ValueError("extract is 'llm': a check asks nobody but the candidates")
+        return value
 
 
 class CheckModelsConfig(PanelConfig):

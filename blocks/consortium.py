@@ -26,11 +26,16 @@ class ConsortiumConfig(PanelConfig):
         description="The arbiter writes one answer (synthesize), or ranks them and the best is returned word for word.",
         json_schema_extra={"position": 4},
     )
+    comparison: bool = Field(
+        True,
+        description="Have the arbiter compare the answers, too: where they agree, contradict each other and fall short.",
+        json_schema_extra={"position": 9},
+    )
     confidence_threshold: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="Stop when the arbiter's confidence reaches this share; 0.8 is 80 %.",
+        description="Stop when the arbiter is this confident and wants no further round; 0.8 is 80 %.",
         json_schema_extra={"position": 5},
     )
     max_iterations: int = Field(3, ge=1, description="Most iterations.", json_schema_extra={"position": 6})

@@ -25,9 +25,8 @@ class PreferConfig(PanelConfig):
         json_schema_extra={"position": 3},
     )
     criteria: str = Field(
-        "truth first, then completeness, then clarity",
-        min_length=1,
-        description="What the answers are ranked by.",
+        "",
+        description="What the answers are ranked by. Empty: truth first, then completeness, then clarity.",
         json_schema_extra={"position": 4},
     )
     judge_settings: Sampling = Field(

@@ -91,8 +91,10 @@ class ConsortiumOptions(PanelOptions):
     """A model that judges when the arbiter fails. May be repeated."""
     judging_method: Annotated[Literal["synthesize", "rank"] | None, Parameter(group=JUDGING)] = None
     """One new answer of all, or the best one word for word; default synthesize."""
+    comparison: Annotated[bool | None, Parameter(group=JUDGING)] = None
+    """Have the arbiter compare the answers, too; the default. --no-comparison saves its tokens."""
     confidence_threshold: Annotated[float | None, Parameter(group=JUDGING)] = None
-    """Stop at this confidence, 0 to 1; default 0.8."""
+    """Stop at this confidence, 0 to 1, if the arbiter wants no further round; default 0.8."""
     max_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
     """Most iterations; default 3."""
     min_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None

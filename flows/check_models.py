@@ -20,8 +20,8 @@ from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_cases
 from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.judging.mixture import Task, in_order
-from consensus_flows.tasks.judging.text_hearing import READER
+from consensus_flows.tasks.judging.aggregator import LayerPrompt, in_order
+from consensus_flows.tasks.judging.judge import TEXT
 from consensus_flows.tasks.record import Response
 from consensus_flows.tasks.reports.report import cell
 from consensus_flows.tasks.rounds import ask_members
@@ -61,7 +61,6 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
                 _reading(asking) if config.role == "aggregator" else asking,
                 quorum=config.needed(),
                 label=f"{config.role} check {number}",
-                prompt_version=_task(config, case).version,
             )
         await tell("checked", case)
         return responses
@@ -74,10 +73,10 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
     return report
 
 
-def _task(config: CheckModelsConfig, case: CheckCase) -> Task:
+def _task(config: CheckModelsConfig, case: CheckCase) -> LayerPrompt:
     if config.role == "proposer":
-        return Task(case.prompt, "initial", config.prompts.initial, config.system)
-    return Task(case.prompt, "final", config.prompts.final, config.system)
+        return LayerPrompt(case.prompt, "initial", config.prompts.initial, config.system)
+    return LayerPrompt(case.prompt, "final", config.prompts.final, config.system)
 
 
 def _prepared(config: CheckModelsConfig, case: CheckCase) -> list[Response]:
@@ -89,7 +88,7 @@ def _reading(call: Call) -> Call:
     """Return `call` with the demand that the flow makes of an aggregator: it must not repeat what it was shown."""
 
     async def read(request: Request, **options: Any) -> Response:
-        return await call(request.model_copy(update={"reader": READER}), **options)
+        return await call(request.model_copy(update={"reader": TEXT}), **options)
 
     return read
 
@@ -162,7 +161,7 @@ def rows(report: CheckReport) -> list[dict[str, Any]]:
             "prompt": cell(case.prompt),
             "model": label,
             "answer": "" if response.error else cell(response.text or ""),
-            "as expected": found[None if response.error else as_expected(response.text, case.expected)],
+            "as expected": found[None if response.error else as_expected(response.text, case)],
             "latency s": round(response.latency_s, 2),
             "error": cell(response.error.message) if response.error else "",
         }

@@ -19,11 +19,11 @@ from consensus_flows.tasks.counting.consensus import decentralized, held_texts, 
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.aggregate import Material, aggregate
-from consensus_flows.tasks.judging.learner import Feedback, Learner, feedback
+from consensus_flows.tasks.judging.aggregator import aggregate
+from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.measuring import likeness_of, measure
 from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import apart
+from consensus_flows.tasks.prompting.turns import Feedback, Learner, apart, feedback
 from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.reports.learning_report import LearningReport
@@ -106,7 +106,6 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
         run.call,
         quorum=config.needed(),
         label=f"round {number}",
-        prompt_version=run.back.version if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
     likeness = await measure(iteration, record, config, run.call, f"round {number}")
@@ -145,10 +144,16 @@ async def _put_together(run: _Run, iteration: Iteration, answered: list[Response
         case "decentralized":
             iteration.synthesis, iteration.settlement = decentralized(answered, config, seed, likeness)
         case "centralized_llm":
-            material = Material(
-                run.prompt, answered, run.system, run.conversation, seed, label=f"round {iteration.number}"
+            asked = JudgeRequest(
+                question=run.prompt,
+                system=run.system,
+                conversation=run.conversation,
+                timeout=config.timeout_s(),
+                seed=seed,
+                label=f"round {iteration.number}",
+                history=[one.synthesis.text for one in run.record.iterations[:-1] if one.synthesis],
             )
-            iteration.synthesis, iteration.judgements = await aggregate(material, config, run.call)
+            iteration.synthesis, iteration.judgements = await aggregate(asked, answered, config, run.call)
 
 
 async def _is_stable(run: _Run) -> bool:

@@ -18,12 +18,11 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.likeness import Likeness
 from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, QuorumError
-from consensus_flows.tasks.judging.fence import fence_tag, fenced
-from consensus_flows.tasks.judging.judge import Case, Court, fallback, judge
+from consensus_flows.tasks.judging.arbiter import fallback, judge
+from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.prompts import fill, version
+from consensus_flows.tasks.prompting.turns import Turns, apart, guidance
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.reports.report import Report, run_name, start_record, told_of_end
@@ -105,7 +104,6 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         run.call,
         quorum=config.needed(),
         label=f"iteration {number}",
-        prompt_version=version("iterate") if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
     likeness = await measure(iteration, record, config, run.call)
@@ -113,25 +111,25 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         check_quorum(iteration.responses, config.needed())
     except QuorumError as error:
         return _stop_short(record, iteration, error, likeness)
-    case = Case(
+    asked = JudgeRequest(
         question=run.prompt,
-        responses=answered,
-        history=[one.synthesis for one in record.iterations[:-1] if one.synthesis],
         system=run.system,
         conversation=run.conversation,
+        sampling=config.arbiter_settings,
+        timeout=config.timeout_s(),
         seed=f"{config.seed}:{number}",
         label=f"iteration {number}",
-        likeness=likeness,
+        history=[one.synthesis.text for one in record.iterations[:-1] if one.synthesis],
     )
-    court = Court(config.arbiters(), config.judging_method, config.arbiter_settings, config.timeout_s())
-    iteration.synthesis, iteration.judgements = await judge(case, court, run.call)
-    if iteration.synthesis.arbiter is None:
+    iteration.synthesis, iteration.judgements = await judge(asked, answered, config, run.call)
+    if iteration.synthesis is None:
+        iteration.synthesis = fallback(answered, likeness)
         record.warnings.append(
             f"iteration {number}: no arbiter could judge, so the answer nearest to the others stands in for a synthesis"
         )
         return True
-    confidence = iteration.synthesis.confidence or 0.0
-    if confidence >= config.confidence_threshold and number >= config.min_iterations:
+    confident = (iteration.synthesis.confidence or 0.0) >= config.confidence_threshold
+    if confident and not iteration.synthesis.needs_iteration and number >= config.min_iterations:
         record.status = "confident"
         return True
     return cut_by_budget(iteration)
@@ -153,26 +151,11 @@ def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likene
 
 
 def _carry_on(voices: list[Turns], iteration: Iteration, seed: str) -> None:
-    """Tell every member what was made of all answers; who failed is asked again.
-
-    All of it is quoted as to a judge: it may be another member's answer word for word, or repeat one.
-    """
-    synthesis = iteration.synthesis
-    assert synthesis is not None
-    areas = "\n".join(f"- {area}" for area in synthesis.refinement_areas)
-    tag = fence_tag([synthesis.text, synthesis.dissent, areas], seed)
-
-    def quoted(label: str, text: str) -> str:
-        return fenced({label: text}, seed, tag=tag)
-
-    guidance = fill(
-        "iterate",
-        synthesis=quoted("so far", synthesis.text),
-        dissent=f"A minority held:\n\n{quoted('of a minority', synthesis.dissent)}\n\n" if synthesis.dissent else "",
-        areas=f"What should be looked into:\n\n{quoted('to look into', areas)}\n\n" if areas else "",
-    )
+    """Show every member what was made of all answers; one that failed is asked again."""
+    assert iteration.synthesis is not None
+    shown = guidance(iteration.synthesis, seed)
     for voice, response in zip(voices, iteration.responses, strict=True):
-        voice.go_on(response.text if response.answered else None, guidance)
+        voice.go_on(response.text if response.answered else None, shown)
 
 
 def _conclude(record: Record, config: ConsortiumConfig) -> None:

@@ -22,9 +22,8 @@ from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.ending import out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.judge import fallback
-from consensus_flows.tasks.judging.mixture import Task, in_order, windows
-from consensus_flows.tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
+from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
+from consensus_flows.tasks.judging.arbiter import fallback
 from consensus_flows.tasks.judging.mixture_end import conclude
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
@@ -161,9 +160,9 @@ async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[R
     """Ask all models of a layer at once; each sees what the layer `before` has answered."""
     config, members = run.config.panel_of(layer), layer.panel()
     prompts = run.config.prompts
-    task = Task(run.prompt, "initial", prompts.initial, config.system, run.conversation)
+    task = LayerPrompt(run.prompt, "initial", prompts.initial, config.system, run.conversation)
     if before:
-        task = Task(run.prompt, "aggregate", prompts.aggregate, config.system, run.conversation)
+        task = LayerPrompt(run.prompt, "aggregate", prompts.aggregate, config.system, run.conversation)
     conversations = []
     for member in members:
         seed = f"{config.seed}:{iteration.number}:{member}"
@@ -179,7 +178,6 @@ async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[R
         run.call,
         quorum=config.needed(),
         label=f"layer {iteration.number}",
-        prompt_version=task.version,
     )
 
 
@@ -210,20 +208,22 @@ async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
 async def _aggregate(run: _Run) -> None:
     """Let the aggregator make one answer, of all answers at once or window after window."""
     config, record, answers = run.config, run.record, run.answers()
-    task = Task(run.prompt, "final", config.prompts.final, config.system, run.conversation)
+    layer = LayerPrompt(run.prompt, "final", config.prompts.final, config.system, run.conversation)
     so_far, likeness = None, run.likeness.get(len(record.iterations), LEXICAL)
     parts = windows(len(answers), config.window, config.reserved)
     for place, part in enumerate(parts, 1):
         began = time.monotonic()
         iteration = run.next()
-        material = Material(
+        await tell("asking", [f"{config.aggregators()[0]}#1"])
+        made, iteration.judgements = await synthesize(
+            layer,
             [answers[index] for index in part],
-            so_far.text if so_far else None,
+            config,
+            run.call,
+            so_far=so_far.text if so_far else None,
             seed=f"{config.seed}:{iteration.number}",
             label=f"layer {iteration.number}" if len(parts) == 1 else f"window {place} of {len(parts)}",
         )
-        await tell("asking", [f"{config.aggregators()[0]}#1"])
-        made, iteration.judgements = await synthesize(task, material, config, run.call)
         iteration.synthesis = made or _stand_in(so_far, answers, likeness)
         iteration.duration_s = round(time.monotonic() - began, 4)
         if made is None:

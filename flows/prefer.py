@@ -20,8 +20,9 @@ from consensus_flows.tasks.counting.preference import best_round, score
 from consensus_flows.tasks.draws import drawing
 from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.judge import fallback
-from consensus_flows.tasks.judging.poll import Poll, poll
+from consensus_flows.tasks.judging.arbiter import fallback
+from consensus_flows.tasks.judging.judge import JudgeRequest
+from consensus_flows.tasks.judging.poll import poll
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
@@ -114,8 +115,14 @@ async def _round(run: _Run, iteration: Iteration) -> bool:
     except QuorumError as error:
         _stop_short(record, iteration, error, likeness)
         return False
-    asked = Poll(run.prompt, config, run.system, run.conversation, number)
-    entries, iteration.judgements = await poll(asked, members, iteration.responses, call)
+    asked = JudgeRequest(
+        question=run.prompt,
+        system=run.system,
+        conversation=run.conversation,
+        sampling=config.judge_settings,
+        timeout=config.timeout_s(),
+    )
+    entries, iteration.judgements = await poll(asked, members, iteration.responses, config, call, number=number)
     record.rankings += entries
     scores = score(entries, [response.member for response in answered])
     if scores.winner is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, parse_member
+from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
@@ -21,11 +21,10 @@ from consensus_flows.tasks.counting.extraction.extract import Reading, extract_a
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.bench import Bench
-from consensus_flows.tasks.judging.extract_by_model import Heard, extract_by_model
-from consensus_flows.tasks.judging.judge import fallback
-from consensus_flows.tasks.judging.pairwise import candidates, fuse, rank_pairs, told
-from consensus_flows.tasks.judging.same_answers import SameAnswers
+from consensus_flows.tasks.judging.arbiter import fallback
+from consensus_flows.tasks.judging.judge import JudgeRequest
+from consensus_flows.tasks.judging.pairwise import candidates, fuse, judged, rank_pairs
+from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extract_by_model
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
@@ -107,16 +106,16 @@ async def _count(run: _Run) -> None:
     config, record, responses = run.config, run.record, run.iteration.responses
     panel, weights = config.panel(), config.weights_of(config.panel())
     size = len(panel) if config.stop_when is None else config.waves or 1
-    heard: list[Heard] = []
-    bench = None if config.extractor is None else _bench(run, config.extractor)
-    same = SameAnswers(bench, record, run.iteration, run.call)
+    heard: list[Extracted] = []
+    extractor = None if config.extractor is None else parse_member(config.extractor)[0]
+    same = SameAnswers(_asked(run), extractor, record, run.iteration, run.call)
     tally, readings = count_votes([]), list[Reading | None]()
     while len(responses) < len(panel):
         wave = panel[len(responses) : len(responses) + size]
         missing = config.needed() - _known(heard)
         label = "vote" if size >= len(panel) else f"wave {len(responses) // size + 1}"
         await run.ask(wave, min(len(wave), max(1, missing)), label)
-        heard += await _heard(run, responses[len(heard) :], bench)
+        heard += await _extracted(run, responses[len(heard) :], extractor)
         readings = await same.merged(extract_all([one.text for one in heard], parse_extraction(config.extract)))
         values = [reading.value if reading else None for reading in readings]
         tally = count_votes(values, weights[: len(values)])
@@ -151,16 +150,16 @@ async def _count(run: _Run) -> None:
         record.warnings.append("the budget ended before everybody was heard: these are the votes that it paid for")
 
 
-async def _heard(run: _Run, responses: Sequence[Response], bench: Bench | None) -> list[Heard]:
+async def _extracted(run: _Run, responses: Sequence[Response], model: ModelName | None) -> list[Extracted]:
     """Return what is to be read of each response."""
-    if bench is None:
-        return [Heard(response.text if response.answered else None) for response in responses]
-    heard, calls = await extract_by_model(responses, bench, run.call)
+    if model is None:
+        return [Extracted(response.text if response.answered else None) for response in responses]
+    heard, calls = await extract_by_model(responses, _asked(run), model, run.call)
     run.iteration.judgements += calls
     return heard
 
 
-def _known(heard: Sequence[Heard]) -> int:
+def _known(heard: Sequence[Extracted]) -> int:
     """Return of how many members it is known what they say, if only that they give no answer."""
     return sum(one.text is not None for one in heard)
 
@@ -178,11 +177,11 @@ async def _compare(run: _Run, judge: str) -> None:
         if not (answered and out_of_budget(responses)):
             _fail(run, error.message)
             return
-    bench = _bench(run, judge)
-    compared = candidates(responses, bench.model)
+    model = parse_member(judge)[0]
+    compared = candidates(responses, model)
     if len(compared) < len(answered):
         record.warnings.append(f"{judge} is also a member: its own answer is not compared")
-    found = await rank_pairs(compared, bench, run.call, config.comparisons)
+    found = await rank_pairs(compared, _asked(run), model, run.call, config.comparisons)
     iteration.judgements += found.calls
     record.comparisons = found.comparisons
     if not found.ranking:
@@ -191,7 +190,7 @@ async def _compare(run: _Run, judge: str) -> None:
         cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
         record.warnings.append(f"{cause}: the one nearest to the others stands in")
         return
-    if unread := sum(not told(comparison) for comparison in found.comparisons):
+    if unread := sum(not judged(comparison) for comparison in found.comparisons):
         record.degraded = True
         record.warnings.append(
             f"{judge} could not compare {unread} of {len(found.comparisons)} pairs: these count for neither side"
@@ -202,7 +201,7 @@ async def _compare(run: _Run, judge: str) -> None:
     by_name = {response.member: response for response in answered}
     best = by_name[order[0]]
     record.tie = len(found.ranking[0]) > 1 or any(
-        told(c) and c.winner is None and set(c.pair) == set(order[:2]) for c in found.comparisons
+        judged(c) and c.winner is None and set(c.pair) == set(order[:2]) for c in found.comparisons
     )
     record.full_text = best.text
     iteration.synthesis = Synthesis(
@@ -210,7 +209,7 @@ async def _compare(run: _Run, judge: str) -> None:
     )
     if config.fuse is not None:
         text, calls = await fuse(
-            [by_name[name] for name in order[: config.fuse_top]], _bench(run, config.fuse), run.call
+            [by_name[name] for name in order[: config.fuse_top]], _asked(run), parse_member(config.fuse)[0], run.call
         )
         iteration.judgements += calls
         if text is None:
@@ -221,15 +220,14 @@ async def _compare(run: _Run, judge: str) -> None:
             iteration.synthesis = iteration.synthesis.model_copy(update=update)
 
 
-def _bench(run: _Run, model: str) -> Bench:
-    return Bench(
-        parse_member(model)[0],
-        run.prompt,
-        run.system,
-        run.conversation,
-        run.config.judge_settings,
-        run.config.timeout_s(),
-        str(run.config.seed),
+def _asked(run: _Run) -> JudgeRequest:
+    return JudgeRequest(
+        question=run.prompt,
+        system=run.system,
+        conversation=run.conversation,
+        sampling=run.config.judge_settings,
+        timeout=run.config.timeout_s(),
+        seed=str(run.config.seed),
     )
 
 

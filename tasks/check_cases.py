@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from consensus_flows.blocks.check_models import CheckCase, CheckRole
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.record import Response, Usage
@@ -87,11 +89,16 @@ class CheckReport(BaseModel):
         self.cost_usd = round(sum(known), 10) if len(known) == len(calls) else None
 
 
-def as_expected(text: str | None, expected: str | None) -> bool | None:
-    """Tell whether `text` holds the words that are `expected`, without regard to case; None where none are.
+def as_expected(text: str | None, case: CheckCase) -> bool | None:
+    """Tell whether `text` gives the answer that `case` expects; None where it expects none.
 
-    It is a hint for the eye, not a judgement: a text may hold the words and be wrong.
+    Where the case says how the answer is read, the one that is read counts. Otherwise the expected words must stand
+    somewhere in the text, without regard to case: a hint for the eye, not a judgement.
     """
-    if expected is None or text is None:
+    if case.expected is None or text is None:
         return None
-    return re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", text, re.IGNORECASE) is not None
+    if case.extract is None:
+        return re.search(rf"(?<!\w){re.escape(case.expected)}(?!\w)", text, re.IGNORECASE) is not None
+    extraction = parse_extraction(case.extract)
+    (found,), (wanted,) = extract_all([text], extraction), extract_all([case.expected], extraction)
+    return found is not None and wanted is not None and found.value == wanted.value

@@ -135,36 +135,8 @@ def share(value: Any, field: str = "confidence") -> float:
     return value / 100 if percent or value > 1 else float(value)
 
 
-def texts(value: Any, field: str) -> list[str]:
-    """Read a list of texts; one text is a list of one, None an empty list.
-
-    Raises:
-        UnreadableError: If it is neither.
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value] if value.strip() else []
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return [item for item in value if item.strip()]
-    raise UnreadableError(f"{field} must be a list of texts")
-
-
-def flag(value: Any, field: str) -> bool:
-    """Read true or false, also when written as text.
-
-    Raises:
-        UnreadableError: If it is neither.
-    """
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in {"true", "yes", "false", "no"}:
-        return value.strip().lower() in {"true", "yes"}
-    raise UnreadableError(f"{field} is {excerpt(value)}: write true or false")
-
-
 Read = TypeVar("Read")
-Reader = Callable[[str, dict[str, Any] | None], Any]
+Reader = Callable[..., Any]
 _readers: dict[str, Reader] = {}
 
 
@@ -178,17 +150,22 @@ def reader(name: str) -> Callable[[Reader], Reader]:
     return register
 
 
-def check_readable(name: str, text: str, schema: dict[str, Any] | None) -> None:
+def check_readable(name: str, text: str) -> None:
     """Read `text` with the reader called `name`, to find out whether it can be read.
+
+    Args:
+        name: The reader's name; a number behind a colon, as in `ranking:3`, is passed on to it.
+        text: What the model wrote.
 
     Raises:
         UnreadableError: If it cannot.
         KeyError: If there is no such reader.
     """
-    read_with(_readers[name], text, schema)
+    known, _, count = name.partition(":")
+    read_with(_readers[known], text, *([int(count)] if count else []))
 
 
-def read_with(reading: Callable[[str, dict[str, Any] | None], Read], text: str, schema: dict[str, Any] | None) -> Read:
+def read_with(reading: Callable[..., Read], text: str, *options: Any) -> Read:
     """Return what `reading` makes of `text`.
 
     Raises:
@@ -196,25 +173,8 @@ def read_with(reading: Callable[[str, dict[str, Any] | None], Read], text: str, 
             be booked and kept, whatever is in it.
     """
     try:
-        return reading(text, schema)
+        return reading(text, *options)
     except UnreadableError:
         raise
     except Exception as error:
         raise UnreadableError(f"it cannot be read ({type(error).__name__})") from error
-
-
-@reader("json")
-def read_json(text: str, schema: dict[str, Any] | None) -> dict[str, Any]:
-    """Read a JSON object and validate it against `schema`.
-
-    Raises:
-        UnreadableError: If there is none or it does not satisfy the schema.
-    """
-    value = json_object(text, tuple((schema or {}).get("required", ())))
-    if schema is not None:
-        from jsonschema import Draft202012Validator
-
-        for error in Draft202012Validator(schema).iter_errors(value):
-            where = ".".join(str(part) for part in error.absolute_path)
-            raise UnreadableError(f"{where or 'the object'}: {error.message[:200]}")
-    return value

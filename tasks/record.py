@@ -96,6 +96,46 @@ class Response(BaseModel):
         return 0 < self.attempts <= self.possibly_billed
 
 
+class Position(BaseModel):
+    """One side of a contradiction."""
+
+    position: str
+    members: list[str]
+
+
+class Contradiction(BaseModel):
+    """Something about which members say different things."""
+
+    topic: str
+    positions: list[Position]
+
+
+class PartialCoverage(BaseModel):
+    """A point that some members make and others leave out."""
+
+    point: str
+    members: list[str]
+
+
+class UniqueInsight(BaseModel):
+    """A point worth having that one member alone makes."""
+
+    insight: str
+    member: str
+
+
+class AnswerComparison(BaseModel):
+    """How the members' answers compare, in the arbiter's judgement."""
+
+    consensus: list[str] = Field(default_factory=list)
+    """Points on which the answers agree."""
+    contradictions: list[Contradiction] = Field(default_factory=list)
+    partial_coverage: list[PartialCoverage] = Field(default_factory=list)
+    unique_insights: list[UniqueInsight] = Field(default_factory=list)
+    blind_spots: list[str] = Field(default_factory=list)
+    """What the question needs and no answer covers."""
+
+
 class Synthesis(BaseModel):
     """What an arbiter made of the answers of an iteration."""
 
@@ -105,6 +145,8 @@ class Synthesis(BaseModel):
     dissent: str = ""
     needs_iteration: bool = False
     refinement_areas: list[str] = Field(default_factory=list)
+    comparison: AnswerComparison | None = None
+    """How the answers compare, where the arbiter was asked for it."""
     arbiter: str | None = None
     """The model that judged; None when none could, and the answer is a member's."""
     chosen: str | None = None

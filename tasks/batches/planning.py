@@ -17,12 +17,14 @@ from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.tasks.batches.planned import Planned, merged
-from consensus_flows.tasks.judging.mixture import windows
+from consensus_flows.tasks.judging.aggregator import windows
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.prompts import prompt
 
 SCHEMA_CHARACTERS = 400
 """Of the JSON schema of a judge's answer, which is sent beside the prompt."""
+COMPARISON_CHARACTERS = 1_200
+"""Of the part of the schema that describes a comparison of the answers."""
 READING_CHARACTERS = 50
 """Of what was read out of an answer."""
 
@@ -44,15 +46,20 @@ def _consortium(config: ConsortiumConfig) -> Iterator[Planned]:
     members = config.panel()
     rounds = config.min_iterations, config.max_iterations
     yield from _members(config, members, rounds, told=prompt("iterate"))
-    yield _judge(
-        config.arbiters()[0],
-        "arbiter",
-        rounds,
-        # Every answer of the round, and its own syntheses of the rounds before.
-        [count * len(members) + _before(count) for count in rounds],
-        _length("arbiter_system", f"arbiter_{config.judging_method}") + len(config.system or "") + SCHEMA_CHARACTERS,
-        settings=config.arbiter_settings,
+    ranks = config.judging_method == "rank"
+    characters = _length(
+        "arbiter_system", "arbiter", "arbiter_ranking" if ranks else "arbiter_synthesis", "later_round"
     )
+    characters += len(config.system or "") + SCHEMA_CHARACTERS
+    if config.comparison:
+        characters += _length("arbiter_comparison") + COMPARISON_CHARACTERS
+    # Every answer of the round, and its own syntheses of the rounds before.
+    read = [count * len(members) + _before(count) for count in rounds]
+    arbiter, settings = config.arbiters()[0], config.arbiter_settings
+    yield _judge(arbiter, "arbiter", rounds, read, characters, settings=settings)
+    if not ranks:  # long answers are written in a call of their own, which has the verdict before it
+        most = rounds[1]
+        yield _judge(arbiter, "arbiter", (0, most), [0, read[1] + most], characters, settings=settings)
 
 
 def _learn(config: ConsensusLearningConfig) -> Iterator[Planned]:
@@ -146,9 +153,9 @@ def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
         yield _judge(
             parse_member(config.fuse)[0],
             "fuser",
-            (1, 1),
-            (best, best),
-            _length("fuse_system", "fuse") + told,
+            (1, 2),  # a long answer is written in a call of its own
+            (best, 2 * best + 1),
+            _length("fuse_system", "fuse", "fuse_answer") + told,
             settings=config.judge_settings,
         )
 
@@ -162,7 +169,11 @@ def _prefer(config: PreferConfig) -> Iterator[Planned]:
     for _ in range(config.rounds):
         yield from _members(config, members, (1, 1))
     seen = len(members) - (not config.include_self)
-    told = _length("preference_system", "preference") + len(config.criteria + (config.system or "")) + SCHEMA_CHARACTERS
+    told = (
+        _length("preference_system", "preference")
+        + len((config.criteria or prompt("criteria")) + (config.system or ""))
+        + SCHEMA_CHARACTERS
+    )
     for member in members:
         read = [count * seen for count in rounds]
         yield _judge(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)

@@ -226,7 +226,7 @@ def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
     verdict = judge_answer(reply.text, reply.finish)
     if verdict is None and request.reader:
         try:
-            check_readable(request.reader, reply.text or "", request.response_schema)
+            check_readable(request.reader, reply.text or "")
         except UnreadableError as error:
             return Verdict("malformed"), error.message
     return verdict, reply.detail

@@ -5,7 +5,6 @@ import binascii
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from consensus_flows.tasks.readers import UnreadableError, reader
 
@@ -25,7 +24,7 @@ def packed(values: Sequence[float]) -> str:
 
 
 @reader(READER)
-def read_vector(text: str, schema: dict[str, Any] | None = None) -> Vector:  # noqa: ARG001  # a reader's form
+def read_vector(text: str) -> Vector:
     """Read a vector and bring it to length 1.
 
     Raises:

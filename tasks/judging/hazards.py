@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from consensus_flows.tasks.judging.fence import LONGEST, too_long
 from consensus_flows.tasks.plain_text import CONTROL, DIRECTION, hides
+from consensus_flows.tasks.prompting.fence import LONGEST, too_long
 from consensus_flows.tasks.record import Response
 
 Hazard = Literal[

@@ -1,131 +1,208 @@
-"""Let an arbiter judge: what it is shown, and what happens when its answer cannot be read."""
+"""One way to ask a judge: what it is sent, what is asked for again, and who stands in for it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.counting.agreement import medoid
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
-from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
-from consensus_flows.tasks.judging.hearing import hear
-from consensus_flows.tasks.judging.judgement import Judgement, Method, read_judgement, schema_of
-from consensus_flows.tasks.prompts import fill, prompt, version
-from consensus_flows.tasks.record import Response, Synthesis
+from consensus_flows.tasks.judging.judgements import Judgement
+from consensus_flows.tasks.prompts import fill, prompt
+from consensus_flows.tasks.readers import UnreadableError, read_with, reader
+from consensus_flows.tasks.record import CallError, Response
+
+TEXT = "text"
+"""Name of `read_text` in requests."""
+LONG = 1_000
+"""Characters from which an answer is not asked for inside JSON."""
+_MARKER = re.compile(r"\[(?:end )?(?:answer|consensus) [^\[\]\n]{1,40} [0-9a-f]{12}\]")
+_FORM = re.compile(r"```|\\[\w()\[\]]|\$\$|^[ \t]*\||^(?: {4}|\t)\S", re.MULTILINE)
+"""Code, a formula or a table: what suffers from being escaped."""
+
+Made = TypeVar("Made")
+Asked = tuple[Made | None, list[Response]]
+"""What was read, or None; and every call made for it, the last one of which says why there is nothing."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What an arbiter judges: the question and the answers to it."""
+@dataclass(frozen=True, kw_only=True)
+class JudgeRequest:
+    """What judges know of a question, whatever they are to say about the answers.
+
+    Attributes:
+        question: The question, which always reaches the judge.
+        system: Instructions that the members had.
+        conversation: Earlier turns, without instructions.
+        sampling: Sampling settings of the judges.
+        timeout: Seconds that one attempt may take.
+        seed: Decides the order of the answers and the tag that fences them.
+        label: What the round is called in the UI.
+        history: The best answers of earlier rounds, which the members have seen.
+    """
 
     question: str
-    responses: Sequence[Response]
-    history: Sequence[Synthesis] = ()
     system: str | None = None
     conversation: Sequence[Message] = ()
-    seed: str = "0"
-    label: str = ""
-    likeness: Likeness = LEXICAL
-    """Finds the answer nearest to all others when no arbiter can judge."""
-
-
-@dataclass(frozen=True)
-class Court:
-    """Who judges, and how."""
-
-    arbiters: Sequence[ModelName]
-    method: Method = "synthesize"
     sampling: Sampling = field(default_factory=Sampling)
     timeout: float = 120.0
+    seed: str = "0"
+    label: str = ""
+    history: Sequence[str] = ()
+
+    def fill(self, name: str, **fields: object) -> str:
+        """Return the prompt file `name` with the question, the members' instructions and `fields` in it."""
+        round_note = prompt("later_round" if self.history else "first_round")
+        return fill(name, question=self.question, instructions=self.system or "", round=round_note, **fields)
+
+    def request(
+        self, model: ModelName, name: str, judgement: type[Judgement], label: str, sample: int = 0, **fields: object
+    ) -> Request:
+        """Return the request for a judgement by the prompt files `name` and `name`_system.
+
+        Args:
+            model: Who judges.
+            name: The prompt file.
+            judgement: What is to be written.
+            label: What the call is called in the UI.
+            sample: Tells apart instances of one model.
+            fields: What else the prompt holds.
+        """
+        return Request(
+            provider=model.provider,
+            model=model.model,
+            messages=(
+                Message(role="system", content=prompt(f"{name}_system")),
+                *self.conversation,
+                Message(role="user", content=self.fill(name, **fields)),
+            ),
+            sampling=self.sampling,
+            response_schema=judgement.json_schema(),
+            reader=judgement.reader,
+            sample=sample,
+            label=label,
+            timeout=self.timeout,
+        )
 
 
-async def judge(case: Case, court: Court, call: Call) -> tuple[Synthesis, list[Response]]:
-    """Let the arbiter judge; the fallbacks, in order: each further arbiter, then the answer nearest to all others.
+async def ask_judge(
+    request: Request,
+    call: Call,
+    read: Callable[[str], Made],
+    *,
+    again: str = "ask_again",
+    shown: bool = True,
+    **options: Any,
+) -> Asked[Made]:
+    """Ask a judge, and once more, with what was wrong, where its answer cannot be read.
 
-    Returns:
-        The synthesis, and every call made for it. `synthesis.arbiter` is None when no arbiter could judge.
+    Args:
+        request: What it is asked; its `reader` should read the same, so that only what can be read is stored.
+        call: Makes the calls.
+        read: Reads the judge's text; raises UnreadableError, whose message the judge is shown.
+        again: The prompt file that says what was wrong.
+        shown: Whether the judge is shown again what it wrote.
+        options: Passed on to `call`.
     """
     calls: list[Response] = []
-    for arbiter in court.arbiters:
-        candidates = _candidates(case, court, arbiter)
-        if not candidates:
-            continue
-        labelled = shuffled(candidates, f"{case.seed}:{arbiter}")
-        request = _request(case, court, arbiter, labelled)
-        judgement, heard = await hear(request, call, read_judgement, member=str(arbiter))
-        calls += heard
-        if judgement is not None:
-            return _synthesis(judgement, arbiter, labelled), calls
-    return fallback(case.responses, case.likeness), calls
+    for _ in range(2):
+        response = await call(request, **options)
+        calls.append(response)
+        if response.error is None:
+            try:
+                return read_with(read, response.text or ""), calls
+            except UnreadableError as error:
+                response.error = CallError(kind="malformed", message=f"{request.name}: malformed: {error.message}")
+        cause = _cause(response, read)
+        if cause is None:
+            break
+        request = _once_more(request, response, fill(again, error=cause), shown=shown)
+    return None, calls
 
 
-def fallback(responses: Sequence[Response], likeness: Likeness = LEXICAL) -> Synthesis:
-    """Return the answer that is nearest to all others, word for word, for when no arbiter could judge."""
-    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
-    return Synthesis(text=chosen.text or "", chosen=chosen.member)
+def _cause(response: Response, read: Callable[[str], Any]) -> str | None:
+    """Say what was wrong with what a judge wrote; None where asking again is of no use: a broken transfer is not its fault."""
+    assert response.error is not None
+    if response.error.kind == "truncated":
+        return prompt("cut_off")
+    if response.error.kind == "malformed" and response.text:
+        try:
+            read_with(read, response.text)
+        except UnreadableError as error:
+            return error.message
+    return None
 
 
-def _candidates(case: Case, court: Court, arbiter: ModelName) -> Sequence[Response]:
-    """A judge that ranks is never shown its own answers; where there are no others it cannot judge."""
-    if court.method == "synthesize":
-        return case.responses
-    return [r for r in case.responses if (r.provider, r.model) != tuple(arbiter)]
+def _once_more(request: Request, response: Response, wrong: str, *, shown: bool) -> Request:
+    """Return the request to ask with again; an answer that was cut off gets twice the room."""
+    *before, last = request.messages
+    said: tuple[Message, ...]
+    if response.text and shown:
+        said = (last, Message(role="assistant", content=response.text), Message(role="user", content=wrong))
+    else:  # two turns of one side in a row are refused by some servers
+        said = (Message(role="user", content=f"{last.content}\n\n{wrong}"),)
+    sampling = request.sampling
+    if response.error and response.error.kind == "truncated" and sampling.max_output_tokens:
+        sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
+    update = {"messages": (*before, *said), "sampling": sampling, "label": f"{request.label} · again"}
+    return request.model_copy(update=update)
 
 
-def _request(case: Case, court: Court, arbiter: ModelName, labelled: dict[str, Response]) -> Request:
-    name = f"arbiter_{court.method}"
-    instructions = f"The answers had to follow these instructions:\n\n{case.system}\n\n" if case.system else ""
-    answers = {label: response.text or "" for label, response in labelled.items()}
-    # One tag for all that models wrote: earlier syntheses may be a member's answer word for word.
-    tag = fence_tag([*answers.values(), *(one.text for one in case.history)], case.seed)
-    text = fill(
-        name,
-        question=case.question,
-        instructions=instructions,
-        history=_history(case.history, case.seed, tag),
-        count=len(labelled),
-        answers=fenced(answers, case.seed, tag=tag),
-    )
-    return Request(
-        provider=arbiter.provider,
-        model=arbiter.model,
-        messages=(
-            Message(role="system", content=prompt("arbiter_system")),
-            *case.conversation,
-            Message(role="user", content=text),
-        ),
-        sampling=court.sampling,
-        response_schema=schema_of(court.method, list(labelled)),
-        reader="judgement",
-        prompt_version=version("arbiter_system", name),
-        label=f"arbiter {arbiter} · {case.label}",
-        timeout=court.timeout,
-    )
+async def first_of(models: Sequence[ModelName], ask: Callable[[ModelName], Awaitable[Asked[Made]]]) -> Asked[Made]:
+    """Ask a judge, and where it fails each fallback in order."""
+    calls: list[Response] = []
+    for model in models:
+        made, asked = await ask(model)
+        calls += asked
+        if made is not None:
+            return made, calls
+    return None, calls
 
 
-def _history(syntheses: Sequence[Synthesis], seed: str, tag: str) -> str:
-    if not syntheses:
-        return ""
-    rounds = {
-        f"{number}, confidence {'unknown' if one.confidence is None else round(one.confidence * 100)},": one.text
-        for number, one in enumerate(syntheses, 1)
+@reader(TEXT)
+def read_text(text: str) -> str:
+    """Return `text` without blanks around it.
+
+    Raises:
+        UnreadableError: If it is empty, or holds the markers of `consensus_flows.tasks.prompting.fence`: then it repeats what it was shown.
+    """
+    if not text.strip():
+        raise UnreadableError("it is empty")
+    if _MARKER.search(text):
+        raise UnreadableError("it repeats the markers between which the answers were quoted")
+    return text.strip()
+
+
+async def ask_for_text(request: Request, call: Call, **options: Any) -> Asked[str]:
+    """Ask for a plain text. Where it cannot be used, the model is not shown it again: it would repeat it."""
+    return await ask_judge(request, call, read_text, again="ask_again_text", shown=False, **options)
+
+
+def in_json(answers: Sequence[str]) -> bool:
+    """Tell whether an answer made of `answers` can stand in a JSON object; a long one, code, or a formula suffers there.
+
+    The answers decide by majority, so that one member's flood does not cost a call more.
+    """
+    return 2 * sum(len(text) > LONG or bool(_FORM.search(text)) for text in answers) < len(answers)
+
+
+async def ask_for_answer(request: Request, verdict: str, call: Call, **options: Any) -> Asked[str]:
+    """Ask a judge for the answer, as plain text, that follows from its verdict.
+
+    The question and the answers come first, exactly as they did before, so that vendors take them from their cache.
+
+    Args:
+        request: The request of the verdict.
+        verdict: What the judge wrote.
+        call: Makes the calls.
+        options: Passed on to `call`.
+    """
+    asked = (Message(role="assistant", content=verdict), Message(role="user", content=prompt("write_answer")))
+    update = {
+        "messages": (*request.messages, *asked),
+        "response_schema": None,
+        "reader": TEXT,
+        "label": f"{request.label} · answer",
     }
-    return f"The best answers of earlier rounds:\n\n{fenced(rounds, seed, 'round', tag)}\n\n"
-
-
-def _synthesis(judgement: Judgement, arbiter: ModelName, labelled: dict[str, Response]) -> Synthesis:
-    best = labelled[judgement.ranking[0]] if judgement.ranking else None
-    return Synthesis(
-        text=(best.text or "") if best else (judgement.synthesis or ""),
-        confidence=judgement.confidence,
-        analysis=judgement.analysis,
-        dissent=judgement.dissent,
-        needs_iteration=judgement.needs_iteration,
-        refinement_areas=judgement.refinement_areas,
-        arbiter=str(arbiter),
-        chosen=best.member if best else None,
-        ranking=[labelled[label].member for label in judgement.ranking],
-        labels={label: response.member for label, response in labelled.items()},
-    )
+    return await ask_for_text(request.model_copy(update=update), call, **options)

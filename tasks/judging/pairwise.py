@@ -11,55 +11,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, get_args
-
-from pydantic import JsonValue
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.counting.ranking import ranked_by
-from consensus_flows.tasks.judging.bench import Bench
-from consensus_flows.tasks.judging.fence import fenced, shuffled
-from consensus_flows.tasks.judging.hearing import hear
-from consensus_flows.tasks.readers import UnreadableError, json_object, reader
+from consensus_flows.tasks.judging.judge import Asked, JudgeRequest, ask_for_answer, ask_judge, in_json
+from consensus_flows.tasks.judging.judgements import Fusion, FusionNotes, PairVerdict
+from consensus_flows.tasks.prompting.fence import fenced, shuffled
+from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Comparison, Outcome, Response
 
 _TURNED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie"}
-
-
-def _schema(name: str, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    return {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
-
-
-_COMPARED = _schema("better", {"type": "string", "enum": list(get_args(Outcome))})
-_FUSED = _schema("answer", {"type": "string", "minLength": 1})
-
-
-@reader("comparison")
-def read_comparison(text: str, schema: dict[str, Any] | None = None) -> Outcome:  # noqa: ARG001  # a reader's form
-    """Read which of two answers a judge finds better.
-
-    Raises:
-        UnreadableError: If it does not say `first`, `second` or `tie`.
-    """
-    value = json_object(text, ("better",))["better"]
-    for outcome in get_args(Outcome):
-        if isinstance(value, str) and value.strip().lower() == outcome:
-            return outcome  # type: ignore[no-any-return]
-    raise UnreadableError(f"better is {str(value)[:40]!r}: write first, second or tie")
-
-
-@reader("fusion")
-def read_fusion(text: str, schema: dict[str, Any] | None = None) -> str:  # noqa: ARG001  # a reader's form
-    """Read the answer that was made of several.
-
-    Raises:
-        UnreadableError: If there is none.
-    """
-    value = json_object(text, ("answer",))["answer"]
-    if not isinstance(value, str) or not value.strip():
-        raise UnreadableError("answer is empty")
-    return value.strip()
 
 
 @dataclass
@@ -78,33 +40,34 @@ def candidates(responses: Sequence[Response], judge: ModelName) -> list[Response
     return [one for one in responses if one.answered and (one.provider, one.model) != tuple(judge)]
 
 
-async def compare(one: Response, other: Response, bench: Bench, call: Call) -> tuple[Comparison, list[Response]]:
+async def compare(
+    one: Response, other: Response, asked: JudgeRequest, judge: ModelName, call: Call
+) -> tuple[Comparison, list[Response]]:
     """Let the judge compare two answers in both orders."""
-    heard = await asyncio.gather(*(_compare(pair, bench, call) for pair in ((one, other), (other, one))))
-    straight, turned = (outcome for outcome, _ in heard)
-    said = (straight, None if turned is None else _TURNED[turned])
+
+    async def better(*pair: Response) -> Asked[PairVerdict]:
+        shown = fenced({"first": pair[0].text or "", "second": pair[1].text or ""}, asked.seed)
+        names = " and ".join(response.member for response in pair)
+        request = asked.request(judge, "compare", PairVerdict, f"compare {names} · {judge}", answers=shown)
+        return await ask_judge(request, call, PairVerdict.read, member=f"{judge} on {names}")
+
+    (straight, calls), (turned, more) = await asyncio.gather(better(one, other), better(other, one))
+    said = (straight and straight.better, turned and _TURNED[turned.better])
     winner = None
     if said[0] is not None and said[0] == said[1] and said[0] != "tie":
         winner = one.member if said[0] == "first" else other.member
-    return Comparison(pair=(one.member, other.member), said=said, winner=winner), [
-        c for _, calls in heard for c in calls
-    ]
+    return Comparison(pair=(one.member, other.member), said=said, winner=winner), [*calls, *more]
 
 
-async def _compare(pair: tuple[Response, Response], bench: Bench, call: Call) -> tuple[Outcome | None, list[Response]]:
-    texts = dict(zip(("first", "second"), (response.text or "" for response in pair), strict=True))
-    shown = fenced(texts, bench.seed)
-    names = " and ".join(response.member for response in pair)
-    request = bench.request("compare", _COMPARED, "comparison", f"compare {names} · {bench.model}", answers=shown)
-    return await hear(request, call, read_comparison, member=f"{bench.model} on {names}")
-
-
-async def rank_pairs(responses: Sequence[Response], bench: Bench, call: Call, limit: int | None = None) -> PairRanking:
+async def rank_pairs(
+    responses: Sequence[Response], asked: JudgeRequest, judge: ModelName, call: Call, limit: int | None = None
+) -> PairRanking:
     """Rank answers by comparing them in pairs.
 
     Args:
         responses: The answers, in the order of the members; of two that tie, the earlier one stays ahead.
-        bench: Who judges.
+        asked: What the judge knows of the question.
+        judge: Who judges.
         call: Makes the calls; two for each pair, more where the judge cannot be read.
         limit: None to compare all pairs and count the wins, a tie as half a one. A number to sort by at most so many
             compared pairs, the best first, as LLM-Blender's bubble sort does: one pair fewer than there are answers
@@ -117,24 +80,24 @@ async def rank_pairs(responses: Sequence[Response], bench: Bench, call: Call, li
     found = PairRanking([], [], [])
 
     async def duel(one: str, other: str) -> Comparison:
-        comparison, calls = await compare(by_name[one], by_name[other], bench, call)
+        comparison, calls = await compare(by_name[one], by_name[other], asked, judge, call)
         found.comparisons.append(comparison)
         found.calls += calls
         return comparison
 
     if limit is None:
-        duels = await asyncio.gather(*(compare(*pair, bench, call) for pair in combinations(responses, 2)))
+        duels = await asyncio.gather(*(compare(*pair, asked, judge, call) for pair in combinations(responses, 2)))
         found.comparisons = [comparison for comparison, _ in duels]
         found.calls = [one for _, calls in duels for one in calls]
         found.ranking = ranked_by(win_shares(found.comparisons, list(by_name)))
     else:
         found.ranking = await bubble(list(by_name), duel, limit)
-    if not any(told(comparison) for comparison in found.comparisons):
+    if not any(judged(comparison) for comparison in found.comparisons):
         found.ranking = []
     return found
 
 
-def told(comparison: Comparison) -> bool:
+def judged(comparison: Comparison) -> bool:
     """Tell whether the judge could be read in both orders; what it said in one alone decides nothing."""
     return None not in comparison.said
 
@@ -146,7 +109,7 @@ def win_shares(comparisons: Sequence[Comparison], members: Sequence[str]) -> dic
     pairs failed is not in the result.
     """
     won: dict[str, list[float]] = {member: [] for member in members}
-    for comparison in filter(told, comparisons):
+    for comparison in filter(judged, comparisons):
         for member in comparison.pair:
             won[member].append(0.5 if comparison.winner is None else float(comparison.winner == member))
     return {member: math.fsum(points) / len(points) for member, points in won.items() if points}
@@ -168,7 +131,7 @@ async def bubble(
                 above, below = order[at - 1], order[at]
                 if await found.better(below, above):
                     order[at - 1], order[at] = below, above
-                if not found.judged(above, below):
+                if not found.compared(above, below):
                     aside.append(order[at])
             for member in aside:
                 if not found.met(member, order[settled]) and await found.better(member, order[settled]):
@@ -198,7 +161,7 @@ class _Duels:
                 raise _LimitError
             # In the order of the list, so that the same pair always gives the same request.
             self._fought[pair] = await self._duel(*sorted(pair, key=self._members.index))
-        if told(self._fought[pair]):
+        if judged(self._fought[pair]):
             return self._fought[pair].winner == one
         return self.standing(one) > self.standing(other)
 
@@ -206,24 +169,34 @@ class _Duels:
         """Tell whether the two were to be compared already."""
         return frozenset((one, other)) in self._fought
 
-    def judged(self, one: str, other: str) -> bool:
+    def compared(self, one: str, other: str) -> bool:
         """Tell whether the judge could compare the two."""
-        return self.met(one, other) and told(self._fought[frozenset((one, other))])
+        return self.met(one, other) and judged(self._fought[frozenset((one, other))])
 
     def standing(self, member: str) -> tuple[bool, float, int]:
         """Return whether `member` was in a judged duel, its share of wins in these, and how few could not be judged."""
         own = [one for pair, one in self._fought.items() if member in pair]
         share = win_shares(own, self._members).get(member)
-        return share is not None, share or 0.0, -sum(not told(one) for one in own)
+        return share is not None, share or 0.0, -sum(not judged(one) for one in own)
 
 
-async def fuse(responses: Sequence[Response], bench: Bench, call: Call) -> tuple[str | None, list[Response]]:
-    """Let a model write one answer out of several.
-
-    Returns:
-        The answer, or None where it gave none; and every call made for it.
-    """
-    labelled = shuffled(responses, f"{bench.seed}:{bench.model}")
-    shown = fenced({label: response.text or "" for label, response in labelled.items()}, bench.seed)
-    request = bench.request("fuse", _FUSED, "fusion", f"fuse · {bench.model}", answers=shown, count=len(labelled))
-    return await hear(request, call, read_fusion)
+async def fuse(responses: Sequence[Response], asked: JudgeRequest, model: ModelName, call: Call) -> Asked[str]:
+    """Let a model write one answer out of several."""
+    labelled = shuffled(responses, f"{asked.seed}:{model}")
+    answers = {label: response.text or "" for label, response in labelled.items()}
+    whole = in_json(list(answers.values()))
+    judgement: type[FusionNotes] = Fusion if whole else FusionNotes
+    request = asked.request(
+        model,
+        "fuse",
+        judgement,
+        f"fuse · {model}",
+        answers=fenced(answers, asked.seed),
+        count=len(labelled),
+        result=prompt("fuse_answer" if whole else "answer_later"),
+    )
+    found, calls = await ask_judge(request, call, judgement.read)
+    if found is None or whole:
+        return (found.answer if found else None), calls
+    text, more = await ask_for_answer(request, calls[-1].text or "", call)
+    return text, [*calls, *more]

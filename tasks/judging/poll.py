@@ -2,111 +2,72 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from consensus_flows.blocks.member import Member
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
-from consensus_flows.tasks.judging.hearing import hear
-from consensus_flows.tasks.judging.preference_judgement import Preference, preference_schema, read_preference
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.judging.judge import JudgeRequest, ask_judge
+from consensus_flows.tasks.judging.judgements import preference
+from consensus_flows.tasks.prompting.fence import fenced, shuffled
+from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import JudgeRanking, Response
 
 
-@dataclass(frozen=True)
-class Poll:
-    """What the members rank, and how."""
-
-    question: str
-    config: PreferConfig
-    system: str | None = None
-    conversation: Sequence[Message] = ()
-    round: int = 1
-
-
 async def poll(
-    poll: Poll, members: Sequence[Member], responses: Sequence[Response], call: Call
+    asked: JudgeRequest,
+    members: Sequence[Member],
+    responses: Sequence[Response],
+    config: PreferConfig,
+    call: Call,
+    *,
+    number: int = 1,
 ) -> tuple[list[JudgeRanking], list[Response]]:
     """Let every member that answered rank the answers of the others.
 
     Args:
-        poll: The question and the settings.
+        asked: What the judges know of the question.
         members: Who was asked.
         responses: What each of `members` answered; one that failed neither judges nor is judged.
+        config: Criteria, and whether a judge sees its own answer.
         call: Makes the calls.
+        number: The round.
 
     Returns:
         What each judge said, and every call made for it. There are none if no judge has two answers to compare.
     """
     answered = [response for response in responses if response.answered]
-    judges = [
-        (member, response, [one for one in answered if poll.config.include_self or one is not response])
-        for member, response in zip(members, responses, strict=True)
-        if response.answered
-    ]
     if len(answered) < 3:
         return [], []
-    heard = await asyncio.gather(*(_heard(poll, *judge, call) for judge in judges))
-    return [entry for entry, _ in heard], [one for _, calls in heard for one in calls]
 
+    async def rank(judge: Member, own: Response) -> tuple[JudgeRanking, list[Response]]:
+        seed = f"{config.seed}:{number}:{own.member}"
+        labelled = shuffled([one for one in answered if config.include_self or one is not own], seed)
+        names = {label: response.member for label, response in labelled.items()}
+        entry = JudgeRanking(round=number, judge=own.member, seed=seed, order=list(names.values()))
+        judgement = preference(len(labelled))
+        request = replace(asked, seed=seed).request(
+            judge.name,
+            "preference",
+            judgement,
+            f"{judge.name} #{judge.instance} as judge · round {number}",
+            sample=judge.instance - 1,
+            count=len(labelled),
+            answers=fenced({label: response.text or "" for label, response in labelled.items()}, seed),
+            criteria=config.criteria.strip() or prompt("criteria"),
+        )
+        found, calls = await ask_judge(
+            request, call, judgement.read, instance=judge.instance, member=f"{own.member} as judge"
+        )
+        entry.text = calls[-1].text
+        if found is None:  # an abstention, too, with what it wrote
+            entry.error = calls[-1].error.kind if calls[-1].error else None
+        else:
+            entry.analysis = found.analysis
+            entry.ranking = [[names[label] for label in group] for group in found.ranking]
+        entry.abstained = not entry.ranking
+        return entry, calls
 
-async def _heard(
-    poll: Poll, judge: Member, own: Response, candidates: Sequence[Response], call: Call
-) -> tuple[JudgeRanking, list[Response]]:
-    seed = f"{poll.config.seed}:{poll.round}:{own.member}"
-    labelled = shuffled(candidates, seed)
-    entry = JudgeRanking(
-        round=poll.round, judge=own.member, seed=seed, order=[response.member for response in labelled.values()]
-    )
-    preference, calls = await hear(
-        _request(poll, judge, labelled, seed),
-        call,
-        read_preference,
-        instance=judge.instance,
-        member=f"{own.member} as judge",
-    )
-    _enter(entry, preference, calls[-1], labelled)
-    return entry, calls
-
-
-def _enter(entry: JudgeRanking, preference: Preference | None, last: Response, labelled: dict[str, Response]) -> None:
-    """Write down what was read; what could not be read is an abstention, with its text."""
-    entry.text = last.text
-    if preference is None:
-        entry.error = last.error.kind if last.error else None
-        entry.abstained = True
-        return
-    entry.analysis = preference.analysis
-    entry.ranking = [[labelled[label].member for label in group] for group in preference.ranking]
-    entry.abstained = not entry.ranking
-
-
-def _request(poll: Poll, judge: Member, labelled: dict[str, Response], seed: str) -> Request:
-    answers = {label: response.text or "" for label, response in labelled.items()}
-    instructions = f"The answers had to follow these instructions:\n\n{poll.system}\n\n" if poll.system else ""
-    text = fill(
-        "preference",
-        question=poll.question,
-        instructions=instructions,
-        count=len(labelled),
-        answers=fenced(answers, seed, tag=fence_tag(list(answers.values()), seed)),
-        criteria=poll.config.criteria,
-    )
-    return Request(
-        provider=judge.name.provider,
-        model=judge.name.model,
-        messages=(
-            Message(role="system", content=prompt("preference_system")),
-            *poll.conversation,
-            Message(role="user", content=text),
-        ),
-        sampling=poll.config.judge_settings,
-        response_schema=preference_schema(list(labelled)),
-        reader="preference",
-        sample=judge.instance - 1,
-        prompt_version=version("preference_system", "preference"),
-        label=f"{judge.name} #{judge.instance} as judge · round {poll.round}",
-        timeout=poll.config.timeout_s(),
-    )
+    judges = [(member, own) for member, own in zip(members, responses, strict=True) if own.answered]
+    found = await asyncio.gather(*(rank(*judge) for judge in judges))
+    return [entry for entry, _ in found], [one for _, calls in found for one in calls]

@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.plain_text import visible
-from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.record import AnswerComparison, Iteration, Record, Response
 
 LIMIT = 20_000
 """Characters of a text that an artifact shows; the whole text is in the flow's result."""
@@ -205,6 +205,8 @@ def iteration_markdown(iteration: Iteration) -> str:
         parts += ["## Dissent", quoted(synthesis.dissent)]
     if synthesis.refinement_areas:
         parts += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+    if synthesis.comparison:
+        parts += comparison_section(synthesis.comparison)
     if synthesis.analysis:
         parts += ["## Analysis", quoted(synthesis.analysis)]
     parts.append("## Answers")
@@ -213,6 +215,23 @@ def iteration_markdown(iteration: Iteration) -> str:
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]
     return "\n\n".join(parts)
+
+
+def comparison_section(comparison: AnswerComparison) -> list[str]:
+    """Show how the answers compare, and which members say what."""
+    contradictions = [
+        "\n".join([f"- {one.topic}", *(f"  - {p.position} ({', '.join(p.members)})" for p in one.positions)])
+        for one in comparison.contradictions
+    ]
+    sections = {
+        "Consensus": [f"- {point}" for point in comparison.consensus],
+        "Contradictions": contradictions,
+        "Covered only by some": [f"- {one.point} ({', '.join(one.members)})" for one in comparison.partial_coverage],
+        "Unique insights": [f"- {one.insight} ({one.member})" for one in comparison.unique_insights],
+        "Blind spots": [f"- {point}" for point in comparison.blind_spots],
+    }
+    shown = [(f"### {title}", quoted("\n".join(lines))) for title, lines in sections.items() if lines]
+    return ["## Comparison", *(part for pair in shown for part in pair)] if shown else []
 
 
 def hazards_section(iteration: Iteration) -> list[str]:

@@ -198,7 +198,7 @@ async def test_what_repeats_the_markers_is_asked_for_once_more_and_kept(vendors)
     assert first.error.kind == "malformed"
     assert "[answer A" in first.text
     assert second.answered
-    assert "it holds the markers" in asked(vendors, "merger")[1].prompt
+    assert "it repeats the markers" in asked(vendors, "merger")[1].prompt
 
 
 async def test_a_stand_in_goes_back_and_does_not_displace_an_aggregate(vendors):

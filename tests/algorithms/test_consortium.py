@@ -78,7 +78,10 @@ async def test_what_was_missing_reaches_members_and_arbiter(vendors):
     assert "How many?" in early.prompt
     assert "Be brief." in early.prompt, "the arbiter knows what the members were told"
     assert "earlier rounds" not in early.prompt
-    assert "[round 1, confidence 50, " in late.prompt
+    assert "[round 1 " in late.prompt
+    assert "confidence 50" not in late.prompt, "its own earlier confidence would anchor it"
+    assert "independently" in early.prompt
+    assert "independently" not in late.prompt, "they have seen what came of the round before"
     assert "it is $five {x}" in late.prompt
     assert "How many?" in late.prompt
 

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.report import iteration_markdown
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
 from tests.vendors import Reply, faults
 
@@ -129,7 +131,7 @@ async def test_a_judge_whose_own_answers_are_the_only_ones_does_not_rank(vendors
         (judged(150), "confidence is '150'"),
         (judged(-1), "confidence is '-1'"),
         (judged(None), "confidence is 'None'"),
-        (judged(90, synthesis=""), "synthesis is empty"),
+        (judged(90, synthesis=""), "synthesis: String should have at least 1 character"),
         (Reply(text='{"synthesis": "x"}'), "lacks confidence"),
     ],
 )
@@ -193,3 +195,107 @@ async def test_a_stand_in_does_not_displace_an_earlier_synthesis(vendors, keep):
     record = await run_consortium("What?", config(max_iterations=3, keep=keep))
     assert (record.answer, record.best_iteration, record.confidence) == ("a real synthesis", 1, 0.1)
     assert (record.status, record.degraded, len(record.iterations)) == ("finished", True, 2)
+
+
+def compared(seen, **fields):
+    """A judgement that compares the answers `four`, `five` and `4`, by the labels under which they were shown."""
+    label = {text: name for name, text in re.findall(r"\[answer (\w+) \w+\]\n(.*)\n\[end", seen.prompt)}
+    comparison = {
+        "consensus": ["it is a number"],
+        "contradictions": [
+            {
+                "topic": "the sum",
+                "positions": [
+                    {"position": "it is 4", "answers": [label["four"], label["4"]]},
+                    {"position": "it is 5", "answers": [label["five"]]},
+                ],
+            }
+        ],
+        "partial_coverage": [{"point": "written in words", "answers": [label["four"], label["five"]]}],
+        "unique_insights": [{"insight": "written in digits", "answer": label["4"]}],
+        "blind_spots": ["no proof"],
+    }
+    return judged(90, comparison=comparison | fields)
+
+
+@pytest.mark.parametrize("arbiter", ["openai/arbiter", "anthropic/arbiter", "google/arbiter"])
+async def test_the_comparison_names_members_by_name(vendors, arbiter):
+    say(vendors, one="four", two="five", three="4")
+    vendors.script("arbiter", then=compared)
+    record = await run_consortium("What is 2 + 2?", config(arbiter=arbiter))
+    found = record.iterations[0].synthesis.comparison
+    assert found.consensus == ["it is a number"]
+    (sum_,) = found.contradictions
+    assert [(one.position, one.members) for one in sum_.positions] == [
+        ("it is 4", ["openai/one#1", "openai/three#1"]),
+        ("it is 5", ["openai/two#1"]),
+    ]
+    assert found.partial_coverage[0].members == ["openai/one#1", "openai/two#1"]
+    assert found.unique_insights[0].member == "openai/three#1"
+    assert found.blind_spots == ["no proof"]
+    (seen,) = asked(vendors, "arbiter")
+    entry = seen.schema["properties"]["comparison"]["properties"]["unique_insights"]["items"]["properties"]["answer"]
+    assert entry["enum"] == ["A", "B", "C"]
+    shown = iteration_markdown(record.iterations[0])
+    assert "## Comparison" in shown
+    assert "- it is 5 (openai/two#1)" in shown
+    assert Record.model_validate_json(record.model_dump_json()).iterations[0].synthesis.comparison == found
+
+
+async def test_a_comparison_of_answers_that_are_not_there_is_asked_for_again(vendors):
+    say(vendors, one="four", two="five", three="4")
+    vendors.script(
+        "arbiter", lambda seen: compared(seen, unique_insights=[{"insight": "x", "answer": "Z"}]), judged(90)
+    )
+    record = await run_consortium("What?", config())
+    first, second = record.iterations[0].judgements
+    assert (first.error.kind, second.error) == ("malformed", None)
+    assert "unique_insights.0.answer" in asked(vendors, "arbiter")[1].prompt
+
+
+@pytest.mark.parametrize("settings", [{"comparison": False}, {"members": ["openai/one"]}])
+async def test_without_a_comparison_none_is_asked_for(vendors, settings):
+    vendors.script("arbiter", judged(90))
+    record = await run_consortium("What?", config(**settings))
+    (seen,) = asked(vendors, "arbiter")
+    assert "comparison" not in seen.schema["properties"]
+    assert "comparison" not in seen.prompt
+    assert record.iterations[0].synthesis.comparison is None
+
+
+async def test_a_run_goes_on_while_the_arbiter_wants_another_round(vendors):
+    vendors.script("arbiter", judged(95, "sure", final=False), judged(95, "surer"))
+    record = await run_consortium("What?", config(max_iterations=3))
+    assert [one.synthesis.needs_iteration for one in record.iterations] == [True, False]
+    assert (record.answer, record.status) == ("surer", "confident")
+
+
+CODE = "```python\nprint('a\\n')\n```"
+
+
+@pytest.mark.parametrize("arbiter", ["openai/arbiter", "anthropic/arbiter", "google/arbiter"])
+@pytest.mark.parametrize("long", [CODE, "word " * 300, r"\(x^2\)"])
+async def test_a_long_answer_is_written_as_plain_text_after_the_verdict(vendors, arbiter, long):
+    say(vendors, one=long, two=long, three="short")
+    vendors.script("arbiter", judged(90), Reply(text=CODE))
+    record = await run_consortium("What?", config(arbiter=arbiter))
+    assert (record.answer, record.confidence, record.calls) == (CODE, 0.9, 5)
+    verdict, answer = asked(vendors, "arbiter")
+    assert "synthesis" not in verdict.schema["properties"]
+    assert answer.schema is None
+    assert [turn["role"].replace("model", "assistant") for turn in answer.messages] == ["user", "assistant", "user"]
+    assert answer.messages[0] == verdict.messages[0], "so that a vendor takes it from its cache"
+
+
+async def test_one_long_answer_of_three_costs_no_second_call(vendors):
+    say(vendors, one=CODE, two="two", three="three")
+    vendors.script("arbiter", judged(90))
+    assert (await run_consortium("What?", config())).calls == 4
+
+
+async def test_an_arbiter_that_writes_no_answer_has_not_judged(vendors):
+    say(vendors, one=CODE, two=CODE, three=CODE)
+    vendors.script("arbiter", judged(90), then=faults.safety_stop())
+    vendors.script("second", judged(80), Reply(text="mine"))
+    record = await run_consortium("What?", config(fallback_arbiters=["openai/second"]))
+    assert (record.answer, record.iterations[0].synthesis.arbiter, record.degraded) == ("mine", "openai/second", True)

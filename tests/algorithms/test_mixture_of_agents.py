@@ -10,7 +10,7 @@ from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.mixture import windows
+from consensus_flows.tasks.judging.aggregator import windows
 from tests.kits.consortium_kit import asked, say
 from tests.kits.mixture_kit import answers_of, config, self_moa
 from tests.vendors import Reply, faults

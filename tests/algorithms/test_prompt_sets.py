@@ -33,7 +33,7 @@ JUDGEMENT = {
     "dissent": "",
     "synthesis": "the synthesis",
     "confidence": 90,
-    "needs_iteration": False,
+    "final": True,
     "refinement_areas": [],
 }
 SET = """

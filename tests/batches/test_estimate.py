@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import genai_prices
 import pytest
@@ -63,15 +64,16 @@ async def made(config: RunConfig, vendors, question: str = "Why?") -> Counter[st
     vendors.reset()
     for number, model in enumerate(("one", "two", "three", "four"), 1):
         vendors.script(model, then=partial(_says, f"the answer is {number}"))
-    vendors.script("arbiter", then=judged(5))
+    vendors.script("arbiter", then=judged(5, ranking=["A", "B", "C"]))
     vendors.script("judge", then=Reply(text=json.dumps({"better": "first"})))
     await RUNS[type(config)](question, config)
     return Counter(seen.model for seen in vendors.seen if seen.kind in {"chat", "embeddings"})
 
 
+RANKS: dict[str, Any] = {"arbiter": "openai/arbiter", "judging_method": "rank"}
 EXACT = [
-    ConsortiumConfig(members=MEMBERS, arbiter="openai/arbiter", max_iterations=2, min_iterations=2),
-    ConsortiumConfig(members=["openai/one:2", "openai/two"], arbiter="openai/arbiter", max_iterations=1),
+    ConsortiumConfig(members=MEMBERS, **RANKS, max_iterations=2, min_iterations=2),
+    ConsortiumConfig(members=["openai/one:2", "openai/two"], **RANKS, max_iterations=1),
     ConsensusLearningConfig(members=MEMBERS, aggregator="openai/agg", iterations=2),
     ConsensusLearningConfig(members=MEMBERS, approach="majority", extract="number", iterations=1),
     ConsensusLearningConfig(members=MEMBERS, approach="medoid", iterations=0),
@@ -81,7 +83,6 @@ EXACT = [
     MixtureOfAgentsConfig(self_moa="openai/one", samples=7, window=4, reserved=2, aggregator="openai/agg"),
     VoteConfig(members=MEMBERS, extract="number"),
     VoteConfig(members=MEMBERS, pairwise_judge="openai/judge"),
-    VoteConfig(members=[*MEMBERS, "openai/judge"], pairwise_judge="openai/judge", fuse="openai/fuser"),
     VoteConfig(members=["openai/one", "openai/judge"], pairwise_judge="openai/judge", fuse="openai/fuser"),
     VoteConfig(members=MEMBERS, pairwise_judge="openai/judge", comparisons=1),
     PumpConfig(members=["openai/one:2", "openai/two"]),
@@ -109,7 +110,8 @@ FOUR = [*MEMBERS, "openai/four"]
         (VoteConfig(members=["openai/one:7"], extract="number", stop_when=3, waves=2), "least"),
         (VoteConfig(members=["openai/one:5"], extract="number", stop_when=2, quorum=4), "least"),
         (VoteConfig(members=["openai/one:5"], extract="number", stop_when=4, weights={"openai/one": 2}), "least"),
-        (ConsortiumConfig(members=MEMBERS, arbiter="openai/arbiter", max_iterations=3), "most"),
+        (VoteConfig(members=[*MEMBERS, "openai/judge"], pairwise_judge="openai/judge", fuse="openai/fuser"), "least"),
+        (ConsortiumConfig(members=MEMBERS, **RANKS, max_iterations=3), "most"),
         (ConsortiumConfig(members=MEMBERS, arbiter="openai/arbiter", confidence_threshold=0.01), "least"),
         (
             ConsensusLearningConfig(members=["openai/one:3"], approach="medoid", iterations=4, stop_when_stable=True),
@@ -147,7 +149,7 @@ def test_a_configuration_of_no_flow_is_refused():
 
 def test_the_calls_in_words():
     plans = planned_calls(ConsortiumConfig(members=MEMBERS, arbiter="openai/arbiter"))
-    assert calls_in_words(plans) == "4 to 12 calls: member 3 to 9, arbiter 1 to 3"
+    assert calls_in_words(plans) == "4 to 15 calls: member 3 to 9, arbiter 1 to 6"
     assert calls_in_words(planned_calls(PumpConfig(members=MEMBERS))) == "3 calls: member 3"
 
 
@@ -179,7 +181,7 @@ async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors, no_histor
 
 
 async def test_limits_shorten_answers_and_answers_are_the_input_of_judges(prefect_server, vendors, no_history):
-    limited = {"sampling": {"max_output_tokens": 100}, "max_iterations": 1}
+    limited = {"sampling": {"max_output_tokens": 100}, "max_iterations": 1, "judging_method": "rank"}
     config = ConsortiumConfig.model_validate({"members": [f"{HAIKU}:3"], "arbiter": LUNA} | limited)
     members, arbiter = (await estimate(config, 10, 4000)).models
     assert members.output_tokens_most == 10 * 3 * 100
@@ -253,7 +255,7 @@ def consensus(monkeypatch, capsys, prefect_server, vendors) -> Command:
     [
         ("vote", ["-m", "openai/one:5", "--extract", "number", "--stop-when", "3"], "3 to 5 calls: member 3 to 5"),
         ("pump", ["-m", "openai/one:2"], "2 calls: member 2"),
-        ("consortium", ["-m", "openai/one:2", "--arbiter", "openai/a"], "3 to 9 calls: member 2 to 6, arbiter 1 to 3"),
+        ("consortium", ["-m", "openai/one:2", "--arbiter", "openai/a"], "3 to 12 calls: member 2 to 6, arbiter 1 to 6"),
         ("learn", ["-m", "openai/one:2", "--aggregator", "openai/a"], "6 calls: member 4, aggregator 2"),
         ("prefer", ["-m", "openai/one:3"], "6 calls: member 3, judge of the others 3"),
         ("moa", ["--self-moa", "openai/one"], "7 calls: member 6, aggregator 1"),

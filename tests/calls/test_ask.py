@@ -28,6 +28,7 @@ from consensus_flows.tasks.calls.pace.pacing import Pace, _paces, pace_of
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.storage.single_flight import _under_way, once
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.judging.judgements import Extraction
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
@@ -346,14 +347,14 @@ async def test_attempts_can_be_seen(server: LoopbackVendors) -> None:
 
 async def test_a_reader_that_refuses(server: LoopbackVendors) -> None:
     """What cannot be read is not stored, is not asked for again here, and keeps its text."""
-    request = question(reader="json", response_schema={"type": "object", "required": ["x"]})
-    server.script(request.model, Reply(text="no JSON at all"), Reply(text='{"x": 1}'))
+    request = question(reader=Extraction.reader, response_schema=Extraction.json_schema())
+    server.script(request.model, Reply(text="no JSON at all"), Reply(text='{"answer": 1}'))
     error, book = await outcome(request)
     assert isinstance(error, ModelError)
     assert (error.kind, error.text, error.retryable) == ("malformed", "no JSON at all", False)
     assert len(book.attempts) == 1
     assert book.attempts[0].usage is not None
-    assert (await answer(request)).text == '{"x": 1}'
+    assert (await answer(request)).text == '{"answer": 1}'
 
 
 KILLED = """

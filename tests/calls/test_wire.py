@@ -144,7 +144,7 @@ async def test_every_effort(provider: str, effort: Any, server: LoopbackVendors)
 
 @pytest.mark.parametrize("provider", VENDORS)
 async def test_native_structured_output(provider: str, server: LoopbackVendors) -> None:
-    request = question(provider, response_schema=SCHEMA, reader="json")
+    request = question(provider, response_schema=SCHEMA)
     server.script(request.model, json_reply(GOOD))
     found = await answer(request)
     assert json.loads(found.text) == GOOD
@@ -338,7 +338,7 @@ SCHEMA_REFUSED = [
 
 @pytest.mark.parametrize(("provider", "step"), SCHEMA_REFUSED)
 async def test_without_structured_output_the_prompt_asks(provider: str, step: Step, server: LoopbackVendors) -> None:
-    request = question(provider, response_schema=SCHEMA, reader="json", sampling=Sampling(reasoning_effort="low"))
+    request = question(provider, response_schema=SCHEMA, sampling=Sampling(reasoning_effort="low"))
     server.script(request.model, step, json_reply(GOOD), json_reply(GOOD))
     warning = f"{request.name} has no structured output: the JSON schema was put into the prompt"
     assert (await answer(request)).warnings == (warning,)
@@ -359,7 +359,7 @@ async def test_without_any_json_mode_the_prompt_alone_asks(provider: str, server
         step = faults.bad_request("'response_format' is not supported, JSON mode is not enabled")
         return step if isinstance(step, Reply) else step(one)
 
-    request = question(provider, response_schema=SCHEMA, reader="json")
+    request = question(provider, response_schema=SCHEMA)
     server.script(request.model, then=picky)
     await answer(request)
     await answer(request.model_copy(update={"sample": 1}))
@@ -461,13 +461,17 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
 
 def test_the_local_model_is_told_how_long_its_texts_may_be():
     from consensus_flows.tasks.calls.adapters.openai_chat import bounded
-    from consensus_flows.tasks.judging.judge import schema_of
+    from consensus_flows.tasks.judging.judgements import arbiter_verdict
 
-    schema = bounded(dict(schema_of("synthesize", "AB")), 512)
+    schema = bounded(dict(arbiter_verdict("synthesis", 2, comparison=False).json_schema()), 512)
     fields = schema["properties"]
     assert fields["synthesis"] == {"maxLength": 256, "type": "string", "minLength": 1}
     assert fields["refinement_areas"]["maxItems"] == 3
     assert fields["refinement_areas"]["items"]["maxLength"] == 85
     assert fields["confidence"] == {"type": "integer", "minimum": 0, "maximum": 100}
-    ranking = bounded(dict(schema_of("rank", "AB")), 512)["properties"]["ranking"]
+    ranking = bounded(dict(arbiter_verdict("ranking", 2).json_schema()), 512)["properties"]["ranking"]
     assert ranking["items"] == {"type": "string", "enum": ["A", "B"]} and ranking["maxItems"] == 2
+    compared = bounded(dict(arbiter_verdict("synthesis", 2).json_schema()), 512)["properties"]["comparison"]
+    contradictions = compared["properties"]["contradictions"]
+    assert contradictions["maxItems"] == 1
+    assert contradictions["items"]["properties"]["topic"]["maxLength"] == 24

@@ -112,7 +112,7 @@ def answered(seen: SeenRequest, chance: random.Random) -> Reply:
         return mostly_right(seen, chance)
     if chance.random() < 0.1:
         return Reply(text="I have thought about it, and the first one is right.")
-    return judged(chance.choice([50, 90]), f"The synthesis is {question_of(seen)}.", needs_iteration=True)
+    return judged(chance.choice([50, 90]), f"The synthesis is {question_of(seen)}.")
 
 
 async def test_an_arbiter_in_the_weather(vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch) -> None:

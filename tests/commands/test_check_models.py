@@ -6,7 +6,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 
-from consensus_flows.blocks.check_models import CheckModelsConfig
+from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.flows.check_models import check_models, run_check_models
 from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
@@ -111,9 +111,7 @@ def test_the_lists_that_come_along():
     assert len(shipped_cases("proposer")) >= 5
     sets = shipped_cases("aggregator")
     assert all(case.answers for case in sets)
-    wrong = [
-        case for case in sets if case.expected and not any(as_expected(text, case.expected) for text in case.answers)
-    ]
+    wrong = [case for case in sets if case.expected and not any(as_expected(text, case) for text in case.answers)]
     assert len(wrong) == 1, "one set is all wrong"
     for role in ("proposer", "aggregator"):
         CheckModelsConfig(members=["openai/a"], role=role, cases=list(shipped_cases(role)))
@@ -157,10 +155,19 @@ def test_a_wrong_configuration_says_what_is_wrong(values, told):
 
 
 def test_expected_words_are_whole_words():
-    assert as_expected("It is **145** minutes.", "145") is True
-    assert as_expected("It is 1450.", "145") is False
-    assert as_expected("I know nothing.", "no") is False
-    assert as_expected("anything", None) is None
+    def found(text, **case):
+        return as_expected(text, CheckCase(prompt="Why?", **case))
+
+    assert found("It is **145** minutes.", expected="145") is True
+    assert found("It is 1450.", expected="145") is False
+    assert found("I know nothing.", expected="no") is False
+    assert found("anything") is None
+    said = "Yes, a bloop can: all bloops are razzies, and no razzie is a lazzie."
+    assert found(said, expected="no", extract="label:yes,no") is False
+    assert found("**No**, because no razzie is one.", expected="no", extract="label:yes,no") is True
+    assert found("3 euros for 12 pencils, so it is 8.", expected="12", extract="number") is False
+    with pytest.raises(ValidationError, match="asks nobody but the candidates"):
+        CheckCase(prompt="Why?", expected="no", extract="llm")
 
 
 def test_the_commands_write_answers_by_prompt_and_model(consensus, vendors, tmp_path):

@@ -20,7 +20,7 @@ JUDGEMENT = {
     "dissent": "",
     "synthesis": "Forty-two.",
     "confidence": 90,
-    "needs_iteration": False,
+    "final": True,
     "refinement_areas": [],
 }
 

@@ -10,7 +10,7 @@ from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.counting.extraction.extract import extract, extract_all
-from consensus_flows.tasks.judging.extract_by_model import read_extraction
+from consensus_flows.tasks.judging.judgements import Extraction
 from tests.kits.consortium_kit import say
 
 PRIME = 2**61 - 1
@@ -151,8 +151,8 @@ def test_decimals_are_decimals():
     assert len(set(values("number", "0.1", "0.1000000000000000055", "0.10"))) == 2
     assert len(set(fields("0.1", "0.1000000000000000055", '"0.10"'))) == 2
     assert len(set(values("text", "42.0", "42", "**42**", "(42)."))) == 1
-    assert read_extraction('{"answer": 0.1000000000000000055}') == "0.1000000000000000055"
-    assert read_extraction(f'{{"answer": {"9" * 5000}}}') == "9" * 5000
+    assert Extraction.read('{"answer": 0.1000000000000000055}').answer == "0.1000000000000000055"
+    assert Extraction.read(f'{{"answer": {"9" * 5000}}}').answer == "9" * 5000
 
 
 @pytest.mark.parametrize(

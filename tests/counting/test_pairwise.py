@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.judging.pairwise import bubble, read_comparison, win_shares
+from consensus_flows.tasks.judging.judgements import PairVerdict
+from consensus_flows.tasks.judging.pairwise import bubble, win_shares
 from consensus_flows.tasks.readers import UnreadableError
 from consensus_flows.tasks.record import Comparison
 from tests.kits.consortium_kit import asked, say
@@ -179,10 +180,10 @@ async def test_a_fuser_that_answers_rubbish_leaves_the_best_answer(panel):
 
 
 def test_a_judgement_is_one_of_three_words():
-    assert read_comparison('{"better": " Second "}') == "second"
+    assert PairVerdict.read('{"better": " Second "}').better == "second"
     for text in ('{"better": "A"}', '{"better": null}', "first", "{}"):
         with pytest.raises(UnreadableError):
-            read_comparison(text)
+            PairVerdict.read(text)
 
 
 def test_what_was_not_judged_counts_for_neither():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus_flows.tasks.counting.preference import best_round, position_effect, score, without_own
-from consensus_flows.tasks.judging.preference_judgement import preference_schema, read_preference
+from consensus_flows.tasks.judging.judgements import preference
 from consensus_flows.tasks.readers import UnreadableError
 from consensus_flows.tasks.record import JudgeRanking
 
@@ -143,7 +143,7 @@ def test_who_is_named_first_changes_nothing_but_ties(orders, members):
     assert one.kendall_w is None or -math.inf < one.kendall_w <= 1 + 1e-9
 
 
-SCHEMA = preference_schema(["A", "B", "C"])
+RANKS = preference(3)
 
 
 @pytest.mark.parametrize(
@@ -158,32 +158,35 @@ SCHEMA = preference_schema(["A", "B", "C"])
     ],
 )
 def test_rankings_are_read(text, ranking):
-    assert read_preference(text, SCHEMA).ranking == ranking
+    assert RANKS.read(text).ranking == [list(group) for group in ranking]
 
 
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
         ("A is best", "there is no JSON object"),
-        ('{"can_rank": true}', "ranks must be an object"),
-        ('{"ranks": ["A", "B", "C"]}', "ranks must be an object"),
-        ('{"ranks": {"A": 1, "B": 2}}', "each of A, B, C one rank"),
-        ('{"ranks": {"A": 1, "B": 2, "C": 3, "D": 3}}', "each of A, B, C one rank"),
-        ('{"ranks": {"A": 1, "a": 2, "B": 2, "C": 3}}', "each of A, B, C one rank"),
-        ('{"ranks": {"A": 0, "B": 1, "C": 2}}', "a rank is '0'"),
-        ('{"ranks": {"A": 1, "B": 2, "C": 4}}', "a rank is '4'"),
-        ('{"ranks": {"A": true, "B": 2, "C": 3}}', "a rank is 'True'"),
-        ('{"ranks": {"A": 1.5, "B": 2, "C": 3}}', "a rank is '1.5'"),
-        ('{"ranks": {"A": "' + "9" * 5_000 + '", "B": 2, "C": 3}}', "a rank is '999"),
+        ('{"can_rank": true}', "ranks must give each answer a rank"),
+        ('{"ranks": ["A", "B", "C"]}', "ranks: Input should be a valid dictionary"),
+        ('{"ranks": {"A": 1, "B": 2}}', "ranks.C: Field required"),
+        ('{"ranks": {"A": 1, "B": 2, "C": 3, "D": 3}}', "ranks.D: Extra inputs are not permitted"),
+        ('{"ranks": {"A": 1, "a": 2, "B": 2, "C": 3}}', "ranks must give each label one rank"),
+        ('{"ranks": {"A": 0, "B": 1, "C": 2}}', "ranks.A: Input should be greater than or equal to 1"),
+        ('{"ranks": {"A": 1, "B": 2, "C": 4}}', "ranks.C: Input should be less than or equal to 3"),
+        ('{"ranks": {"A": true, "B": 2, "C": 3}}', "a rank is a whole number, not true or false"),
+        ('{"ranks": {"A": 1.5, "B": 2, "C": 3}}', "ranks.A: Input should be a valid integer"),
+        (
+            '{"ranks": {"A": "' + "9" * 5_000 + '", "B": 2, "C": 3}}',
+            "ranks.A: Unable to parse input string as an integer",
+        ),
         ('{"ranks": {"A": ' + "9" * 5_000 + ', "B": 2, "C": 3}}', "broken"),
-        ('{"ranks": {"A": [1], "B": 2, "C": 3}}', "a rank is a list"),
+        ('{"ranks": {"A": [1], "B": 2, "C": 3}}', "ranks.A: Input should be a valid integer"),
         ('B said {"can_rank": false} but I say {"ranks": {"A": 3, "B": 2, "C": 1}}', "they differ"),
         ('{"ranks": {"A": 3, "B": 2, "C": 1}} where B said {"can_rank": false}', "they differ"),
-        ('{"can_rank": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "can_rank is 'perhaps'"),
-        ('{"analysis": 3, "ranks": {"A": 1, "B": 2, "C": 3}}', "analysis must be a text"),
+        ('{"can_rank": "perhaps", "ranks": {"A": 1, "B": 2, "C": 3}}', "can_rank: Input should be a valid boolean"),
+        ('{"analysis": 3, "ranks": {"A": 1, "B": 2, "C": 3}}', "analysis: Input should be a valid string"),
     ],
 )
 def test_what_is_no_ranking_is_refused(text, cause):
     with pytest.raises(UnreadableError) as error:
-        read_preference(text, SCHEMA)
+        RANKS.read(text)
     assert cause in error.value.message

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
-from consensus_flows.tasks.readers import UnreadableError, flag, json_object, read_json, read_with, share, texts
+from consensus_flows.tasks.judging.judgements import arbiter_verdict
+from consensus_flows.tasks.readers import UnreadableError, json_object, read_with, share
 
-SYNTHESIS = schema_of("synthesize", ["A", "B"])
-RANKING = schema_of("rank", ["A", "B", "C"])
-OWN = {"analysis": "a", "dissent": "", "synthesis": "own", "confidence": 40, "needs_iteration": True}
-QUOTED = {"analysis": "", "dissent": "", "synthesis": "quoted", "confidence": 100, "needs_iteration": False}
+SYNTHESIS = arbiter_verdict("synthesis", 2)
+RANKING = arbiter_verdict("ranking", 3)
+OWN = {"analysis": "a", "dissent": "", "synthesis": "own", "confidence": 40, "final": False}
+QUOTED = {"analysis": "", "dissent": "", "synthesis": "quoted", "confidence": 100, "final": True}
 KEYS = ("confidence", "synthesis")
 
 
@@ -78,8 +78,8 @@ def test_a_share_lies_between_0_and_1_or_is_refused(value):
     ],
 )
 def test_a_quoted_object_does_not_win_over_the_judges_own(text):
-    read = read_judgement(text, SYNTHESIS)
-    assert (read.synthesis, read.confidence, read.needs_iteration) == ("own", 0.4, True)
+    read = SYNTHESIS.read(text)
+    assert (read.synthesis, read.confidence, read.final) == ("own", 0.4, False)
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_a_quoted_object_does_not_win_over_the_judges_own(text):
 def test_of_two_judgements_that_differ_none_is_read(text):
     """One is a quotation, and whether it comes before or after the judge's own cannot be told."""
     with pytest.raises(UnreadableError, match="they differ"):
-        read_judgement(text, SYNTHESIS)
+        SYNTHESIS.read(text)
 
 
 def test_a_quotation_that_was_not_escaped_adds_no_field():
     with pytest.raises(UnreadableError, match="'synthesis' twice"):
-        read_judgement('{"analysis": "A says ", "synthesis": "own", "confidence": 9, "synthesis": "quoted"}', SYNTHESIS)
+        SYNTHESIS.read('{"analysis": "A says ", "synthesis": "own", "confidence": 9, "synthesis": "quoted"}')
 
 
-@pytest.mark.parametrize("field", ["confidence", "needs_iteration", "dissent", "refinement_areas", "more"])
+@pytest.mark.parametrize("field", ["confidence", "final", "dissent", "refinement_areas", "more"])
 def test_an_object_nested_without_end_is_read_or_refused(field):
     for opens, closes in (("[", "]"), ('{"a":', "}")):
         for depth in (100, 500, *range(900, 1000, 7), 5_000, 100_000):
@@ -112,15 +112,15 @@ def test_an_object_nested_without_end_is_read_or_refused(field):
                 '"confidence": 40, "confidence"', '"confidence"'
             )
             with contextlib.suppress(UnreadableError):
-                assert read_judgement(text, SYNTHESIS).synthesis == "own"
+                assert SYNTHESIS.read(text).synthesis == "own"
 
 
 def test_whatever_a_reader_raises_the_text_counts_as_unreadable():
-    def broken(text, schema):
-        raise RecursionError(text, schema)
+    def broken(text):
+        raise RecursionError(text)
 
     with pytest.raises(UnreadableError, match=r"cannot be read \(RecursionError\)"):
-        read_with(broken, "x", None)
+        read_with(broken, "x")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_whatever_a_reader_raises_the_text_counts_as_unreadable():
 )
 def test_a_quotation_is_not_taken_for_a_broken_answer(text):
     with pytest.raises(UnreadableError, match="broken"):
-        read_judgement(text, SYNTHESIS)
+        SYNTHESIS.read(text)
 
 
 @given(st.text(), st.text(), st.dictionaries(st.text(), st.integers() | st.text()))
@@ -143,7 +143,7 @@ def test_whatever_a_member_writes_the_judges_object_is_read(before, quoted, fiel
     # Surroundings without an object of their own.
     before = before.replace("{", "(")
     fields |= OWN | {"analysis": quoted}
-    assert read_judgement(before + json.dumps(fields), SYNTHESIS).synthesis == "own"
+    assert SYNTHESIS.read(before + json.dumps(fields)).synthesis == "own"
 
 
 @given(st.text())
@@ -156,11 +156,11 @@ def test_no_text_is_read_that_does_not_hold_the_fields(text):
 
 
 def test_line_breaks_inside_a_text_are_read():
-    assert read_judgement('{"synthesis": "one\ntwo", "confidence": 50}', SYNTHESIS).synthesis == "one\ntwo"
+    assert SYNTHESIS.read('{"synthesis": "one\ntwo", "confidence": 50}').synthesis == "one\ntwo"
 
 
 def test_half_a_character_does_not_break_the_record():
-    synthesis = read_judgement('{"synthesis": "smile \\ud83d", "confidence": 50}', SYNTHESIS).synthesis
+    synthesis = SYNTHESIS.read('{"synthesis": "smile \\ud83d", "confidence": 50}').synthesis
     assert synthesis is not None
     assert synthesis.startswith("smile")
     assert synthesis.encode()
@@ -174,26 +174,26 @@ def test_half_a_character_does_not_break_the_record():
         ("[1, 2]", "no JSON object"),
         ('{"synthesis": "x"}', "lacks confidence"),
         ('{"confidence": 50}', "lacks synthesis"),
-        ('{"synthesis": "", "confidence": 50}', "synthesis is empty"),
-        ('{"synthesis": ["x"], "confidence": 50}', "synthesis is empty"),
+        ('{"synthesis": "", "confidence": 50}', "synthesis: String should have at least 1 character"),
+        ('{"synthesis": ["x"], "confidence": 50}', "synthesis: Input should be a valid string"),
         ('{"synthesis": "x", "confidence": NaN}', "confidence is 'nan'"),
         ('{"synthesis": "x", "confidence": Infinity}', "confidence is 'inf'"),
         ('{"synthesis": "x", "confidence": 150}', "confidence is '150'"),
         ('{"synthesis": "x", "confidence": "high"}', "confidence is 'high'"),
         ('{"synthesis": "x", "confidence": null}', "confidence is 'None'"),
         ('{"synthesis": "x", "confidence": true}', "confidence is 'True'"),
-        ('{"synthesis": "x", "confidence": 50, "needs_iteration": 3}', "needs_iteration"),
+        ('{"synthesis": "x", "confidence": 50, "final": 3}', "final: Input should be a valid boolean"),
         ('{"synthesis": "x", "confidence": 50, "dissent": ["y"]}', "dissent"),
         ('{"synthesis": "x", "confidence": 50, "refinement_areas": [1]}', "refinement_areas"),
     ],
 )
 def test_an_unreadable_judgement_says_what_is_wrong(text, cause):
     with pytest.raises(UnreadableError, match=cause):
-        read_judgement(text, SYNTHESIS)
+        SYNTHESIS.read(text)
 
 
 def ranked(ranking):
-    return read_judgement(json.dumps({"ranking": ranking, "confidence": 70}), RANKING).ranking
+    return tuple(RANKING.read(json.dumps({"ranking": ranking, "confidence": 70})).ranking)
 
 
 def test_a_ranking_is_read():
@@ -206,21 +206,16 @@ def test_a_ranking_names_each_label_once_or_is_refused(ranking):
         ranked(ranking)
 
 
-def test_lists_and_flags():
-    assert texts(None, "f") == []
-    assert texts("one", "f") == ["one"]
-    assert texts(["one", " "], "f") == ["one"]
-    assert flag("Yes", "f") is True
-    assert flag("false", "f") is False
-    with pytest.raises(UnreadableError):
-        flag(1, "f")
+def test_remarks_are_read_as_judges_write_them():
+    def read(**fields):
+        return SYNTHESIS.read(json.dumps({"synthesis": " x ", "confidence": 50} | fields))
 
-
-def test_an_object_is_held_against_its_schema():
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    assert read_json('{"n": 3}', schema) == {"n": 3}
-    with pytest.raises(UnreadableError, match="n: 'x' is not of type 'integer'"):
-        read_json('{"n": "x"}', schema)
+    assert (read().synthesis, read().final, read().comparison, read().refinement_areas) == ("x", True, None, [])
+    assert read(refinement_areas=None).refinement_areas == []
+    assert read(refinement_areas="one").refinement_areas == ["one"]
+    assert read(refinement_areas=["one", ""]).refinement_areas == ["one"]
+    assert read(dissent=None).dissent == ""
+    assert read(final="no").final is False
 
 
 @pytest.mark.parametrize(
@@ -239,5 +234,5 @@ def test_an_object_is_held_against_its_schema():
 def test_a_megabyte_is_read_in_less_than_a_second(text):
     started = time.thread_time()
     with contextlib.suppress(UnreadableError):
-        read_judgement(text, SYNTHESIS)
+        SYNTHESIS.read(text)
     assert time.thread_time() - started < 1

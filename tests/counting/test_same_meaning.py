@@ -9,7 +9,8 @@ from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.counting.extraction.extract import extract_all
-from consensus_flows.tasks.judging.same_meaning import comparable, distinct, grouped, read_same, same_schema
+from consensus_flows.tasks.judging.judgements import same_meaning
+from consensus_flows.tasks.judging.readings import comparable, distinct, grouped
 from consensus_flows.tasks.readers import UnreadableError
 from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import asked, say
@@ -31,9 +32,10 @@ def heads(texts: list[str], said: dict[str, str]) -> list[str]:
 
 
 def test_each_label_is_itself_or_one_before_it():
-    schema: Any = same_schema(["A", "B", "C"])
+    schema: Any = same_meaning(3).json_schema()
     assert schema["properties"]["same_as"]["properties"]["B"]["enum"] == ["A", "B"]
-    assert read_same('{"same_as": {"A": "A", "B": "A", "C": "C"}}', schema) == {"A": "A", "B": "A", "C": "C"}
+    said = {"A": "A", "B": "A", "C": "C"}
+    assert same_meaning(3).read(json.dumps({"same_as": said})).same_as.model_dump() == said
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_each_label_is_itself_or_one_before_it():
 )
 def test_nothing_else_can_be_said(said):
     with pytest.raises(UnreadableError, match="same_as"):
-        read_same(json.dumps({"same_as": said}), same_schema(["A", "B", "C"]))
+        same_meaning(3).read(json.dumps({"same_as": said}))
 
 
 def test_a_group_is_shown_as_its_first():

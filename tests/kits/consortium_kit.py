@@ -22,7 +22,7 @@ def judged(confidence: Any = 90, synthesis: str = "the synthesis", **fields: Any
         "dissent": "",
         "synthesis": synthesis,
         "confidence": confidence,
-        "needs_iteration": False,
+        "final": True,
         "refinement_areas": [],
     }
     return Reply(text=json.dumps(judgement | fields))
@@ -31,7 +31,7 @@ def judged(confidence: Any = 90, synthesis: str = "the synthesis", **fields: Any
 def ranking(*labels: str, confidence: int = 90) -> Reply:
     """The answer of an arbiter that ranks."""
     fields = {"analysis": "", "dissent": "", "ranking": labels, "confidence": confidence}
-    return Reply(text=json.dumps(fields | {"needs_iteration": False, "refinement_areas": []}))
+    return Reply(text=json.dumps(fields | {"final": True, "refinement_areas": []}))
 
 
 def asked(vendors: LoopbackVendors, model: str) -> list[SeenRequest]:

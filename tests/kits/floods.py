@@ -12,15 +12,12 @@ from consensus_flows.tasks.calls.adapters.repair import refused_parameter
 from consensus_flows.tasks.calls.failures import classify, fault_of
 from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.extraction.extract import extract_all
-from consensus_flows.tasks.judging import learner, mixture, pairwise, text_hearing  # noqa: F401  # they register readers
-from consensus_flows.tasks.judging.fence import fenced
+from consensus_flows.tasks.judging import judge, judgements  # noqa: F401  # they register readers
 from consensus_flows.tasks.judging.hazards import hazards_of
-from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
-from consensus_flows.tasks.judging.preference_judgement import preference_schema
-from consensus_flows.tasks.judging.same_meaning import same_schema
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.readers import UnreadableError, _readers
+from consensus_flows.tasks.prompting.fence import fenced
+from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import put_together, read_sources
 
 WORST = (
@@ -75,11 +72,7 @@ PIECES = (
 )
 TAILS = ("", "x")
 
-SCHEMAS = {
-    "judgement": schema_of("synthesize", ["A", "B"]),
-    "preference": preference_schema(["A", "B"]),
-    "same_meaning": same_schema(["A", "B"]),
-}
+JUDGES = ("text", "synthesis:2", "ranking:2", "verdict:2", "preference:2", "same_meaning:2", "comparison", "fusion")
 FORMS = ("number", "choice", "json:answer", "label:yes,no", "label:not safe,safe", "text", "text:answer")
 
 
@@ -97,10 +90,10 @@ def _extracting(form: str) -> Callable[[str], object]:
     return lambda text: extract_all([text, text[1:]], extraction)
 
 
-def _reading(name: str, schema: object) -> Callable[[str], object]:
+def _reading(name: str) -> Callable[[str], object]:
     def read(text: str) -> None:
         with suppress(UnreadableError):
-            _readers[name](text, schema)  # type: ignore[arg-type]
+            check_readable(name, text)
 
     return read
 
@@ -128,15 +121,9 @@ def _sources(text: str) -> None:
     divide(text, "Answer:", "Sources:")
 
 
-def _ranked(text: str) -> None:
-    with suppress(UnreadableError):
-        read_judgement(text, schema_of("rank", ["A", "B"]))
-
-
 READERS: dict[str, Callable[[str], object]] = {
     **{f"extract {form}": _extracting(form) for form in FORMS},
-    **{f"reader {name}": _reading(name, SCHEMAS.get(name)) for name in _readers},
-    "reader judgement that ranks": _ranked,
+    **{f"reader {name}": _reading(name) for name in JUDGES},
     "hazards": hazards_of,
     "visible": visible,
     "fence": lambda text: fenced({"A": text, "B": text[1:]}, "0"),

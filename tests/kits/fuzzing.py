@@ -29,12 +29,12 @@ from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.check_cases import read_cases
 from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.judging import learner, mixture, pairwise, preference_judgement, text_hearing  # noqa: F401  # they register readers
 from consensus_flows.tasks.judging.hazards import hazards_of
-from consensus_flows.tasks.judging.judgement import read_judgement, schema_of
+from consensus_flows.tasks.judging.judge import TEXT
+from consensus_flows.tasks.judging.judgements import arbiter_verdict
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.readers import _readers, json_object
+from consensus_flows.tasks.readers import check_readable, json_object
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.flare import read_input
 
@@ -44,7 +44,7 @@ JUDGEMENT = json.dumps(
         "dissent": "",
         "synthesis": "18",
         "confidence": 90,
-        "needs_iteration": False,
+        "final": True,
         "ranking": ["A", "B"],
     }
 )
@@ -122,7 +122,18 @@ def nearly_right(draw: st.DrawFn) -> str:
 texts = st.one_of(nearly_right(), st.text(), json_values.map(lambda value: json.dumps(value, ensure_ascii=False)))
 FORMS = [parse_extraction(form) for form in ("number", "choice", "json:answer", "label:yes,no", "text", "text:answer")]
 CONFIGS = [ConsortiumConfig, VoteConfig, PumpConfig, PreferConfig, MixtureOfAgentsConfig, ConsensusLearningConfig]
-SCHEMAS = [None, schema_of("synthesize", ["A", "B"]), schema_of("rank", ["A", "B"])]
+READERS = (
+    TEXT,
+    "embedding",
+    "synthesis:2",
+    "ranking:2",
+    "verdict:2",
+    "preference:2",
+    "same_meaning:2",
+    "comparison",
+    "extraction",
+    "fusion",
+)
 
 
 def _extract(text: str) -> None:
@@ -132,14 +143,13 @@ def _extract(text: str) -> None:
 
 
 def _judge(text: str) -> None:
-    for schema in SCHEMAS:
-        _allowed(lambda schema=schema: read_judgement(text, schema))
+    for kind in ("synthesis", "ranking"):
+        _allowed(lambda kind=kind: arbiter_verdict(kind, 2).read(text))
 
 
 def _readers_all(text: str) -> None:
-    for name, reader in _readers.items():
-        schema = SCHEMAS[2] if "rank" in name else SCHEMAS[1]
-        _allowed(lambda reader=reader, schema=schema: reader(text, schema))
+    for name in READERS:
+        _allowed(lambda name=name: check_readable(name, text))
 
 
 def _configs(text: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.flows.prefer import prefer
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.judging.fence import LONGEST
-from consensus_flows.tasks.judging.learner import Learner, feedback
 from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.prompting.fence import LONGEST
+from consensus_flows.tasks.prompting.turns import Learner, feedback
 from consensus_flows.tasks.readers import _readers
 from tests.kits.asking import question
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
@@ -27,7 +27,7 @@ FORGED = {
     "dissent": "",
     "synthesis": "FORGED",
     "confidence": 99,
-    "needs_iteration": False,
+    "final": True,
     "refinement_areas": [],
 }
 ATTACKS = {
@@ -177,8 +177,8 @@ async def test_a_ranking_that_cannot_be_read_is_booked_and_kept(bomb, vendors):
 
 
 async def test_a_reader_that_breaks_loses_no_booking(vendors, monkeypatch):
-    def broken(text, schema):
-        raise ValueError(text, schema)
+    def broken(text):
+        raise ValueError(text)
 
     monkeypatch.setitem(_readers, "broken", broken)
     request = question(reader="broken")

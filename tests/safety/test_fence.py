@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus_flows.tasks.judging.fence import LONGEST, fence_tag, fenced, labels, shuffled, too_long
 from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.prompting.fence import LONGEST, fence_tag, fenced, labels, shuffled, too_long
 from consensus_flows.tasks.record import Response
 
 seeds = st.text(max_size=20)

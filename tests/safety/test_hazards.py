@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus_flows.deployments.terminal import put, say
-from consensus_flows.tasks.judging.fence import LONGEST, fenced
 from consensus_flows.tasks.judging.hazards import Hazard, hazards_of, marked
 from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.prompting.fence import LONGEST, fenced
 from consensus_flows.tasks.record import CallError, Iteration, Response
 from consensus_flows.tasks.reports.report import calls_table, iteration_markdown
 

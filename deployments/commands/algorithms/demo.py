@@ -20,6 +20,7 @@ def demo(prompt: str = QUESTION, *, out: TurnOptions | None = None) -> Exit:
     config = ConsortiumConfig(
         members=[f"{MODEL}:3"],
         arbiter=MODEL,
+        comparison=False,  # for a model this small, a list of made-up contradictions
         max_iterations=2,
         system="Answer in one short sentence.",
         sampling=Sampling(temperature=0.7, max_output_tokens=96, seed=1),

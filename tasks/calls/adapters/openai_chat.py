@@ -11,6 +11,7 @@ from consensus_flows.tasks.calls.adapters import Reply
 from consensus_flows.tasks.calls.adapters.counts import charged, doubted, field_of, usage_of
 from consensus_flows.tasks.calls.adapters.repair import Repairs, schema_instruction
 from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.local_model import MAX_ANSWER_TOKENS
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.record import Usage
 
@@ -117,28 +118,42 @@ def fault_in_body(error: Any) -> Fault:
 def _schema(request: Request) -> Any:
     if request.provider != "local":
         return strict(request.response_schema)
-    limit = request.sampling.max_output_tokens
-    return bounded(request.response_schema or {}, limit) if limit else request.response_schema
+    return bounded(request.response_schema or {}, request.sampling.max_output_tokens or MAX_ANSWER_TOKENS)
 
 
 def bounded(schema: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Return `schema` with texts so short that an object of them fits into `tokens`.
+    """Return `schema` with texts and lists so short that an object of them fits into `tokens`.
 
     The grammar of llama.cpp keeps to it, and a small model that rambles still closes its object before it is cut off.
     """
-    properties: dict[str, Any] = dict(schema.get("properties", {}))
-    open_ended = [
-        name for name, field in properties.items() if field.get("type") in {"string", "array"} and "enum" not in field
-    ]
-    length = max(40, 2 * tokens // max(1, len(open_ended)))
-    for name in open_ended:
-        field = properties[name]
-        if field["type"] == "string":
-            properties[name] = {"maxLength": length, **field}
-        elif field.get("items", {}).get("type") == "string" and "enum" not in field["items"]:
-            few = min(3, field.get("maxItems", 3))
-            properties[name] = {**field, "maxItems": few, "items": {"maxLength": length // 3, **field["items"]}}
-    return {**schema, "properties": properties}
+    shortened: dict[str, Any] = _short(schema, 2 * tokens, 3)
+    return shortened
+
+
+def _short(field: dict[str, Any], characters: int, entries: int) -> dict[str, Any]:
+    """Divide `characters` among the texts in a schema; lists inside of lists have fewer entries."""
+    kind, items = field.get("type"), field.get("items", {})
+    if kind == "string" and "enum" not in field:
+        return {"maxLength": max(24, characters), **field}
+    if kind == "array" and "enum" not in items:
+        few = min(entries, field.get("maxItems", entries))
+        return {**field, "maxItems": few, "items": _short(items, characters // few, 1)}
+    if kind == "object":
+        properties = field["properties"]
+        share = characters // max(1, sum(_is_open(one) for one in properties.values()))
+        # The comparison of an arbiter's judgement is an object in an object: there is room for one entry a list.
+        return {
+            **field,
+            "properties": {
+                name: _short(one, share, 1 if one.get("type") == "object" else entries)
+                for name, one in properties.items()
+            },
+        }
+    return field
+
+
+def _is_open(field: dict[str, Any]) -> bool:
+    return field.get("type") in {"string", "array", "object"} and "enum" not in field
 
 
 def strict(schema: Any) -> Any:
