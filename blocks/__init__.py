@@ -13,6 +13,7 @@ from consensus_flows.blocks.credentials import (
 )
 from consensus_flows.blocks.history import HistoryDatabase
 from consensus_flows.blocks.member import Member, ModelName, parse_member, parse_model
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
@@ -29,6 +30,8 @@ __all__ = [
     "GoogleCredentials",
     "HistoryDatabase",
     "Member",
+    "MixtureOfAgents",
+    "MixtureOfAgentsConfig",
     "ModelName",
     "OpenAICompatibleCredentials",
     "OpenAICredentials",

@@ -2,11 +2,12 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
+from consensus_flows.blocks.settings import Settings
 
 TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""
@@ -14,54 +15,42 @@ FLEX_TIMEOUT_S = 900.0
 """Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """Conditions that hold for every flow: sampling, time, money."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(validate_assignment=True)
 
-    system: str | None = Field(
-        None, description="System prompt of the members; judges are told of it.", json_schema_extra={"position": 50}
-    )
+    system: str | None = Field(None, description="System prompt of the members; judges are told of it.")
     quorum: int | None = Field(
         None,
         ge=1,
         description="Members that must answer in each round; empty for more than half.",
-        json_schema_extra={"position": 51},
     )
     straggler_grace: float | None = Field(
         None,
         gt=0,
         description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
-        json_schema_extra={"position": 52},
     )
     timeout: float | None = Field(
         None,
         gt=0,
         description="Seconds that one request may take; empty: 120, or 900 in the flex tier.",
-        json_schema_extra={"position": 53},
     )
-    sampling: Sampling = Field(
-        default_factory=Sampling, description="Sampling settings of all members.", json_schema_extra={"position": 54}
-    )
+    sampling: Sampling = Field(default_factory=Sampling, description="Sampling settings of all members.")
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
         description="Sampling settings of one member, by provider/model; laid over those of all.",
-        json_schema_extra={"position": 55},
     )
-    budget: Budget = Field(
-        default_factory=Budget, description="What the run may spend.", json_schema_extra={"position": 56}
-    )
-    seed: int = Field(0, description="Seed of every order that is shuffled.", json_schema_extra={"position": 57})
+    budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
+    seed: int = Field(0, description="Seed of every order that is shuffled.")
     fresh: bool = Field(
         False,
         description="Ask again even where an answer is stored, and replace it.",
-        json_schema_extra={"position": 58},
     )
     prompt_set: str = Field(
         "plain",
         min_length=1,
         description="How members are prompted: plain, few-shot, chain-of-thought, citations, a set of your own, or a file.",
-        json_schema_extra={"position": 59},
     )
     embedding_model: str | None = Field(
         None,
@@ -70,7 +59,6 @@ class RunConfig(BaseModel):
             "local. Empty: by their wording."
         ),
         examples=["openai/text-embedding-3-small", "google/gemini-embedding-001", "local/smollm2"],
-        json_schema_extra={"position": 60},
     )
     service_tier: ServiceTier | None = Field(
         None,
@@ -78,8 +66,12 @@ class RunConfig(BaseModel):
             "flex: half the price where the vendor has it (OpenAI, Google, OpenRouter), for slower answers; the timeout is "
             "then 900 s unless one is given. Empty: the standard tier."
         ),
-        json_schema_extra={"position": 61},
     )
+
+    @classmethod
+    def in_order(cls) -> list[str]:
+        """The names of the fields: an algorithm's own before those of all."""
+        return [*(name for name in cls.model_fields if name not in RunConfig.model_fields), *RunConfig.model_fields]
 
     @field_validator("embedding_model")
     @classmethod
@@ -127,7 +119,6 @@ class PanelConfig(RunConfig):
         min_length=1,
         description="Models that answer, each provider/model or provider/model:count for several instances.",
         examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
-        json_schema_extra={"position": 1},
     )
 
     @field_validator("members")
