@@ -1,5 +1,6 @@
 """The settings of a consensus learning run, and the block in which they are saved."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -26,9 +27,9 @@ SETTINGS_OF: dict[tuple[Approach, ...], tuple[str, ...]] = {
 """Settings that only some approaches have."""
 
 
-def is_used(name: str, approach: Approach) -> bool:
-    """Tell whether a setting has an effect in an approach."""
-    return all(approach in approaches for approaches, names in SETTINGS_OF.items() if name in names)
+def is_used(name: str, approach: Approach | None) -> bool:
+    """Tell whether a setting has an effect in an approach; in an unknown one it may."""
+    return approach is None or all(approach in approaches for approaches, names in SETTINGS_OF.items() if name in names)
 
 
 class Turn(Settings):
@@ -105,7 +106,7 @@ class ConsensusLearningConfig(PanelConfig):
     )
     improvement_prompt: str = Field(
         "",
-        description="What members are asked to do with the aggregate; empty for the built-in text.",
+        description="What members are asked to do with the aggregate; default: the built-in text.",
     )
     aggregator_context: Annotated[list[Turn], _turns("system")] = Field(
         default_factory=list,
@@ -113,7 +114,7 @@ class ConsensusLearningConfig(PanelConfig):
     )
     aggregator_prompt: Annotated[list[Turn], _turns("user")] = Field(
         default_factory=list,
-        description="What the aggregator is asked after the answers; a text alone is one user turn; empty: built-in.",
+        description="What the aggregator is asked after the answers; a text alone is one user turn. Default: the built-in text.",
     )
     extract: str | None = Field(
         None,
@@ -147,6 +148,17 @@ class ConsensusLearningConfig(PanelConfig):
         default_factory=dict,
         description="Sampling settings of one instance, by provider/model#number; laid over those of its model.",
     )
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        central = values.get("approach", "centralized_llm") == "centralized_llm"
+        return [*super().missing(values), *(["aggregator"] if central and not values.get("aggregator") else [])]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without those that an approach given over them does not use."""
+        return {name: value for name, value in below.items() if is_used(name, given.get("approach"))}
 
     @field_validator("aggregator", "fallback_aggregators")
     @classmethod

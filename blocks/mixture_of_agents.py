@@ -1,5 +1,6 @@
 """The settings of a mixture-of-agents run, and the block in which they are saved."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -23,7 +24,7 @@ class MixtureOfAgentsConfig(RunConfig):
     )
     aggregator: str = Field(
         "",
-        description="Model of the last layer, as provider/model; empty for the model of self_moa.",
+        description="Model of the last layer, as provider/model; default: the model of self_moa.",
     )
     fallback_aggregators: list[str] = Field(
         default_factory=list,
@@ -39,7 +40,7 @@ class MixtureOfAgentsConfig(RunConfig):
         ge=2,
         description=(
             "Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far "
-            "(Self-MoA-Seq). Empty: all at once."
+            "(Self-MoA-Seq). Default: all at once."
         ),
     )
     reserved: int = Field(
@@ -55,6 +56,20 @@ class MixtureOfAgentsConfig(RunConfig):
         default_factory=Sampling,
         description="Sampling settings of the aggregator; laid over those of all.",
     )
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        return [] if values.get("self_moa") else [name for name in ("layers", "aggregator") if not values.get(name)]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without layers if self-MoA is given over them, and the other way round."""
+        gone = {
+            *(("self_moa", "samples") if given.get("layers") else ()),
+            *(("layers",) if given.get("self_moa") else ()),
+        }
+        return {name: value for name, value in below.items() if name not in gone}
 
     @field_validator("aggregator", "fallback_aggregators", "self_moa")
     @classmethod

@@ -1,6 +1,7 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -20,21 +21,21 @@ class RunConfig(Settings):
 
     model_config = ConfigDict(validate_assignment=True)
 
-    system: str | None = Field(None, description="System prompt of the members; judges are told of it.")
+    system: str | None = Field(None, description="System prompt of the members; judges see it too.")
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Members that must answer in each round; empty for more than half.",
+        description="Members that must answer in each round; default: more than half.",
     )
     straggler_grace: float | None = Field(
         None,
         gt=0,
-        description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
+        description="Once the quorum has answered, wait for the rest at most this many times the median time; default: wait for all.",
     )
     timeout: float | None = Field(
         None,
         gt=0,
-        description="Seconds that one request may take; empty: 120, or 900 in the flex tier.",
+        description="Seconds that one request may take; default: 120, or 900 in the flex tier.",
     )
     sampling: Sampling = Field(default_factory=Sampling, description="Sampling settings of all members.")
     member_settings: dict[str, Sampling] = Field(
@@ -42,7 +43,7 @@ class RunConfig(Settings):
         description="Sampling settings of one member, by provider/model; laid over those of all.",
     )
     budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
-    seed: int = Field(0, description="Seed of every order that is shuffled.")
+    seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")
     fresh: bool = Field(
         False,
         description="Ask again even where an answer is stored, and replace it.",
@@ -50,13 +51,13 @@ class RunConfig(Settings):
     prompt_set: str = Field(
         "plain",
         min_length=1,
-        description="How members are prompted: plain, few-shot, chain-of-thought, citations, a set of your own, or a file.",
+        description="How members are prompted: a prompt set (plain, few-shot, chain-of-thought, citations or your own) or a file.",
     )
     embedding_model: str | None = Field(
         None,
         description=(
-            "Model that measures how alike free texts are, as provider/model: OpenAI, Google, a compatible server or "
-            "local. Empty: by their wording."
+            "Model that measures how similar free texts are, as provider/model: OpenAI, Google, a compatible server or "
+            "local. Default: their wording is compared."
         ),
         examples=["openai/text-embedding-3-small", "google/gemini-embedding-001", "local/smollm2"],
     )
@@ -64,7 +65,7 @@ class RunConfig(Settings):
         None,
         description=(
             "flex: half the price where the vendor has it (OpenAI, Google, OpenRouter), for slower answers; the timeout is "
-            "then 900 s unless one is given. Empty: the standard tier."
+            "then 900 s unless one is given. Default: the standard tier."
         ),
     )
 
@@ -72,6 +73,16 @@ class RunConfig(Settings):
     def in_order(cls) -> list[str]:
         """The names of the fields: an algorithm's own before those of all."""
         return [*(name for name in cls.model_fields if name not in RunConfig.model_fields), *RunConfig.model_fields]
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        return [name for name in cls.in_order() if cls.model_fields[name].is_required() and not values.get(name)]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the settings of `below` without those that have no place beside the settings that are given over them."""
+        return dict(below)
 
     @field_validator("embedding_model")
     @classmethod
@@ -117,7 +128,7 @@ class PanelConfig(RunConfig):
 
     members: list[str] = Field(
         min_length=1,
-        description="Models that answer, each provider/model or provider/model:count for several instances.",
+        description="Models that answer: provider/model, or provider/model:count for several instances.",
         examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
     )
 

@@ -1,7 +1,7 @@
 """The settings of a vote, and the block in which they are saved."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -43,17 +43,17 @@ class VoteConfig(PanelConfig):
     )
     extractor: str | None = Field(
         None,
-        description="Model that reads the answers where extract is llm, as provider/model.",
+        description="Model that reads the answers if extract is llm, as provider/model.",
     )
     stop_when: int | None = Field(
         None,
         ge=1,
-        description="Stop as soon as an answer has so many votes; weights count. Empty: ask all.",
+        description="Stop as soon as an answer has this many votes; members are then asked in order. Default: ask all.",
     )
     waves: int | None = Field(
         None,
         ge=1,
-        description="Members asked at once where stop_when is given, in the order of the list; empty: one by one.",
+        description="Members asked at once if stop_when is given; default: 1.",
     )
     weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
         Field(
@@ -71,17 +71,22 @@ class VoteConfig(PanelConfig):
     comparisons: int | None = Field(
         None,
         ge=1,
-        description="Sort by so many compared pairs, the best first; empty: compare all pairs.",
+        description="Sort by at most this many compared pairs; default: compare all pairs.",
     )
     fuse: str | None = Field(
         None,
         description="Model that writes one answer of the best ones that the pairwise judge found, as provider/model.",
     )
-    fuse_top: int = Field(3, ge=1, description="How many of the best are fused.")
+    fuse_top: int = Field(3, ge=1, description="How many of the best answers are fused.")
     judge_settings: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the extractor, of the pairwise judge and of the model that fuses.",
     )
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without those of the count if a pairwise judge is given over them."""
+        return {name: value for name, value in below.items() if not ("pairwise_judge" in given and name in COUNTING)}
 
     @field_validator("extract")
     @classmethod

@@ -6,11 +6,14 @@ sees its own earlier answer. The decentralized approach is the consensus phase o
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
@@ -24,6 +27,7 @@ from consensus_flows.tasks.judging.learner import Feedback, Learner, feedback
 from consensus_flows.tasks.measuring import likeness_of, measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import apart
+from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.reports.learning_report import LearningReport
@@ -242,7 +246,26 @@ async def consensus_learning(
             whatever config the deployment sets. Both empty: the one called default.
         conversation: Earlier turns of a conversation that this question goes on.
     """
-    config = await chosen(ConsensusLearning, ConsensusLearningConfig, config, saved, "learn")
+    config = await chosen(ConsensusLearning, ConsensusLearningConfig, config, saved)
     async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
         record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
+
+
+def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    most = config.iterations + 1
+    least = 1 if config.approach == "decentralized" else min(2, most) if config.stop_when_stable else most
+    rounds = least, most
+    yield from member_calls(config, members, rounds, told=config.improvement_prompt or prompt("improve"))
+    for model in config.aggregators()[:1]:
+        own = sum(len(turn.content) for turn in (*config.aggregator_context, *config.aggregator_prompt))
+        yield judge_calls(
+            model,
+            "aggregator",
+            rounds,
+            [count * len(members) for count in rounds],
+            prompt_length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
+            settings=config.aggregator_settings,
+        )

@@ -6,11 +6,20 @@ is kept.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import (
+    SCHEMA_CHARACTERS,
+    judge_calls,
+    member_calls,
+    prompt_length,
+    rounds_before,
+)
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
@@ -23,7 +32,7 @@ from consensus_flows.tasks.judging.judge import Case, Court, fallback, judge
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.prompts import fill, version
+from consensus_flows.tasks.prompts import fill, prompt, version
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.reports.report import Report, run_name, start_record, told_of_end
@@ -243,3 +252,21 @@ def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
 
 
 __all__ = ["ConsensusError", "ConsortiumConfig", "ask_consortium", "consortium", "run_consortium"]
+
+
+def plan(config: ConsortiumConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    rounds = config.min_iterations, config.max_iterations
+    yield from member_calls(config, members, rounds, told=prompt("iterate"))
+    yield judge_calls(
+        config.arbiters()[0],
+        "arbiter",
+        rounds,
+        # Every answer of the round, and its own syntheses of the rounds before.
+        [count * len(members) + rounds_before(count) for count in rounds],
+        prompt_length("arbiter_system", f"arbiter_{config.judging_method}")
+        + len(config.system or "")
+        + SCHEMA_CHARACTERS,
+        settings=config.arbiter_settings,
+    )

@@ -7,13 +7,15 @@ original, a model that fails is left out and named, every call has a timeout and
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
@@ -267,7 +269,7 @@ async def mixture_of_agents(
         conversation: Earlier turns of a conversation that this question goes on.
         reference: Recorded answers that stand in for the first layer.
     """
-    config = await chosen(MixtureOfAgents, MixtureOfAgentsConfig, config, saved, "moa")
+    config = await chosen(MixtureOfAgents, MixtureOfAgentsConfig, config, saved)
     turns, given = tuple(conversation or ()), reference or []
     if isinstance(prompt, str):
         (found,) = recorded_for([prompt], given)
@@ -285,3 +287,20 @@ async def mixture_of_agents(
         error.records = records  # type: ignore[attr-defined]
         raise error
     return records
+
+
+def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    layers: Sequence[Layer] = config.proposer_layers()
+    before = [0, *(len(layer.panel()) for layer in layers)]
+    for layer, seen in zip(layers, before, strict=False):
+        panel = config.panel_of(layer)
+        told = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
+        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, told_first=told)
+    parts = windows(before[-1], config.window, config.reserved)
+    calls = len(parts), len(parts)
+    read = before[-1] + config.reserved * (len(parts) - 1)
+    told = prompt_length("moa_final", "moa_answers") + len(config.system or "")
+    yield judge_calls(
+        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+    )

@@ -6,11 +6,14 @@ are counted (Borda 1781, Condorcet 1785, Kendall 1939) and not just printed.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import flow
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
@@ -188,3 +191,19 @@ async def prefer(
     async with recorded(PreferReport(config.rounds), conversation=conversation):
         record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
+
+
+def plan(config: PreferConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members, rounds = config.panel(), (config.rounds, config.rounds)
+    for _ in range(config.rounds):
+        yield from member_calls(config, members, (1, 1))
+    seen = len(members) - (not config.include_self)
+    told = (
+        prompt_length("preference_system", "preference")
+        + len(config.criteria + (config.system or ""))
+        + SCHEMA_CHARACTERS
+    )
+    for member in members:
+        read = [count * seen for count in rounds]
+        yield judge_calls(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)

@@ -5,10 +5,13 @@ stands in for an answer, one failing model does not end the run, and every answe
 """
 
 import time
+from collections.abc import Iterator
 
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import member_calls
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
@@ -122,3 +125,8 @@ async def pump(
     async with recorded(PumpReport(), conversation=conversation):
         record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
+
+
+def plan(config: PumpConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    yield from member_calls(config, config.panel(), (1, 1))

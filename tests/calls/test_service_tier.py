@@ -14,7 +14,6 @@ from consensus_flows.blocks.credentials import (
     OpenAICredentials,
 )
 from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
-from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.pump import run_pump
