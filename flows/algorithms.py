@@ -124,6 +124,23 @@ def algorithm(name: str) -> Algorithm:
     raise ConfigurationError(f"flow: there is no algorithm {name!r}; there are {', '.join(algorithms())}")
 
 
+def algorithm_of(config: object) -> Algorithm:
+    """Return the algorithm of a configuration.
+
+    Raises:
+        TypeError: If it is the configuration of none.
+    """
+    for one in algorithms().values():
+        if type(config) is one.config_class():
+            return one
+    raise TypeError(f"{type(config).__name__} is not the configuration of an algorithm")
+
+
+def full_name(name: str) -> str:
+    """Return the name of the algorithm with this alias; any other name as it is, for that of another flow."""
+    return next((one.name for one in algorithms().values() if name == one.alias), name)
+
+
 FlowName = Annotated[
     str,
     AfterValidator(lambda name: algorithm(name).name),

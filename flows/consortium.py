@@ -26,7 +26,7 @@ from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.likeness import Likeness
 from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, QuorumError
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.judging.fence import fence_tag, fenced
 from consensus_flows.tasks.judging.judge import Case, Court, fallback, judge
 from consensus_flows.tasks.measuring import measure
@@ -238,20 +238,6 @@ async def consortium(
     async with recorded(Report(config.confidence_threshold), conversation=conversation):
         record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
-
-
-def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
-    """Run the consortium flow from synchronous code and return its record.
-
-    Raises:
-        ConsensusError: If no answer came of it.
-    """
-    import asyncio
-
-    return asyncio.run(consortium(prompt, config))
-
-
-__all__ = ["ConsensusError", "ConsortiumConfig", "ask_consortium", "consortium", "run_consortium"]
 
 
 def plan(config: ConsortiumConfig) -> Iterator[Planned]:

@@ -14,7 +14,7 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.flows.algorithms import BUILT_IN
+from consensus_flows.flows.algorithms import algorithm_of
 from consensus_flows.flows.consensus_learning import run_consensus_learning
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
@@ -48,8 +48,7 @@ RUNS = {
 
 
 def planned_calls(config: RunConfig) -> list[Planned]:
-    (one,) = (one for one in BUILT_IN if one.config_class() is type(config))
-    plans: list[Planned] = one.plan(config)
+    plans: list[Planned] = algorithm_of(config).plan(config)
     return plans
 
 
@@ -148,6 +147,11 @@ async def test_an_extractor_reads_once_what_is_the_same(results, vendors):
     vendors.script("reader", then=Reply(text=json.dumps({"found": True, "answer": "1"})))
     found = await made(config, vendors)
     assert found["one"] == 3 and least["reader"] <= found["reader"] <= most["reader"]
+
+
+def test_a_configuration_of_no_flow_is_refused():
+    with pytest.raises(TypeError, match="RunConfig is not the configuration of an algorithm"):
+        planned_calls(RunConfig())
 
 
 def test_the_calls_in_words():
