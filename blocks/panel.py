@@ -43,7 +43,7 @@ class RunConfig(Settings):
         description="Sampling settings of one member, by provider/model; laid over those of all.",
     )
     budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
-    seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")
+    order_seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")
     fresh: bool = Field(
         False,
         description="Ask again even where an answer is stored, and replace it.",
@@ -68,6 +68,14 @@ class RunConfig(Settings):
             "then 900 s unless one is given. Default: the standard tier."
         ),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_seed(cls, values: Any) -> Any:
+        """Let `seed` stand for `order_seed`, as in configurations that were saved under this name."""
+        if not isinstance(values, dict) or "seed" not in values:
+            return values
+        return {"order_seed": values["seed"]} | {name: value for name, value in values.items() if name != "seed"}
 
     @classmethod
     def in_order(cls) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
-from consensus_flows.deployments.terminal import Stop, explain, read_text
+from consensus_flows.deployments.terminal import Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
@@ -59,7 +59,7 @@ FLAGS = {
     "fallback_arbiters": Flag(group=PANEL),
     "aggregator": Flag(group=PANEL),
     "fallback_aggregators": Flag(group=PANEL),
-    "seed": Flag(("--order-seed",), JUDGING),
+    "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
     "service_tier": Flag(group=BUDGET),
     "budget.max_cost_usd": Flag(("--max-cost",)),
@@ -175,6 +175,9 @@ def _help(field: FieldInfo) -> str:
     return f"{text} Default: {default}." if shown and not field.is_required() else text
 
 
+_dictionary: Any = TypedDict  # its fields are known at run time only
+
+
 @cache
 def options_type(config: type[RunConfig]) -> Any:
     """Make the type of what the command line gives of a configuration: a dictionary of the settings that were given."""
@@ -190,7 +193,7 @@ def options_type(config: type[RunConfig]) -> Any:
         where = fields if len(option.path) == 1 else groups.setdefault(option.path[0], {})
         where[option.path[-1]] = Annotated[option.type, parameter]
     for name, inner in groups.items():
-        fields[name] = Annotated[TypedDict(name, inner, total=False), Parameter(name="*")]  # type: ignore[misc]
+        fields[name] = Annotated[_dictionary(name, inner, total=False), Parameter(name="*")]
     fields[FILE] = Annotated[
         Path,
         Parameter(
@@ -199,7 +202,7 @@ def options_type(config: type[RunConfig]) -> Any:
             help="JSON or TOML file of settings; they override what is saved, and options override them.",
         ),
     ]
-    return Annotated[TypedDict(config.__name__, fields, total=False), Parameter(name="*")]  # type: ignore[misc]
+    return Annotated[_dictionary(config.__name__, fields, total=False), Parameter(name="*")]
 
 
 FILE = "config"
@@ -315,4 +318,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise Stop(f"--config {path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
     if not isinstance(value, dict):
         raise Stop(f"--config {path} must hold an object of settings")
+    if "seed" in value:
+        say(f"consensus: --config {path}: seed is read as order_seed; the seed of the models is sampling.seed")
     return value

@@ -61,11 +61,11 @@ async def run_consensus_learning(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = start_record("consensus-learning", prompt, seed=config.seed)
+    record = start_record("consensus-learning", prompt, seed=config.order_seed)
     if any(member.name in config.aggregators() for member in config.panel()):
         record.warnings.append("the aggregator is also a member: it may prefer its own answer")
     system, turns = apart(config.system, conversation)
-    back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.seed))
+    back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.order_seed))
     run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, back)
     learners = [Learner(prompt, back, system, turns) for _ in config.panel()]
     started = time.monotonic()
@@ -134,7 +134,7 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
 
 async def _put_together(run: _Run, iteration: Iteration, answered: list[Response], likeness: Likeness) -> None:
     """Make one answer of all by the approach that was chosen; leaves no synthesis where that fails."""
-    config, seed = run.config, f"{run.config.seed}:{iteration.number}"
+    config, seed = run.config, f"{run.config.order_seed}:{iteration.number}"
     match config.approach:
         case "majority":
             iteration.synthesis = majority(answered, config, likeness)

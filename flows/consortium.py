@@ -65,7 +65,7 @@ async def run_consortium(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = start_record("consortium", prompt, seed=config.seed)
+    record = start_record("consortium", prompt, seed=config.order_seed)
     if any(member.name in config.arbiters() for member in config.panel()):
         record.warnings.append("the arbiter is also a member: it may prefer its own answer")
     system, turns = apart(config.system, conversation)
@@ -82,7 +82,7 @@ async def run_consortium(
             await tell("iterated", iteration)
             if done:
                 break
-            _carry_on(voices, iteration, f"{config.seed}:{number}")
+            _carry_on(voices, iteration, f"{config.order_seed}:{number}")
         else:
             record.status = "max_iterations"
     _conclude(record, config)
@@ -128,7 +128,7 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         history=[one.synthesis for one in record.iterations[:-1] if one.synthesis],
         system=run.system,
         conversation=run.conversation,
-        seed=f"{config.seed}:{number}",
+        seed=f"{config.order_seed}:{number}",
         label=f"iteration {number}",
         likeness=likeness,
     )

@@ -68,7 +68,7 @@ async def run_mixture_of_agents(
         ConfigurationError: Before any call, if the prompt is empty, there is no layer, or a model cannot be asked.
     """
     await _check([prompt], config, [reference])
-    record = start_record("mixture-of-agents", prompt, seed=config.seed)
+    record = start_record("mixture-of-agents", prompt, seed=config.order_seed)
     run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), conversation)
     started = time.monotonic()
     await tell("started", record)
@@ -103,7 +103,7 @@ async def run_queries(
             async with turns:
                 return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
         except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            record = start_record("mixture-of-agents", prompt, seed=config.seed)
+            record = start_record("mixture-of-agents", prompt, seed=config.order_seed)
             record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
             return record
 
@@ -168,7 +168,7 @@ async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[R
         task = Task(run.prompt, "aggregate", prompts.aggregate, config.system, run.conversation)
     conversations = []
     for member in members:
-        seed = f"{config.seed}:{iteration.number}:{member}"
+        seed = f"{config.order_seed}:{iteration.number}:{member}"
         order = in_order(before, seed)
         if before:
             iteration.shown[str(member)] = [response.member for response in order]
@@ -221,7 +221,7 @@ async def _aggregate(run: _Run) -> None:
         material = Material(
             [answers[index] for index in part],
             so_far.text if so_far else None,
-            seed=f"{config.seed}:{iteration.number}",
+            seed=f"{config.order_seed}:{iteration.number}",
             label=f"layer {iteration.number}" if len(parts) == 1 else f"window {place} of {len(parts)}",
         )
         await tell("asking", [f"{config.aggregators()[0]}#1"])

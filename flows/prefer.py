@@ -63,7 +63,7 @@ async def run_prefer(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = start_record("prefer", prompt, seed=config.seed)
+    record = start_record("prefer", prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns)
     started = time.monotonic()

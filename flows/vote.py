@@ -72,7 +72,7 @@ async def run_vote(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = start_record("vote", prompt, seed=config.seed)
+    record = start_record("vote", prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     iteration = Iteration(number=1)
     record.iterations.append(iteration)
@@ -238,7 +238,7 @@ def _bench(run: _Run, model: str) -> Bench:
         run.conversation,
         run.config.judge_settings,
         run.config.timeout_s(),
-        str(run.config.seed),
+        str(run.config.order_seed),
     )
 
 

@@ -227,3 +227,13 @@ def test_one_that_can_no_longer_be_used_is_listed_named_and_removed(consensus, n
         ran = consensus(*arguments)
         assert ran.code == 2 and "alike: centralized_llm does not use it" in ran.out + ran.err, arguments
     assert vendors.count() == 0
+
+
+def test_the_seed_of_orders_is_known_by_its_old_name(consensus, vendors, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"members": ["openai/one"], "seed": 5}))
+    ran = consensus("vote", "How many?", "--config", file, "--seed", "7", "--json")
+    assert json.loads(ran.out)["seed"] == 5 and "order_seed" in ran.err
+    assert [seen.params["seed"] for seen in vendors.seen] == [7]
+    ran = consensus("vote", "How many?", "--config", file, "--order-seed", "3", "--json")
+    assert json.loads(ran.out)["seed"] == 3
