@@ -45,7 +45,7 @@ def chat(
     if not raw:
         say(f"{_where(current)} {HELP}.")
     failed = False
-    for line in _lines():
+    for line in lines():
         if line in {"/quit", "/exit"}:
             break
         if line in {"/help", "/?"}:
@@ -77,7 +77,7 @@ def _turn(turn: Callable[[TurnOptions], Exit], current: Conversation, *, raw: bo
     return False
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """Return what is typed, or piped in, line by line."""
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin)
