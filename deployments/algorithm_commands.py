@@ -56,7 +56,7 @@ def choose(
     found = find(name, flow) if name else None
     one = algorithm(found.kind if found else flow or MAIN)
     config: type[RunConfig] = one.config_class()
-    if strangers := foreign(config, given):
+    if found and (strangers := foreign(config, given, algorithm(MAIN).config_class())):
         raise Stop(
             f"{', '.join(strangers)}: {name!r} is saved for {one.name}, which has no such option; "
             f"`consensus {one.name} --help` lists those it has"

@@ -215,25 +215,15 @@ else:
     PanelOptions = options_type(PanelConfig)
 
 
-def foreign(config: type[RunConfig], given: Mapping[str, Any]) -> list[str]:
-    """Name the options among those given that a configuration does not have."""
+def foreign(config: type[RunConfig], given: Mapping[str, Any], offered: type[RunConfig]) -> list[str]:
+    """Name the options of `offered` that were given and that `config` does not have."""
     own = {option.path for option in options(config)}
-    every = {option.path: option.name for one in (config, *_every_config()) for option in options(one)}
-    return [every[path] for path in _paths(given) if path not in own]
+    return [option.name for option in options(offered) if option.path not in own and _holds(given, option.path)]
 
 
-def _every_config() -> Iterator[type[RunConfig]]:
-    from consensus_flows.flows.algorithms import algorithms
-
-    yield from (one.config_class() for one in algorithms().values())
-
-
-def _paths(given: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            yield from ((name, *path) for path in _paths(value))
-        elif name != FILE:
-            yield (name,)
+def _holds(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    name, *rest = path
+    return name in given and (not rest or _holds(given[name], tuple(rest)))
 
 
 def overlaid(settings: type[Settings], over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from consensus_flows.blocks.budget import Budget
 from consensus_flows.deployments.algorithm_commands import Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
 from consensus_flows.deployments.last_word import LastWord
-from consensus_flows.deployments.options import OUTPUT, PanelOptions, options_type
+from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import Algorithm, FlowName, algorithm
@@ -65,7 +65,13 @@ class BatchOptions:
 def command(flow: str | None) -> Callable[..., Exit]:
     """Make the command for one algorithm, with its options; or for a saved configuration of any."""
 
-    def run(input: str, *, flow: FlowName | None = flow, batch: BatchOptions, given: Given | None = None) -> Exit:
+    def run(
+        input: Annotated[str, SENTENCE],
+        *,
+        flow: FlowName | None = flow,
+        batch: BatchOptions,
+        given: Given | None = None,
+    ) -> Exit:
         """Run a flow on every row of a file; --flow names it, --name a saved configuration.
 
         Killed half-way it is simply started again, and continues where it was. --max-calls, --max-tokens and --max-cost are
