@@ -7,7 +7,7 @@ What only one algorithm has is in the module of its name in `commands/algorithms
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -17,11 +17,15 @@ from consensus_flows.deployments.commands.settings.saved import find, save_block
 from consensus_flows.deployments.options import FILE, OUTPUT, configured, foreign, options_type
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
-from consensus_flows.flows.algorithms import MAIN, Algorithm, FlowName, algorithm
+from consensus_flows.flows.algorithms import MAIN, Algorithm, algorithm, algorithms
 from consensus_flows.tasks.saved_config import DEFAULT
 
 Name = Annotated[str | None, Parameter(group=OUTPUT)]
 Given = dict[str, Any]
+if TYPE_CHECKING:
+    Flow = str | None
+else:
+    Flow = Annotated[Literal[tuple(algorithms())] | None, Parameter(group=OUTPUT)]
 
 
 def __getattr__(name: str) -> Any:
@@ -130,7 +134,7 @@ def save_command(one: Algorithm) -> Callable[..., Exit]:
     if made := own(one, "save", None):
         return made  # type: ignore[no-any-return]
 
-    def save(name: str, *, flow: FlowName | None = None, given: Given | None = None) -> Exit:  # noqa: ARG001 - for its help
+    def save(name: str, *, flow: Flow = None, given: Given | None = None) -> Exit:  # noqa: ARG001 - for its help
         """Save a configuration; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.
 
         Args:

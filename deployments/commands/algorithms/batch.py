@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from consensus_flows.blocks.budget import Budget
-from consensus_flows.deployments.algorithm_commands import Given, choose
+from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.flows.algorithms import Algorithm, FlowName, algorithm
+from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
@@ -68,7 +68,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
     def run(
         input: Annotated[str, SENTENCE],
         *,
-        flow: FlowName | None = flow,
+        flow: Flow = flow,
         batch: BatchOptions,
         given: Given | None = None,
     ) -> Exit:
