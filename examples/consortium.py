@@ -8,8 +8,9 @@ Run it with `.venv/bin/python examples/consortium.py`; the first line finds a Pr
 
 import asyncio
 
+from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.consortium import ConsortiumConfig, ask_consortium, consortium
+from consensus_flows.flows.consortium import ask_consortium, consortium
 
 # ## Who is asked, who judges, and when to stop
 #

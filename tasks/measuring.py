@@ -63,12 +63,11 @@ async def likeness_of(
 
     calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
     iteration.embeddings += calls
-    record.warnings += dict.fromkeys(
-        warning for one in calls for warning in one.warnings if warning not in record.warnings
-    )
+    record.add_warnings(warning for one in calls for warning in one.warnings)
     cause = _unusable(calls)
     if cause is not None:
-        record.warnings.append(f"{label}: {model} could not embed every text, so wording is compared: {cause}")
+        message = f"{label}: {model} could not embed every text, so wording is compared: {cause}"
+        record.warn("not_embedded", message, member=str(model), iteration=iteration.number)
         return Likeness()
     vectors = {text: one.embedding or () for text, one in zip(named, calls, strict=True)}
     return Likeness(f"embedding:{model}", vectors)

@@ -21,8 +21,6 @@ from consensus_flows.tasks.watch import Watcher, tell, watched_by
 
 PATIENCE_S = 60.0
 """Seconds that the end of a run waits for the history at most."""
-NOT_RECORDED = "this run is not in the history"
-"""How the warning begins."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
@@ -138,8 +136,9 @@ class Recorder:
                     run_id = await asyncio.shield(asyncio.wrap_future(writer.write(entry)))
         except Exception as error:
             record.conversation_id = None
-            message = f"{NOT_RECORDED}: {str(error) or f'it took longer than {PATIENCE_S:.0f} s'}"
-            record.warnings.append(message)
+            cause = str(error) or f"it took longer than {PATIENCE_S:.0f} s"
+            message = f"this run is not in the history: {cause}"
+            record.warn("not_recorded", message)
             get_logger("consensus").error(message)
         self._go_on(record, run_id)
         if entry.error is None:  # it was not broken off

@@ -20,30 +20,20 @@ class NotSavedError(ConfigurationError):
     """No configuration is saved under a name."""
 
 
-async def chosen(
-    block_class: type[Block],
-    config_class: type[Config],
-    config: Config | None,
-    saved: str | None,
-    kind: str | None = None,
-) -> Config:
-    """Return the configuration of a flow run, of its parameters `config` and `saved`; see `name_of_saved`.
+async def resolve_config(block_class: type[Block], config: Config | str | None) -> Config:
+    """Return the settings of a run: those given, or a saved configuration.
 
     Args:
-        block_class: The type of the block that holds saved ones.
-        config_class: The settings in it.
-        config: The parameter `config`.
-        saved: The parameter `saved`.
-        kind: What the command line calls this kind of configuration, if not by the block's slug.
+        block_class: The block in which configurations are saved.
+        config: The settings, or the name of a saved configuration; None or empty for the one called `default`.
 
     Raises:
-        ConfigurationError: If both are given, or the saved one is not there or can no longer be used.
+        ConfigurationError: If no configuration of that name is saved, or it can no longer be used.
     """
-    name = await name_of_saved(config, saved, config_class.model_validate)
-    if name is None:
-        assert config is not None
+    if isinstance(config, BaseModel):
         return config
-    return await load_config(block_class, config_class, name, kind)
+    config_class: type[Config] = block_class.model_fields["config"].annotation  # type: ignore[assignment]
+    return await load_config(block_class, config_class, config or DEFAULT)
 
 
 async def name_of_saved(config: Any, saved: str | None, read: Callable[[Any], Any]) -> str | None:

@@ -17,11 +17,11 @@ from consensus_flows.tasks.calls.embed import embed_task, is_embedding
 from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.calls.storage.rejected import was_rejected
-from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED, holds
+from consensus_flows.tasks.calls.storage.result_folder import holds
 from consensus_flows.tasks.calls.task_run import run_call
 from consensus_flows.tasks.calls.vectors import read_vector
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
-from consensus_flows.tasks.record import CallError, Response, Usage
+from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import tell
 
 Call = Callable[..., Awaitable[Response]]
@@ -76,11 +76,11 @@ class Caller:
             response.cached = not book.attempts
             if book.attempts and book.kept_in is not None and not holds(book.kept_in, result):
                 where = book.kept_in.parent
-                warning = f"{response.member}: {NOT_STORED} in {where}: asked again, it will be paid for again"
-                response.warnings.append(warning)
-                get_logger("consensus").error(warning)
+                cause = f"the answer was paid for and could not be stored in {where}: asked again, it will be paid for again"
+                _warn(response, "not_stored", cause)
+                get_logger("consensus").error("%s: %s", response.member, cause)
             if book.key is not None and was_rejected(book.key):
-                response.warnings.append(f"{response.member}: {REJECTED}; the call was made again")
+                _warn(response, "rejected", "a stored answer was damaged or not ours, so the call was made again")
             if is_embedding(request):
                 response.embedding, response.text = read_vector(result.text, None), None
         else:
@@ -109,13 +109,18 @@ def _let_go(state: State[Any], result: object) -> None:
             del context.run_results[id(part)]
 
 
+def _warn(response: Response, kind: str, message: str) -> None:
+    response.warnings.append(RunWarning(kind=kind, message=f"{response.member}: {message}", member=response.member))
+
+
 _fields = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 
 
 def _fill(response: Response, answer: Answer) -> None:
     for name in _fields:
         setattr(response, name, getattr(answer, name))
-    response.warnings = list(answer.warnings)
+    for warning in answer.warnings:
+        _warn(response, "adjusted", warning)
     response.stored_cost_usd = answer.cost_usd
 
 

@@ -16,7 +16,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.record import Response
+from consensus_flows.tasks.record import Response, RunWarning
 
 FOLDER = "CONSENSUS_PROMPT_SETS"
 """The environment variable that names the folder of one's own sets; one of them hides a shipped one of the same name."""
@@ -88,10 +88,15 @@ class PromptSet(BaseModel):
                 "citations": list(parts.citations),
                 "warnings": [
                     *response.warnings,
-                    *(f"{response.member} has nothing marked {marker!r}: not kept apart" for marker in parts.missing),
+                    *(_unmarked(response.member, marker) for marker in parts.missing),
                 ],
             }
         )
+
+
+def _unmarked(member: str, marker: str) -> RunWarning:
+    message = f"{member} has nothing marked {marker!r}: not kept apart"
+    return RunWarning(kind="unmarked", message=message, member=member)
 
 
 def prompt_set(name: str) -> PromptSet:

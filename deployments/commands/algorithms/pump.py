@@ -16,11 +16,10 @@ from consensus_flows.deployments.options import OUTPUT, PANEL, PanelOptions, con
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
 from consensus_flows.deployments.view import cost
-from consensus_flows.flows.pump import pump
+from consensus_flows.flows.pump import heading, pump
 from consensus_flows.tasks.errors import ConsensusError
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record, Response
-from consensus_flows.tasks.reports.pump_report import heading
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 

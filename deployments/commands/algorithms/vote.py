@@ -12,9 +12,8 @@ from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, c
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, put, say
 from consensus_flows.deployments.view import summary
-from consensus_flows.flows.vote import vote
+from consensus_flows.flows.vote import tally_lines, vote
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.reports.vote_report import tally_lines
 
 REQUIRED = {"members": "-m provider/model, as often as you like"}
 

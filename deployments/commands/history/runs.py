@@ -13,7 +13,7 @@ from consensus_flows.deployments.commands.algorithms.rows import figure, local_t
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.history.address import given, saved, server_address
 from consensus_flows.tasks.history.errors import HistoryError
-from consensus_flows.tasks.record import Status
+from consensus_flows.tasks.record import RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -110,7 +110,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     }
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
-    for warning in dict.fromkeys(record["warnings"]):
+    for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):
         put(f"{'warning':<14}{one_line(warning)}")
     put(f"\n{record['prompt']}\n")
     for iteration in record["iterations"]:

@@ -31,10 +31,6 @@ from consensus_flows.tasks.calls.storage.checked_storage import CheckedStorage
 from consensus_flows.tasks.calls.storage.rejected import note_rejected
 from consensus_flows.tasks.errors import ConfigurationError
 
-REJECTED = "a stored answer was damaged or none of ours, and was not used"
-"""What the warning says of a record that cannot be read."""
-NOT_STORED = "the answer was paid for and could not be stored"
-"""How the warning begins."""
 ROOM = 1 << 20
 """Bytes that must be free before a call is paid for: room for its answer and for those under way beside it."""
 _REMEDY = "set PREFECT_RESULTS_LOCAL_STORAGE_PATH to a folder of your own"
