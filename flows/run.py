@@ -181,9 +181,7 @@ class Run(Generic[Config]):
                 if call.error is not None:
                     self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
                 record.add_warnings(call.warnings)
-        # A confident arbiter was so without the call that is missing; all else might have ended differently.
-        if record.status not in {"failed", "confident"} and any(one.cut_by_budget for one in record.iterations):
-            record.status = "budget"
+        record.end_by_budget()
         record.add_up()
 
 

@@ -430,6 +430,15 @@ class Record(BaseModel):
         """Add those warnings that are not there yet."""
         self.warnings += [one for one in dict.fromkeys(warnings) if one not in self.warnings]
 
+    def end_by_budget(self) -> None:
+        """Say of a run that the budget ended it, where it refused any call.
+
+        A failed run has failed all the same, and a confident arbiter was so without the call that is missing. Whatever
+        else has come to an end might have ended differently.
+        """
+        if self.status not in {"failed", "confident"} and any(one.cut_by_budget for one in self.iterations):
+            self.status = "budget"
+
     def add_up(self) -> None:
         """Fill in the sums over all calls.
 

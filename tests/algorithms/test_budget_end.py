@@ -17,7 +17,6 @@ from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
 from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.ending import end_by_budget
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response
 from tests.kits.consortium_kit import judged, say
 from tests.vendors import Reply, json_reply
@@ -126,5 +125,5 @@ def test_the_rule(status, after, calls):
     for call, wanted in ((refused, after), (other, status)):
         record = Record(flow="x", prompt="x", status=status, iterations=[Iteration(number=1), Iteration(number=2)])
         setattr(record.iterations[0], calls, [call])
-        end_by_budget(record)
+        record.end_by_budget()
         assert record.status == wanted

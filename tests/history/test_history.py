@@ -23,8 +23,8 @@ from consensus_flows.tasks.history.rows import call_rows, run_row, shared, won
 from consensus_flows.tasks.history.saving import save
 from consensus_flows.tasks.history.schema import metadata
 from consensus_flows.tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.recording import NOT_RECORDED, recorded
-from consensus_flows.tasks.reports.report import start_record
 from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
@@ -288,7 +288,7 @@ async def test_one_run_that_no_database_takes_does_not_take_others_along(file, m
 async def test_nothing_is_written_when_the_history_is_off(file, monkeypatch):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
     async with recorded():
-        await tell("ended", start_record("x", "What?"))
+        await tell("ended", Record(flow="x", prompt="What?"))
     assert not file.exists()
 
 
