@@ -119,8 +119,8 @@ _fields = ("text", "finish_reason", "usage", "latency_s", "model_served", "servi
 def _fill(response: Response, answer: Answer) -> None:
     for name in _fields:
         setattr(response, name, getattr(answer, name))
-    for warning in answer.warnings:
-        _warn(response, "adjusted", warning)
+    name = f"{response.provider}/{response.model}"  # it is about the model, and alike for all its instances
+    response.warnings = [RunWarning(kind="adjusted", message=one, member=name) for one in answer.warnings]
     response.stored_cost_usd = answer.cost_usd
 
 
