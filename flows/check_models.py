@@ -61,7 +61,6 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
                 _reading(asking) if config.role == "aggregator" else asking,
                 quorum=config.needed(),
                 label=f"{config.role} check {number}",
-                prompt_version=_task(config, case).version,
             )
         await tell("checked", case)
         return responses

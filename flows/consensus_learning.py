@@ -106,7 +106,6 @@ async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bo
         run.call,
         quorum=config.needed(),
         label=f"round {number}",
-        prompt_version=run.back.version if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
     likeness = await measure(iteration, record, config, run.call, f"round {number}")

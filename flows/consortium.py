@@ -23,7 +23,7 @@ from consensus_flows.tasks.judging.judge import Case, Court, fallback, judge
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.prompts import fill, version
+from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.reports.report import Report, run_name, start_record, told_of_end
@@ -105,7 +105,6 @@ async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool
         run.call,
         quorum=config.needed(),
         label=f"iteration {number}",
-        prompt_version=version("iterate") if number > 1 else "",
     )
     answered = [response for response in iteration.responses if response.answered]
     likeness = await measure(iteration, record, config, run.call)

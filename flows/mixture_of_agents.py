@@ -179,7 +179,6 @@ async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[R
         run.call,
         quorum=config.needed(),
         label=f"layer {iteration.number}",
-        prompt_version=task.version,
     )
 
 

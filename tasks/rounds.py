@@ -20,7 +20,6 @@ async def ask_members(
     *,
     quorum: int,
     label: str,
-    prompt_version: str = "",
 ) -> list[Response]:
     """Ask every member of `members` what stands in its conversation; the responses are in the same order.
 
@@ -34,13 +33,11 @@ async def ask_members(
         call: Makes the calls.
         quorum: How many answers are needed before stragglers may be cut.
         label: What the round is called in the UI, for example `iteration 1`.
-        prompt_version: Version of the prompt files that went into the conversations.
 
     Raises:
         ConfigurationError: Before any call, if there is no such prompt set.
     """
     prompting = prompt_set(config.prompt_set)
-    versions = "+".join(text for text in (prompt_version, prompting.version) if text)
     asked = []
     for member, messages in zip(members, conversations, strict=True):
         request = Request(
@@ -49,7 +46,6 @@ async def ask_members(
             messages=prompting.prompted(messages),
             sampling=config.settings_of(member),
             sample=member.instance - 1,
-            prompt_version=versions,
             label=f"{member.name} #{member.instance} · {label}",
             timeout=config.timeout_s(),
         )

@@ -24,7 +24,6 @@ from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.calls.secret_forms import is_telling, strike
 from consensus_flows.tasks.calls.settings import setting
-from consensus_flows.tasks.calls.vectors import READER
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
@@ -206,7 +205,7 @@ def _believed(request: Request, reply: Reply) -> Reply:
     usage = reply.usage
     if usage is None or not reply.text:
         return reply
-    if usage.input_tokens and (usage.output_tokens or request.reader == READER):
+    if usage.input_tokens and (usage.output_tokens or request.kind == "embedding"):
         return reply
     return replace(reply, usage=None, doubts=(*reply.doubts, "token usage"))
 

@@ -55,6 +55,7 @@ def embedding_request(model: ModelName, text: str, *, label: str, timeout: float
         messages=(Message(role="user", content=text[:MAX_CHARACTERS]),),
         sampling=_NO_OUTPUT,
         reader=READER,
+        kind="embedding",
         label=label,
         timeout=timeout,
     )
@@ -62,4 +63,4 @@ def embedding_request(model: ModelName, text: str, *, label: str, timeout: float
 
 def is_embedding(request: Request) -> bool:
     """Tell whether `request` asks for a vector and not for an answer."""
-    return request.reader == READER
+    return request.kind == "embedding"

@@ -12,9 +12,6 @@ from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Response
 
-ENDPOINT = "completions"
-"""Keeps the stored answers apart from those of chat completions, which have the same key otherwise."""
-
 
 async def _complete(request: Request) -> Answer:
     """Send a legacy completion once; Prefect calls this again for a retry.
@@ -43,8 +40,7 @@ def complete_task(*, fresh: bool = False) -> Task[[Request], Any]:
 
 def as_completion(request: Request) -> Request:
     """Return `request` for `/completions`, under a key of its own."""
-    versions = (ENDPOINT, request.prompt_version)
-    return request.model_copy(update={"prompt_version": "+".join(text for text in versions if text)})
+    return request.model_copy(update={"kind": "completion"})
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 VERSION = 1
 """Raised when the meaning of a stored answer changes."""
 
-KEYED = frozenset(
-    {"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "prompt_version"}
-)
+KEYED = frozenset({"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "kind"})
 LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
 
 
