@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.likeness import Likeness

@@ -14,11 +14,11 @@ from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.ending import out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -102,7 +102,7 @@ async def run_queries(
                 return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
         except Exception as error:  # whatever ends one query is written into its record, and the others go on
             record = start_record("mixture-of-agents", prompt, seed=config.seed)
-            record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
+            record.status, record.error = "failed", redact(f"{type(error).__name__}: {error}")
             return record
 
     with spending(config.budget):

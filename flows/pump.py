@@ -9,8 +9,8 @@ import time
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.ending import end_by_budget

@@ -13,8 +13,8 @@ from prefect import flow
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.extraction.extract import Reading, extract_all

@@ -17,9 +17,9 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from pydantic import BaseModel
 
 from consensus_flows.blocks import Sampling
+from consensus_flows.tasks.calls.cache_key import KEYED, LEFT_OUT, request_key
 from consensus_flows.tasks.calls.request import Answer, Message, Request
-from consensus_flows.tasks.calls.storage.cache_key import KEYED, LEFT_OUT, request_key
-from consensus_flows.tasks.calls.storage.result_folder import is_answer_record, private_folder
+from consensus_flows.tasks.calls.storage import is_answer_record, private_folder
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import Bomb, answer, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors
