@@ -32,6 +32,9 @@ class ModelCredentials(CredentialsBlock):
     # An error of pydantic quotes its input, and the input of a block holds the key.
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
+
     default_base_url: ClassVar[str | None] = None
 
     base_url: str | None = Field(
@@ -120,8 +123,6 @@ class OpenAICredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Credentials"
     _block_type_slug = "openai-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
     default_base_url: ClassVar[str | None] = "https://api.openai.com/v1"
 
@@ -159,8 +160,6 @@ class OpenAICompatibleCredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Compatible Credentials"
     _block_type_slug = "openai-compatible-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
     base_url: str = Field(
         title="Base URL", description="Address of the server's API, for example https://openrouter.ai/api/v1."
@@ -193,8 +192,6 @@ class AnthropicCredentials(ModelCredentials):
 
     _block_type_name = "Anthropic Credentials"
     _block_type_slug = "anthropic-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
     default_base_url: ClassVar[str | None] = "https://api.anthropic.com"
 
@@ -235,8 +232,6 @@ class GoogleCredentials(ModelCredentials):
 
     _block_type_name = "Google Gemini Credentials"
     _block_type_slug = "google-gemini-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
     default_base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
 

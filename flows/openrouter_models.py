@@ -19,7 +19,7 @@ from consensus_flows.tasks.calls.pacing import Pace, pace_of
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.openrouter import (
-    Endpoint,
+    Api,
     Trial,
     Trials,
     free_models,
@@ -76,7 +76,7 @@ async def try_models(
     result = WorkingModels()
     await tell("started", todo)
 
-    async def one(model: str, endpoint: Endpoint) -> None:
+    async def one(model: str, endpoint: Api) -> None:
         for patience in range(PATIENCE):
             if patience:
                 await starts.released(late=True)

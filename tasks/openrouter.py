@@ -20,8 +20,7 @@ from consensus_flows.tasks.atomic_write import atomic_write
 from consensus_flows.tasks.calls.ask import BACKOFF_S, ask_task
 from consensus_flows.tasks.calls.attempt import RETRY_AFTER_CAP_S
 from consensus_flows.tasks.calls.pacing import pace_of
-from consensus_flows.tasks.calls.providers import Endpoint as Server
-from consensus_flows.tasks.calls.providers import client_of, endpoint_of
+from consensus_flows.tasks.calls.providers import Endpoint, client_of, endpoint_of
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.settings import setting
@@ -35,11 +34,21 @@ PROVIDER = "openrouter"
 TIMEOUT_S = 30.0
 RETRIES = 2
 """How often a look-up that may succeed later is tried again."""
+Api = Literal["chat_completions", "completions"]
+ENDPOINTS: tuple[Api, ...] = ("chat_completions", "completions")
+TRIED = "tried_models.json"
+FILES: dict[Api, str] = {
+    "chat_completions": "free_working_chat_completion_models.json",
+    "completions": "free_working_completion_models.json",
+}
+"""The files of the models that work; the names and the shape are those of flare-ai-consensus."""
+Limit = Literal["minute", "account"]
 _ABOUT_THE_KEY = frozenset({"label", "name", "hash", "creator_user_id"})
 """What tells about the key itself: the label is the key with its middle left out."""
+_anything: TypeAdapter[Any] = TypeAdapter(Any)
 
 
-async def openrouter() -> Server:
+async def openrouter() -> Endpoint:
     """Return where OpenRouter's calls go, by the saved credentials `openrouter` or the environment.
 
     Raises:
@@ -141,22 +150,11 @@ def _is_zero(price: Any) -> bool:
         return False
 
 
-Endpoint = Literal["chat_completions", "completions"]
-ENDPOINTS: tuple[Endpoint, ...] = ("chat_completions", "completions")
-TRIED = "tried_models.json"
-FILES: dict[Endpoint, str] = {
-    "chat_completions": "free_working_chat_completion_models.json",
-    "completions": "free_working_completion_models.json",
-}
-"""The files of the models that work; the names and the shape are those of flare-ai-consensus."""
-_anything: TypeAdapter[Any] = TypeAdapter(Any)
-
-
 class Trial(BaseModel):
     """One model, tried at one endpoint."""
 
     model: str
-    endpoint: Endpoint
+    endpoint: Api
     works: bool
     error: CallError | None = None
     latency_s: float = 0.0
@@ -175,7 +173,7 @@ class Trials(BaseModel):
         self.trials = [one for one in self.trials if (one.model, one.endpoint) != (trial.model, trial.endpoint)]
         self.trials.append(trial)
 
-    def untried(self, models: Sequence[str], *, again: bool = False) -> list[tuple[str, Endpoint]]:
+    def untried(self, models: Sequence[str], *, again: bool = False) -> list[tuple[str, Api]]:
         """List what is to be tried of `models`, model by model.
 
         Args:
@@ -189,7 +187,7 @@ class Trials(BaseModel):
         }
         return [(model, at) for model in models for at in ENDPOINTS if (model, at) not in done]
 
-    def working(self, endpoint: Endpoint) -> set[str]:
+    def working(self, endpoint: Api) -> set[str]:
         """Return the models that work at `endpoint`."""
         return {one.model for one in self.trials if one.endpoint == endpoint and one.works}
 
@@ -233,10 +231,7 @@ def _write_json(path: Path, value: Any) -> None:
         file.write_bytes(_anything.dump_json(value, indent=2) + b"\n")
 
 
-Limit = Literal["minute", "account"]
-
-
-async def try_model(model: str, endpoint: Endpoint, config: FreeModelsConfig) -> tuple[Trial, Limit | None]:
+async def try_model(model: str, endpoint: Api, config: FreeModelsConfig) -> tuple[Trial, Limit | None]:
     """Send one request, and say which limit of the account's is in its way, if one is."""
     request = Request(
         provider=PROVIDER,

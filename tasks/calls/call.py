@@ -50,7 +50,7 @@ class Caller:
         """
         if self.service_tier is not None:
             request = request.model_copy(update={"service_tier": self.service_tier})
-        if request.kind == "chat" != self.kind:
+        if request.kind == "chat" and self.kind != "chat":
             request = request.model_copy(update={"kind": self.kind})
         response = Response(
             member=member or f"{request.name}#{instance}",

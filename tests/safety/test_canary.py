@@ -40,7 +40,7 @@ from consensus_flows.tasks.record import Response
 from tests.kits.asking import asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 
-# None of them looks like a key of any vendor, so that only knowing the key can strike it out.
+# None of them looks like a key of any vendor, so that only knowing the key can redact it.
 CANARY = "canary0bird-of-the-mine"
 BLOCKS: dict[str, type[ModelCredentials]] = {
     "canary-openai": OpenAICredentials,
@@ -254,13 +254,13 @@ def test_a_long_text_is_searched_at_once() -> None:
         "bearer abcdef123456",
     ],
 )
-def test_what_looks_like_a_key_is_struck_out(key: str) -> None:
+def test_what_looks_like_a_key_is_redacted(key: str) -> None:
     """Even one that we do not know: a gateway may say the key that it uses itself."""
     assert key.rsplit(maxsplit=1)[-1] not in redact(f"Incorrect API key provided: {key}.")
     assert key.rsplit(maxsplit=1)[-1] not in redact(f'{{"key": "{key}"}}')
 
 
-def test_known_secrets_are_struck_out_before_the_text_is_cut() -> None:
+def test_known_secrets_are_redacted_before_the_text_is_cut() -> None:
     secret = "plain0secret"
     for length in range(480, 520):
         assert "plain" not in redact("x" * length + secret, [secret]), length
