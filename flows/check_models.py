@@ -16,8 +16,8 @@ from prefect.runtime import flow_run
 from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
 from consensus_flows.tasks.asking import ask_members
 from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_cases
 from consensus_flows.tasks.errors import QuorumError

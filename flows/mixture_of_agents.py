@@ -16,11 +16,11 @@ from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -217,7 +217,7 @@ async def run_queries(
             async with turns:
                 return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
         except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            cause = scrub(f"{type(error).__name__}: {error}")
+            cause = redact(f"{type(error).__name__}: {error}")
             return Record(
                 flow="mixture-of-agents",
                 flow_run_id=flow_run.id,

@@ -15,9 +15,9 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.flows.prefer import run_prefer
-from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
@@ -131,7 +131,7 @@ async def _record(prompt: str, config: PreferConfig) -> Record:
             flow_run_id=flow_run.id,
             prompt=prompt,
             status="failed",
-            error=scrub(f"{type(error).__name__}: {error}"),
+            error=redact(f"{type(error).__name__}: {error}"),
             seed=config.seed,
         )
 

@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from consensus_flows.blocks.member import Member, ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.history.address import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place, said_by
 from consensus_flows.tasks.history.errors import HistoryError, RowError
 from consensus_flows.tasks.history.rows import Row
@@ -294,4 +294,4 @@ def _explained(place: Place, secrets: Iterable[str] = ()) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
         message = f"the history at {place} cannot be used: {type(cause).__name__}: {cause}"
-        raise kind(scrub(" ".join(message.split()), secrets)) from None
+        raise kind(redact(" ".join(message.split()), secrets)) from None

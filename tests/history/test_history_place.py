@@ -149,7 +149,7 @@ async def test_a_password_is_never_told(vendors, caplog):
         "options=hidden-too",
     ],
 )
-def test_what_a_driver_quotes_is_struck_out(said, monkeypatch):
+def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
     database = Database(URL)
 
     def fail(*_, **__):

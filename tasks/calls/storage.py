@@ -1,13 +1,15 @@
-"""Keeps the local result folder private, and other people's code out of it; reads and writes each record once.
+"""Where answers are stored: keeps the local result folder private, and other people's code out; reads each record once.
 
-Prefect picks the deserialiser that a stored record names, so a pickle laid into the folder would run code even in a
-store that writes JSON; and its JSON decoder calls whatever a `__class__` in the record names. So a record is read here
-first, as plain data, and is left to Prefect only when it is exactly what `ask` stores.
+Prefect picks the deserializer that a stored record names, so a pickle laid into the folder would run code even in a store
+that writes JSON; and its JSON decoder calls whatever a `__class__` in the record names. So a record is read here first, as
+plain data, and is left to Prefect only when it is exactly what `ask` stores. One that is not is moved aside in a folder, and
+counts as missing in other storage, a bucket for example.
 
 Prefect's own folder finds out anew where it is, eight times a call, and reads a record in two more threads: together a
 tenth of what a call costs. `PrivateFolder` does neither, and hands on the very bytes that were checked.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -15,20 +17,21 @@ import stat
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
 from uuid import UUID
 
-from prefect.filesystems import LocalFileSystem
+from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.logging import get_logger
 from prefect.results import ResultStore
+from prefect.serializers import JSONSerializer
+from prefect.utilities.importtools import to_qualified_name
 from pydantic import PrivateAttr
 from pydantic_core import from_json
 
 from consensus_flows.tasks.atomic_write import atomic_write
 from consensus_flows.tasks.calls.request import Answer
-from consensus_flows.tasks.calls.storage.answer_record import is_answer_record
-from consensus_flows.tasks.calls.storage.checked_storage import CheckedStorage
-from consensus_flows.tasks.calls.storage.rejected import note_rejected
 from consensus_flows.tasks.errors import ConfigurationError
 
 ROOM = 1 << 20
@@ -38,6 +41,52 @@ LOOKED_S = 0.2
 """Seconds for which a folder that was found in order counts as such: a batch makes hundreds of calls a second."""
 AT_HAND = 256
 """Records that a folder keeps at hand from the moment they are checked until Prefect has read them."""
+PATTERN = "answer-*"
+"""Names of stored answers, and of those that were moved aside."""
+_ANSWER = to_qualified_name(Answer)
+MOST_REJECTED = 10_000
+"""Records remembered at most that were not used: of a call that is never made nobody takes the note away."""
+
+_rejected: OrderedDict[str, None] = OrderedDict()
+
+
+def is_answer_record(content: bytes) -> bool:
+    """Tell whether a stored record is whole and may be left to Prefect, without running anything that it names."""
+    try:
+        from_json(content)  # the parser that Prefect reads records with
+        record = json.loads(content.decode(), object_pairs_hook=_plain)
+        # Exactly these two: Prefect reads a serializer beside them too, from the days of an older format.
+        if set(record) != {"metadata", "result"}:
+            return False
+        # Read as Prefect does: for each object, whatever order it comes in, a `__class__` is called.
+        payload = json.loads(record["result"], object_pairs_hook=_plain)
+        if set(payload) != {"__class__", "data"} or payload["__class__"] != _ANSWER:
+            return False
+        Answer.model_validate(payload["data"])  # knows no field `__class__` at any depth, and forbids others
+        serializer = record["metadata"]["serializer"]
+        return bool(serializer.get("type") == "json" and serializer.items() <= JSONSerializer().model_dump().items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+
+
+def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; of a key that comes twice, one reader may see the first and another the last."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key comes twice")
+    return fields
+
+
+def note_rejected(key: str) -> None:
+    """Note that the record of `key`, a storage key or a path that ends in it, was not used."""
+    _rejected[PurePath(key).name] = None
+    if len(_rejected) > MOST_REJECTED:
+        _rejected.popitem(last=False)
+
+
+def was_rejected(key: str) -> bool:
+    """Tell once whether the record of `key` was not used."""
+    return _rejected.pop(PurePath(key).name, _rejected) is None
 
 
 class PrivateFolder(LocalFileSystem):
@@ -64,7 +113,7 @@ class PrivateFolder(LocalFileSystem):
             _folders[place] = made
         return _folders[place]
 
-    def place_of(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
         """Return the file in which the record of `key` is kept."""
         return self._folder / key
 
@@ -145,6 +194,54 @@ class PrivateFolder(LocalFileSystem):
 _folders: dict[tuple[str, UUID | None], PrivateFolder] = {}
 
 
+class CheckedStorage(WritableFileSystem):
+    """Storage of which nothing but answers can be read."""
+
+    _block_type_name = "Checked Result Storage"
+    _block_type_slug = "checked-result-storage"
+
+    _inside: WritableFileSystem = PrivateAttr()
+
+    @classmethod
+    def around(cls, storage: WritableFileSystem) -> "CheckedStorage":
+        """Return storage that checks what it reads from `storage`."""
+        if isinstance(storage, cls):
+            return storage
+        made = cls()
+        made._inside = storage
+        # A saved block is named in the records.
+        made._block_document_id = storage._block_document_id  # noqa: SLF001  # Prefect asks for it in the same way
+        return made
+
+    async def read_path(self, path: str) -> bytes:
+        """Return the record at `path`.
+
+        Raises:
+            ValueError: If it is none of ours, which Prefect takes for missing.
+        """
+        content: bytes = await self._call("read_path", path)
+        if not is_answer_record(content):
+            note_rejected(path)
+            get_logger("consensus").warning("Stored answer %s is no answer of ours; it is asked for again", path)
+            raise ValueError(f"{path} is no answer of ours")
+        return content
+
+    async def write_path(self, path: str, content: bytes) -> None:
+        """Write a record."""
+        await self._call("write_path", path, content)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        # Prefect's own storages have both forms, those of its integrations one or the other.
+        inside = self._inside
+        found = getattr(inside, f"a{method}", None) or getattr(inside, method)
+        done = found(*arguments)
+        return await done if inspect.isawaitable(done) else done
+
+    def _resolve_path(self, path: str) -> Any:
+        resolve = getattr(self._inside, "_resolve_path", None)
+        return resolve(path) if resolve else path
+
+
 def guard(store: ResultStore | None, key: str) -> None:
     """Check the folder and the record of `key`, and let `store` read and write through the folder that was checked.
 
@@ -163,10 +260,10 @@ def guard(store: ResultStore | None, key: str) -> None:
         store.result_storage = CheckedStorage.around(store.result_storage)
 
 
-def place_of(store: ResultStore | None, key: str) -> Path | None:
+def path_of(store: ResultStore | None, key: str) -> Path | None:
     """Return the file in which `store` keeps the answer of `key`; None where it keeps none in a local folder."""
     storage = store.result_storage if store is not None else None
-    return PrivateFolder.of(storage).place_of(key) if isinstance(storage, LocalFileSystem) else None
+    return PrivateFolder.of(storage).path_of(key) if isinstance(storage, LocalFileSystem) else None
 
 
 def holds(path: Path, answer: Answer) -> bool:
@@ -213,3 +310,41 @@ def private_folder(path: Path) -> None:
             f"result folder {path} is on a disk with {room.free} bytes left, so paid answers would be lost: make room, or "
             f"{_REMEDY}"
         )
+
+
+@dataclass(frozen=True)
+class Files:
+    """Some stored answers.
+
+    Attributes:
+        number: How many.
+        size: Their bytes in all.
+    """
+
+    number: int = 0
+    size: int = 0
+
+
+def old_answers(folder: Path, seconds: float, *, delete: bool) -> Files:
+    """Find, or delete, the stored answers in a folder that were written longer ago.
+
+    What else is in the folder, results of flows for example, is left alone.
+
+    Args:
+        folder: The result folder.
+        seconds: How long ago.
+        delete: Whether to delete them.
+    """
+    before = time.time() - seconds
+    number = size = 0
+    for path in sorted(folder.glob(PATTERN)):
+        try:
+            found = path.lstat()
+            if found.st_mtime >= before or not path.is_file() or path.is_symlink():
+                continue
+            if delete:
+                path.unlink()
+        except FileNotFoundError:  # another one was faster
+            continue
+        number, size = number + 1, size + found.st_size
+    return Files(number, size)

@@ -1,4 +1,7 @@
-"""A known secret in whatever form a server may say it: as it is, escaped, encoded, or cut by a line break."""
+"""Keeps keys out of every text that is shown, logged or stored.
+
+A known secret is found in whatever form a server may repeat it: as it is, escaped, encoded, or cut by a line break.
+"""
 
 import base64
 import re
@@ -6,11 +9,14 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from html.entities import html5
 
-STRUCK = "[key]"
+REDACTED = "[key]"
 """What stands in the place of a secret."""
 
 _FILLING = r"(?:\s|\\{1,4}[rnt]|</?[a-zA-Z]{1,10}>|[\u00ad\u200b-\u200f\u2060\ufeff]){0,8}"
 """What may stand between two characters of a secret: a line break or its escape, a tag, a sign of no width."""
+_KEY = re.compile(
+    r"\b(?:sk|pk|rk|hf|gsk|xai|or)[-_][A-Za-z0-9_\-*.]{6,}|\bAIza[0-9A-Za-z_\-]{10,}|(?i:\bbearer\s+)[A-Za-z0-9._\-*+/=]{6,}"
+)
 _SHORTEST = 4
 """Characters of a secret; a shorter one is in every text."""
 _HINT = 12
@@ -21,7 +27,16 @@ for _name, _sign in html5.items():
         _ENTITIES.setdefault(_sign, []).append(re.escape(_name))
 
 
-def strike(text: str, secrets: Iterable[str]) -> str:
+def redact(text: str, secrets: Iterable[str] = (), limit: int = 500) -> str:
+    """Return `text` without the given secrets and without anything that looks like a key, cut at `limit` characters.
+
+    The secrets are replaced in every form that `redact_secrets` knows; of others only what looks like a key.
+    """
+    text = _KEY.sub(REDACTED, redact_secrets(text, secrets))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     r"""Return `text` with each of the secrets replaced, in any of these forms.
 
     As it is; with some or all characters escaped as in an address (`%2B`), in JSON (`\/`, `\u002b`), in Python
@@ -32,11 +47,11 @@ def strike(text: str, secrets: Iterable[str]) -> str:
         # Few texts hold a secret, and to compile the whole of a long one takes a third of a second.
         if len(secret) >= _SHORTEST and any(hint.search(text) for hint in _forms(secret, _HINT)):
             for form in _forms(secret):
-                text = form.sub(STRUCK, text)
+                text = form.sub(REDACTED, text)
     return text
 
 
-def is_telling(secret: str) -> bool:
+def is_distinctive(secret: str) -> bool:
     """Tell whether a text that holds `secret` must have it from there.
 
     Servers on one's own machine are given placeholders for a key, as `ollama`, `token-abc123` or `sk-no-key-required`:

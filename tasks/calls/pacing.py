@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
-from consensus_flows.tasks.calls.money.budget import check_wait
+from consensus_flows.tasks.calls.budget import check_wait
 from consensus_flows.tasks.calls.providers import Endpoint
 
 
 class Pace:
-    """The turnstile of one provider's credentials in one event loop."""
+    """Paces the calls on one provider's credentials in one event loop."""
 
-    def __init__(self, concurrency: int, per_minute: int | None) -> None:
+    def __init__(self, concurrency: int, per_minute: float | None) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._spacing = 60 / per_minute if per_minute else 0.0
         self._next_start = 0.0
@@ -79,7 +79,7 @@ _paces: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int, 
 
 
 def pace_of(endpoint: Endpoint) -> Pace:
-    """Return the turnstile that all calls on the credentials of `endpoint` share in this event loop."""
+    """Return the pace that all calls on the credentials of `endpoint` share in this event loop."""
     paces = _paces.setdefault(asyncio.get_running_loop(), {})
     if len(_paces) > 1:
         for loop in [loop for loop in _paces if loop.is_closed()]:

@@ -4,13 +4,11 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from consensus_flows.tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
-from consensus_flows.tasks.calls.providers import BUILT_IN, Endpoint
+from consensus_flows.tasks.calls.providers import Endpoint, built_in
 from consensus_flows.tasks.record import Usage
 
-_OUR_NAMES = {"openai": "openai", "anthropic": "anthropic", "google": "google", "openrouter": "openrouter"}
-
-
+FLEX_FACTOR = 0.5
+"""What the flex tier costs of the standard price where the price table does not say; vendors that have it name 50 %."""
 _loaded: Any = None
 
 
@@ -44,8 +42,9 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         output_tokens=usage.output_tokens,
     )
     places: list[dict[str, Any]] = [{"provider_api_url": endpoint.address}]
-    if endpoint.provider in BUILT_IN and endpoint.provider in _OUR_NAMES:
-        places.append({"provider_id": _OUR_NAMES[endpoint.provider]})
+    known = built_in().get(endpoint.provider)
+    if known is not None and known.price_id is not None:
+        places.append({"provider_id": known.price_id})
     for place in places:
         try:
             standard = float(prices.calc_price(wanted, model_ref=model, **place).total_price)
@@ -56,7 +55,7 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         except (LookupError, ValueError):
             continue
         # A tier that the table does not have comes at its standard price.
-        if listed == standard and tier_at(endpoint, service_tier) == "flex":
+        if listed == standard and endpoint.tier(service_tier) == "flex":
             return standard * FLEX_FACTOR
         return listed
     return None

@@ -2,23 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
+from consensus_flows.tasks.calls.providers import Endpoint, endpoint_now
 from consensus_flows.tasks.calls.request import Request
-from consensus_flows.tasks.calls.storage.result_folder import guard
+from consensus_flows.tasks.calls.storage import guard
 from consensus_flows.tasks.errors import ConfigurationError
 
 VERSION = 1
 """Raised when the meaning of a stored answer changes."""
 
-KEYED = frozenset(
-    {"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "prompt_version"}
-)
+KEYED = frozenset({"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "kind"})
 LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
 
 
@@ -35,14 +34,23 @@ def request_key(request: Request, address: str) -> str:
     return f"answer-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Prepared:
+    """What was found of a call while its key was computed, so that the call itself need not look again."""
+
+    request: Request
+    endpoint: Endpoint
+    key: str
+
+
+prepared: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
+
+
 class RequestKey(CachePolicy):
-    """Cache policy of `ask`.
+    """Cache policy of calls.
 
     Derived from `CachePolicy` because compound policies replace subclasses of `Inputs` and drop what they override.
     """
-
-    address_of: Callable[[str, str], str] | None = None
 
     def compute_key(
         self,
@@ -52,13 +60,16 @@ class RequestKey(CachePolicy):
         **_: Any,
     ) -> str | None:
         """Return the key of the request among the task's inputs; None when the call cannot be made anyway."""
+        prepared.set(None)
         request = inputs.get("request")
-        if not isinstance(request, Request) or self.address_of is None:
+        if not isinstance(request, Request):
             return None
         try:
-            key = request_key(request, self.address_of(request.provider, request.model))
+            endpoint = endpoint_now(request.provider, request.model)
+            key = request_key(request, endpoint.address)
             guard(task_ctx.result_store, key)
         except ConfigurationError:
             # Prefect would log it with a traceback and go on; the task itself raises the same before it pays.
             return None
+        prepared.set(Prepared(request, endpoint, key))
         return key
