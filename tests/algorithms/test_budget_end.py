@@ -19,6 +19,7 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response
 from tests.kits.consortium_kit import judged, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, json_reply
 
 pytestmark = [
@@ -40,7 +41,7 @@ def answering(vendors):
 def told(record):
     assert record.answer is not None
     assert record.degraded
-    assert any("without-a-price#1: budget" in warning for warning in record.warnings)
+    assert any((kind, member) == ("budget", "openai/without-a-price#1") for kind, member, _ in kinds(record))
     return record.status, len(record.iterations)
 
 

@@ -23,6 +23,7 @@ from consensus_flows.tasks.prompting.answer_parts import divide
 from consensus_flows.tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
 from consensus_flows.tasks.record import Response, put_together, read_sources
 from tests.kits.command_kit import commands
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, json_reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted")
@@ -216,7 +217,7 @@ async def test_who_gives_no_marker_is_taken_whole_and_the_record_says_so(own, sa
     vendors.script("two", then=Reply(text="42, I should say"))
     record = await run_pump("?", pumped(prompt_set="mine"))
     assert [r.text for r in record.iterations[0].responses] == ["42", "42, I should say", "42"]
-    assert record.warnings == ["anthropic/two#1 has nothing marked 'Answer:': not kept apart"]
+    assert kinds(record) == [("unmarked", "anthropic/two#1", None)]
 
 
 async def test_reasoning_does_not_vote(own, saying):

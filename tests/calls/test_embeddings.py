@@ -25,6 +25,7 @@ from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, cosine
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.readers import UnreadableError
 from tests.kits.asking import stored
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, Usage, embed, faults
 
 calls = [
@@ -141,7 +142,7 @@ class TestCalls:
         found = await Caller()(request(model="m"))
         assert found.embedding == pytest.approx((0.6, 0.8))
         assert found.cost_usd is None, "unknown, and not nothing"
-        assert found.warnings == ["openai/m reported no token usage"]
+        assert kinds(found) == [("adjusted", "openai/m", None)]
 
     @pytest.mark.parametrize("provider", ["openai", "google"])
     @pytest.mark.parametrize(

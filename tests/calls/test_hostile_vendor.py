@@ -94,7 +94,7 @@ async def test_a_cost_or_a_count_that_cannot_be_takes_no_more_than_the_worst_cas
         with spending(Budget(max_cost_usd=1)) as budget:
             response = await Caller(fresh=True)(request)
             assert budget.cost_usd < 0.001 and budget.tokens <= 120
-        assert any(doubt in warning for warning in response.warnings), response.warnings
+        assert any(doubt in warning.message for warning in response.warnings), response.warnings
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from consensus_flows.tasks.record import Usage
 from tests.kits.asking import answer, asking, outcome, question
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, faults
 from tests.vendors import Usage as Counts
 
@@ -251,7 +252,7 @@ async def test_a_run_asks_members_and_judges_in_its_tier(results, vendors):
         "flex"
     ] * 2
     assert [seen.params.get("service_tier") for seen in asked(vendors, "two")] == [None]
-    assert "anthropic/two has no flex tier: not asked for" in record.warnings
+    assert kinds(record) == [("adjusted", "anthropic/two", None)]
     iteration = record.iterations[0]
     assert [call.service_tier for call in (*iteration.responses, *iteration.judgements)] == ["flex", None, "flex"]
     assert not record.degraded

@@ -18,6 +18,7 @@ from consensus_flows.tasks.calls.vendors.openai import VENDOR, strict
 from consensus_flows.tasks.calls.vendors.vendor import Repairs
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults, json_reply
 from tests.vendors import Usage as Counts
 
@@ -247,7 +248,8 @@ async def test_a_refused_parameter_is_left_out_and_remembered(
     warning = f"{request.name} refuses {name}: sent without it"
     response = await Caller()(request)
     assert response.error is None
-    assert (response.warnings, response.attempts, response.cost_usd) == ([warning], 2, None)
+    assert (kinds(response), response.attempts, response.cost_usd) == ([("adjusted", request.name, None)], 2, None)
+    assert response.warnings[0].message == warning
     first, second = seen(server, request)
     assert first.params != second.params
     # The next question of this model goes right at once, and says so only if it asked for the parameter.

@@ -24,7 +24,7 @@ from consensus_flows.tasks.counting.agreement import agreement
 from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import BudgetError
-from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, RunWarning, Synthesis, Usage
 
 slow = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 votes = st.lists(st.one_of(st.none(), st.sampled_from("abcd")), max_size=9)
@@ -209,6 +209,9 @@ answers = st.builds(
     latency_s=st.floats(0, 100),
     warnings=st.lists(plain, max_size=2).map(tuple),
 )
+warnings = st.builds(
+    RunWarning, kind=plain, message=plain, member=st.none() | plain, iteration=st.none() | st.integers(1, 5)
+)
 responses = st.builds(
     Response,
     member=plain,
@@ -219,13 +222,14 @@ responses = st.builds(
     cost_usd=st.none() | st.floats(0, 10),
     error=st.none() | st.builds(CallError, kind=st.sampled_from(["server", "quota"]), message=plain),
     hazards=st.lists(plain, max_size=2),
+    warnings=st.lists(warnings, max_size=2),
 )
 records = st.builds(
     Record,
     flow=plain,
     prompt=plain,
     answer=st.none() | plain,
-    warnings=st.lists(plain, max_size=3),
+    warnings=st.lists(warnings, max_size=3),
     confidence=st.none() | st.floats(0, 1),
     iterations=st.lists(
         st.builds(

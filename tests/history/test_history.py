@@ -24,10 +24,11 @@ from consensus_flows.tasks.history.saving import save
 from consensus_flows.tasks.history.schema import metadata
 from consensus_flows.tasks.history.writer import close_writers, writer_of
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import NOT_RECORDED, recorded
+from consensus_flows.tasks.recording import recorded
 from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 RUNS, CALLS = 20, 10
@@ -104,7 +105,7 @@ async def test_concurrent_flows_lose_no_row(file, results, vendors):
     stored = dict(rows(file, "SELECT id, record FROM runs"))
     for one in records:
         assert json.loads(stored[one.flow_run_id]) == one.model_dump(mode="json")
-    assert not any(NOT_RECORDED in warning for one in records for warning in one.warnings)
+    assert not any(warning.kind == "not_recorded" for one in records for warning in one.warnings)
 
 
 def test_a_new_file_is_private_and_has_all_tables(file, database):
@@ -198,8 +199,8 @@ async def test_a_broken_history_is_a_warning_and_never_a_lost_answer(file, resul
         monkeypatch.setenv("CONSENSUS_HISTORY_URL", url)
         found = await consortium("What?", config())
         assert found.answer == "the answer" and found.conversation_id is None
-        (warning,) = [one for one in found.warnings if one.startswith(NOT_RECORDED)]
-        assert "secret-password" not in warning
+        (warning,) = [one for one in found.warnings if one.kind == "not_recorded"]
+        assert "secret-password" not in warning.message
     assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -209,14 +210,14 @@ async def test_a_history_that_is_held_by_another_program_is_waited_for(file, dat
     holder = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
-    assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
+    assert kinds(await consortium("Long enough?", config())) == []
     monkeypatch.setattr("consensus_flows.tasks.history.sqlite_file.BUSY_S", 0.2)
     close_writers()
     holder.execute("BEGIN IMMEDIATE")
     found = await consortium("Too long?", config())
     holder.execute("COMMIT")
     holder.close()
-    assert found.answer is not None and "locked" in found.warnings[-1]
+    assert found.answer is not None and "locked" in found.warnings[-1].message
 
 
 async def test_a_failed_run_is_written_with_every_cause(file, results, vendors):
