@@ -10,6 +10,7 @@ from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 from consensus_flows.blocks.credentials import *  # noqa: F403
 from consensus_flows.blocks.history import HistoryDatabase
 from consensus_flows.blocks.member import Member, ModelName, parse_member, parse_model
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
@@ -24,6 +25,8 @@ __all__ = [
     "ConsortiumConfig",
     "HistoryDatabase",
     "Member",
+    "MixtureOfAgents",
+    "MixtureOfAgentsConfig",
     "ModelName",
     "PanelConfig",
     "Prefer",

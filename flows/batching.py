@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import ModelName
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.fingerprint import Fingerprint, input_changed
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.journal_path import journal_path, same_place
@@ -59,7 +59,7 @@ class Batch:
 
     source: Source
     output: str
-    algorithm: Name
+    algorithm: str
     config: Any
     concurrency: int = 8
     skip_bad: bool = False
@@ -162,7 +162,7 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = ALGORITHMS[batch.algorithm].function()
+        self._function = algorithm(batch.algorithm).run()
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()

@@ -51,8 +51,11 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
     async def one(number: int, case: CheckCase) -> list[Response]:
         async with turns:
             messages = _task(config, case).messages(
-                [response.text or "" for response in in_order(_prepared(config, case), f"{config.seed}:{number}")],
-                f"{config.seed}:{number}",
+                [
+                    response.text or ""
+                    for response in in_order(_prepared(config, case), f"{config.order_seed}:{number}")
+                ],
+                f"{config.order_seed}:{number}",
             )
             responses = await ask_members(
                 members,

@@ -16,6 +16,8 @@ from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.providers import check_models
@@ -115,7 +117,7 @@ async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequ
     task = _task(run, "aggregate" if before else "initial")
     conversations = []
     for member in members:
-        seed = f"{config.seed}:{iteration.number}:{member}"
+        seed = f"{config.order_seed}:{iteration.number}:{member}"
         order = in_order(before, seed)
         if before:
             iteration.shown[str(member)] = [response.member for response in order]
@@ -157,7 +159,7 @@ async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
             material = Material(
                 [answers[index] for index in part],
                 so_far.text if so_far else None,
-                seed=f"{config.seed}:{iteration.number}",
+                seed=f"{config.order_seed}:{iteration.number}",
                 label=run.label(iteration) if len(parts) == 1 else f"window {place} of {len(parts)}",
             )
             await tell("asking", [f"{config.aggregators()[0]}#1"])
@@ -222,7 +224,7 @@ async def run_queries(
                 flow="mixture-of-agents",
                 flow_run_id=flow_run.id,
                 prompt=prompt,
-                seed=config.seed,
+                seed=config.order_seed,
                 status="failed",
                 error=cause,
             )
@@ -304,3 +306,20 @@ async def mixture_of_agents(
         error.records = records  # type: ignore[attr-defined]
         raise error
     return records
+
+
+def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    layers: Sequence[Layer] = config.proposer_layers()
+    before = [0, *(len(layer.panel()) for layer in layers)]
+    for layer, seen in zip(layers, before, strict=False):
+        panel = config.panel_of(layer)
+        told = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
+        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, told_first=told)
+    parts = windows(before[-1], config.window, config.reserved)
+    calls = len(parts), len(parts)
+    read = before[-1] + config.reserved * (len(parts) - 1)
+    told = prompt_length("moa_final", "moa_answers") + len(config.system or "")
+    yield judge_calls(
+        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+    )

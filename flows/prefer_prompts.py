@@ -132,7 +132,7 @@ async def _record(prompt: str, config: PreferConfig) -> Record:
             prompt=prompt,
             status="failed",
             error=redact(f"{type(error).__name__}: {error}"),
-            seed=config.seed,
+            seed=config.order_seed,
         )
 
 

@@ -211,7 +211,7 @@ async def begin(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.seed)
+    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, word)
     started = time.monotonic()

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import planned_calls
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
 from consensus_flows.tasks.history.lengths import Lengths
@@ -56,18 +55,18 @@ class Estimate(BaseModel):
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(config: RunConfig, rows: int, size: int) -> Estimate:
+async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
     Args:
         config: The settings of every row's run.
+        plans: The calls of one run.
         rows: How many rows there are.
         size: Of all their prompts together, in bytes of UTF-8.
 
     Raises:
         ConfigurationError: If a model cannot be asked.
     """
-    plans = planned_calls(config)
     endpoints = await check_models(list(dict.fromkeys(plan.model for plan in plans)))
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]

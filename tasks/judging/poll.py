@@ -55,7 +55,7 @@ async def poll(
 async def _heard(
     poll: Poll, judge: Member, own: Response, candidates: Sequence[Response], call: Call
 ) -> tuple[JudgeRanking, list[Response]]:
-    seed = f"{poll.config.seed}:{poll.round}:{own.member}"
+    seed = f"{poll.config.order_seed}:{poll.round}:{own.member}"
     labelled = shuffled(candidates, seed)
     entry = JudgeRanking(
         round=poll.round, judge=own.member, seed=seed, order=[response.member for response in labelled.values()]

@@ -14,7 +14,6 @@ from consensus_flows.blocks.credentials import (
     OpenAICredentials,
 )
 from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
-from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.pump import run_pump
@@ -285,7 +284,6 @@ def test_flex_is_waited_for_unless_a_timeout_is_given():
     assert PumpConfig.model_validate(later).timeout_s() == FLEX_TIMEOUT_S
     with pytest.raises(ValidationError, match="service_tier"):
         PumpConfig.model_validate(members | {"service_tier": "cheap"})
-    assert PreferConfig.model_fields["service_tier"].json_schema_extra == {"position": 61}
 
 
 def test_the_option(monkeypatch, capsys, prefect_server, vendors):

@@ -34,8 +34,8 @@ def test_every_environment_variable_is_in_the_example():
 
 
 def test_every_command_is_in_the_readme_or_its_page():
-    from consensus_flows.deployments.kinds import KINDS
+    from consensus_flows.flows.algorithms import BUILT_IN
 
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in KINDS:
-        assert f"consensus {name}" in pages
+    for one in BUILT_IN:
+        assert f"consensus {one.alias or one.name}" in pages

@@ -18,8 +18,6 @@ from consensus_flows.tasks.record import RunWarning, Status
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
 
-FLOWS = {"learn": "consensus-learning", "moa": "mixture-of-agents"}
-"""What commands are called whose flow has another name."""
 _AGO = re.compile(r"(\d+)([mhdw])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -193,6 +191,7 @@ def wanted_runs(
     Raises:
         Stop: If a time cannot be read.
     """
+    from consensus_flows.flows.algorithms import full_name
     from consensus_flows.tasks.history.reading import Filter
 
     begin, end = (
@@ -200,7 +199,7 @@ def wanted_runs(
     )
     if begin and end and begin >= end:
         raise Stop(f"--since {since} is not before --until {until}")
-    return Filter(FLOWS.get(flow or "", flow), status, begin, model, end)
+    return Filter(full_name(flow) if flow else None, status, begin, model, end)
 
 
 def moment(text: str, now: datetime | None = None, option: str = "--since") -> datetime:

@@ -160,7 +160,7 @@ def one_model(model: str, options: RunOptions | None) -> PumpConfig:
     if name.startswith(f"{PROVIDER}/") and name.count("/") > 1:  # `openrouter/auto` is a model of its own
         name = name.removeprefix(f"{PROVIDER}/")
     members = [f"{PROVIDER}/{name}"]
-    config = configured(PumpConfig, options or RunOptions(), {"members": members})
+    config = configured(PumpConfig, options, {"members": members})
     if config.members != members:
         raise Stop("members: --config names some, and --model names another: leave them out of the file")
     return config

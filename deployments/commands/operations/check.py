@@ -9,9 +9,9 @@ from cyclopts import Parameter
 from consensus_flows.deployments.commands.history.runs import from_history
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.commands.settings.saved import find, saved_configurations
-from consensus_flows.deployments.kinds import block_class
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.calls.providers import built_in, check_models, client_of, close_clients, endpoint_of
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.errors import ConfigurationError
@@ -61,13 +61,13 @@ def _calls(name: str) -> str:
         Stop: If there is none of that name, or a model of it cannot be asked.
     """
     from consensus_flows.tasks.batches.planned import calls_in_words
-    from consensus_flows.tasks.batches.planning import planned_calls
 
     saved = find(name)
-    config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)
+    one = algorithm(saved.kind)
+    config = one.config_class().model_validate(saved.values)
     try:
         asyncio.run(check_models(config.models(), config.embedding()))
-        return f"{name} ({saved.kind}): {calls_in_words(planned_calls(config))}; without retries and second askings"
+        return f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings"
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None
 
