@@ -19,7 +19,7 @@ from consensus_flows.tasks.calls.clients import close_clients
 from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED
 from consensus_flows.tasks.calls.warm_up import warm_up
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.history.conversation import Conversation, continuing
+from consensus_flows.tasks.history.conversations import Conversation, continuing
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.recording import NOT_RECORDED
 from consensus_flows.tasks.watch import Watcher, watched_by

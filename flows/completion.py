@@ -10,7 +10,7 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.openrouter.complete import Completer
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.pump_report import PumpReport
 from consensus_flows.tasks.reports.report import run_name, told_of_end
 from consensus_flows.tasks.saved_config import chosen
@@ -43,6 +43,6 @@ async def completion(prompt: str, config: PumpConfig | None = None, saved: str |
             whatever config the deployment sets. Both empty: the one called default.
     """
     config = await chosen(Pump, PumpConfig, config, saved)
-    async with recorded(PumpReport(), in_conversation=False):
+    async with record_runs(PumpReport(), in_conversation=False):
         record = await run_completion(prompt, config)
     return told_of_end(record)

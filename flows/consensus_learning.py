@@ -25,7 +25,7 @@ from consensus_flows.tasks.measuring import likeness_of, measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import apart
 from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.learning_report import LearningReport
 from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
 from consensus_flows.tasks.rounds import ask_members
@@ -243,6 +243,6 @@ async def consensus_learning(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = await chosen(ConsensusLearning, ConsensusLearningConfig, config, saved, "learn")
-    async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
+    async with record_runs(LearningReport(config.iterations + 1), conversation=conversation):
         record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -25,7 +25,7 @@ from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.prompts import fill, version
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name, start_record, told_of_end
 from consensus_flows.tasks.rounds import ask_members
 from consensus_flows.tasks.saved_config import chosen
@@ -226,7 +226,7 @@ async def consortium(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = await chosen(Consortium, ConsortiumConfig, config, saved)
-    async with recorded(Report(config.confidence_threshold), conversation=conversation):
+    async with record_runs(Report(config.confidence_threshold), conversation=conversation):
         record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)
 

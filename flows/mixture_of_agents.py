@@ -29,7 +29,7 @@ from consensus_flows.tasks.judging.mixture_end import conclude
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 from consensus_flows.tasks.reports.report import start_record, told_of_end
@@ -272,11 +272,11 @@ async def mixture_of_agents(
     if isinstance(prompt, str):
         (found,) = recorded_for([prompt], given)
         layers = len(config.proposer_layers()) + 1 + (found is not None)
-        async with recorded(MixtureReport(layers), conversation=conversation):
+        async with record_runs(MixtureReport(layers), conversation=conversation):
             record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
         return told_of_end(record)
     report = QueriesReport(len(prompt))
-    async with recorded(report, in_conversation=False):
+    async with record_runs(report, in_conversation=False):
         records = await run_queries(prompt, config, conversation=turns, references=given)
     await tell("done", records)
     await report.show(records)

@@ -26,7 +26,7 @@ from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.preference_report import PreferReport
 from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
 from consensus_flows.tasks.rounds import ask_members
@@ -185,6 +185,6 @@ async def prefer(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = await chosen(Prefer, PreferConfig, config, saved)
-    async with recorded(PreferReport(config.rounds), conversation=conversation):
+    async with record_runs(PreferReport(config.rounds), conversation=conversation):
         record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

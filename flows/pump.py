@@ -19,7 +19,7 @@ from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import Iteration, Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.pump_report import PumpReport, answers_text
 from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
 from consensus_flows.tasks.rounds import ask_members
@@ -119,6 +119,6 @@ async def pump(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = await chosen(Pump, PumpConfig, config, saved)
-    async with recorded(PumpReport(), conversation=conversation):
+    async with record_runs(PumpReport(), conversation=conversation):
         record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

@@ -30,7 +30,7 @@ from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
 from consensus_flows.tasks.reports.vote_record import nothing_read, write_votes
 from consensus_flows.tasks.reports.vote_report import VoteReport
@@ -270,6 +270,6 @@ async def vote(
         conversation: Earlier turns of a conversation that this question goes on.
     """
     config = await chosen(Vote, VoteConfig, config, saved)
-    async with recorded(VoteReport(), conversation=conversation):
+    async with record_runs(VoteReport(), conversation=conversation):
         record = await run_vote(prompt, config, conversation=tuple(conversation or ()))
     return told_of_end(record)

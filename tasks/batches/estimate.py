@@ -13,7 +13,7 @@ from consensus_flows.tasks.batches.planning import planned_calls
 from consensus_flows.tasks.calls.money.pricing import price
 from consensus_flows.tasks.calls.money.service_tier import tier_at
 from consensus_flows.tasks.calls.providers import LOCAL, Endpoint, check_models
-from consensus_flows.tasks.history.lengths import Lengths
+from consensus_flows.tasks.history.reading import Lengths
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -157,9 +157,9 @@ def _sum(costs: Sequence[float | None]) -> float | None:
 
 def _lengths() -> tuple[Lengths, str]:
     """Return what the history knows of the lengths of answers, and why it knows nothing."""
+    from consensus_flows.tasks.history import HistoryError
     from consensus_flows.tasks.history.database import opened
-    from consensus_flows.tasks.history.errors import HistoryError
-    from consensus_flows.tasks.history.lengths import mean_output_tokens
+    from consensus_flows.tasks.history.reading import mean_output_tokens
 
     try:
         with opened() as history:

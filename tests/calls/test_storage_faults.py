@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks.calls.storage.result_folder import LOOKED_S, NOT_STORED, REJECTED, ROOM, PrivateFolder
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.history.writing import close_writers
 from consensus_flows.tasks.recording import NOT_RECORDED
 from tests.kits.asking import Bomb, answer, outcome, question, stored
 from tests.kits.command_kit import Command, commands
