@@ -29,7 +29,7 @@ from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.judging.mixture import Task, in_order, windows
 from consensus_flows.tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.mixture_report import QueriesReport, queries_run_name
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 from consensus_flows.tasks.reports.report import (
@@ -297,7 +297,7 @@ async def mixture_of_agents(
         )
     settings = await resolve_config(MixtureOfAgents, config)
     queries = QueriesReport(len(prompt))
-    async with recorded(queries, in_conversation=False):
+    async with record_runs(queries, in_conversation=False):
         records = await run_queries(prompt, settings, conversation=turns, references=given)
     await tell("done", records)
     await queries.show(records)

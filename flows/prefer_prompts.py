@@ -21,7 +21,7 @@ from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.record_files import read_prompts, record_folder, write_record
 from consensus_flows.tasks.reports.report import cell
@@ -98,7 +98,7 @@ async def prefer_prompts(
         get_run_logger().info("%s: %s", name, record.status)
         return _outcome(name, path, record)
 
-    async with recorded(in_conversation=False):
+    async with record_runs(in_conversation=False):
         with spending(config.budget):
             outcomes = await asyncio.gather(*(one(name, text) for name, text in texts.items()))
     found = Outcomes(flow_run_id=flow_run.id, outcomes=outcomes)

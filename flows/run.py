@@ -22,7 +22,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.saved_config import resolve_config
 from consensus_flows.tasks.watch import tell
@@ -250,7 +250,7 @@ async def run_as_flow(
         NoAnswerError: If no answer came of it; it holds the record.
     """
     settings: Config = await resolve_config(block, config)
-    async with recorded(report(settings), conversation=conversation, in_conversation=in_conversation):
+    async with record_runs(report(settings), conversation=conversation, in_conversation=in_conversation):
         record = await run(prompt, settings, conversation=tuple(conversation or ()), **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)

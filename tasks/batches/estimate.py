@@ -11,7 +11,7 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planned import Planned
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
-from consensus_flows.tasks.history.lengths import Lengths
+from consensus_flows.tasks.history.reading import Lengths
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -155,9 +155,9 @@ def _sum(costs: Sequence[float | None]) -> float | None:
 
 def _lengths() -> tuple[Lengths, str]:
     """Return what the history knows of the lengths of answers, and why it knows nothing."""
+    from consensus_flows.tasks.history import HistoryError
     from consensus_flows.tasks.history.database import opened
-    from consensus_flows.tasks.history.errors import HistoryError
-    from consensus_flows.tasks.history.lengths import mean_output_tokens
+    from consensus_flows.tasks.history.reading import mean_output_tokens
 
     try:
         with opened() as history:

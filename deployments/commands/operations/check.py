@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consensus_flows.deployments.commands.history.runs import from_history
+from consensus_flows.deployments.commands.history import from_history
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.commands.settings.saved import find, saved_configurations
 from consensus_flows.deployments.server import connect
@@ -15,7 +15,7 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.calls.providers import built_in, check_models, client_of, close_clients, endpoint_of
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.address import history_place, said_by
+from consensus_flows.tasks.history.address import known_address, source
 from consensus_flows.tasks.saved_config import DEFAULT
 
 PATIENCE_S = 15.0
@@ -51,7 +51,7 @@ def _history() -> str:
         number = from_history(count_runs)
     except Stop as stop:
         return stop.message
-    return f"{number} runs in {shown(history_place())} ({said_by()})"
+    return f"{number} runs in {shown(known_address())} ({source()})"
 
 
 def _calls(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from consensus_flows.deployments.commands.history.runs import older_than
+from consensus_flows.deployments.commands.history import older_than
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.tasks.calls.storage import old_answers

@@ -13,10 +13,9 @@ from consensus_flows.blocks import HistoryDatabase
 from consensus_flows.blocks.history import HISTORY_BLOCK
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks import recording
-from consensus_flows.tasks.history import place, saved_place
+from consensus_flows.tasks.history import HistoryError, address
 from consensus_flows.tasks.history.database import Database, shown
-from consensus_flows.tasks.history.errors import HistoryError
-from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import entry, record, rows, written
@@ -29,10 +28,10 @@ URL = "postgresql://me:p%40ss%2Fword-of-nobody@127.0.0.1:1/runs?sslmode=prefer&o
 def unset(monkeypatch, results):
     """Nothing is given and nothing was asked; the block that a test saves goes with it."""
     monkeypatch.delenv("CONSENSUS_HISTORY_URL", raising=False)
-    place.saved.clear()
+    address.saved.clear()
     yield
     close_writers()
-    place.saved.clear()
+    address.saved.clear()
 
 
 @pytest.fixture
@@ -51,13 +50,13 @@ async def block(file):
 def asked(monkeypatch):
     """How often the server was asked."""
     times = []
-    ask = saved_place._ask
+    read = address._read_block
 
     async def counted():
         times.append(1)
-        return await ask()
+        return await read()
 
-    monkeypatch.setattr(saved_place, "_ask", counted)
+    monkeypatch.setattr(address, "_read_block", counted)
     return times
 
 
@@ -68,22 +67,22 @@ async def test_the_block_names_the_database_and_is_read_once(block, asked, vendo
     assert len(asked) == 1
     assert rows(block, "SELECT count(*) FROM runs") == [(5,)]
     assert not any(warning.kind == "not_recorded" for one in made for warning in one.warnings)
-    assert place.said_by() == f"block {HISTORY_BLOCK}"
+    assert address.source() == f"block {HISTORY_BLOCK}"
 
 
 async def test_the_environment_comes_before_the_block(block, asked, monkeypatch, tmp_path):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{tmp_path}/given.db")
-    assert await saved_place.find_history() == f"sqlite:///{tmp_path}/given.db"
+    assert await address.find_address() == f"sqlite:///{tmp_path}/given.db"
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
-    assert await saved_place.find_history() is None
+    assert await address.find_address() is None
     assert not asked
 
 
 async def test_without_a_block_it_is_the_file_and_the_server_is_asked_once(asked):
     for _ in range(3):
-        assert await saved_place.find_history() == get_current_settings().home / place.FILE
+        assert await address.find_address() == get_current_settings().home / address.FILE
     assert len(asked) == 1
-    assert place.said_by() == "default"
+    assert address.source() == "default"
 
 
 async def test_a_server_that_does_not_say_is_a_warning_and_no_other_history(vendors, monkeypatch):
@@ -96,7 +95,7 @@ async def test_a_server_that_does_not_say_is_a_warning_and_no_other_history(vend
     assert made.answer is not None
     (warning,) = [one.message for one in made.warnings if one.kind == "not_recorded"]
     assert "could not be asked" in warning and "ConnectionError" in warning and "word-of-nobody" not in warning
-    assert not place.saved  # the next run asks again
+    assert not address.saved  # the next run asks again
 
 
 async def test_a_server_that_never_answers_holds_no_run_up(vendors, monkeypatch):
@@ -104,7 +103,7 @@ async def test_a_server_that_never_answers_holds_no_run_up(vendors, monkeypatch)
         await asyncio.sleep(3600)
 
     monkeypatch.setattr("prefect.client.orchestration.PrefectClient.read_block_document_by_name", silent)
-    monkeypatch.setattr(recording, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(recording, "WAIT_S", 0.5)
     vendors.script("arbiter", then=judged(90))
     async with asyncio.timeout(30):
         made = await consortium("What?", config())
@@ -124,7 +123,7 @@ async def test_a_password_is_never_told(vendors, caplog):
             assert made.answer is not None
             (warning,) = [one.message for one in made.warnings if one.kind == "not_recorded"]
             assert "127.0.0.1:1/runs" in warning
-            assert "me:***@" in shown(await saved_place.find_history())
+            assert "me:***@" in shown(await address.find_address())
             told = caplog.text + json.dumps(made.model_dump(mode="json")) + repr(HistoryDatabase(url=URL))
             told += shown(URL)
         from prefect.client.orchestration import get_client
@@ -156,7 +155,7 @@ def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
 
     monkeypatch.setattr(database, "_transact", fail)
     with pytest.raises(HistoryError) as caught:
-        database.warm_up()
+        database.open()
     database.close()
     assert "word-of-nobody" not in str(caught.value) and "hidden-too" not in str(caught.value)
 
@@ -182,7 +181,7 @@ def test_commands_set_use_and_remove_it(consensus, file, monkeypatch):
     database.close()
     for forget in (False, True):
         if forget:
-            place.saved.clear()  # as in another process
+            address.saved.clear()  # as in another process
         listed = consensus("runs", "--json")
         assert [one["id"] for one in json.loads(listed.out)] == ["run-1"]
     assert f"1 runs in sqlite:///{file} (block consensus-history)" in consensus("check", "--offline").out
@@ -208,10 +207,10 @@ def test_a_database_that_cannot_be_used_is_not_saved(consensus):
 
 
 def test_prune_deletes_the_old_and_keeps_conversations_that_go_on(consensus, file, monkeypatch):
-    from consensus_flows.tasks.history.lookup import latest
+    from consensus_flows.tasks.history.reading import latest
 
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{file}")
-    from consensus_flows.tasks.history.conversation import Conversation
+    from consensus_flows.tasks.history.conversations import Conversation
 
     database = Database(file)
     going_on, ended = Conversation(), Conversation()
@@ -253,7 +252,7 @@ def test_prune_works_in_slices(file, monkeypatch):
 
 
 def test_a_turn_whose_parent_was_deleted_meanwhile_is_written(file):
-    from consensus_flows.tasks.history.conversation import Conversation
+    from consensus_flows.tasks.history.conversations import Conversation
 
     database = Database(file)
     written(database, entry(record("late"), in_=Conversation("gone", "deleted-run")))
