@@ -11,6 +11,7 @@ from consensus_flows.flows.run import FLOW, run_as_flow
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_completion(prompt: str, config: PumpConfig) -> Record:
@@ -28,7 +29,7 @@ async def run_completion(prompt: str, config: PumpConfig) -> Record:
 
 
 @flow(name="completion", **FLOW)
-async def completion(prompt: str, config: PumpConfig | str | None = None) -> Record:
+async def completion(prompt: str, config: ConfigOrName[PumpConfig] = None) -> Record:
     """Let models go on with a text, at the legacy endpoint for completions.
 
     Args:

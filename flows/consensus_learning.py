@@ -32,6 +32,7 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consensus_learning(
@@ -197,7 +198,7 @@ def _settlement(settlement: Settlement) -> str:
 
 @flow(name="consensus-learning", **FLOW)
 async def consensus_learning(
-    prompt: str, config: ConsensusLearningConfig | str | None = None, conversation: list[Message] | None = None
+    prompt: str, config: ConfigOrName[ConsensusLearningConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
 

@@ -36,6 +36,7 @@ from consensus_flows.tasks.reports.report import (
     percent,
     quoted,
 )
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consortium(
@@ -182,7 +183,7 @@ def page(iteration: Iteration) -> str:
 
 @flow(name="consortium", **FLOW)
 async def consortium(
-    prompt: str, config: ConsortiumConfig | str | None = None, conversation: list[Message] | None = None
+    prompt: str, config: ConfigOrName[ConsortiumConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask a panel of models and let an arbiter make one answer of theirs.
 

@@ -41,7 +41,7 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
-from consensus_flows.tasks.saved_config import resolve_config
+from consensus_flows.tasks.saved_config import ConfigOrName, resolve_config
 from consensus_flows.tasks.watch import tell
 
 QUERIES_AT_ONCE = 8
@@ -270,7 +270,7 @@ def page(iteration: Iteration) -> str:
 @flow(name="mixture-of-agents", **FLOW | {"flow_run_name": queries_run_name})
 async def mixture_of_agents(
     prompt: str | list[str],
-    config: MixtureOfAgentsConfig | str | None = None,
+    config: ConfigOrName[MixtureOfAgentsConfig] = None,
     conversation: list[Message] | None = None,
     reference: list[Recorded] | None = None,
 ) -> Record | list[Record]:

@@ -23,6 +23,7 @@ from consensus_flows.tasks.plain_text import labels
 from consensus_flows.tasks.record import Iteration, JudgeRanking, Record, Synthesis
 from consensus_flows.tasks.reports.preference_report import number_text, said_by, scores_lines, scores_table
 from consensus_flows.tasks.reports.report import Artifact, Report, calls_artifact, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_prefer(
@@ -142,7 +143,7 @@ def page(iteration: Iteration, rankings: list[JudgeRanking]) -> str:
 
 @flow(name="prefer", **FLOW)
 async def prefer(
-    prompt: str, config: PreferConfig | str | None = None, conversation: list[Message] | None = None
+    prompt: str, config: ConfigOrName[PreferConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Let models answer and rank each other's answers.
 

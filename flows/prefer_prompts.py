@@ -25,7 +25,7 @@ from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.record_files import read_prompts, record_folder, write_record
 from consensus_flows.tasks.reports.report import cell
-from consensus_flows.tasks.saved_config import resolve_config
+from consensus_flows.tasks.saved_config import ConfigOrName, resolve_config
 from consensus_flows.tasks.watch import tell
 
 
@@ -69,7 +69,7 @@ def run_name() -> str:
 async def prefer_prompts(
     prompts: str,
     output: str,
-    config: PreferConfig | str | None = None,
+    config: ConfigOrName[PreferConfig] = None,
     at_once: int = 4,
 ) -> Outcomes:
     """Run prefer on every prompt of a folder.

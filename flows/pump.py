@@ -25,6 +25,7 @@ from consensus_flows.tasks.reports.report import (
     cell,
     quoted,
 )
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_pump(
@@ -103,7 +104,7 @@ def page(iteration: Iteration) -> str:
 
 @flow(name="pump", **FLOW)
 async def pump(
-    prompt: str, config: PumpConfig | str | None = None, conversation: list[Message] | None = None
+    prompt: str, config: ConfigOrName[PumpConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask many models at once and return every answer.
 

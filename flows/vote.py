@@ -35,6 +35,7 @@ from consensus_flows.tasks.judging.same_answers import SameAnswers
 from consensus_flows.tasks.record import CallError, Comparison, Iteration, Option, Record, Response, Synthesis
 from consensus_flows.tasks.record import Vote as CastVote
 from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_vote(
@@ -326,7 +327,7 @@ def tally_lines(record: Record) -> list[str]:
 
 @flow(name="vote", **FLOW)
 async def vote(
-    prompt: str, config: VoteConfig | str | None = None, conversation: list[Message] | None = None
+    prompt: str, config: ConfigOrName[VoteConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 

@@ -1,16 +1,31 @@
 """The configuration that a flow runs with: the one it is given, or a saved one of any kind."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from consensus_flows.tasks.errors import ConfigurationError
 
 Config = TypeVar("Config", bound=BaseModel)
 
+
+class _NamesFields:
+    """Reports what is wrong in settings by their fields alone; pydantic names the union's members, too, and each one's failure."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        config_class = get_args(source)[0]
+        return core_schema.no_info_before_validator_function(
+            lambda value: config_class.model_validate(value) if isinstance(value, dict) else value, handler(source)
+        )
+
+
+ConfigOrName = Annotated[Config | str | None, _NamesFields]
+"""A flow's parameter: the settings, or the name of a saved configuration; None or empty for the one called `default`."""
 
 DEFAULT = "default"
 """The saved configuration that is meant where none is named."""
