@@ -15,9 +15,8 @@ from consensus_flows.deployments.options import OUTPUT
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from consensus_flows.deployments.view import Lines, LiveTable, outcome, summary
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
-from consensus_flows.tasks.history.conversation import Conversation, continuing
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
+from consensus_flows.tasks.history.conversations import Conversation, continuing
 from consensus_flows.tasks.record import NoAnswerError, Record
 from consensus_flows.tasks.watch import Watcher, watched_by
 

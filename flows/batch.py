@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from consensus_flows.blocks.budget import Budget
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.saved_algorithm import load_saved
@@ -22,7 +22,7 @@ from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.saved_config import name_of_saved, validated
 from consensus_flows.tasks.watch import tell
@@ -40,7 +40,7 @@ async def batch(
     input: str,
     output: str,
     *,
-    flow: Name | None = None,
+    flow: FlowName | None = None,
     config: dict[str, Any] | None = None,
     saved: str | None = None,
     prompt_column: str | None = None,
@@ -71,12 +71,12 @@ async def batch(
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
-    name: Name = flow or "consortium"
-    if (of_saved := await name_of_saved(config, saved, ALGORITHMS[name].config_class().model_validate)) is not None:
+    name = flow or MAIN
+    if (of_saved := await name_of_saved(config, saved, algorithm(name).config_class().model_validate)) is not None:
         # A config that gives way to a saved one is the deployment's, and so is the flow beside it.
         name, settings = await load_saved(of_saved, flow if config is None else None)
     else:
-        settings = validated(ALGORITHMS[name].config_class(), config or {})
+        settings = validated(algorithm(name).config_class(), config or {})
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     address = confined(output, "output")
@@ -93,7 +93,7 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
-    async with recorded(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+    async with record_runs(BatchReport(), in_conversation=False), alive(work.output if shard else None):
         if shard is not None:
             summary = await run_batch(work, leave=partial(leave_summary, work.output))
         elif shards > 1:

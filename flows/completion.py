@@ -8,8 +8,8 @@ from prefect import flow
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.flows.pump import report, run_pump
 from consensus_flows.flows.run import FLOW, run_as_flow
+from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.openrouter.complete import Completer
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.saved_config import ConfigOrName
 
@@ -25,7 +25,7 @@ async def run_completion(prompt: str, config: PumpConfig) -> Record:
     for place, sampling in {"sampling": config.sampling, **config.member_settings}.items():
         if sampling.reasoning_effort is not None:
             raise ConfigurationError(f"{place}.reasoning_effort: legacy completions do not reason: leave it out")
-    return await run_pump(prompt, config, Completer(fresh=config.fresh), name="completion")
+    return await run_pump(prompt, config, Caller(fresh=config.fresh, kind="completion"), name="completion")
 
 
 @flow(name="completion", **FLOW)

@@ -11,6 +11,8 @@ from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
@@ -19,6 +21,7 @@ from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.judging.aggregate import Material, aggregate
 from consensus_flows.tasks.judging.learner import Learner, feedback
 from consensus_flows.tasks.measuring import likeness_of
+from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Settlement
 from consensus_flows.tasks.reports.report import (
     Artifact,
@@ -56,7 +59,7 @@ async def run_consensus_learning(
     async with begin("consensus-learning", prompt, config, call, conversation=conversation, word="round") as run:
         if any(member.name in config.aggregators() for member in config.panel()):
             run.warn("self_preference", "the aggregator is also a member: it may prefer its own answer")
-        back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.seed))
+        back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.order_seed))
         learners = [Learner(prompt, back, run.system, run.conversation) for _ in config.panel()]
         for _ in range(config.iterations + 1):
             async with run.iteration() as iteration:
@@ -93,7 +96,7 @@ async def _round(run: Run[ConsensusLearningConfig], iteration: Iteration, learne
 
 async def _put_together(run: Run[ConsensusLearningConfig], iteration: Iteration, likeness: Likeness) -> None:
     """Make one answer of all by the approach that was chosen; leaves no synthesis where that fails."""
-    config, seed, answered = run.config, f"{run.config.seed}:{iteration.number}", iteration.answered()
+    config, seed, answered = run.config, f"{run.config.order_seed}:{iteration.number}", iteration.answered()
     match config.approach:
         case "majority":
             iteration.synthesis = majority(answered, config, likeness)
@@ -208,3 +211,22 @@ async def consensus_learning(
     return await run_as_flow(
         run_consensus_learning, ConsensusLearning, report, prompt, config, conversation=conversation
     )
+
+
+def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    most = config.iterations + 1
+    least = 1 if config.approach == "decentralized" else min(2, most) if config.stop_when_stable else most
+    rounds = least, most
+    yield from member_calls(config, members, rounds, told=config.improvement_prompt or prompt("improve"))
+    for model in config.aggregators()[:1]:
+        own = sum(len(turn.content) for turn in (*config.aggregator_context, *config.aggregator_prompt))
+        yield judge_calls(
+            model,
+            "aggregator",
+            rounds,
+            [count * len(members) for count in rounds],
+            prompt_length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
+            settings=config.aggregator_settings,
+        )

@@ -11,12 +11,20 @@ from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import (
+    SCHEMA_CHARACTERS,
+    judge_calls,
+    member_calls,
+    prompt_length,
+    rounds_before,
+)
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.judging.fence import fence_tag, fenced
 from consensus_flows.tasks.judging.judge import Case, Court, judge
 from consensus_flows.tasks.prompting.turns import Turns
-from consensus_flows.tasks.prompts import fill
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.reports.report import (
     Artifact,
@@ -61,7 +69,7 @@ async def run_consortium(
                 done = await _iterate(run, iteration, members)
             if done:
                 break
-            _tell_members(members, iteration, f"{config.seed}:{number}")
+            _tell_members(members, iteration, f"{config.order_seed}:{number}")
         else:
             run.record.status = "max_iterations"
         run.note_fallbacks(config.arbiters()[0], "judge")
@@ -83,7 +91,7 @@ async def _iterate(run: Run[ConsortiumConfig], iteration: Iteration, members: li
         history=[one.synthesis for one in record.iterations[:-1] if one.synthesis],
         system=run.system,
         conversation=run.conversation,
-        seed=f"{config.seed}:{number}",
+        seed=f"{config.order_seed}:{number}",
         label=run.label(iteration),
         likeness=likeness,
     )
@@ -188,12 +196,19 @@ async def consortium(
     return await run_as_flow(run_consortium, Consortium, report, prompt, config, conversation=conversation)
 
 
-def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
-    """Run the consortium flow from synchronous code and return its record.
-
-    Raises:
-        ConsensusError: If no answer came of it.
-    """
-    import asyncio
-
-    return asyncio.run(consortium(prompt, config))
+def plan(config: ConsortiumConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    rounds = config.min_iterations, config.max_iterations
+    yield from member_calls(config, members, rounds, told=prompt("iterate"))
+    yield judge_calls(
+        config.arbiters()[0],
+        "arbiter",
+        rounds,
+        # Every answer of the round, and its own syntheses of the rounds before.
+        [count * len(members) + rounds_before(count) for count in rounds],
+        prompt_length("arbiter_system", f"arbiter_{config.judging_method}")
+        + len(config.system or "")
+        + SCHEMA_CHARACTERS,
+        settings=config.arbiter_settings,
+    )

@@ -16,18 +16,20 @@ from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.judging.mixture import Task, in_order, windows
 from consensus_flows.tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.mixture_report import QueriesReport, queries_run_name
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 from consensus_flows.tasks.reports.report import (
@@ -115,7 +117,7 @@ async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequ
     task = _task(run, "aggregate" if before else "initial")
     conversations = []
     for member in members:
-        seed = f"{config.seed}:{iteration.number}:{member}"
+        seed = f"{config.order_seed}:{iteration.number}:{member}"
         order = in_order(before, seed)
         if before:
             iteration.shown[str(member)] = [response.member for response in order]
@@ -157,7 +159,7 @@ async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
             material = Material(
                 [answers[index] for index in part],
                 so_far.text if so_far else None,
-                seed=f"{config.seed}:{iteration.number}",
+                seed=f"{config.order_seed}:{iteration.number}",
                 label=run.label(iteration) if len(parts) == 1 else f"window {place} of {len(parts)}",
             )
             await tell("asking", [f"{config.aggregators()[0]}#1"])
@@ -217,12 +219,12 @@ async def run_queries(
             async with turns:
                 return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
         except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            cause = scrub(f"{type(error).__name__}: {error}")
+            cause = redact(f"{type(error).__name__}: {error}")
             return Record(
                 flow="mixture-of-agents",
                 flow_run_id=flow_run.id,
                 prompt=prompt,
-                seed=config.seed,
+                seed=config.order_seed,
                 status="failed",
                 error=cause,
             )
@@ -295,7 +297,7 @@ async def mixture_of_agents(
         )
     settings = await resolve_config(MixtureOfAgents, config)
     queries = QueriesReport(len(prompt))
-    async with recorded(queries, in_conversation=False):
+    async with record_runs(queries, in_conversation=False):
         records = await run_queries(prompt, settings, conversation=turns, references=given)
     await tell("done", records)
     await queries.show(records)
@@ -304,3 +306,20 @@ async def mixture_of_agents(
         error.records = records  # type: ignore[attr-defined]
         raise error
     return records
+
+
+def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    layers: Sequence[Layer] = config.proposer_layers()
+    before = [0, *(len(layer.panel()) for layer in layers)]
+    for layer, seen in zip(layers, before, strict=False):
+        panel = config.panel_of(layer)
+        told = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
+        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, told_first=told)
+    parts = windows(before[-1], config.window, config.reserved)
+    calls = len(parts), len(parts)
+    read = before[-1] + config.reserved * (len(parts) - 1)
+    told = prompt_length("moa_final", "moa_answers") + len(config.system or "")
+    yield judge_calls(
+        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+    )

@@ -12,6 +12,8 @@ from prefect import flow
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import new_samples
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
@@ -152,3 +154,19 @@ async def prefer(
         conversation: Earlier turns of the conversation that this question continues.
     """
     return await run_as_flow(run_prefer, Prefer, report, prompt, config, conversation=conversation)
+
+
+def plan(config: PreferConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members, rounds = config.panel(), (config.rounds, config.rounds)
+    for _ in range(config.rounds):
+        yield from member_calls(config, members, (1, 1))
+    seen = len(members) - (not config.include_self)
+    told = (
+        prompt_length("preference_system", "preference")
+        + len(config.criteria + (config.system or ""))
+        + SCHEMA_CHARACTERS
+    )
+    for member in members:
+        read = [count * seen for count in rounds]
+        yield judge_calls(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)

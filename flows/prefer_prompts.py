@@ -15,13 +15,13 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.flows.prefer import run_prefer
-from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.record_files import read_prompts, record_folder, write_record
 from consensus_flows.tasks.reports.report import cell
@@ -98,7 +98,7 @@ async def prefer_prompts(
         get_run_logger().info("%s: %s", name, record.status)
         return _outcome(name, path, record)
 
-    async with recorded(in_conversation=False):
+    async with record_runs(in_conversation=False):
         with spending(config.budget):
             outcomes = await asyncio.gather(*(one(name, text) for name, text in texts.items()))
     found = Outcomes(flow_run_id=flow_run.id, outcomes=outcomes)
@@ -131,8 +131,8 @@ async def _record(prompt: str, config: PreferConfig) -> Record:
             flow_run_id=flow_run.id,
             prompt=prompt,
             status="failed",
-            error=scrub(f"{type(error).__name__}: {error}"),
-            seed=config.seed,
+            error=redact(f"{type(error).__name__}: {error}"),
+            seed=config.order_seed,
         )
 
 

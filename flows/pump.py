@@ -11,6 +11,8 @@ from prefect import flow
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.flows.run import FLOW, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import member_calls
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Iteration, Record, Response
@@ -112,3 +114,8 @@ async def pump(
         conversation: Earlier turns of the conversation that this question continues.
     """
     return await run_as_flow(run_pump, Pump, report, prompt, config, conversation=conversation)
+
+
+def plan(config: PumpConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    yield from member_calls(config, config.panel(), (1, 1))

@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from consensus_flows.blocks.member import Member, ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
@@ -22,7 +22,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.saved_config import resolve_config
 from consensus_flows.tasks.watch import tell
@@ -211,7 +211,7 @@ async def begin(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     await check_models(config.models(), config.embedding())
-    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.seed)
+    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, word)
     started = time.monotonic()
@@ -250,7 +250,7 @@ async def run_as_flow(
         NoAnswerError: If no answer came of it; it holds the record.
     """
     settings: Config = await resolve_config(block, config)
-    async with recorded(report(settings), conversation=conversation, in_conversation=in_conversation):
+    async with record_runs(report(settings), conversation=conversation, in_conversation=in_conversation):
         record = await run(prompt, settings, conversation=tuple(conversation or ()), **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)

@@ -4,16 +4,25 @@ Self-consistency (arXiv:2203.11171) where the members are instances of one model
 The pairwise ranking is after LLM-Blender (arXiv:2306.02561).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect import flow
 
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import parse_member
+from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
+from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import (
+    READING_CHARACTERS,
+    SCHEMA_CHARACTERS,
+    judge_calls,
+    member_calls,
+    prompt_length,
+)
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
@@ -242,7 +251,7 @@ def _bench(run: Run[VoteConfig], model: str) -> Bench:
         run.conversation,
         run.config.judge_settings,
         run.config.timeout_s(),
-        str(run.config.seed),
+        str(run.config.order_seed),
     )
 
 
@@ -329,3 +338,70 @@ async def vote(
         conversation: Earlier turns of the conversation that this question continues.
     """
     return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation)
+
+
+def plan(config: VoteConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    if config.pairwise_judge is not None:
+        yield from member_calls(config, members, (1, 1))
+        yield from _pairwise(config, parse_member(config.pairwise_judge)[0])
+        return
+    size = len(members) if config.stop_when is None else config.waves or 1
+    asked = _enough(config, members, size)
+    # Votes are counted and not compared, so that nothing is embedded.
+    yield from member_calls(config, members[:asked], (1, 1), compared=False)
+    yield from member_calls(config, members[asked:], (0, 1), compared=False)
+    if config.extractor is not None:
+        model, settings = parse_member(config.extractor)[0], config.judge_settings
+        # Members that wrote the same are read once in each wave.
+        calls = math.ceil(asked / size), len(members)
+        told = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
+        yield judge_calls(model, "extractor", calls, calls, told, settings=settings)
+        # After each wave it says which readings mean the same, if there are two that differ.
+        comparing = 0, math.ceil(len(members) / size) - (size == 1 or len(members) == 1)
+        told = (
+            prompt_length("same_meaning_system", "same_meaning") + READING_CHARACTERS * len(members) + SCHEMA_CHARACTERS
+        )
+        if comparing[1]:
+            yield judge_calls(model, "extractor", comparing, (0, 0), told, settings=settings)
+
+
+def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
+    """How many members are asked when all of them agree, in waves of `size`."""
+    if config.stop_when is None:
+        return len(members)
+    weights = config.weights_of(members)
+    for asked in range(size, len(members), size):
+        if math.fsum(weights[:asked]) >= config.stop_when and asked >= (config.quorum or 1):
+            return asked
+    return len(members)
+
+
+def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
+    count = sum(member.name != judge for member in config.panel())
+    pairs = count * (count - 1) // 2
+    # Sorting compares at least every neighbour, and at most as many pairs as there are.
+    some = (pairs, pairs) if config.comparisons is None else (count - 1, pairs)
+    calls = tuple(2 * min(number, config.comparisons or pairs) for number in some)
+    if count < 2:
+        return
+    told = len(config.system or "") + SCHEMA_CHARACTERS
+    yield judge_calls(
+        judge,
+        "pairwise judge",
+        (calls[0], calls[1]),
+        [2 * number for number in calls],
+        prompt_length("compare_system", "compare") + told,
+        settings=config.judge_settings,
+    )
+    if config.fuse is not None:
+        best = min(config.fuse_top, count)
+        yield judge_calls(
+            parse_member(config.fuse)[0],
+            "fuser",
+            (1, 1),
+            (best, best),
+            prompt_length("fuse_system", "fuse") + told,
+            settings=config.judge_settings,
+        )

@@ -10,9 +10,9 @@ from typing import Any
 from consensus_flows.blocks.member import Member
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.cut import cuttable
+from consensus_flows.tasks.calls.cancellation import cancellable
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.errors import ErrorKind
 from consensus_flows.tasks.judging.hazards import marked
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
@@ -75,7 +75,7 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
         straggler_grace: None to wait for all.
     """
     started = time.monotonic()
-    with cuttable() as scissors:
+    with cancellable() as cancellation:
         calls = [asyncio.ensure_future(call) for _, _, call in asked]
     took: dict[asyncio.Future[Response], float] = {}
     pending = set(calls)
@@ -83,7 +83,7 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
         while pending:
             wait = _time_left(took, quorum, straggler_grace, started)
             if wait is not None and wait <= 0:
-                scissors.cut(f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered")
+                cancellation.because(f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered")
                 break
             done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             took |= {call: time.monotonic() - started for call in done}
@@ -94,7 +94,7 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
             await asyncio.wait(pending)
     waited = time.monotonic() - started
     return [
-        _outcome(call, request, instance, took.get(call, waited), scissors.reason)
+        _outcome(call, request, instance, took.get(call, waited), cancellation.reason)
         for call, (request, instance, _) in zip(calls, asked, strict=True)
     ]
 
@@ -129,7 +129,7 @@ def _outcome(
     if error is not None and not isinstance(error, Exception):
         raise error  # SIGTERM arrived during this call, and is meant for the run
     if error is not None:
-        return _failed(request, instance, waited, "unknown", scrub(f"{type(error).__name__}: {error}"))
+        return _failed(request, instance, waited, "unknown", redact(f"{type(error).__name__}: {error}"))
     return call.result()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.embed import embedding_request
+from consensus_flows.tasks.calls.embeddings import embedding_request
 from consensus_flows.tasks.counting.agreement import agreement
 from consensus_flows.tasks.counting.likeness import Likeness
 from consensus_flows.tasks.record import Iteration, Record, Response

@@ -103,7 +103,7 @@ class Response(BaseModel):
     embedding: tuple[float, ...] | None = Field(None, exclude=True, repr=False)
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
-    """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.money.budget`."""
+    """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.budget`."""
     hazards: list[str] = Field(default_factory=list)
     """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.judging.hazards`. It was shown as data."""
 

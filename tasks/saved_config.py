@@ -101,21 +101,18 @@ def _same(plain: Any, config: Any, read: Callable[[Any], Any]) -> bool:
         return False
 
 
-async def load_config(
-    block_class: type[Block], config_class: type[Config], name: str, kind: str | None = None
-) -> Config:
+async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:
     """Load the configuration that is saved as `name` in a block of `block_class`.
 
     Args:
         block_class: The type of the block.
         config_class: The settings in it.
         name: The block's name.
-        kind: What the command line calls this kind of configuration, if not by the block's slug.
 
     Raises:
         ConfigurationError: If there is none, or it can no longer be used.
     """
-    kind = kind or block_class.get_block_type_slug()
+    kind = block_class.get_block_type_slug()
     try:
         block: Any = await block_class.aload(name)
         # Prefect stores every field. Only what differs from the default was chosen, and may lie over other settings.

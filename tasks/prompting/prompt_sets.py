@@ -5,7 +5,6 @@ arXiv:2005.14165), ask for the steps of thought (chain of thought, Wei et al., a
 by which markers these are kept apart from the answer.
 """
 
-import hashlib
 import os
 import tomllib
 from pathlib import Path
@@ -53,18 +52,8 @@ class PromptSet(BaseModel):
     citations_marker: str = ""
     """The line after which the sources stand."""
 
-    @property
-    def version(self) -> str:
-        """A digest of all but the description, for the cache key; empty for a set that changes nothing."""
-        if self == PromptSet(description=self.description):
-            return ""
-        text = self.model_dump_json(exclude={"description"})
-        return f"set-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-
     def prompted(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return `messages` as a member is sent them; the last one is what is asked."""
-        if not self.version:
-            return messages
         said = [message.content for message in messages[:1] if message.role == "system"]
         system = "\n\n".join(text for text in (*said, self.system) if text)
         *earlier, last = messages[len(said) :]

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -50,19 +50,19 @@ class Report:
     """Writes artifacts and events while the run goes on, without making it wait for them.
 
     Args:
-        of_iteration: Returns the artifacts of an iteration that has ended.
+        of_iteration: Returns the artifacts of an iteration that has ended; by default its answers and its calls.
         of_run: Returns the artifacts of the whole run at its end.
         threshold: A confidence below which an event says so.
     """
 
     def __init__(
         self,
-        of_iteration: Callable[[Record, Iteration], Iterable[Artifact]],
+        of_iteration: Callable[[Record, Iteration], Iterable[Artifact]] | None = None,
         of_run: Callable[[Record], Iterable[Artifact]] | None = None,
         *,
         threshold: float | None = None,
     ) -> None:
-        self._of_iteration = of_iteration
+        self._of_iteration = of_iteration or answers_and_calls
         self._of_run = of_run
         self._threshold = threshold
         self._record: Record | None = None
@@ -179,6 +179,14 @@ def answer_section(response: Response, level: str = "###") -> str:
     if response.citations:
         parts += ["Sources that it names (nobody has looked them up):", quoted("\n".join(response.citations))]
     return "\n\n".join(parts)
+
+
+def answers_and_calls(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+    """Show what an iteration came to, its answers and its calls."""
+    title, made = f"Iteration {iteration.number}", iteration.synthesis
+    page = iteration_page(title, iteration, [agreement_note(iteration), *([quoted(made.text)] if made else [])])
+    yield Artifact(f"{key(record.flow)}-iteration", title, page)
+    yield calls_artifact(record, iteration, title.lower())
 
 
 def calls_artifact(record: Record, iteration: Iteration, of: str) -> Artifact:

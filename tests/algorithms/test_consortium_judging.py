@@ -38,7 +38,7 @@ async def test_the_order_is_shuffled_by_the_recorded_seed(vendors):
     orders = []
     for seed in (7, 7, 8):
         vendors.script("arbiter", judged(30), judged(90))
-        record = await run_consortium("What?", config(members=SIX, max_iterations=2, seed=seed, fresh=True))
+        record = await run_consortium("What?", config(members=SIX, max_iterations=2, order_seed=seed, fresh=True))
         assert record.seed == seed
         orders.append([order_shown(seen) for seen in asked(vendors, "arbiter")[-2:]])
         for shown, iteration in zip(orders[-1], record.iterations, strict=True):

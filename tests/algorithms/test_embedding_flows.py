@@ -25,9 +25,9 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.rows import call_rows
+from consensus_flows.tasks.history.writing import call_rows
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import calls_table
 from tests.kits import consortium_kit
 from tests.kits.command_kit import commands
@@ -248,7 +248,7 @@ async def test_a_run_that_is_broken_off_bills_them_too(vendors):
                 seen.append(value)
 
     async def run() -> None:
-        async with recorded(Looking()):
+        async with record_runs(Looking()):
             await consort()
 
     running = asyncio.ensure_future(run())

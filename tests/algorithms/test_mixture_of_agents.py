@@ -53,7 +53,7 @@ async def test_orders_are_shuffled_by_the_seed_and_recorded(vendors):
         say(vendors, **{f"m{number}": f"text {number}"})
     orders = []
     for seed in (1, 1, 2):
-        made = config(",".join(names), "openai/c,openai/d", seed=seed, fresh=True)
+        made = config(",".join(names), "openai/c,openai/d", order_seed=seed, fresh=True)
         record = await run_mixture_of_agents("What?", made)
         assert record.seed == seed
         shown = {str(r.member): r.text for r in record.iterations[0].responses}

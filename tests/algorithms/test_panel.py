@@ -6,7 +6,7 @@ import time
 import pytest
 
 from consensus_flows.tasks.asking import gather_panel, missed_quorum
-from consensus_flows.tasks.calls.cut import cuttable, failing_when_cut
+from consensus_flows.tasks.calls.cancellation import cancellable, failing_when_cancelled
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import CallError, Response
@@ -26,7 +26,7 @@ async def failure(seconds=0.0, instance=1):
 async def cut_inside(instance=1):
     """A call as `ask` makes it: cut in the middle, it is an entry in the record."""
     try:
-        with failing_when_cut("p/m"):
+        with failing_when_cancelled("p/m"):
             await asyncio.sleep(60)
     except ModelError as error:
         cause = CallError(kind=error.kind, message=error.message, retryable=error.retryable)
@@ -101,13 +101,13 @@ async def test_cancelling_the_panel_cancels_the_calls():
 
 
 async def test_only_a_cut_is_a_failure_any_other_cancellation_stays_one():
-    with cuttable() as scissors:
+    with cancellable() as cancellation:
         first, second = (asyncio.ensure_future(cut_inside(number)) for number in (1, 2))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    scissors.cut("cut after 1.0 s")
+    cancellation.because("cut after 1.0 s")
     second.cancel()
     assert (await second).error.message == "p/m: straggler: cut after 1.0 s"
     assert second.cancelling() == 0

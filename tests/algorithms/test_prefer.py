@@ -59,7 +59,7 @@ async def test_judges_see_the_others_answers_without_names_in_the_recorded_order
         assert not any(
             name in everything.replace(f'"model": "{model}"', "") for name in ("openai", "/one", "/two", "google")
         )
-    other = await run_prefer("Which one?", config(seed=1))
+    other = await run_prefer("Which one?", config(order_seed=1))
     assert [entry.order for entry in other.rankings] != [entry.order for entry in record.rankings]
 
 

@@ -304,8 +304,8 @@ def options(monkeypatch, *arguments):
 
     seen = []
     monkeypatch.setattr(
-        "consensus_flows.deployments.commands.algorithms.vote.run_config",
-        lambda prompt, config, out: seen.append((prompt, config)) or 0,
+        "consensus_flows.deployments.algorithm_commands.ask",
+        lambda one, prompt, config, out: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)

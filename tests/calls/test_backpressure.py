@@ -10,7 +10,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from consensus_flows.tasks.calls.pace import backpressure
-from consensus_flows.tasks.calls.pace.backpressure import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
+from consensus_flows.tasks.calls.task_run import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
 
 SLOW_S = 0.15
 

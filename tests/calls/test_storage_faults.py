@@ -20,9 +20,9 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
 from consensus_flows.flows.consortium import consortium
-from consensus_flows.tasks.calls.storage.result_folder import LOOKED_S, ROOM, PrivateFolder
+from consensus_flows.tasks.calls.storage import LOOKED_S, ROOM, PrivateFolder
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.asking import Bomb, answer, outcome, question, stored
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, config, judged, say

@@ -11,11 +11,11 @@ import genai_prices
 import pytest
 
 from consensus_flows.blocks import Sampling
-from consensus_flows.tasks.calls.adapters.openai_chat import strict
-from consensus_flows.tasks.calls.adapters.repair import Repairs, refused_parameter
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.calls.vendors.openai import VENDOR, strict
+from consensus_flows.tasks.calls.vendors.vendor import Repairs
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question
 from tests.kits.kinds import kinds
@@ -372,7 +372,7 @@ def test_repairs_are_merged() -> None:
     one = Repairs(frozenset({"a"}), frozenset({"b"}), 1)
     other = Repairs(frozenset({"c"}), frozenset(), 2)
     assert one | other == Repairs(frozenset({"a", "c"}), frozenset({"b"}), 2)
-    assert refused_parameter(Fault(500, message="Unsupported: 'temperature'"), frozenset({"temperature"})) is None
+    assert VENDOR.refused(Fault(500, message="Unsupported: 'temperature'"), frozenset({"temperature"})) is None
 
 
 COUNTS = Counts(input=1000, output=100, cached=400, reasoning=30)
@@ -462,7 +462,7 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
 
 
 def test_the_local_model_is_told_how_long_its_texts_may_be():
-    from consensus_flows.tasks.calls.adapters.openai_chat import bounded
+    from consensus_flows.tasks.calls.vendors.local import bounded
     from consensus_flows.tasks.judging.judge import schema_of
 
     schema = bounded(dict(schema_of("synthesize", "AB")), 512)

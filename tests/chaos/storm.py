@@ -21,7 +21,7 @@ from prefect import flow
 
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.calls.adapters import adapter_of
+from consensus_flows.tasks.calls.vendors import all_vendors
 from consensus_flows.tasks.record import Record
 from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
@@ -157,8 +157,8 @@ async def ride_out(
     Returns:
         The records, and the figures.
     """
-    for wire in ("openai", "anthropic", "google"):
-        adapter_of(wire)  # imported before: a second of it beside a call under way would pass for a timeout
+    for vendor in all_vendors().values():
+        vendor.load()  # imported before: a second of it beside a call under way would pass for a timeout
     vendors.script(ANY, then=weather.step)
     config = VoteConfig(members=MEMBERS, extract="number", timeout=timeout)
 

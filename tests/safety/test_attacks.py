@@ -193,7 +193,7 @@ async def test_a_failure_that_cannot_be_read_is_booked(vendors, monkeypatch):
     def broken(error):
         raise RecursionError(error)
 
-    monkeypatch.setattr("consensus_flows.tasks.calls.attempt.fault_of", broken)
+    monkeypatch.setattr("consensus_flows.tasks.calls.failures.fault_of", broken)
     request = question()
     vendors.script(request.model, then=faults.failure(500, "down"))
     response = await Caller()(request)
