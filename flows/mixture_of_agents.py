@@ -114,7 +114,7 @@ async def _propose(run: MixtureRun, reference: Recorded | None) -> Likeness | No
 async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequence[Response]) -> None:
     """Ask all models of a layer at once; each sees what the layer `before` has answered, in an order of its own."""
     config, members = run.config.panel_of(layer), layer.panel()
-    task = _task(run, "aggregate" if before else "initial")
+    task = _task(run, "aggregate" if before else "initial", config.system)
     conversations = []
     for member in members:
         seed = f"{config.order_seed}:{iteration.number}:{member}"
@@ -128,8 +128,8 @@ async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequ
     )
 
 
-def _task(run: MixtureRun, role: Literal["initial", "aggregate", "final"]) -> Task:
-    return Task(run.prompt, role, getattr(run.config.prompts, role), run.config.system, run.conversation)
+def _task(run: MixtureRun, role: Literal["initial", "aggregate", "final"], system: str | None) -> Task:
+    return Task(run.prompt, role, getattr(run.config.prompts, role), system, run.given)
 
 
 def _stop_short(
@@ -152,7 +152,7 @@ def _stop_short(
 async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
     """Let the aggregator make one answer, of all answers at once or window after window."""
     config, answers = run.config, run.record.iterations[-1].answered()
-    task, so_far = _task(run, "final"), None
+    task, so_far = _task(run, "final", config.system), None
     parts = windows(len(answers), config.window, config.reserved)
     for place, part in enumerate(parts, 1):
         async with run.iteration() as iteration:

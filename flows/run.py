@@ -59,6 +59,7 @@ class Run(Generic[Config]):
         call: Makes the calls.
         system: Instructions of the user's own, those of the conversation included.
         conversation: Earlier turns, without instructions.
+        given: Earlier turns as they were given, for who has instructions other than `system`.
         word: What an iteration is called in the UI and in warnings; None where there is only one.
     """
 
@@ -68,6 +69,7 @@ class Run(Generic[Config]):
     call: Call
     system: str | None
     conversation: tuple[Message, ...]
+    given: tuple[Message, ...]
     word: Round | None
 
     def turns(self) -> Turns:
@@ -213,7 +215,16 @@ async def begin(
     await check_models(config.models(), config.embedding())
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
-    run = Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, word)
+    run = Run(
+        prompt,
+        config,
+        record,
+        call or Caller(config.fresh, config.service_tier),
+        system,
+        turns,
+        tuple(conversation),
+        word,
+    )
     started = time.monotonic()
     await tell("started", record)
     with spending(config.budget):
