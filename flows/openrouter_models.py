@@ -69,17 +69,20 @@ async def try_models(
         folder: Where the files are.
     """
     pace = pace_of(await openrouter())
-    # Spaces the starts; the calls themselves wait for what the server asks of the whole account.
     starts = Pace(1, 60 / config.interval if config.interval else None)
     wanted = [str(model["id"]) for model in models]
     todo = trials.untried(wanted, again=config.again)
     result = WorkingModels()
     await tell("started", todo)
 
+    async def start() -> None:
+        await pace.released()  # while the server asks to wait, or all would go at once afterwards
+        await starts.released(late=True)
+
     async def one(model: str, endpoint: Api) -> None:
         for patience in range(PATIENCE):
             if patience:
-                await starts.released(late=True)
+                await start()
             if result.stopped:
                 return
             trial, limit = await try_model(model, endpoint, config)
@@ -89,7 +92,6 @@ async def try_models(
             if limit is None or patience == PATIENCE - 1:
                 break
             pace.hold(MINUTE_S)
-            starts.hold(MINUTE_S)
         trials.add(trial)
         result.tried_now += 1
         write_trials(folder, trials, models)
@@ -98,7 +100,7 @@ async def try_models(
     # Slow answers overlap; only the starts are spaced.
     async with asyncio.TaskGroup() as group:
         for pair in todo:
-            await starts.released(late=True)
+            await start()
             if result.stopped:
                 break
             group.create_task(one(*pair))

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
 from consensus_flows.tasks.calls.request import Request
-from consensus_flows.tasks.calls.vendors import Provider, Repairs, Reply, Vendor, schema_instruction, usage_of
+from consensus_flows.tasks.calls.vendors.vendor import Provider, Repairs, Reply, Vendor, schema_instruction, usage_of
 
 
 class OracleCredentials(ModelCredentials):

@@ -65,108 +65,6 @@ class Refusal(NamedTuple):
     """Whether it would cover a smaller call."""
 
 
-class BudgetTotals:
-    """Sums against their limits; what is reserved for calls under way is in them at its worst case.
-
-    Attributes:
-        limits: The budget.
-        calls: Requests sent.
-        tokens: Input and output together.
-        cost_usd: US dollars.
-    """
-
-    def __init__(self, limits: Budget) -> None:
-        self.limits = limits
-        self.calls = 0
-        self.tokens = 0
-        self.cost_usd = 0.0
-        self._open = 0
-        self._unsent = 0
-        self._open_tokens = 0
-        self._open_usd = 0.0
-        self._started = time.monotonic()
-
-    @property
-    def end(self) -> float | None:
-        """When its seconds are used up, by the monotonic clock."""
-        return None if self.limits.max_seconds is None else self._started + self.limits.max_seconds
-
-    def late(self) -> Refusal:
-        """Say that its seconds are used up."""
-        return Refusal(f"the budget of {self.limits.max_seconds:g} seconds is used up", exhausted=True)
-
-    def refusal_of(self, tokens: int, cost_usd: float) -> Refusal | None:
-        """Return why a call of this worst case is not covered, even with no other call under way; None if it is."""
-        limits = self.limits
-        if self.end is not None and time.monotonic() >= self.end:
-            return self.late()
-        if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:
-            # A call counts once it is sent, whatever comes of it; one that is not sent yet may never be.
-            return Refusal(f"the budget of {limits.max_calls} calls is used up", exhausted=True)
-        settled, paid = self.tokens - self._open_tokens, self.cost_usd - self._open_usd
-        if limits.max_tokens is not None and settled + tokens > limits.max_tokens:
-            left = max(0, limits.max_tokens - settled)
-            return Refusal(
-                f"the budget of {limits.max_tokens} tokens has {left} left, and the call may take {tokens}",
-                exhausted=not left,
-                by_size=True,
-            )
-        if limits.max_cost_usd is not None and paid + cost_usd > limits.max_cost_usd:
-            rest = max(0.0, limits.max_cost_usd - paid)
-            return Refusal(
-                f"the budget of {limits.max_cost_usd:g} USD has {rest:.6f} left, and the call may cost {cost_usd:.6f}",
-                exhausted=not rest,
-                by_size=True,
-            )
-        return None
-
-    def is_short(self, tokens: int, cost_usd: float) -> bool:
-        """Tell whether a call has to wait until others are settled."""
-        limits = self.limits
-        if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
-            return True
-        return (limits.max_tokens is not None and self.tokens + tokens > limits.max_tokens) or (
-            limits.max_cost_usd is not None and self.cost_usd + cost_usd > limits.max_cost_usd
-        )
-
-    def has_plenty(self, tokens: int, cost_usd: float) -> bool:
-        """Tell whether a call may take very much more than its worst case and still be covered."""
-        limits = self.limits
-        return (
-            limits.max_tokens is None or self.tokens + max(PLENTY * tokens, PLENTY_TOKENS) <= limits.max_tokens
-        ) and (limits.max_cost_usd is None or self.cost_usd + max(PLENTY * cost_usd, PLENTY_USD) <= limits.max_cost_usd)
-
-    def open(self, tokens: int, cost_usd: float) -> None:
-        """Reserve the worst case of a call."""
-        self.calls += 1
-        self.tokens += tokens
-        self.cost_usd += cost_usd
-        self._open += 1
-        self._unsent += 1
-        self._open_tokens += tokens
-        self._open_usd += cost_usd
-
-    def sent(self) -> None:
-        """Count a call that was reserved as sent, or cancelled."""
-        self._unsent -= 1
-
-    def close(self, reserved: tuple[int, float], spent: tuple[int, float], calls: int = 1) -> None:
-        """Book what a call came to.
-
-        Args:
-            reserved: The tokens and US dollars that were reserved.
-            spent: Those that it took.
-            calls: 0 for a call that was not sent.
-        """
-        self.calls += calls - 1
-        self.tokens += spent[0] - reserved[0]
-        self.cost_usd += spent[1] - reserved[1]
-        self._open -= 1
-        self._open_tokens -= reserved[0]
-        # Exactly nothing if nothing is under way: a remainder of fractions would be waited for in vain.
-        self._open_usd = self._open_usd - reserved[1] if self._open else 0.0
-
-
 class RequestLog(Protocol):
     """Where the requests of a run are entered so that they outlive it."""
 
@@ -335,13 +233,29 @@ class _Queue:
             turn.set_result(None)
 
 
-class BudgetTracker(BudgetTotals):
-    """The budget of one run and what was spent of it, inside that of the run around it."""
+class BudgetTracker:
+    """The budget of one run and what was spent of it, inside that of the run around it.
+
+    What is reserved for calls under way is in the sums at its worst case.
+
+    Attributes:
+        limits: The budget.
+        parent: That of the run around it.
+        log: Where every request is entered.
+        calls: Requests sent.
+        tokens: Input and output together.
+        cost_usd: US dollars.
+    """
 
     def __init__(self, limits: Budget, parent: "BudgetTracker | None" = None, log: RequestLog | None = None) -> None:
-        super().__init__(limits)
+        self.limits = limits
         self.parent = parent
         self.log = log
+        self.calls = self.tokens = 0
+        self.cost_usd = 0.0
+        self._open = self._unsent = self._open_tokens = 0
+        self._open_usd = 0.0
+        self._started = time.monotonic()
         self.queue: _Queue = _Queue() if parent is None else parent.queue
         self.refusal: str | None = None
         """Why the last call was refused that this budget or one around it did not cover; None as long as all are."""
@@ -349,6 +263,86 @@ class BudgetTracker(BudgetTotals):
         """Whether no call will be covered any more, however small."""
         self.short = False
         """Whether the last call that was refused was too large: a smaller one may be covered."""
+
+    @property
+    def end(self) -> float | None:
+        """When its seconds are used up, by the monotonic clock."""
+        return None if self.limits.max_seconds is None else self._started + self.limits.max_seconds
+
+    def late(self) -> Refusal:
+        """Say that its seconds are used up."""
+        return Refusal(f"the budget of {self.limits.max_seconds:g} seconds is used up", exhausted=True)
+
+    def refusal_of(self, tokens: int, cost_usd: float) -> Refusal | None:
+        """Return why a call of this worst case is not covered, even with no other call under way; None if it is."""
+        limits = self.limits
+        if self.end is not None and time.monotonic() >= self.end:
+            return self.late()
+        if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:
+            # A call counts once it is sent, whatever comes of it; one that is not sent yet may never be.
+            return Refusal(f"the budget of {limits.max_calls} calls is used up", exhausted=True)
+        settled, paid = self.tokens - self._open_tokens, self.cost_usd - self._open_usd
+        if limits.max_tokens is not None and settled + tokens > limits.max_tokens:
+            left = max(0, limits.max_tokens - settled)
+            return Refusal(
+                f"the budget of {limits.max_tokens} tokens has {left} left, and the call may take {tokens}",
+                exhausted=not left,
+                by_size=True,
+            )
+        if limits.max_cost_usd is not None and paid + cost_usd > limits.max_cost_usd:
+            rest = max(0.0, limits.max_cost_usd - paid)
+            return Refusal(
+                f"the budget of {limits.max_cost_usd:g} USD has {rest:.6f} left, and the call may cost {cost_usd:.6f}",
+                exhausted=not rest,
+                by_size=True,
+            )
+        return None
+
+    def is_short(self, tokens: int, cost_usd: float) -> bool:
+        """Tell whether a call has to wait until others are settled."""
+        limits = self.limits
+        if limits.max_calls is not None and self.calls + 1 > limits.max_calls:
+            return True
+        return (limits.max_tokens is not None and self.tokens + tokens > limits.max_tokens) or (
+            limits.max_cost_usd is not None and self.cost_usd + cost_usd > limits.max_cost_usd
+        )
+
+    def has_plenty(self, tokens: int, cost_usd: float) -> bool:
+        """Tell whether a call may take very much more than its worst case and still be covered."""
+        limits = self.limits
+        return (
+            limits.max_tokens is None or self.tokens + max(PLENTY * tokens, PLENTY_TOKENS) <= limits.max_tokens
+        ) and (limits.max_cost_usd is None or self.cost_usd + max(PLENTY * cost_usd, PLENTY_USD) <= limits.max_cost_usd)
+
+    def open(self, tokens: int, cost_usd: float) -> None:
+        """Reserve the worst case of a call."""
+        self.calls += 1
+        self.tokens += tokens
+        self.cost_usd += cost_usd
+        self._open += 1
+        self._unsent += 1
+        self._open_tokens += tokens
+        self._open_usd += cost_usd
+
+    def sent(self) -> None:
+        """Count a call that was reserved as sent, or cancelled."""
+        self._unsent -= 1
+
+    def close(self, reserved: tuple[int, float], spent: tuple[int, float], calls: int = 1) -> None:
+        """Book what a call came to.
+
+        Args:
+            reserved: The tokens and US dollars that were reserved.
+            spent: Those that it took.
+            calls: 0 for a call that was not sent.
+        """
+        self.calls += calls - 1
+        self.tokens += spent[0] - reserved[0]
+        self.cost_usd += spent[1] - reserved[1]
+        self._open -= 1
+        self._open_tokens -= reserved[0]
+        # Exactly nothing if nothing is under way: a remainder of fractions would be waited for in vain.
+        self._open_usd = self._open_usd - reserved[1] if self._open else 0.0
 
     async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
         """Reserve the worst case of `request`, after those that have waited longer for the same budget.
@@ -468,18 +462,13 @@ class BudgetTracker(BudgetTotals):
 _current: ContextVar[BudgetTracker | None] = ContextVar("budget", default=None)
 
 
-def current_budget() -> BudgetTracker | None:
-    """Return the budget of the run that this code is part of."""
-    return _current.get()
-
-
 def check_wait(seconds: float) -> None:
     """Check that the seconds of the budget, if there is one, last longer than a wait.
 
     Raises:
         BudgetError: If they do not.
     """
-    tracker = current_budget()
+    tracker = _current.get()
     if tracker is not None:
         tracker.check_wait(seconds)
 
@@ -493,7 +482,7 @@ async def until_deadline() -> AsyncIterator[None]:
     Raises:
         BudgetError: If it was cut.
     """
-    tracker = current_budget()
+    tracker = _current.get()
     limit = asyncio.timeout(tracker.seconds_left() if tracker else None)
     try:
         async with limit:
@@ -517,7 +506,7 @@ async def reserve(request: Request, endpoint: Endpoint, ready: Callable[[bool], 
         BudgetError: If the budget does not cover it.
         OutputError: If it cannot be entered in the log of the run.
     """
-    tracker = current_budget()
+    tracker = _current.get()
     if tracker is None:
         return None
     started = time.monotonic()

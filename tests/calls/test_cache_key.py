@@ -67,9 +67,7 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_every_field_is_keyed_or_left_out() -> None:
-    assert set(Request.model_fields) == KEYED | LEFT_OUT, (
-        "decide about the new field in tasks/calls/storage/cache_key.py"
-    )
+    assert set(Request.model_fields) == KEYED | LEFT_OUT, "decide about the new field in tasks/calls/cache_key.py"
     assert not KEYED & LEFT_OUT
     assert set(REQUEST_CHANGES) == KEYED
     assert set(SAMPLING_CHANGES) == set(Sampling.model_fields), "the key holds all of them: add the new one here"

@@ -198,7 +198,7 @@ async def test_the_events_that_are_waited_for_are_those_of_prefect(
             return seen[-1]
 
     worker = EventsWorker.instance()
-    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/pace/backpressure.py"
+    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/task_run.py"
     monkeypatch.setattr(worker, "_queue", Watched())
     before = _server._calls
     await throttle()

@@ -166,9 +166,7 @@ async def test_what_fails_at_the_first_look_and_not_at_the_second_is_stored(
     """Prefect goes on without a key where it could not be computed, and the call is made: its answer must be kept."""
     request, found = question(), shutil.disk_usage("/")
     looks = iter([found._replace(free=0)])
-    monkeypatch.setattr(
-        "consensus_flows.tasks.calls.storage.result_folder.shutil.disk_usage", lambda _path: next(looks, found)
-    )
+    monkeypatch.setattr("consensus_flows.tasks.calls.storage.shutil.disk_usage", lambda _path: next(looks, found))
     vendors.script(request.model, then=Reply(text="paid for"))
     first, book = await outcome(request)
     assert (first.text, len(book.attempts)) == ("paid for", 1)

@@ -8,34 +8,8 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from consensus_flows.tasks.calls.vendors.vendor import (
-    Provider,
-    Repairs,
-    Reply,
-    Vendor,
-    charged,
-    malformed,
-    schema_instruction,
-    system_and_turns,
-    total,
-    usage_of,
-)
+from consensus_flows.tasks.calls.vendors.vendor import Vendor
 from consensus_flows.tasks.errors import ConfigurationError
-
-__all__ = [
-    "GROUP",
-    "Provider",
-    "Repairs",
-    "Reply",
-    "Vendor",
-    "all_vendors",
-    "charged",
-    "malformed",
-    "schema_instruction",
-    "system_and_turns",
-    "total",
-    "usage_of",
-]
 
 GROUP = "consensus_flows.vendors"
 
