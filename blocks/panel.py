@@ -114,6 +114,10 @@ class RunConfig(Settings):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: {what}")
 
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        raise NotImplementedError
+
     def timeout_s(self) -> float:
         """The seconds that one request may take."""
         return self.timeout or (FLEX_TIMEOUT_S if self.service_tier == "flex" else TIMEOUT_S)

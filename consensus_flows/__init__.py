@@ -45,18 +45,29 @@ if TYPE_CHECKING:
     from consensus_flows.flows.prefer import run_prefer as run_prefer
     from consensus_flows.flows.pump import pump as pump
     from consensus_flows.flows.pump import run_pump as run_pump
+    from consensus_flows.flows.run import FLOW as FLOW
+    from consensus_flows.flows.run import Run as Run
+    from consensus_flows.flows.run import begin as begin
+    from consensus_flows.flows.run import run_as_flow as run_as_flow
     from consensus_flows.flows.vote import run_vote as run_vote
     from consensus_flows.flows.vote import vote as vote
+    from consensus_flows.tasks.batches.planned import Planned as Planned
+    from consensus_flows.tasks.batches.planning import member_calls as member_calls
+    from consensus_flows.tasks.calls.call import Call as Call
     from consensus_flows.tasks.calls.request import Message as Message
     from consensus_flows.tasks.errors import ConfigurationError as ConfigurationError
     from consensus_flows.tasks.errors import ConsensusError as ConsensusError
     from consensus_flows.tasks.errors import QuorumError as QuorumError
     from consensus_flows.tasks.record import CallError as CallError
     from consensus_flows.tasks.record import Iteration as Iteration
+    from consensus_flows.tasks.record import NoAnswerError as NoAnswerError
     from consensus_flows.tasks.record import Record as Record
     from consensus_flows.tasks.record import Response as Response
+    from consensus_flows.tasks.record import RunWarning as RunWarning
     from consensus_flows.tasks.record import Synthesis as Synthesis
     from consensus_flows.tasks.record import Usage as Usage
+    from consensus_flows.tasks.reports.report import Artifact as Artifact
+    from consensus_flows.tasks.reports.report import Report as Report
 
 _NAMES = {
     "blocks.budget": ("Budget",),
@@ -85,10 +96,24 @@ _NAMES = {
     "flows.mixture_of_agents": ("mixture_of_agents", "run_mixture_of_agents"),
     "flows.prefer": ("prefer", "run_prefer"),
     "flows.pump": ("pump", "run_pump"),
+    "flows.run": ("FLOW", "Run", "begin", "run_as_flow"),
     "flows.vote": ("run_vote", "vote"),
+    "tasks.batches.planned": ("Planned",),
+    "tasks.batches.planning": ("member_calls",),
+    "tasks.calls.call": ("Call",),
     "tasks.calls.request": ("Message",),
     "tasks.errors": ("ConfigurationError", "ConsensusError", "QuorumError"),
-    "tasks.record": ("CallError", "Iteration", "Record", "Response", "Synthesis", "Usage"),
+    "tasks.record": (
+        "CallError",
+        "Iteration",
+        "NoAnswerError",
+        "Record",
+        "Response",
+        "RunWarning",
+        "Synthesis",
+        "Usage",
+    ),
+    "tasks.reports.report": ("Artifact", "Report"),
 }
 """Where a name is found; what is above tells type checkers the same."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -100,23 +100,23 @@ app.command(
     "consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn."
 )
 app.command(
-    "consensus_flows.deployments.commands.history.runs:list_history",
+    "consensus_flows.deployments.commands.history:list_history",
     name="runs",
     help="List the runs of the history, newest first.",
 )
-app.command("consensus_flows.deployments.commands.history.runs:show_run", name="run", help="Show a run of the history.")
+app.command("consensus_flows.deployments.commands.history:show_run", name="run", help="Show a run of the history.")
 app.command(
-    "consensus_flows.deployments.commands.history.stats:stats",
+    "consensus_flows.deployments.commands.history:stats",
     name="stats",
     help="How each model did, over the runs of the history.",
 )
 app.command(
-    "consensus_flows.deployments.commands.history.database:app",
+    "consensus_flows.deployments.commands.history:app",
     name="history",
     help="The database of the history: where it is, and what is deleted from it.",
 )
 app.command(
-    "consensus_flows.deployments.commands.history.store:app",
+    "consensus_flows.deployments.commands.store:app",
     name="store",
     help="The stored answers: delete those older than some days.",
 )

@@ -61,7 +61,7 @@ async def main() -> None:
         print(f"  {option.answer}: {option.votes:g} of {len(record.votes)} asked, {', '.join(option.members)}")
 
     record = await vote("Why is the sky blue?", COMPARED)
-    print(f"{record.answer}\n  {'; '.join(record.warnings)}")
+    print(f"{record.answer}\n  {'; '.join(map(str, record.warnings))}")
 
 
 def by_hand() -> None:

@@ -24,8 +24,8 @@ class Algorithm:
 
     For one that is called `my-name`, the module holds:
 
-    - `run_my_name(prompt, config, call, *, conversation, name)`, which asks and returns the record;
-    - `my_name`, the flow around it, with the parameters `prompt`, `config`, `saved` and `conversation`;
+    - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
+    - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
     - `plan(config)`, which yields the calls of a run, for estimates.
     """
 

@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.flows.algorithms import algorithm_of
-from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.providers import close_clients
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Record
 

@@ -22,7 +22,7 @@ from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.saved_config import name_of_saved, validated
 from consensus_flows.tasks.watch import tell
@@ -93,7 +93,7 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
-    async with recorded(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+    async with record_runs(BatchReport(), in_conversation=False), alive(work.output if shard else None):
         if shard is not None:
             summary = await run_batch(work, leave=partial(leave_summary, work.output))
         elif shards > 1:

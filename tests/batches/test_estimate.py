@@ -25,7 +25,7 @@ from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, Estimate, esti
 from consensus_flows.tasks.batches.planned import Planned, calls_in_words
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.database import opened
-from consensus_flows.tasks.history.rows import Entry
+from consensus_flows.tasks.history.writing import Entry
 from consensus_flows.tasks.record import Usage
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged
@@ -234,10 +234,10 @@ async def test_the_history_tells_how_long_answers_are(prefect_server, vendors, t
 
 
 def _save(one: Entry) -> None:
-    from consensus_flows.tasks.history.writer import save
+    from consensus_flows.tasks.history.writing import save
 
     with opened() as history:
-        history.save(lambda transaction: save(transaction, one))
+        history.write(lambda transaction: save(transaction, one))
 
 
 async def test_an_estimate_does_without_a_history(prefect_server, vendors, monkeypatch):

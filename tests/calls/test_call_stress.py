@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from consensus_flows.blocks import OpenAICompatibleCredentials
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.storage.result_folder import AT_HAND
-from consensus_flows.tasks.calls.storage.single_flight import _under_way, once
+from consensus_flows.tasks.calls.single_flight import _under_way, once
+from consensus_flows.tasks.calls.storage import AT_HAND
 from consensus_flows.tasks.errors import BudgetError
 from consensus_flows.tasks.record import Response
 from tests.kits.asking import answer, asking, forget, question, stored

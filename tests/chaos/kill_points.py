@@ -209,10 +209,10 @@ def main() -> None:
     """Import what the flows need, and fork for each job."""
     for name in CONFIGURATIONS:
         flow_of(name)
-    from consensus_flows.tasks.calls.adapters import adapter_of
+    from consensus_flows.tasks.calls.vendors import all_vendors
 
-    for wire in ("openai", "anthropic", "google"):
-        adapter_of(wire)  # type: ignore[arg-type]
+    for vendor in all_vendors().values():
+        vendor.load()
     assert threading.active_count() == 1, threading.enumerate()
     for line in sys.stdin:
         child = os.fork()

@@ -9,10 +9,9 @@ import pytest
 
 from consensus_flows.deployments.commands.algorithms.chat import chat
 from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
-from consensus_flows.deployments.commands.algorithms.rows import one_line, put_rows
-from consensus_flows.deployments.commands.history.runs import moment
+from consensus_flows.deployments.commands.history import moment, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop
-from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged, say
 from tests.kits.history_kit import START, rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from consensus_flows.tasks.history.saved_address import none_is_saved
+from consensus_flows.tasks.history.address import no_block_is_saved
 
 
 def consensus(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def test_the_database_of_the_server_tells_whether_an_address_is_saved(tmp_path):
         ("postgresql+asyncpg://user:password@127.0.0.1:1/prefect", False),
     ):
         with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
-            assert none_is_saved() is said, url
+            assert no_block_is_saved() is said, url
     assert not (tmp_path / "none.db").exists()
 
 

@@ -27,8 +27,7 @@ from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.journal_path import dated
 from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.watch import watched_by
 

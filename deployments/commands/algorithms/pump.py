@@ -15,9 +15,9 @@ from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
 from consensus_flows.deployments.view import cost
+from consensus_flows.flows.pump import heading
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record, Response
-from consensus_flows.tasks.reports.pump_report import heading
 
 
 def command(

@@ -2,8 +2,8 @@
 
 from consensus_flows.deployments.terminal import put, say
 from consensus_flows.deployments.view import summary
+from consensus_flows.flows.vote import tally_lines
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.reports.vote_report import tally_lines
 
 
 def show(record: Record, ui_url: str) -> None:

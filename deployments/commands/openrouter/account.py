@@ -14,9 +14,17 @@ from consensus_flows.deployments.options import RunOptions, configured
 from consensus_flows.deployments.run import OutputOptions, run_flow
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.openrouter.account import PROVIDER, account, free_models, list_models
-from consensus_flows.tasks.openrouter.trials import FILES, TRIED, Trial, write_models
+from consensus_flows.tasks.calls.providers import close_clients
+from consensus_flows.tasks.openrouter import (
+    FILES,
+    PROVIDER,
+    TRIED,
+    Trial,
+    account,
+    free_models,
+    list_models,
+    write_models,
+)
 from consensus_flows.tasks.watch import watched_by
 
 app = App(name="openrouter", help="OpenRouter's own: credits, models, which free ones work, a completion, a chat.")

@@ -28,8 +28,8 @@ from consensus_flows.deployments.terminal import (
 )
 from consensus_flows.deployments.view import cost, state
 from consensus_flows.flows.pump import pump
+from consensus_flows.tasks.calls.providers import warm_up
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.warm_up import warm_up
 from consensus_flows.tasks.prompts import prompt as prompt_file_text
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.watch import watched_by

@@ -19,8 +19,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, read_text, say, write_whole
 from consensus_flows.deployments.view import cost
 from consensus_flows.flows.check_models import check_models, rows
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.check_cases import CheckReport, read_cases
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.watch import Watcher, watched_by
