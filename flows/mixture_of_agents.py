@@ -5,7 +5,6 @@ window that of Li et al., arXiv:2502.00674. L layers of N proposers and the aggr
 original, a model that fails is left out and named, every call has a timeout and a budget, and the answers are fenced.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.scrub import scrub
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.ending import out_of_budget
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -30,15 +28,12 @@ from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
 from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
+from consensus_flows.tasks.reports.mixture_report import MixtureReport
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
-from consensus_flows.tasks.reports.report import start_record, told_of_end
+from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
 from consensus_flows.tasks.rounds import ask_members
 from consensus_flows.tasks.saved_config import chosen
 from consensus_flows.tasks.watch import tell
-
-QUERIES_AT_ONCE = 8
-"""Queries of a list that are under way at the same time."""
 
 
 async def run_mixture_of_agents(
@@ -65,7 +60,7 @@ async def run_mixture_of_agents(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty, there is no layer, or a model cannot be asked.
     """
-    await _check([prompt], config, [reference])
+    await _check(prompt, config, reference)
     record = start_record("mixture-of-agents", prompt, seed=config.seed)
     run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), conversation)
     started = time.monotonic()
@@ -79,40 +74,10 @@ async def run_mixture_of_agents(
     return record
 
 
-async def run_queries(
-    prompts: Sequence[str],
-    config: MixtureOfAgentsConfig,
-    call: Call | None = None,
-    *,
-    conversation: tuple[Message, ...] = (),
-    references: Sequence[Recorded] = (),
-) -> list[Record]:
-    """Run a mixture of agents for each of `prompts`; the budget is that of all together.
-
-    Raises:
-        ConfigurationError: Before any call, if one of them cannot be run.
-    """
-    found = recorded_for(prompts, references)
-    await _check(prompts, config, found)
-    turns = asyncio.Semaphore(QUERIES_AT_ONCE)
-
-    async def one(prompt: str, reference: Recorded | None) -> Record:
-        try:
-            async with turns:
-                return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
-        except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            record = start_record("mixture-of-agents", prompt, seed=config.seed)
-            record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
-            return record
-
-    with spending(config.budget):
-        return await asyncio.gather(*(one(*pair) for pair in zip(prompts, found, strict=True)))
-
-
-async def _check(prompts: Sequence[str], config: MixtureOfAgentsConfig, references: Sequence[Recorded | None]) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
+async def _check(prompt: str, config: MixtureOfAgentsConfig, reference: Recorded | None) -> None:
+    if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    if not config.proposer_layers() and None in references:
+    if not config.proposer_layers() and reference is None:
         raise ConfigurationError("layers: there is none: name models for at least one, or give recorded answers")
     await check_models(config.models(), config.embedding())
 
@@ -245,22 +210,22 @@ def _stand_in(so_far: Synthesis | None, answers: Sequence[Response], likeness: L
 
 @flow(
     name="mixture-of-agents",
-    flow_run_name=queries_run_name,
+    flow_run_name=run_name,
     persist_result=True,
     result_serializer="json",
     validate_parameters=True,
 )
 async def mixture_of_agents(
-    prompt: str | list[str],
+    prompt: str,
     config: MixtureOfAgentsConfig | None = None,
     saved: str | None = None,
     conversation: list[Message] | None = None,
     reference: list[Recorded] | None = None,
-) -> Record | list[Record]:
+) -> Record:
     """Ask layers of models, each of which sees the answers of the one before; the last model makes one answer.
 
     Args:
-        prompt: The question, or a list of questions.
+        prompt: The question.
         config: Who is in which layer, and who aggregates. Empty: a saved configuration.
         saved: Name of a saved configuration (a Mixture of Agents block) to run in place of config,
             whatever config the deployment sets. Both empty: the one called default.
@@ -269,19 +234,8 @@ async def mixture_of_agents(
     """
     config = await chosen(MixtureOfAgents, MixtureOfAgentsConfig, config, saved, "moa")
     turns, given = tuple(conversation or ()), reference or []
-    if isinstance(prompt, str):
-        (found,) = recorded_for([prompt], given)
-        layers = len(config.proposer_layers()) + 1 + (found is not None)
-        async with recorded(MixtureReport(layers), conversation=conversation):
-            record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
-        return told_of_end(record)
-    report = QueriesReport(len(prompt))
-    async with recorded(report, in_conversation=False):
-        records = await run_queries(prompt, config, conversation=turns, references=given)
-    await tell("done", records)
-    await report.show(records)
-    if all(record.answer is None for record in records):
-        error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")
-        error.records = records  # type: ignore[attr-defined]
-        raise error
-    return records
+    (found,) = recorded_for([prompt], given)
+    layers = len(config.proposer_layers()) + 1 + (found is not None)
+    async with recorded(MixtureReport(layers), conversation=conversation):
+        record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
+    return told_of_end(record)

@@ -8,8 +8,7 @@ from pydantic import BaseModel
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import planned_calls
+from consensus_flows.tasks.batches.planning import Planned, planned_calls
 from consensus_flows.tasks.calls.money.pricing import price
 from consensus_flows.tasks.calls.money.service_tier import tier_at
 from consensus_flows.tasks.calls.providers import LOCAL, Endpoint, check_models

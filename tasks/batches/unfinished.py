@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.batches.addresses import Place, place_of
-from consensus_flows.tasks.batches.journal_path import DATE, dated, day_of_run, journal_path
+from consensus_flows.tasks.batches.addresses import DATE, Place, dated, day_of_run, journal_path, place_of
 
 AT_WORK_S = 12 * 3600.0
 """Seconds after which nobody goes on with the batch of the day before on his own: half of what is between two nights."""

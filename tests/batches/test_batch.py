@@ -13,14 +13,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
 from consensus_flows.flows.batch import batch
-from consensus_flows.flows.batching import IN_A_ROW, run_batch
-from consensus_flows.tasks.batches.observing import Labelled
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.flows.batching import IN_A_ROW, Labelled, run_batch
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.totals import ModelSummary
 from consensus_flows.tasks.errors import ConfigurationError, OutputError, QuorumError
 from consensus_flows.tasks.record import CallError, Response
-from consensus_flows.tasks.reports.batch_picture import histogram
 from consensus_flows.tasks.reports.batch_report import models_table, summary_markdown
+from consensus_flows.tasks.reports.pictures import histogram
 from tests.kits.asking import question
 from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, failing_for, prompts, read, serve
 from tests.vendors import faults

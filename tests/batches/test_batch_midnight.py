@@ -10,7 +10,7 @@ import pytest
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.tasks.batches import unfinished as module
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished, unfinished_shards
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.batch_kit import ONE, batch_of, environment_of, kill_when, prompts, serve, start
@@ -124,8 +124,8 @@ def test_a_run_of_a_schedule_is_that_of_its_night(vendors, tmp_path, killed, mon
 
 async def test_an_output_in_a_store(vendors, tmp_path):
     serve(vendors)
+    from consensus_flows.tasks.batches.addresses import journal_path
     from consensus_flows.tasks.batches.journal import Journal
-    from consensus_flows.tasks.batches.journal_path import journal_path
 
     address = "memory://midnight/answers-{date}.jsonl"
     work = batch_of(prompts(tmp_path, 2), tmp_path / "x.jsonl", config=CONFIG)

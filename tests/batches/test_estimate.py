@@ -21,8 +21,7 @@ from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, estimate
-from consensus_flows.tasks.batches.planned import calls_in_words
-from consensus_flows.tasks.batches.planning import planned_calls
+from consensus_flows.tasks.batches.planning import calls_in_words, planned_calls
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.database import opened
 from consensus_flows.tasks.history.rows import Entry

@@ -24,14 +24,14 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import ALGORITHMS, Name
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
-from consensus_flows.tasks.batches.journal_path import dated
-from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.clients import close_clients
 from consensus_flows.tasks.calls.warm_up import warm_up
 from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.watch import watched_by
+from consensus_flows.tasks.watch import Watcher, watched_by
 
 BUDGET = {
     "max_calls": "max_calls",
@@ -64,6 +64,10 @@ class BatchOptions:
     """Go on without rows that cannot be used, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost of each model, and stop."""
+    records: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
+    reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """With --flow moa, the column of recorded answers that stand in for the first layer."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -131,32 +135,70 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     config = module_of(algorithm).configure(own, found.values if found else None)
     if options.dry_run:
         return _estimate(source, options, config)
+    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+    return run_batch_flow(
+        source,
+        options.output,
+        algorithm,
+        config,
+        lambda summary, ui_url: _told(summary, options, ui_url),
+        view=view,
+        interrupted=f"finished rows are kept, and the same command continues with the others{shards}",
+        budget=budget,
+        prompt_column=options.prompt_column,
+        prompt_template=options.prompt_template,
+        id_column=options.id_column,
+        concurrency=options.concurrency,
+        skip_bad=options.skip_bad,
+        records=options.records,
+        reference_column=options.reference_column,
+        shards=options.shards,
+    )
+
+
+def run_batch_flow(
+    source: str,
+    output: str,
+    algorithm: Name,
+    config: Any,
+    report: Callable[[BatchSummary, str], Exit],
+    *,
+    view: Watcher | None,
+    interrupted: str,
+    **parameters: Any,
+) -> Exit:
+    """Run the batch flow, for this command and for every other one that asks many questions.
+
+    Args:
+        source: The rows.
+        output: The file of answers.
+        algorithm: What is run on each row.
+        config: Its configuration.
+        report: Prints what came of it, given the address of the UI, and returns the exit code.
+        view: Shows how far it is; closed before anything is reported, if it can be.
+        interrupted: What is said after Ctrl-C.
+        parameters: Further parameters of the flow.
+    """
     warm_up(model.provider for model in config.models())
     info = connect()
-    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    close = getattr(view, "close", lambda: None)
 
-    def report(summary: BatchSummary) -> Exit:
-        if view is not None:
-            view.close()
-        return _told(summary, options, info.ui_url)
+    def reported(summary: BatchSummary) -> Exit:
+        close()
+        return report(summary, info.ui_url)
 
-    last = LastWord(info.api_url, "batch_written", report)
+    last = LastWord(info.api_url, "batch_written", reported)
 
     async def work() -> BatchSummary:
         with watched_by(*([view] if view else []), last):
             try:
                 done: BatchSummary = await batch(
                     source,
-                    options.output,
+                    output,
                     flow=algorithm,
                     config=config.model_dump(mode="json", exclude_defaults=True),
-                    prompt_column=options.prompt_column,
-                    prompt_template=options.prompt_template,
-                    id_column=options.id_column,
-                    concurrency=options.concurrency,
-                    skip_bad=options.skip_bad,
-                    budget=budget,
-                    shards=options.shards,
+                    **parameters,
                 )
             except QuorumError as error:
                 done = getattr(error, "record", None)  # type: ignore[assignment]
@@ -169,14 +211,11 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     try:
         return last.run(work())
     except (KeyboardInterrupt, TerminationSignal) as signal:
-        if view is not None:
-            view.close()
-        shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
-        say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
+        close()
+        say(f"consensus: interrupted; {interrupted}")
         raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
     finally:
-        if view is not None:
-            view.close()
+        close()
 
 
 def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:

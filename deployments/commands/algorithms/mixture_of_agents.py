@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.deployments.commands.algorithms.layer_view import layer_view, show_layers
-from consensus_flows.deployments.commands.algorithms.moa_queries import run_list
+from consensus_flows.deployments.commands.algorithms.many import run_list
 from consensus_flows.deployments.commands.algorithms.query_files import read_queries, read_references
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, read_text
 from consensus_flows.deployments.commands.settings.saved import load, save_block
@@ -168,9 +168,7 @@ def run_config(prompt: str, config: MixtureOfAgentsConfig, out: TurnOptions, rec
     """Run a configuration, with recorded answers in place of the first layer if there are some."""
 
     async def start() -> Record:
-        record = await mixture_of_agents(prompt, config, conversation=out.turns(), reference=list(recorded))
-        assert isinstance(record, Record)
-        return record
+        return await mixture_of_agents(prompt, config, conversation=out.turns(), reference=list(recorded))
 
     models = [*(str(member) for member in config.members()), *map(str, config.aggregators())]
     return run_flow(start, models, out, view=layer_view(), show=show_layers)

@@ -62,8 +62,7 @@ def _calls(name: str) -> str:
     Raises:
         Stop: If there is none of that name, or a model of it cannot be asked.
     """
-    from consensus_flows.tasks.batches.planned import calls_in_words
-    from consensus_flows.tasks.batches.planning import planned_calls
+    from consensus_flows.tasks.batches.planning import calls_in_words, planned_calls
 
     saved = find(name)
     config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)

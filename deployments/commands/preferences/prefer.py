@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.deployments.commands.algorithms.many import run_folder
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from consensus_flows.deployments.commands.preferences.prefer_folder import run_folder
 from consensus_flows.deployments.commands.preferences.preference_view import show_record
 from consensus_flows.deployments.commands.settings.saved import load, save_block
 from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, configured
