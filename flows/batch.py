@@ -113,23 +113,23 @@ async def batch(
             summary = await run_shards(work, shards, inventory, address)
         else:
             summary = await run_batch(await _or_unfinished(work, address, inventory), inventory=inventory)
-    return _told_of_end(summary)
+    return _or_failure(summary)
 
 
 async def _or_unfinished(work: Batch, address: str, inventory: Inventory) -> Batch:
     """Return the batch, or that of the day before if this run continues it; name those that nobody continues."""
     for one in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
         # Its output would become that of another input.
-        found = one._replace(goes_on=one.goes_on and one.rows == inventory.sha256)
-        get_run_logger().warning("%s", found.told(work.output))
-        await tell("notice", found.told(work.output))
-        if found.goes_on:
+        found = one._replace(resumes=one.resumes and one.rows == inventory.sha256)
+        get_run_logger().warning("%s", found.describe(work.output))
+        await tell("notice", found.describe(work.output))
+        if found.resumes:
             check_output(found.output)
             return replace(work, output=found.output)
     return work
 
 
-def _told_of_end(summary: BatchSummary) -> BatchSummary:
+def _or_failure(summary: BatchSummary) -> BatchSummary:
     """Return what the flow returns, or fail it when nothing came of it."""
     if summary.status == "stopped" or (summary.failed and not summary.done):
         first = f"; the first one, {summary.failures[0]}" if summary.failures else ""

@@ -89,8 +89,8 @@ async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: s
     plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
     ending = f".shards-{_short(plan)}"
     if (found := await asyncio.to_thread(unfinished_shards, address, ending)) is not None:
-        get_run_logger().warning("%s", found.told(batch.output))
-        await tell("notice", found.told(batch.output))
+        get_run_logger().warning("%s", found.describe(batch.output))
+        await tell("notice", found.describe(batch.output))
         batch = replace(batch, output=found.output)
     folder = _folder(f"{batch.output}{ending}")
     work = _Shards(batch, shares, folder, inventory)
@@ -151,6 +151,9 @@ class _Shards:
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
         self.progress = Progress(algorithm=batch.algorithm, wanted=inventory.rows)
+        place = None if batch.records is None else place_of(batch.records, "records")
+        # The shards may stand elsewhere.
+        self._records = place and (place.path if place.local else place.address)
         of = len(shares)
         self._pool: str | None = None
         self._notice = time.monotonic() + WAITING_S
@@ -175,13 +178,13 @@ class _Shards:
                             await self._look(client, shard)
                         except HTTPError as error:  # the shards go on without the server for a while, and so do we
                             get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
-                await self._tell_of_waiting()
+                await self._report_waiting()
 
     async def _ended(self, done: dict[str, Any]) -> None:
         self.progress.add_shard(done)
         await tell("shard", done)
 
-    async def _tell_of_waiting(self) -> None:
+    async def _report_waiting(self) -> None:
         """Say now and then which shards no worker has taken: without a worker this would go on in silence for ever."""
         waiting = [shard for shard in self.shards if shard.done is None and shard.waits]
         if not waiting:
@@ -229,7 +232,7 @@ class _Shards:
                 "id_column": id_column,
                 "concurrency": batch.concurrency,
                 "skip_bad": True,
-                "records": batch.records,
+                "records": self._records,
                 "reference_column": batch.reference_column,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "shards": of,

@@ -215,6 +215,8 @@ class _Run:
         self._stop: str | None = None
         self._changed: str | None = None
         """Why the input is not what was inspected."""
+        self._calls = 0
+        """Those of rows that were cut among them."""
         self._progress = Progress(algorithm=batch.algorithm, wanted=self._wanted(), resumed=journal.found)
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
@@ -242,7 +244,7 @@ class _Run:
         if batch.records is not None:
             await asyncio.to_thread(os.sync)
         summary.duration_s = round(time.monotonic() - started, 4)
-        summary.calls_per_s = round(self._progress.calls / max(summary.duration_s, 1e-9), 2)
+        summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
@@ -296,6 +298,7 @@ class _Run:
                 continue
             with spending(Budget()) as of_row:
                 record = await self._do(row)
+            self._calls += record.calls
             if self._journal.error is not None:
                 raise self._journal.error
             if self._batch.records is not None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from consensus_flows.blocks.member import parse_model
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.record import CallError, Response
 
 PROVIDER = "reference"
@@ -45,10 +46,10 @@ def recorded_answers(value: Any) -> Recorded | None:
     """
     if value is None or value == "":
         return None
-    answers = numbered(value) if isinstance(value, list) else value
     try:
-        return Recorded(answers=answers)
-    except ValidationError:
+        found = parse(value) if isinstance(value, str) else value  # a table holds it as JSON
+        return Recorded(answers=numbered(found) if isinstance(found, list) else found)
+    except ValueError:  # that of pydantic is one too
         raise ConfigurationError(
             "reference: recorded answers are a list of texts, or an object of texts by member"
         ) from None
