@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
@@ -41,7 +41,7 @@ CASES_AT_ONCE = 4
 async def run_check(prompt: str, config: CheckModelsConfig, call: Call, *, reference: Recorded | None = None) -> Record:
     """Give one prompt to every candidate, for an aggregator with prepared answers to it."""
     members = config.panel()
-    role = "initial" if config.role == "proposer" else "final"
+    role: Literal["initial", "final"] = "initial" if config.role == "proposer" else "final"
     task = Task(prompt, role, getattr(config.prompts, role), config.system)
     seed = f"{config.seed}:{prompt}"
     prepared = reference.responses() if reference and config.role == "aggregator" else []

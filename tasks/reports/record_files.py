@@ -8,6 +8,19 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
 
 
+def record_folder(folder: Path) -> Path:
+    """Return the folder for records, which is made if only it itself is missing.
+
+    Raises:
+        ConfigurationError: If it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output: the folder {folder} cannot be made: {error.strerror}") from None
+    return folder
+
+
 def read_preferences(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:
     """Return the recorded preferences of `folder` by name, and for each other JSON file what is wrong with it.
 

@@ -21,7 +21,17 @@ from consensus_flows.tasks.record import CallError, Response
 from consensus_flows.tasks.reports.batch_report import models_table, summary_markdown
 from consensus_flows.tasks.reports.pictures import histogram
 from tests.kits.asking import question
-from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, failing_for, prompts, read, serve
+from tests.kits.batch_kit import (
+    ROOT,
+    batch_of,
+    column,
+    disk_full_for,
+    environment_of,
+    failing_for,
+    prompts,
+    read,
+    serve,
+)
 from tests.vendors import faults
 
 pytestmark = [
@@ -112,13 +122,8 @@ async def test_a_full_disk_ends_the_run_with_one_sentence_and_it_is_gone_on_with
 
 async def test_a_call_that_cannot_be_entered_ends_the_run_too(tmp_path, vendors, monkeypatch):
     """Otherwise the bill would be too small, and the budget too large."""
-    from consensus_flows.tasks.batches.journal import Journal
-
-    def add_call(self, model, **call):
-        raise OutputError(f"{self.path} cannot be written: No space left on device")
-
     serve(vendors)
-    monkeypatch.setattr(Journal, "add_call", add_call)
+    disk_full_for(monkeypatch, "call")
     with pytest.raises(OutputError, match="No space left"):
         await run_batch(batch_of(prompts(tmp_path, 3), tmp_path / "out.jsonl"))
 

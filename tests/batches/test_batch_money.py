@@ -1,9 +1,7 @@
 """The money of a batch: a budget over all its runs, however they end; all of it is used; the bill hides nothing."""
 
 import asyncio
-import errno
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import OutputError
 from consensus_flows.tasks.record import CallError, Record, Response, bill
 from consensus_flows.tasks.reports.batch_report import summary_markdown
-from tests.kits.batch_kit import batch_of, column, environment_of, kill_when, prompts, read, serve, start
+from tests.kits.batch_kit import batch_of, column, disk_full_for, environment_of, kill_when, prompts, read, serve, start
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, Usage, faults
 
 pytestmark = [
@@ -243,23 +241,13 @@ def test_the_bills_of_shards_are_put_together():
 async def test_a_request_that_cannot_be_entered_does_not_go_out(vendors, tmp_path, monkeypatch):
     serve(vendors)
 
-    write = os.write
-
-    def disk_full_for(kind: bytes):
-        def written(file, line):
-            if bytes(line).startswith(b'{"' + kind):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write(file, line)
-
-        return written
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", disk_full_for(b"sent"))
+        disk_full_for(patch, "sent")
         with pytest.raises(OutputError, match="No space left"):
             await run_batch(batch_of(prompts(tmp_path, 9), tmp_path / "out.jsonl", concurrency=2))
     assert vendors.count() == 0
     with monkeypatch.context() as patch:  # the answer is paid for, and kept
-        patch.setattr(os, "write", disk_full_for(b"settled"))
+        disk_full_for(patch, "settled")
         with pytest.raises(OutputError, match="No space left"):
             await run_batch(batch_of(prompts(tmp_path, 9), tmp_path / "out.jsonl", concurrency=1))
     assert vendors.count() == 1

@@ -124,7 +124,7 @@ def run_list(
     quiet = out.json or out.raw
     with tempfile.TemporaryDirectory(prefix="consensus-queries-") as name:
         source, records = Path(name, "queries.jsonl"), Path(name, "records")
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"id": str(number), "prompt": prompt, "answers": found.answers if found else None}
             for number, (prompt, found) in enumerate(zip(queries, references, strict=True), 1)
         ]
