@@ -39,7 +39,7 @@ def consensus(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Ran]:
     """Run the command in this process, against the tests' server and the loopback vendors."""
-    monkeypatch.setattr("consensus_flows.deployments.run.use_server", lambda info: None)
+    monkeypatch.setattr("consensus_flows.deployments.server.use_server", lambda info: None)
     vendors.script("judge", then=json_reply(JUDGEMENT))
 
     def run(*arguments: str, stdin: str | None = None) -> Ran:

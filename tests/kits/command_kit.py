@@ -21,7 +21,7 @@ Command = Callable[..., Ran]
 
 def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Return what runs `consensus` with some arguments."""
-    monkeypatch.setattr("consensus_flows.deployments.run.use_server", lambda info: None)
+    monkeypatch.setattr("consensus_flows.deployments.server.use_server", lambda info: None)
 
     def run(*arguments: object, stdin: str = "") -> Ran:
         monkeypatch.setattr(sys, "argv", ["consensus", *map(str, arguments)])
