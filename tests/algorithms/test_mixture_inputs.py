@@ -136,6 +136,7 @@ def test_queries_are_one_run_with_one_budget_and_one_that_fails_does_not_end_the
     code, out, _ = consensus(*given, "--max-calls", "3")
     assert (code, vendors.count()) == (3, 3)
     assert sorted(one["status"] for one in json.loads(out)) == ["budget", "finished"]
+    vendors.script("a", then=faults.unauthorized())
     queries.write_text(json.dumps(["Bad?", "Bad 2?"]))
     code, out, _ = consensus(*given)
     assert (code, [one["status"] for one in json.loads(out)]) == (1, ["failed", "failed"])
