@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from consensus_flows.flows.run import run_as_flow as run_as_flow
     from consensus_flows.flows.vote import run_vote as run_vote
     from consensus_flows.flows.vote import vote as vote
-    from consensus_flows.tasks.batches.planned import Planned as Planned
+    from consensus_flows.tasks.batches.planning import Planned as Planned
     from consensus_flows.tasks.batches.planning import member_calls as member_calls
     from consensus_flows.tasks.calls.call import Call as Call
     from consensus_flows.tasks.calls.request import Message as Message
@@ -98,8 +98,7 @@ _NAMES = {
     "flows.pump": ("pump", "run_pump"),
     "flows.run": ("FLOW", "Run", "begin", "run_as_flow"),
     "flows.vote": ("run_vote", "vote"),
-    "tasks.batches.planned": ("Planned",),
-    "tasks.batches.planning": ("member_calls",),
+    "tasks.batches.planning": ("Planned", "member_calls"),
     "tasks.calls.call": ("Call",),
     "tasks.calls.request": ("Message",),
     "tasks.errors": ("ConfigurationError", "ConsensusError", "QuorumError"),

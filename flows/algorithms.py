@@ -54,7 +54,7 @@ class Algorithm:
 
     def plan(self, config: Any) -> Any:
         """List the calls of a run, at least and at most."""
-        from consensus_flows.tasks.batches.planned import merged
+        from consensus_flows.tasks.batches.planning import merged
 
         return merged(import_module(self.module).plan(config))
 

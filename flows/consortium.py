@@ -11,9 +11,9 @@ from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
-from consensus_flows.tasks.batches.planned import Planned
 from consensus_flows.tasks.batches.planning import (
     SCHEMA_CHARACTERS,
+    Planned,
     judge_calls,
     member_calls,
     prompt_length,

@@ -5,32 +5,24 @@ window that of Li et al., arXiv:2502.00674. L layers of N proposers and the aggr
 original, a model that fails is left out and named, every call has a timeout and a budget, and the answers are fenced.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from prefect import flow
-from prefect.runtime import flow_run
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
-from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import judge_calls, member_calls, prompt_length
-from consensus_flows.tasks.calls.budget import spending
+from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.mixture import Task, in_order, windows
 from consensus_flows.tasks.judging.mixture_aggregator import SO_FAR, Material, synthesize
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import record_runs
-from consensus_flows.tasks.reports.mixture_report import QueriesReport, queries_run_name
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 from consensus_flows.tasks.reports.report import (
     Artifact,
@@ -41,11 +33,8 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName, resolve_config
+from consensus_flows.tasks.saved_config import ConfigOrName
 from consensus_flows.tasks.watch import tell
-
-QUERIES_AT_ONCE = 8
-"""Queries of a list that are under way at the same time."""
 
 
 async def run_mixture_of_agents(
@@ -193,46 +182,6 @@ def _conclude(run: MixtureRun) -> None:
         record.agreement, record.agreement_measure = layers[-1].agreement, layers[-1].agreement_measure
 
 
-async def run_queries(
-    prompts: Sequence[str],
-    config: MixtureOfAgentsConfig,
-    call: Call | None = None,
-    *,
-    conversation: tuple[Message, ...] = (),
-    references: Sequence[Recorded] = (),
-) -> list[Record]:
-    """Run a mixture of agents for each of `prompts`; the budget is that of all together.
-
-    Raises:
-        ConfigurationError: Before any call, if one of them cannot be run.
-    """
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ConfigurationError("prompt is empty: write a question")
-    found = recorded_for(prompts, references)
-    if None in found:
-        _check_layers(config)
-    await check_models(config.models(), config.embedding())
-    turns = asyncio.Semaphore(QUERIES_AT_ONCE)
-
-    async def one(prompt: str, reference: Recorded | None) -> Record:
-        try:
-            async with turns:
-                return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
-        except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            cause = redact(f"{type(error).__name__}: {error}")
-            return Record(
-                flow="mixture-of-agents",
-                flow_run_id=flow_run.id,
-                prompt=prompt,
-                seed=config.order_seed,
-                status="failed",
-                error=cause,
-            )
-
-    with spending(config.budget):
-        return await asyncio.gather(*(one(*pair) for pair in zip(prompts, found, strict=True)))
-
-
 def report(config: MixtureOfAgentsConfig, reference: Recorded | None = None) -> Report:
     """Show each layer's answers and calls, and how many of the layers are done."""
     layers = len(config.proposer_layers()) + 1 + (reference is not None)
@@ -267,45 +216,32 @@ def page(iteration: Iteration) -> str:
     return iteration_page(f"Layer {iteration.number}", iteration, sections)
 
 
-@flow(name="mixture-of-agents", **FLOW | {"flow_run_name": queries_run_name})
+@flow(name="mixture-of-agents", **FLOW)
 async def mixture_of_agents(
-    prompt: str | list[str],
+    prompt: str,
     config: ConfigOrName[MixtureOfAgentsConfig] = None,
     conversation: list[Message] | None = None,
     reference: list[Recorded] | None = None,
-) -> Record | list[Record]:
+) -> Record:
     """Ask layers of models, each of which sees the answers of the one before; the last model makes one answer.
 
     Args:
-        prompt: The question, or a list of questions.
+        prompt: The question.
         config: Who is in which layer, and who aggregates; or the name of a saved configuration (a Mixture of Agents
             block). Empty: the one called default.
         conversation: Earlier turns of the conversation that this question continues.
         reference: Recorded answers that stand in for the first layer.
     """
-    turns, given = tuple(conversation or ()), reference or []
-    if isinstance(prompt, str):
-        (found,) = recorded_for([prompt], given)
-        return await run_as_flow(
-            run_mixture_of_agents,
-            MixtureOfAgents,
-            lambda settings: report(settings, found),
-            prompt,
-            config,
-            conversation=conversation,
-            reference=found,
-        )
-    settings = await resolve_config(MixtureOfAgents, config)
-    queries = QueriesReport(len(prompt))
-    async with record_runs(queries, in_conversation=False):
-        records = await run_queries(prompt, settings, conversation=turns, references=given)
-    await tell("done", records)
-    await queries.show(records)
-    if all(record.answer is None for record in records):
-        error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")
-        error.records = records  # type: ignore[attr-defined]
-        raise error
-    return records
+    (found,) = recorded_for([prompt], reference or [])
+    return await run_as_flow(
+        run_mixture_of_agents,
+        MixtureOfAgents,
+        lambda settings: report(settings, found),
+        prompt,
+        config,
+        conversation=conversation,
+        reference=found,
+    )
 
 
 def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:

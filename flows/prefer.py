@@ -12,8 +12,7 @@ from prefect import flow
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import new_samples
-from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, judge_calls, member_calls, prompt_length
+from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest

@@ -11,8 +11,7 @@ from prefect import flow
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.flows.run import FLOW, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
-from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import member_calls
+from consensus_flows.tasks.batches.planning import Planned, member_calls
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Iteration, Record, Response

@@ -15,10 +15,10 @@ from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
-from consensus_flows.tasks.batches.planned import Planned
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
     SCHEMA_CHARACTERS,
+    Planned,
     judge_calls,
     member_calls,
     prompt_length,

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.batches.planned import Planned
+from consensus_flows.tasks.batches.planning import Planned
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
 from consensus_flows.tasks.history.reading import Lengths

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from consensus_flows.tasks.batches.output import RESULT_COLUMNS, write_rows
-from consensus_flows.tasks.batches.row import BadRow
+from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.source import Source
 
 PIECES = ["\r", "\r\n", "\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\0", "\ufeff", *',;"\t\\=+-@ ']

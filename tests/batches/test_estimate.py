@@ -22,7 +22,7 @@ from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, Estimate, estimate
-from consensus_flows.tasks.batches.planned import Planned, calls_in_words
+from consensus_flows.tasks.batches.planning import Planned, calls_in_words
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.database import opened
 from consensus_flows.tasks.history.writing import Entry

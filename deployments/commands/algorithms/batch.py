@@ -23,13 +23,13 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
-from consensus_flows.tasks.batches.journal_path import dated
-from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.watch import watched_by
+from consensus_flows.tasks.watch import Watcher, watched_by
 
 FROM_1 = validators.Number(gte=1, lte=1000)
 
@@ -55,6 +55,10 @@ class BatchOptions:
     """Go on without rows that cannot be used, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost of each model, and stop."""
+    records: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
+    reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """With --flow moa, the column of recorded answers that stand in for the first layer."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -100,32 +104,70 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
     one, config = choose(options.name, given, flow)
     if options.dry_run:
         return _estimate(source, options, one, config)
+    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+    return run_batch_flow(
+        source,
+        options.output,
+        one.name,
+        config,
+        lambda summary, ui_url: _told(summary, options, ui_url),
+        view=view,
+        interrupted=f"finished rows are kept, and the same command continues with the others{shards}",
+        budget=budget,
+        prompt_column=options.prompt_column,
+        prompt_template=options.prompt_template,
+        id_column=options.id_column,
+        concurrency=options.concurrency,
+        skip_bad=options.skip_bad,
+        records=options.records,
+        reference_column=options.reference_column,
+        shards=options.shards,
+    )
+
+
+def run_batch_flow(
+    source: str,
+    output: str,
+    flow: str,
+    config: Any,
+    report: Callable[[BatchSummary, str], Exit],
+    *,
+    view: Watcher | None,
+    interrupted: str,
+    **parameters: Any,
+) -> Exit:
+    """Run the batch flow, for this command and for every other one that asks many questions.
+
+    Args:
+        source: The rows.
+        output: The file of answers.
+        flow: What is run on each row.
+        config: Its configuration.
+        report: Prints what came of it, given the address of the UI, and returns the exit code.
+        view: Shows how far it is; closed before anything is reported, if it can be.
+        interrupted: What is said after Ctrl-C.
+        parameters: Further parameters of the flow.
+    """
     warm_up(model.provider for model in config.models())
     info = connect()
-    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    close = getattr(view, "close", lambda: None)
 
-    def report(summary: BatchSummary) -> Exit:
-        if view is not None:
-            view.close()
-        return _told(summary, options, info.ui_url)
+    def reported(summary: BatchSummary) -> Exit:
+        close()
+        return report(summary, info.ui_url)
 
-    last = LastWord(info.api_url, "batch_written", report)
+    last = LastWord(info.api_url, "batch_written", reported)
 
     async def work() -> BatchSummary:
         with watched_by(*([view] if view else []), last):
             try:
                 done: BatchSummary = await batch(
                     source,
-                    options.output,
-                    flow=one.name,
+                    output,
+                    flow=flow,
                     config=config.model_dump(mode="json", exclude_defaults=True),
-                    prompt_column=options.prompt_column,
-                    prompt_template=options.prompt_template,
-                    id_column=options.id_column,
-                    concurrency=options.concurrency,
-                    skip_bad=options.skip_bad,
-                    budget=budget,
-                    shards=options.shards,
+                    **parameters,
                 )
             except QuorumError as error:
                 done = getattr(error, "record", None)  # type: ignore[assignment]
@@ -138,14 +180,11 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
     try:
         return last.run(work())
     except (KeyboardInterrupt, TerminationSignal) as signal:
-        if view is not None:
-            view.close()
-        shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
-        say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
+        close()
+        say(f"consensus: interrupted; {interrupted}")
         raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
     finally:
-        if view is not None:
-            view.close()
+        close()
 
 
 def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:

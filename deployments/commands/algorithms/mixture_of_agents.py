@@ -9,7 +9,7 @@ from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.deployments.algorithm_commands import Given, Name, ask, choose
 from consensus_flows.deployments.commands.algorithms.layer_view import LayerLines, LayerTable, layer_view
 from consensus_flows.deployments.commands.algorithms.layer_view import show_layers as show
-from consensus_flows.deployments.commands.algorithms.moa_queries import run_list
+from consensus_flows.deployments.commands.algorithms.many import run_list
 from consensus_flows.deployments.commands.algorithms.query_files import read_queries, read_references
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from consensus_flows.deployments.options import OUTPUT, options_type

@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.deployments.algorithm_commands import Given, Name, ask, choose
+from consensus_flows.deployments.commands.algorithms.many import run_folder
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from consensus_flows.deployments.commands.preferences.prefer_folder import run_folder
 from consensus_flows.deployments.commands.preferences.preference_view import show_record as show
 from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions

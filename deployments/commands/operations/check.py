@@ -60,7 +60,7 @@ def _calls(name: str) -> str:
     Raises:
         Stop: If there is none of that name, or a model of it cannot be asked.
     """
-    from consensus_flows.tasks.batches.planned import calls_in_words
+    from consensus_flows.tasks.batches.planning import calls_in_words
 
     saved = find(name)
     one = algorithm(saved.kind)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from consensus_flows.blocks.check_models import CheckModelsConfig, CheckRole
+from consensus_flows.deployments.batch_view import BatchLines
 from consensus_flows.deployments.commands.preferences.preference_view import table
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import FILE, JUDGING, OUTPUT, PanelOptions, configured, overlaid
@@ -69,7 +70,7 @@ def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputO
     info = connect()
     quiet = out.json or out.raw
     last = LastWord(info.api_url, "done", lambda report: _report(report, out, output, info.ui_url))
-    return last.run(_checked(config, [*([] if quiet else [_Lines()]), last]))
+    return last.run(_checked(config, [*([] if quiet else [BatchLines()]), last]))
 
 
 def _report(report: CheckReport, out: OutputOptions, output: Path | None, ui_url: str) -> Exit:
@@ -119,16 +120,6 @@ async def _checked(config: CheckModelsConfig, watchers: Sequence[Watcher]) -> Ch
             return CheckReport.model_validate(report)
         finally:
             await close_clients()
-
-
-class _Lines:
-    """Says of each prompt when every candidate has been given it."""
-
-    async def told(self, event: str, value: Any) -> None:
-        """Print an event."""
-        if event == "checked":
-            words = " ".join(value.prompt.split())
-            say(f"  {words if len(words) <= 80 else f'{words[:79]}…'}")
 
 
 def _show(report: CheckReport, console: Console) -> None:
