@@ -149,7 +149,7 @@ def run_list(
         return run_batch_flow(
             str(source),
             str(Path(name, ANSWERS)),
-            "moa",
+            "mixture-of-agents",
             config.model_copy(update={"budget": Budget()}),
             report,
             view=None if quiet else _Done(totals),
