@@ -8,12 +8,9 @@ Run it with `.venv/bin/python examples/mixture_of_agents.py`; the first line fin
 
 import asyncio
 
+from consensus_flows import MixtureOfAgentsConfig, Record, connect, mixture_of_agents
 from consensus_flows.blocks.check_models import CheckModelsConfig
-from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
 from consensus_flows.flows.check_models import check_models
-from consensus_flows.flows.mixture_of_agents import mixture_of_agents
-from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.recorded import Recorded
 
 SYSTEM = "Answer in one short sentence."
@@ -93,5 +90,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

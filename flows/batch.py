@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from consensus_flows.blocks.budget import Budget
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.saved_algorithm import load_saved
@@ -40,7 +40,7 @@ async def batch(
     input: str,
     output: str,
     *,
-    flow: Name | None = None,
+    flow: FlowName | None = None,
     config: dict[str, Any] | None = None,
     saved: str | None = None,
     prompt_column: str | None = None,
@@ -71,12 +71,12 @@ async def batch(
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
-    name: Name = flow or "consortium"
-    if (of_saved := await name_of_saved(config, saved, ALGORITHMS[name].config_class().model_validate)) is not None:
+    name = flow or MAIN
+    if (of_saved := await name_of_saved(config, saved, algorithm(name).config_class().model_validate)) is not None:
         # A config that gives way to a saved one is the deployment's, and so is the flow beside it.
         name, settings = await load_saved(of_saved, flow if config is None else None)
     else:
-        settings = validated(ALGORITHMS[name].config_class(), config or {})
+        settings = validated(algorithm(name).config_class(), config or {})
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     address = confined(output, "output")

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import ModelName
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.fingerprint import Fingerprint, input_changed
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.journal_path import journal_path, same_place
@@ -26,12 +26,11 @@ from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.parts import write_output, write_part
 from consensus_flows.tasks.batches.row import BadRow, Inventory, Row
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import Purse, spending
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, check_models, models_checked
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
 from consensus_flows.tasks.record import Record, Usage
 from consensus_flows.tasks.watch import tell, watched_by
@@ -60,7 +59,7 @@ class Batch:
 
     source: Source
     output: str
-    algorithm: Name
+    algorithm: str
     config: Any
     concurrency: int = 8
     skip_bad: bool = False
@@ -163,7 +162,7 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = ALGORITHMS[batch.algorithm].function()
+        self._function = algorithm(batch.algorithm).run()
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()
@@ -192,9 +191,9 @@ class _Run:
         )
         await tell("batch_started", Progress(summary.algorithm, self._wanted(), summary.resumed))
         rows = self._rows()
-        with watched_by(self._calls_seen), models_checked(), spending(batch.budget, self._calls_seen) as purse:
-            purse.calls, purse.tokens, purse.cost_usd = self._journal.totals.spent
-            await self._workers(rows, purse)
+        with watched_by(self._calls_seen), models_checked(), spending(batch.budget, self._calls_seen) as spent:
+            spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
+            await self._workers(rows, spent)
         self._journal.totals.end_interrupted()
         self._journal.sync()
         summary.duration_s = round(time.monotonic() - started, 4)
@@ -203,8 +202,8 @@ class _Run:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
             summary.status, summary.error = "stopped", self._changed
-        elif purse.refusal and (self._left or self._passed_over or next(rows, None) is not None):
-            summary.status, summary.error = "budget", purse.refusal
+        elif spent.refusal and (self._left or self._passed_over or next(rows, None) is not None):
+            summary.status, summary.error = "budget", spent.refusal
         return summary
 
     def _wanted(self) -> int:
@@ -233,16 +232,16 @@ class _Run:
         number, of = self._batch.part
         return isinstance(row, Row) and row.number % of == number
 
-    async def _workers(self, rows: Iterator[Row], purse: Purse) -> None:
+    async def _workers(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(self._batch.concurrency, max(1, self._inventory.rows))):
-                    workers.create_task(self._worker(rows, purse))
+                    workers.create_task(self._worker(rows, spent))
         except BaseExceptionGroup as group:  # all workers fail of one cause: the disk, or an input that is gone
             raise group.exceptions[0] from None
 
-    async def _worker(self, rows: Iterator[Row], purse: Purse) -> None:
-        while self._stop is None and not purse.exhausted:
+    async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
+        while self._stop is None and not spent.exhausted:
             row = next(rows, None)
             if row is None:
                 return
@@ -281,7 +280,7 @@ class _Run:
             raise
         except Exception as error:
             message = error.message if isinstance(error, ConsensusError) else f"{type(error).__name__}: {error}"
-            record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=scrub(message))
+            record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
 
     def _watch(self, row: Row, record: Record) -> None:

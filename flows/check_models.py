@@ -14,9 +14,10 @@ from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
+from consensus_flows.tasks.asking import ask_members
 from consensus_flows.tasks.calls import providers
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_cases
 from consensus_flows.tasks.errors import QuorumError
@@ -24,7 +25,6 @@ from consensus_flows.tasks.judging.mixture import Task, in_order
 from consensus_flows.tasks.judging.text_hearing import READER
 from consensus_flows.tasks.record import Response
 from consensus_flows.tasks.reports.report import cell
-from consensus_flows.tasks.rounds import ask_members
 from consensus_flows.tasks.watch import tell, watched_by
 
 CASES_AT_ONCE = 4
@@ -51,8 +51,11 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
     async def one(number: int, case: CheckCase) -> list[Response]:
         async with turns:
             messages = _task(config, case).messages(
-                [response.text or "" for response in in_order(_prepared(config, case), f"{config.seed}:{number}")],
-                f"{config.seed}:{number}",
+                [
+                    response.text or ""
+                    for response in in_order(_prepared(config, case), f"{config.order_seed}:{number}")
+                ],
+                f"{config.order_seed}:{number}",
             )
             responses = await ask_members(
                 members,
@@ -61,7 +64,6 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
                 _reading(asking) if config.role == "aggregator" else asking,
                 quorum=config.needed(),
                 label=f"{config.role} check {number}",
-                prompt_version=_task(config, case).version,
             )
         await tell("checked", case)
         return responses

@@ -15,9 +15,9 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.flows.prefer import run_prefer
-from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
@@ -25,7 +25,7 @@ from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.record_files import read_prompts, record_folder, write_record
 from consensus_flows.tasks.reports.report import cell
-from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.saved_config import ConfigOrName, resolve_config
 from consensus_flows.tasks.watch import tell
 
 
@@ -69,8 +69,7 @@ def run_name() -> str:
 async def prefer_prompts(
     prompts: str,
     output: str,
-    config: PreferConfig | None = None,
-    saved: str | None = None,
+    config: ConfigOrName[PreferConfig] = None,
     at_once: int = 4,
 ) -> Outcomes:
     """Run prefer on every prompt of a folder.
@@ -78,12 +77,11 @@ async def prefer_prompts(
     Args:
         prompts: Folder whose *.md and *.txt files are the prompts, on the machine where the run is.
         output: Folder into which the record of each prompt is written, as JSON.
-        config: Who takes part, and how often; its budget is that of the whole run. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Prefer block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
+        config: Who takes part, and how often; its budget is that of the whole run. Or the name of a saved configuration
+            (a Prefer block). Empty: the one called default.
         at_once: How many prompts are worked on at once.
     """
-    config = await chosen(Prefer, PreferConfig, config, saved)
+    config = await resolve_config(Prefer, config)
     if at_once < 1:
         raise ConfigurationError(f"at_once is {at_once}: it must be at least 1")
     texts = read_prompts(place(prompts, "prompts"))
@@ -133,8 +131,8 @@ async def _record(prompt: str, config: PreferConfig) -> Record:
             flow_run_id=flow_run.id,
             prompt=prompt,
             status="failed",
-            error=scrub(f"{type(error).__name__}: {error}"),
-            seed=config.seed,
+            error=redact(f"{type(error).__name__}: {error}"),
+            seed=config.order_seed,
         )
 
 

@@ -20,8 +20,6 @@ from consensus_flows.tasks.watch import Watcher, tell, watched_by
 
 WAIT_S = 60.0
 """Seconds that the end of a run waits for the history at most."""
-NOT_RECORDED = "this run is not in the history"
-"""How the warning begins."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
@@ -132,8 +130,9 @@ class Recorder:
                     run_id = await asyncio.shield(asyncio.wrap_future(writer.write(entry)))
         except Exception as error:
             record.conversation_id = None
-            message = f"{NOT_RECORDED}: {str(error) or f'it took longer than {WAIT_S:.0f} s'}"
-            record.warnings.append(message)
+            cause = str(error) or f"it took longer than {WAIT_S:.0f} s"
+            message = f"this run is not in the history: {cause}"
+            record.warn("not_recorded", message)
             get_logger("consensus").error(message)
         if self._conversation is not None and self._turn is not None and record.answer is not None:
             self._conversation.add(record.prompt, record.answer, run_id, self._turn.given)

@@ -27,7 +27,7 @@ from consensus_flows.tasks.history.address import (
     saved,
     server_address,
 )
-from consensus_flows.tasks.record import Status
+from consensus_flows.tasks.record import RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 app = App(name="history", help="The database of the history: where it is, and what is deleted from it.")
 
-FLOWS = {"learn": "consensus-learning", "moa": "mixture-of-agents"}
-"""What commands are called whose flow has another name."""
 _AGO = re.compile(r"(\d+)([mhdw])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -127,7 +125,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     }
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
-    for warning in dict.fromkeys(record["warnings"]):
+    for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):
         put(f"{'warning':<14}{one_line(warning)}")
     put(f"\n{record['prompt']}\n")
     for iteration in record["iterations"]:
@@ -355,7 +353,9 @@ def wanted_runs(
     end = moment(until, option="--until") if until else None
     if begin and end and begin >= end:
         raise Stop(f"--since {since} is not before --until {until}")
-    return Filter(flow=FLOWS.get(flow or "", flow), status=status, since=begin, until=end, model=model)
+    from consensus_flows.flows.algorithms import full_name
+
+    return Filter(flow=full_name(flow) if flow else None, status=status, since=begin, until=end, model=model)
 
 
 def moment(text: str, now: datetime | None = None, option: str = "--since") -> datetime:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from consensus_flows.deployments.commands.history import older_than
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
-from consensus_flows.tasks.calls.storage.result_age import old_answers
+from consensus_flows.tasks.calls.storage import old_answers
 
 app = App(name="store", help="The stored answers, which are taken instead of asking and paying again.")
 

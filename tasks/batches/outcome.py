@@ -79,7 +79,7 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "calls": record.calls,
         "cached_calls": record.cached_calls,
         "error": record.error,
-        "warnings": "; ".join(dict.fromkeys(record.warnings)) or None,
+        "warnings": "; ".join(dict.fromkeys(warning.message for warning in record.warnings)) or None,
         "duration_s": record.duration_s,
     }
 

@@ -18,7 +18,7 @@ from consensus_flows.tasks.batches.formats.text import read_lines
 from consensus_flows.tasks.batches.formats.unpacking import Unpacked
 from consensus_flows.tasks.batches.row import BadRow, Broken, Inventory, Item, Row
 from consensus_flows.tasks.batches.template import Template
-from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.calls.budget import most_tokens
 from consensus_flows.tasks.errors import ConfigurationError
 
 Found = Item | Broken | list[str]

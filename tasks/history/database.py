@@ -19,7 +19,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.history import HistoryError, RowError
 from consensus_flows.tasks.history.address import OFF, VARIABLE, Address, known_address, source
 
@@ -281,4 +281,4 @@ def _explained(address: Address, secrets: Iterable[str] = ()) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
         message = f"the history at {address} cannot be used: {type(cause).__name__}: {cause}"
-        raise kind(scrub(" ".join(message.split()), secrets)) from None
+        raise kind(redact(" ".join(message.split()), secrets)) from None

@@ -9,7 +9,7 @@ from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.judging.fence import fenced, shuffled
 from consensus_flows.tasks.judging.text_hearing import READER, hear_text
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Response, Synthesis
 
 
@@ -85,7 +85,6 @@ def request_of(
         ),
         sampling=config.aggregator_settings,
         reader=READER,
-        prompt_version=version("aggregator_system", "aggregate", "aggregate_task"),
         label=f"aggregator {model} · {material.label}",
         timeout=config.timeout_s(),
     )

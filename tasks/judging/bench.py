@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.prompts import fill, prompt
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Bench:
             sampling=self.sampling,
             response_schema=schema,
             reader=read,
-            prompt_version=version(system, name),
             label=label,
             timeout=self.timeout,
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.prompts import fill, version
+from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.readers import Read, UnreadableError, read_with
 from consensus_flows.tasks.record import CallError, Response
 
@@ -75,7 +75,6 @@ def again(request: Request, response: Response, remark: str = "reask", *, shown:
         update={
             "messages": (*before, *said),
             "sampling": sampling,
-            "prompt_version": f"{request.prompt_version}+{version(remark)}",
             "label": f"{request.label} · again",
         }
     )

@@ -12,7 +12,7 @@ from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
 from consensus_flows.tasks.judging.hearing import hear
 from consensus_flows.tasks.judging.judgement import Judgement, Method, read_judgement, schema_of
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Response, Synthesis
 
 
@@ -99,7 +99,6 @@ def _request(case: Case, court: Court, arbiter: ModelName, labelled: dict[str, R
         sampling=court.sampling,
         response_schema=schema_of(court.method, list(labelled)),
         reader="judgement",
-        prompt_version=version("arbiter_system", name),
         label=f"arbiter {arbiter} · {case.label}",
         timeout=court.timeout,
     )

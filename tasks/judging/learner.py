@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from consensus_flows.blocks.consensus_learning import PromptType
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.judging.fence import fenced
-from consensus_flows.tasks.prompts import fill, prompt, version
-
-PROMPTS = ("consensus", "consensus_asked", "improve")
+from consensus_flows.tasks.prompts import fill, prompt
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,6 @@ class Feedback:
     role: PromptType
     improvement: str
     seed: str
-
-    @property
-    def version(self) -> str:
-        """Version of the prompt files that go into what members are told."""
-        return version(*PROMPTS)
 
 
 def feedback(role: PromptType, improvement: str, seed: str) -> Feedback:

@@ -12,7 +12,7 @@ from typing import Literal
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.judging.fence import fenced
 from consensus_flows.tasks.prompting.turns import apart
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Response
 
 Role = Literal["initial", "aggregate", "final"]
@@ -35,11 +35,6 @@ class Task:
     instruction: str | None = None
     system: str | None = None
     conversation: Sequence[Message] = ()
-
-    @property
-    def version(self) -> str:
-        """Version of the prompt files that go into the messages."""
-        return version("moa_initial") if self.role == "initial" else version(f"moa_{self.role}", "moa_answers")
 
     def messages(self, answers: Sequence[str] = (), seed: str = "0") -> tuple[Message, ...]:
         """Return what a model is sent.

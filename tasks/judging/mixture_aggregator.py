@@ -49,7 +49,6 @@ async def synthesize(
             messages=task.messages([text for _, text in shown], material.seed),
             sampling=config.aggregator_sampling(),
             reader=READER,
-            prompt_version=task.version,
             label=f"aggregator {model} · {material.label}",
             timeout=config.timeout_s(),
         )

@@ -11,7 +11,7 @@ from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.judging.fence import fence_tag, fenced, shuffled
 from consensus_flows.tasks.judging.hearing import hear
 from consensus_flows.tasks.judging.preference_judgement import Preference, preference_schema, read_preference
-from consensus_flows.tasks.prompts import fill, prompt, version
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import JudgeRanking, Response
 
 
@@ -55,7 +55,7 @@ async def poll(
 async def _heard(
     poll: Poll, judge: Member, own: Response, candidates: Sequence[Response], call: Call
 ) -> tuple[JudgeRanking, list[Response]]:
-    seed = f"{poll.config.seed}:{poll.round}:{own.member}"
+    seed = f"{poll.config.order_seed}:{poll.round}:{own.member}"
     labelled = shuffled(candidates, seed)
     entry = JudgeRanking(
         round=poll.round, judge=own.member, seed=seed, order=[response.member for response in labelled.values()]
@@ -106,7 +106,6 @@ def _request(poll: Poll, judge: Member, labelled: dict[str, Response], seed: str
         response_schema=preference_schema(list(labelled)),
         reader="preference",
         sample=judge.instance - 1,
-        prompt_version=version("preference_system", "preference"),
         label=f"{judge.name} #{judge.instance} as judge · round {poll.round}",
         timeout=poll.config.timeout_s(),
     )

@@ -37,7 +37,7 @@ class SameAnswers:
             self._compared, self._heads = values, heads or {}
             if heads is None:
                 self._record.degraded = True
-                self._record.warnings.append(
-                    f"{self._bench.model} could not tell which readings mean the same: they count as written"
-                )
+                model = str(self._bench.model)
+                message = f"{model} could not tell which readings mean the same: they count as written"
+                self._record.warn("not_merged", message, member=model)
         return [reading and self._heads.get(reading.value, reading) for reading in readings]

@@ -1,6 +1,5 @@
-"""The prompts, as text files that a person edits. Their version is part of every cache key."""
+"""The prompts, as text files that a person edits."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -17,9 +16,3 @@ def prompt(name: str) -> str:
 def fill(name: str, **values: object) -> str:
     """Return the prompt file `name` with each `$word` in it replaced by the value of that name."""
     return Template(prompt(name)).substitute({key: str(value) for key, value in values.items()})
-
-
-@cache
-def version(*names: str) -> str:
-    """Return a short digest of the prompt files `names`, so that an edited prompt is never answered from the store."""
-    return hashlib.sha256("\0".join(prompt(name) for name in names).encode()).hexdigest()[:12]

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
@@ -14,15 +13,10 @@ from prefect.artifacts import (
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.record import Iteration, Record
+from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.report import (
-    Report,
-    agreement_note,
-    answer_section,
-    calls_table,
     cell,
     percent,
-    quoted,
 )
 
 
@@ -33,35 +27,6 @@ def queries_run_name() -> str:
     more = f" (and {len(prompts) - 1} more)" if len(prompts) > 1 else ""
     words = " ".join(str(prompts[0]).split()) if prompts else ""
     return (words if len(words) <= 60 else words[:59] + "…") + more
-
-
-class MixtureReport(Report):
-    """Writes the answers and the calls of each layer, and how many of the layers are done."""
-
-    shows_confidence = False
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self._layers = layers
-        self._bar: UUID | None = None
-
-    async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
-        if before is not None:  # one after the other, so that the last one written is the latest
-            await asyncio.wait([before])
-        number = iteration.number
-        # How many windows there will be is known only when the last layer has answered.
-        done = 100.0 if number >= self._layers else round(number / self._layers * 100, 1)
-        await asyncio.gather(
-            acreate_markdown_artifact(layer_markdown(iteration), "mixture-of-agents-layer", f"Layer {number}"),
-            acreate_table_artifact(calls_table(iteration), "mixture-of-agents-calls", f"Calls of layer {number}"),
-            self._show(done, f"Layer {number} of {max(number, self._layers)}"),
-        )
-
-    async def _show(self, done: float, description: str) -> None:
-        if self._bar is None:
-            self._bar = await acreate_progress_artifact(done, "mixture-of-agents-progress", description)
-        else:
-            await aupdate_progress_artifact(self._bar, done, description)
 
 
 class QueriesReport:
@@ -108,29 +73,3 @@ def query_row(record: Record) -> dict[str, Any]:
         "cost USD": "unknown" if record.cost_usd is None else round(record.cost_usd, 6),
         "error": cell(record.error or ""),
     }
-
-
-def layer_markdown(iteration: Iteration) -> str:
-    """Describe a layer for a person."""
-    synthesis, number = iteration.synthesis, iteration.number
-    answered = [response for response in iteration.responses if response.answered]
-    calls = [*iteration.responses, *iteration.embeddings, *iteration.judgements]
-    failed = [f"{call.member}: {call.error.message}" for call in calls if call.error]
-    parts = [f"# Layer {number}"]
-    if iteration.responses:
-        recorded = ", recorded earlier" if any(response.recorded for response in answered) else ""
-        parts.append(
-            f"{len(answered)} of {len(iteration.responses)} models answered{recorded} · {agreement_note(iteration)}"
-        )
-    if synthesis:
-        if iteration.judgements and not iteration.judgements[-1].answered and synthesis.arbiter:
-            by = "no aggregator could answer; the synthesis so far stands in"
-        elif synthesis.arbiter:
-            by = f"by `{cell(synthesis.arbiter)}` from {len(synthesis.labels)} answers"
-        else:
-            by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
-        parts += ["## Answer", by, quoted(synthesis.text)]
-    parts += [answer_section(response, "##") for response in answered]
-    if failed:
-        parts += ["## Failed", quoted("\n".join(failed))]
-    return "\n\n".join(parts)

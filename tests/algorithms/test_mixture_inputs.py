@@ -12,6 +12,7 @@ from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.reports.recorded import Recorded, numbered, recorded_for
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.kits.mixture_kit import answers_of, config
 from tests.vendors import Reply, faults
 
@@ -32,7 +33,7 @@ async def test_recorded_answers_stand_in_for_a_layer(vendors):
         ("Ada", "reference", True, 0),
         ("lost#2", "reference", True, 0),
     ]
-    assert record.warnings == ["layer 1: lost#2: empty"]
+    assert kinds(record) == [("empty", "lost#2", 1)]
     assert (record.calls, vendors.count(), len(record.iterations)) == (2, 2, 3)
     # Without any layer of models the aggregator sees them at once.
     alone = MixtureOfAgentsConfig(aggregator="openai/final")

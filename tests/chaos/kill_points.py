@@ -19,8 +19,8 @@ FREE = [f"free/{name}:free" for name in ("a", "b", "c")]
 JUDGE = "openai/judge"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "consortium": {"members": PANEL, "arbiter": JUDGE, "min_iterations": 2, "max_iterations": 2},
-    "learn": {"members": PANEL, "aggregator": JUDGE, "iterations": 1},
-    "moa": {
+    "consensus-learning": {"members": PANEL, "aggregator": JUDGE, "iterations": 1},
+    "mixture-of-agents": {
         "layers": [{"members": PANEL}, {"members": PANEL[:2]}],
         "aggregator": JUDGE,
     },
@@ -35,8 +35,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = {
     "consortium": ("consortium-iteration",),
-    "learn": ("consensus-learning-round",),
-    "moa": ("mixture-of-agents-layer",),
+    "consensus-learning": ("consensus-learning-round",),
+    "mixture-of-agents": ("mixture-of-agents-layer",),
     "vote": ("vote-result",),
     "pump": ("pump-answers",),
     "prefer": ("prefer-round", "prefer-summary"),
@@ -139,12 +139,9 @@ def install(point: str, watch: Watch) -> None:
 
 def flow_of(name: str) -> Any:
     """The flow of a name."""
-    module, flow = {
-        "learn": ("consensus_learning", "consensus_learning"),
-        "moa": ("mixture_of_agents", "mixture_of_agents"),
-        "openrouter_working_models": ("openrouter_models", "openrouter_working_models"),
-    }.get(name, (name, name))
-    return getattr(import_module(f"flows.{module}"), flow)
+    flow = name.replace("-", "_")
+    module = "openrouter_models" if flow == "openrouter_working_models" else flow
+    return getattr(import_module(f"consensus_flows.flows.{module}"), flow)
 
 
 async def run(name: str, folder: Path) -> Any:
@@ -212,10 +209,10 @@ def main() -> None:
     """Import what the flows need, and fork for each job."""
     for name in CONFIGURATIONS:
         flow_of(name)
-    from consensus_flows.tasks.calls.adapters import adapter_of
+    from consensus_flows.tasks.calls.vendors import all_vendors
 
-    for wire in ("openai", "anthropic", "google"):
-        adapter_of(wire)  # type: ignore[arg-type]
+    for vendor in all_vendors().values():
+        vendor.load()
     assert threading.active_count() == 1, threading.enumerate()
     for line in sys.stdin:
         child = os.fork()

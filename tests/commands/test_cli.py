@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from consensus_flows.deployments.cli import tokens
-from consensus_flows.deployments.terminal import Stop
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, faults, json_reply
 
@@ -222,10 +221,13 @@ def test_check_says_what_is_there(consensus, vendors):
 def test_tokens_put_the_main_command_first():
     assert tokens(["What is love?"]) == ["consortium", "What is love?"]
     assert tokens(["-m", "a/b", "x"]) == ["consortium", "-m", "a/b", "x"]
-    assert tokens(["save", "x", "--flow", "consortium", "-m", "a/b"]) == ["save --flow consortium", "x", "-m", "a/b"]
     assert tokens(["keys", "list"]) == ["keys", "list"]
-    with pytest.raises(Stop, match="nonsense"):
-        tokens(["save", "x", "--flow", "nonsense"])
+
+
+def test_an_unknown_flow_is_named(consensus):
+    for command in ("save", "batch"):
+        ran = consensus(command, "x", "--flow", "nonsense")
+        assert ran.code == 2 and "nonsense" in ran.err and "mixture-of-agents" in ran.err
 
 
 @pytest.mark.parametrize(

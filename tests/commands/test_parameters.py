@@ -205,7 +205,7 @@ async def test_another_kind_of_block_is_no_provider(vendors: LoopbackVendors, wo
     assert state.is_failed()
     assert "vault" in state.message
     assert "canary0secret" not in state.message
-    state = await worker(pump, prompt="What?", saved="vault")
+    state = await worker(pump, prompt="What?", config="vault")
     assert "no configuration is saved as 'vault'" in state.message
     assert vendors.count() == 0
 

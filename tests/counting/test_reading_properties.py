@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus_flows.tasks.calls import vectors
+from consensus_flows.tasks.calls import embeddings
 from consensus_flows.tasks.judging import text_hearing
 from consensus_flows.tasks.judging.extract_by_model import read_extraction
 from consensus_flows.tasks.judging.judgement import Judgement, read_judgement, schema_of
@@ -104,7 +104,7 @@ KINDS: dict[str, tuple[str, Any, st.SearchStrategy[Verdict]]] = {
     "same meaning": ("same_meaning", read_same, sames()),
     "any object": ("json", read_json, objects()),
 }
-NO_OBJECT = {vectors.READER, text_hearing.READER}
+NO_OBJECT = {embeddings.READER, text_hearing.READER}
 """Readers of something else than a judge's JSON object."""
 
 each = pytest.mark.parametrize("kind", list(KINDS))

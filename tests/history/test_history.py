@@ -29,11 +29,12 @@ from consensus_flows.tasks.history.writing import (
     won,
     writer_of,
 )
-from consensus_flows.tasks.recording import NOT_RECORDED, record_runs
-from consensus_flows.tasks.reports.report import start_record
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 RUNS, CALLS = 20, 10
@@ -110,7 +111,7 @@ async def test_concurrent_flows_lose_no_row(file, results, vendors):
     stored = dict(rows(file, "SELECT id, record FROM runs"))
     for one in records:
         assert json.loads(stored[one.flow_run_id]) == one.model_dump(mode="json")
-    assert not any(NOT_RECORDED in warning for one in records for warning in one.warnings)
+    assert not any(warning.kind == "not_recorded" for one in records for warning in one.warnings)
 
 
 def test_a_new_file_is_private_and_has_all_tables(file, database):
@@ -193,8 +194,8 @@ async def test_a_broken_history_is_a_warning_and_never_a_lost_answer(file, resul
         monkeypatch.setenv("CONSENSUS_HISTORY_URL", url)
         found = await consortium("What?", config())
         assert found.answer == "the answer" and found.conversation_id is None
-        (warning,) = [one for one in found.warnings if one.startswith(NOT_RECORDED)]
-        assert "secret-password" not in warning
+        (warning,) = [one for one in found.warnings if one.kind == "not_recorded"]
+        assert "secret-password" not in warning.message
     assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -204,14 +205,14 @@ async def test_a_history_that_is_held_by_another_program_is_waited_for(file, dat
     holder = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
-    assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
+    assert kinds(await consortium("Long enough?", config())) == []
     monkeypatch.setattr("consensus_flows.tasks.history.database.BUSY_S", 0.2)
     close_writers()
     holder.execute("BEGIN IMMEDIATE")
     found = await consortium("Too long?", config())
     holder.execute("COMMIT")
     holder.close()
-    assert found.answer is not None and "locked" in found.warnings[-1]
+    assert found.answer is not None and "locked" in found.warnings[-1].message
 
 
 async def test_a_failed_run_is_written_with_every_cause(file, results, vendors):
@@ -283,7 +284,7 @@ async def test_one_run_that_no_database_takes_does_not_take_others_along(file, m
 async def test_nothing_is_written_when_the_history_is_off(file, monkeypatch):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
     async with record_runs():
-        await tell("ended", start_record("x", "What?"))
+        await tell("ended", Record(flow="x", prompt="What?"))
     assert not file.exists()
 
 

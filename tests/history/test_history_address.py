@@ -16,7 +16,6 @@ from consensus_flows.tasks import recording
 from consensus_flows.tasks.history import HistoryError, address
 from consensus_flows.tasks.history.database import Database, shown
 from consensus_flows.tasks.history.writing import close_writers
-from consensus_flows.tasks.recording import NOT_RECORDED
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import entry, record, rows, written
@@ -67,7 +66,7 @@ async def test_the_block_names_the_database_and_is_read_once(block, asked, vendo
     await consortium("One more?", config())
     assert len(asked) == 1
     assert rows(block, "SELECT count(*) FROM runs") == [(5,)]
-    assert not any(NOT_RECORDED in warning for one in made for warning in one.warnings)
+    assert not any(warning.kind == "not_recorded" for one in made for warning in one.warnings)
     assert address.source() == f"block {HISTORY_BLOCK}"
 
 
@@ -94,7 +93,7 @@ async def test_a_server_that_does_not_say_is_a_warning_and_no_other_history(vend
     vendors.script("arbiter", then=judged(90))
     made = await consortium("What?", config())
     assert made.answer is not None
-    (warning,) = [one for one in made.warnings if NOT_RECORDED in one]
+    (warning,) = [one.message for one in made.warnings if one.kind == "not_recorded"]
     assert "could not be asked" in warning and "ConnectionError" in warning and "word-of-nobody" not in warning
     assert not address.saved  # the next run asks again
 
@@ -109,7 +108,7 @@ async def test_a_server_that_never_answers_holds_no_run_up(vendors, monkeypatch)
     async with asyncio.timeout(30):
         made = await consortium("What?", config())
     assert made.answer is not None
-    (warning,) = [one for one in made.warnings if NOT_RECORDED in one]
+    (warning,) = [one.message for one in made.warnings if one.kind == "not_recorded"]
     assert "it took longer than" in warning
 
 
@@ -122,7 +121,7 @@ async def test_a_password_is_never_told(vendors, caplog):
         with caplog.at_level(logging.DEBUG):
             made = await consortium("What?", config())
             assert made.answer is not None
-            (warning,) = [one for one in made.warnings if NOT_RECORDED in one]
+            (warning,) = [one.message for one in made.warnings if one.kind == "not_recorded"]
             assert "127.0.0.1:1/runs" in warning
             assert "me:***@" in shown(await address.find_address())
             told = caplog.text + json.dumps(made.model_dump(mode="json")) + repr(HistoryDatabase(url=URL))
@@ -148,7 +147,7 @@ async def test_a_password_is_never_told(vendors, caplog):
         "options=hidden-too",
     ],
 )
-def test_what_a_driver_quotes_is_struck_out(said, monkeypatch):
+def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
     database = Database(URL)
 
     def fail(*_, **__):

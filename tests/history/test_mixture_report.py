@@ -6,9 +6,9 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from consensus_flows.deployments.commands.algorithms.layer_view import LayerTable, heading
-from consensus_flows.flows.mixture_of_agents import mixture_of_agents
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents, page
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.reports.mixture_report import layer_markdown, query_row
+from consensus_flows.tasks.reports.mixture_report import query_row
 from consensus_flows.tasks.reports.recorded import Recorded
 from tests.kits.consortium_kit import say
 from tests.kits.mixture_kit import config
@@ -72,7 +72,7 @@ def test_model_text_is_data():
         responses=[response(text=NASTY), failed()],
         synthesis=Synthesis(text=NASTY, arbiter="openai/e", labels={"1": "x"}),
     )
-    shown = layer_markdown(iteration)
+    shown = page(iteration)
     assert shown.count(f"````text\n{NASTY}\n````") == 2
     assert "auth: HTTP 401" in shown
     row = query_row(Record(flow="mixture-of-agents", prompt=NASTY, answer=NASTY))
@@ -87,7 +87,7 @@ def test_headings_tell_what_came_of_a_layer():
     for arbiter in (None, "openai/e"):
         stand_in = Iteration(number=2, synthesis=Synthesis(text="x", arbiter=arbiter), judgements=[failed()])
         assert heading(stand_in) == "Layer 2: no aggregator could answer"
-        assert "stands in" in layer_markdown(stand_in)
+        assert "stands in" in page(stand_in)
 
 
 async def test_the_live_table_shows_who_is_asked():

@@ -21,12 +21,17 @@ from consensus_flows import blocks
 from consensus_flows.blocks import (
     AnthropicCredentials,
     Budget,
+    ConsensusLearning,
     Consortium,
     ConsortiumConfig,
     GoogleCredentials,
+    MixtureOfAgents,
     OpenAICompatibleCredentials,
     OpenAICredentials,
+    Prefer,
+    Pump,
     Sampling,
+    Vote,
     parse_member,
     parse_model,
 )
@@ -41,6 +46,11 @@ SLUGS = {
     GoogleCredentials: "google-gemini-credentials",
     OpenAICompatibleCredentials: "openai-compatible-credentials",
     Consortium: "consortium",
+    ConsensusLearning: "consensus-learning",
+    MixtureOfAgents: "mixture-of-agents",
+    Vote: "vote",
+    Pump: "pump",
+    Prefer: "prefer",
 }
 CREDENTIALS: list[type[ModelCredentials]] = [
     OpenAICredentials,
@@ -342,3 +352,11 @@ def test_settings_laid_over_others() -> None:
     )
     assert Sampling(temperature=0, seed=0).over(base) == base.model_copy(update={"temperature": 0, "seed": 0})
     assert Sampling.model_validate_json(Sampling(seed=1).model_dump_json()).over(base).temperature == 0.5
+
+
+def test_a_form_shows_an_algorithms_own_settings_first() -> None:
+    fields = ConsortiumConfig.model_json_schema()["properties"]
+    shown = sorted(fields, key=lambda name: int(fields[name]["position"]))
+    assert shown[:3] == ["members", "arbiter", "fallback_arbiters"]
+    assert shown[-3:] == ["prompt_set", "embedding_model", "service_tier"]
+    assert [fields[name]["position"] for name in shown] == list(range(1, len(shown) + 1))

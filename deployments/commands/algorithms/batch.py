@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -14,32 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from consensus_flows.blocks.budget import Budget
+from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
-from consensus_flows.deployments.commands.settings.saved import find
-from consensus_flows.deployments.kinds import module_of, options_for, options_of
 from consensus_flows.deployments.last_word import LastWord
-from consensus_flows.deployments.options import OUTPUT, PanelOptions, RunOptions
+from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.journal_path import dated
 from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.watch import watched_by
 
-BUDGET = {
-    "max_calls": "max_calls",
-    "max_tokens": "max_tokens",
-    "max_cost": "max_cost_usd",
-    "deadline": "max_seconds",
-}
-"""Options of a run that are those of the whole batch here, and their fields."""
 FROM_1 = validators.Number(gte=1, lte=1000)
 
 
@@ -70,67 +61,45 @@ class BatchOptions:
     """Print the summary as JSON on stdout, and nothing else."""
 
 
-def _command(kind: Name) -> Callable[..., Exit]:
-    """Make the command for one kind of flow, with that flow's options."""
-    options = options_of(kind)
+def command(flow: str | None) -> Callable[..., Exit]:
+    """Make the command for one algorithm, with its options; or for a saved configuration of any."""
 
-    def run(input: str, *, batch: BatchOptions, panel: options | None = None) -> Exit:  # type: ignore[valid-type]
-        """Run a flow on every row of a file; killed half-way it is simply started again, and goes on where it was.
+    def run(
+        input: Annotated[str, SENTENCE],
+        *,
+        flow: Flow = flow,
+        batch: BatchOptions,
+        given: Given | None = None,
+    ) -> Exit:
+        """Run a flow on every row of a file; --flow names it, --name a saved configuration.
 
-        --max-calls, --max-tokens and --max-cost are those of the whole batch, --deadline that of this start of it.
+        Killed half-way it is simply started again, and continues where it was. --max-calls, --max-tokens and --max-cost are
+        those of the whole batch, --deadline that of this start of it.
 
         Args:
             input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+            flow: The algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its
+                own options.
             batch: What is read and written.
-            panel: The flow's own options.
+            given: The settings.
         """
-        return _run(input, batch, panel or options(), kind)
+        return _run(input, batch, given or {}, flow)
 
+    run.__annotations__["given"] = options_type(algorithm(flow).config_class()) if flow else PanelOptions
     return run
 
 
-def run_command(
-    input: str,
-    *,
-    flow: Annotated[Name | None, Parameter(group=OUTPUT)] = None,
-    batch: BatchOptions,
-    panel: PanelOptions | None = None,
-) -> Exit:
-    """Run a flow on every row of a file, as it is saved.
-
-    Args:
-        input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
-        flow: The kind of flow, with its own options, which `consensus batch --flow vote --help` shows; default: that of
-            --name, else consortium.
-        batch: What is read and written.
-        panel: Who is asked in place of those saved, and conditions of every row's run.
-    """
-    return _run(input, batch, panel or PanelOptions(), flow)
-
-
-def __getattr__(name: str) -> Callable[..., Exit]:
-    """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
-    kind = name.removeprefix("batch_")
-    if kind in ALGORITHMS:
-        return _command(kind)
-    raise AttributeError(name)
-
-
-def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | None) -> Exit:
+def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> Exit:
+    if source == "-":
+        raise Stop("input: a batch is read twice, and stdin only once: name a file")
+    given = {**given}
     try:
-        budget = Budget(**{field: getattr(panel, option) for option, field in BUDGET.items()})
+        budget = Budget.model_validate(given.pop("budget", {}))
     except ValidationError as error:
-        names = {field: f"--{option.replace('_', '-')}" for option, field in BUDGET.items()}
-        raise Stop(explain(error, names)) from None
-    panel = replace(panel, **dict.fromkeys(BUDGET))
-    found = find(options.name, kind) if options.name else None
-    if kind is None and found is None:
-        raise Stop("say which flow: --name SAVED, or --flow consortium|learn|moa|vote|pump|prefer with its options")
-    algorithm: Name = kind or found.kind  # type: ignore[union-attr]
-    own = options_for(algorithm, panel, options.name)
-    config = module_of(algorithm).configure(own, found.values if found else None)
+        raise Stop(explain(error, {"max_cost_usd": "--max-cost", "max_seconds": "--deadline"})) from None
+    one, config = choose(options.name, given, flow)
     if options.dry_run:
-        return _estimate(source, options, config)
+        return _estimate(source, options, one, config)
     warm_up(model.provider for model in config.models())
     info = connect()
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
@@ -148,7 +117,7 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
                 done: BatchSummary = await batch(
                     source,
                     options.output,
-                    flow=algorithm,
+                    flow=one.name,
                     config=config.model_dump(mode="json", exclude_defaults=True),
                     prompt_column=options.prompt_column,
                     prompt_template=options.prompt_template,
@@ -190,7 +159,7 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
     return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
 
 
-def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
+def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Exit:
     """Print what the batch would take, and call no model."""
     connect()
     work = Batch(
@@ -201,14 +170,14 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
             id_column=options.id_column,
         ),
         dated(options.output),
-        "consortium",
+        one.name,
         config,
         skip_bad=options.skip_bad,
     )
 
     async def estimated() -> Estimate:
         inventory = await checked(work)
-        return await estimate(config, inventory.rows, inventory.size)
+        return await estimate(config, one.plan(config), inventory.rows, inventory.size)
 
     found = asyncio.run(estimated())
     if options.json:
@@ -217,13 +186,13 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
     table = Table(box=None, header_style="dim")
     for name in ("model", "calls", "input tokens", "output tokens", "cost"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    for one in found.models:
+    for model in found.models:
         table.add_row(
-            Text(one.model + (f" ({one.service_tier})" if one.service_tier else "")),
-            _range(one.calls_least, one.calls_most),
-            _range(one.input_tokens_least, one.input_tokens_most),
-            _range(one.output_tokens_least, one.output_tokens_most),
-            _dollars(one.cost_usd_least, one.cost_usd_most),
+            Text(model.model + (f" ({model.service_tier})" if model.service_tier else "")),
+            _range(model.calls_least, model.calls_most),
+            _range(model.input_tokens_least, model.input_tokens_most),
+            _range(model.output_tokens_least, model.output_tokens_most),
+            _dollars(model.cost_usd_least, model.cost_usd_most),
         )
     Console().print(table)
     put(

@@ -11,8 +11,7 @@ from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.recorded import Recorded

@@ -12,8 +12,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put_json, say
 from consensus_flows.deployments.view import cost
 from consensus_flows.flows.prefer_prompts import Outcomes, prefer_prompts
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.record_files import read_prompts
