@@ -23,7 +23,7 @@ two seconds to parse, in which no other call goes on."""
 _LOGO = HttpUrl(
     "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/secret.png"
 )
-_DOCUMENTATION = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
+_DOCUMENTATION = HttpUrl("https://www.prefect.io/docs/latest/develop/blocks")
 
 
 class ModelCredentials(CredentialsBlock):

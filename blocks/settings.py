@@ -46,7 +46,7 @@ def saved_config(name: str, config: type[Settings]) -> type[Block]:
             "_logo_url": HttpUrl(
                 "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
             ),
-            "_documentation_url": HttpUrl("https://docs.prefect.io/latest/develop/blocks"),
+            "_documentation_url": HttpUrl("https://www.prefect.io/docs/latest/develop/blocks"),
             "config": Field(description="The settings of the run."),
         },
     )

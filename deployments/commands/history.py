@@ -31,6 +31,7 @@ from consensus_flows.tasks.record import RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
+    from consensus_flows.tasks.history.reading import Filter
 
 app = App(name="history", help="The database of the history: where it is, and what is deleted from it.")
 
@@ -66,7 +67,7 @@ def list_history(
     """
     from consensus_flows.tasks.history.reading import list_runs
 
-    wanted = wanted_runs(flow, since, model, status, until)
+    wanted = wanted_runs(flow=flow, status=status, since=since, until=until, model=model)
     found = from_history(lambda connection: list_runs(connection, wanted, limit))
     if json:
         put_json(found)
@@ -172,7 +173,7 @@ def stats(
     """
     from consensus_flows.tasks.history.reading import model_stats
 
-    wanted = wanted_runs(flow, since, model, until=until)
+    wanted = wanted_runs(flow=flow, since=since, until=until, model=model)
     found = from_history(lambda connection: model_stats(connection, wanted))
     if json:
         put_json([asdict(one) for one in found])
@@ -339,8 +340,8 @@ def find_history() -> None:
 
 
 def wanted_runs(
-    flow: str | None, since: str | None, model: str | None, status: str | None = None, until: str | None = None
-) -> Any:
+    *, flow: str | None, status: str | None = None, since: str | None, until: str | None, model: str | None
+) -> "Filter":
     """Make a filter of options.
 
     Raises:
@@ -348,14 +349,13 @@ def wanted_runs(
     """
     from consensus_flows.tasks.history.reading import Filter
 
-    begin, end = (
-        moment(text, option=name) if text else None for text, name in ((since, "--since"), (until, "--until"))
-    )
+    begin = moment(since, option="--since") if since else None
+    end = moment(until, option="--until") if until else None
     if begin and end and begin >= end:
         raise Stop(f"--since {since} is not before --until {until}")
     from consensus_flows.flows.algorithms import full_name
 
-    return Filter(full_name(flow) if flow else None, status, begin, model, end)
+    return Filter(flow=full_name(flow) if flow else None, status=status, since=begin, until=end, model=model)
 
 
 def moment(text: str, now: datetime | None = None, option: str = "--since") -> datetime:

@@ -90,7 +90,7 @@ def test_json_lines(tmp_path, answers):
     assert pa_json.read_json(path, parse_options=kept).column("answer").to_pylist() == answers
 
 
-@EVERY
+@settings(EVERY, max_examples=30)  # each takes ten times as long as a text file
 @given(st.lists(HARD, min_size=1, max_size=5))
 def test_parquet(tmp_path, answers):
     path = written(tmp_path, ".parquet", answers)

@@ -57,7 +57,7 @@ def test_server_settings_are_those_of_prefect_toml():
 
 
 async def test_a_schedule_makes_runs(prefect_server):
-    """With SQLAlchemy 2.1 Prefect 3.8's server cannot: its scheduler fails every minute, and no schedule ever fires."""
+    """Prefect 3.8 cannot with SQLAlchemy 2.1: its scheduler fails every minute, and no schedule ever fires."""
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.schedules import Cron
