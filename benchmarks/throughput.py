@@ -117,7 +117,8 @@ async def batched(rows: int, concurrency: int, name: str) -> dict[str, Any]:
 
 async def panel(rows: int, concurrency: int, name: str) -> dict[str, Any]:
     """Ask a panel of five, of whom one is slow, with and without patience for stragglers."""
-    from consensus_flows.flows.consortium import ConsortiumConfig, consortium
+    from consensus_flows.blocks.consortium import ConsortiumConfig
+    from consensus_flows.flows.consortium import consortium
     from tests.vendors import LoopbackVendors, Reply
 
     _ = rows, concurrency

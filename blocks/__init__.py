@@ -1,18 +1,16 @@
 """What is saved: the credentials of a vendor, a saved configuration of a flow."""
 
+from consensus_flows.blocks import credentials
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 
-# Not their base: Prefect registers every class of blocks that it finds here, and would offer it in the UI.
-from consensus_flows.blocks.credentials import (
-    AnthropicCredentials,
-    GoogleCredentials,
-    OpenAICompatibleCredentials,
-    OpenAICredentials,
-)
+# What is in its __all__, so not the base: Prefect registers every class of blocks that it finds here, and would offer it in
+# the UI.
+from consensus_flows.blocks.credentials import *  # noqa: F403
 from consensus_flows.blocks.history import HistoryDatabase
 from consensus_flows.blocks.member import Member, ModelName, parse_member, parse_model
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
@@ -20,18 +18,16 @@ from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.vote import Vote, VoteConfig
 
 __all__ = [
-    "AnthropicCredentials",
     "Budget",
     "ConsensusLearning",
     "ConsensusLearningConfig",
     "Consortium",
     "ConsortiumConfig",
-    "GoogleCredentials",
     "HistoryDatabase",
     "Member",
+    "MixtureOfAgents",
+    "MixtureOfAgentsConfig",
     "ModelName",
-    "OpenAICompatibleCredentials",
-    "OpenAICredentials",
     "PanelConfig",
     "Prefer",
     "PreferConfig",
@@ -44,3 +40,4 @@ __all__ = [
     "parse_member",
     "parse_model",
 ]
+__all__ += credentials.__all__

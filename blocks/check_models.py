@@ -2,36 +2,33 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.layer import MixturePrompts
 from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.settings import Settings
 
 CheckRole = Literal["proposer", "aggregator"]
 
 
-class CheckCase(BaseModel):
+class CheckCase(Settings):
     """One prompt that every candidate is given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
-    prompt: str = Field(min_length=1, pattern=r"\S", description="The question.", json_schema_extra={"position": 1})
-    answers: tuple[str, ...] = Field(
-        (), description="For aggregators: prepared answers to the question.", json_schema_extra={"position": 2}
-    )
+    prompt: str = Field(min_length=1, pattern=r"\S", description="The question.")
+    answers: tuple[str, ...] = Field((), description="For aggregators: prepared answers to the question.")
     expected: str | None = Field(
         None,
         min_length=1,
         description="The right answer: words that the text holds, or what is read out of it by extract.",
-        json_schema_extra={"position": 3},
     )
     extract: str | None = Field(
         None,
         description="How the answer is read, as in a vote: number, choice, label:yes,no, ... Empty: expected stands anywhere.",
-        json_schema_extra={"position": 5},
     )
-    note: str = Field("", description="What the case is meant to show.", json_schema_extra={"position": 4})
+    note: str = Field("", description="What the case is meant to show.")
 
     @field_validator("extract")
     @classmethod
@@ -47,17 +44,14 @@ class CheckModelsConfig(PanelConfig):
     role: CheckRole = Field(
         "proposer",
         description="A proposer answers a question; an aggregator makes one answer of prepared ones.",
-        json_schema_extra={"position": 2},
     )
     cases: list[CheckCase] = Field(
         default_factory=list,
         description="Prompts, for aggregators with prepared answers; empty for the list that comes along.",
-        json_schema_extra={"position": 3},
     )
     prompts: MixturePrompts = Field(
         default_factory=MixturePrompts,
         description="Instructions in place of those that a mixture of agents gives in this role.",
-        json_schema_extra={"position": 4},
     )
 
     @model_validator(mode="after")

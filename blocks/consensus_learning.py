@@ -1,14 +1,15 @@
 """The settings of a consensus learning run, and the block in which they are saved."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from prefect.blocks.core import Block
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Settings, saved_config
 
 Approach = Literal["centralized_llm", "majority", "medoid", "decentralized"]
 PromptType = Literal["user", "assistant", "system"]
@@ -26,18 +27,18 @@ SETTINGS_OF: dict[tuple[Approach, ...], tuple[str, ...]] = {
 """Settings that only some approaches have."""
 
 
-def is_used(name: str, approach: Approach) -> bool:
-    """Tell whether a setting has an effect in an approach."""
-    return all(approach in approaches for approaches, names in SETTINGS_OF.items() if name in names)
+def is_used(name: str, approach: Approach | None) -> bool:
+    """Tell whether a setting has an effect in an approach; in an unknown one it may."""
+    return approach is None or all(approach in approaches for approaches, names in SETTINGS_OF.items() if name in names)
 
 
-class Turn(BaseModel):
+class Turn(Settings):
     """One turn that the aggregator is shown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
-    role: PromptType = Field(description="Whose turn it is.", json_schema_extra={"position": 1})
-    content: str = Field(min_length=1, description="What is said.", json_schema_extra={"position": 2})
+    role: PromptType = Field(description="Whose turn it is.")
+    content: str = Field(min_length=1, description="What is said.")
 
 
 def _turns(role: PromptType) -> BeforeValidator:
@@ -49,35 +50,30 @@ def _turns(role: PromptType) -> BeforeValidator:
     return BeforeValidator(read, json_schema_input_type=list[Turn] | str)
 
 
-class Snowflake(BaseModel):
+class Snowflake(Settings):
     """The parameters of the decentralized consensus (Snowflake, arXiv:1906.08936)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     k: int = Field(
         10,
         ge=1,
         le=1000,
         description="Peers that a member asks in each round; all of them where there are fewer.",
-        json_schema_extra={"position": 1},
     )
     alpha: float = Field(
         0.6,
         gt=0.5,
         le=1,
         description="Share of the asked peers that must hold a value before a member adopts it.",
-        json_schema_extra={"position": 2},
     )
     beta: int = Field(
         5,
         ge=1,
         le=1000,
         description="Rounds in a row that must confirm a value before it is settled.",
-        json_schema_extra={"position": 3},
     )
-    max_rounds: int = Field(
-        100, ge=1, le=10_000, description="Most rounds, settled or not.", json_schema_extra={"position": 4}
-    )
+    max_rounds: int = Field(100, ge=1, le=10_000, description="Most rounds, settled or not.")
 
 
 class ConsensusLearningConfig(PanelConfig):
@@ -86,12 +82,10 @@ class ConsensusLearningConfig(PanelConfig):
     aggregator: str | None = Field(
         None,
         description="Model that merges the answers, as provider/model; needed by centralized_llm.",
-        json_schema_extra={"position": 2},
     )
     fallback_aggregators: list[str] = Field(
         default_factory=list,
         description="Models that merge, in order, when the aggregator fails.",
-        json_schema_extra={"position": 3},
     )
     approach: Approach = Field(
         "centralized_llm",
@@ -99,34 +93,28 @@ class ConsensusLearningConfig(PanelConfig):
             "Aggregate by a model (centralized_llm), by counting extracted answers (majority), by taking the answer "
             "nearest to all others (medoid), or by the members asking random peers (decentralized)."
         ),
-        json_schema_extra={"position": 4},
     )
     iterations: int = Field(
         1,
         ge=0,
         le=100,
         description="Improvement rounds after the first, so one round more in all.",
-        json_schema_extra={"position": 5},
     )
     aggregated_prompt_type: PromptType = Field(
         "user",
         description="Role in which the aggregate goes back to the members; system joins the leading system message.",
-        json_schema_extra={"position": 6},
     )
     improvement_prompt: str = Field(
         "",
-        description="What members are asked to do with the aggregate; empty for the built-in text.",
-        json_schema_extra={"position": 7},
+        description="What members are asked to do with the aggregate; default: the built-in text.",
     )
     aggregator_context: Annotated[list[Turn], _turns("system")] = Field(
         default_factory=list,
         description="Turns that the aggregator sees first; a text alone is a system prompt.",
-        json_schema_extra={"position": 8},
     )
     aggregator_prompt: Annotated[list[Turn], _turns("user")] = Field(
         default_factory=list,
-        description="What the aggregator is asked after the answers; a text alone is one user turn; empty: built-in.",
-        json_schema_extra={"position": 9},
+        description="What the aggregator is asked after the answers; a text alone is one user turn. Default: the built-in text.",
     )
     extract: str | None = Field(
         None,
@@ -134,40 +122,43 @@ class ConsensusLearningConfig(PanelConfig):
             "How the answer is read out of a text: number, choice, json:FIELD, label:A,B or text. Majority counts what "
             "is read; decentralized compares it, or the wording of whole texts where this is empty."
         ),
-        json_schema_extra={"position": 10},
     )
     decentralized: Snowflake = Field(
         default_factory=Snowflake,
         description="Parameters of the decentralized approach.",
-        json_schema_extra={"position": 11},
     )
     alike: float = Field(
         0.6,
         gt=0,
         le=1,
         description="Similarity from which two free texts count as one value in the decentralized approach.",
-        json_schema_extra={"position": 12},
     )
     stop_when_stable: bool = Field(
         False,
         description="Stop when a round no longer changes the answer and the members agree.",
-        json_schema_extra={"position": 13},
     )
     stability_threshold: float = Field(
         0.8,
         ge=0,
         le=1,
         description="What the similarity of two aggregates in a row, and the agreement, must reach to be stable.",
-        json_schema_extra={"position": 14},
     )
-    aggregator_settings: Sampling = Field(
-        default_factory=Sampling, description="Sampling settings of the aggregator.", json_schema_extra={"position": 15}
-    )
+    aggregator_settings: Sampling = Field(default_factory=Sampling, description="Sampling settings of the aggregator.")
     instance_settings: dict[str, Sampling] = Field(
         default_factory=dict,
         description="Sampling settings of one instance, by provider/model#number; laid over those of its model.",
-        json_schema_extra={"position": 16},
     )
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        central = values.get("approach", "centralized_llm") == "centralized_llm"
+        return [*super().missing(values), *(["aggregator"] if central and not values.get("aggregator") else [])]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without those that an approach given over them does not use."""
+        return {name: value for name, value in below.items() if is_used(name, given.get("approach"))}
 
     @field_validator("aggregator", "fallback_aggregators")
     @classmethod
@@ -239,24 +230,4 @@ class ConsensusLearningConfig(PanelConfig):
         return own.over(settings) if own else settings
 
 
-class ConsensusLearning(Block):
-    """A saved configuration of the consensus learning flow.
-
-    Example:
-        Load a saved configuration:
-        ```python
-        from consensus_flows.blocks import ConsensusLearning
-
-        saved = ConsensusLearning.load("BLOCK_NAME")
-        ```
-    """
-
-    _block_type_name = "Consensus Learning"
-    _block_type_slug = "consensus-learning"
-    # The picture that `prefect.filesystems` uses: a configuration is a small document.
-    _logo_url = HttpUrl(
-        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
-    )
-    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
-
-    config: ConsensusLearningConfig = Field(description="The settings of the run.")
+ConsensusLearning = saved_config("Consensus Learning", ConsensusLearningConfig)

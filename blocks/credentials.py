@@ -1,7 +1,7 @@
 """Credentials of model providers, as Prefect blocks. Vendor SDKs are imported when a client is first made."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from google.genai.client import AsyncClient as AsyncGoogle
     from openai import AsyncOpenAI
 
+__all__ = ["AnthropicCredentials", "GoogleCredentials", "OpenAICompatibleCredentials", "OpenAICredentials"]
+
 MAX_RESPONSE_MB = 16.0
 """The largest response that is read, unpacked. The longest answers of models have one; JSON of 16 MB made to be slow takes
 two seconds to parse, in which no other call goes on."""
-
-Wire = Literal["openai", "anthropic", "google", "openai-completions", "openai-embeddings", "google-embeddings"]
 
 # Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
 _LOGO = HttpUrl(
     "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/secret.png"
 )
-_DOCUMENTATION = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
+_DOCUMENTATION = HttpUrl("https://www.prefect.io/docs/latest/develop/blocks")
 
 
 class ModelCredentials(CredentialsBlock):
@@ -32,7 +32,9 @@ class ModelCredentials(CredentialsBlock):
     # An error of pydantic quotes its input, and the input of a block holds the key.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    wire: ClassVar[Wire]
+    _logo_url = _LOGO
+    _documentation_url = _DOCUMENTATION
+
     default_base_url: ClassVar[str | None] = None
 
     base_url: str | None = Field(
@@ -79,7 +81,7 @@ class ModelCredentials(CredentialsBlock):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The clear secrets of this block, so that they can be struck out of error texts."""
+        """The clear secrets of this block, so that they can be redacted from error texts."""
         key: SecretStr | None = getattr(self, "api_key", None)
         return (key.get_secret_value(),) if key is not None and key.get_secret_value() else ()
 
@@ -121,10 +123,7 @@ class OpenAICredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Credentials"
     _block_type_slug = "openai-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
-    wire: ClassVar[Wire] = "openai"
     default_base_url: ClassVar[str | None] = "https://api.openai.com/v1"
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the OpenAI project.")
@@ -161,10 +160,6 @@ class OpenAICompatibleCredentials(ModelCredentials):
 
     _block_type_name = "OpenAI Compatible Credentials"
     _block_type_slug = "openai-compatible-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
-
-    wire: ClassVar[Wire] = "openai"
 
     base_url: str = Field(
         title="Base URL", description="Address of the server's API, for example https://openrouter.ai/api/v1."
@@ -197,10 +192,7 @@ class AnthropicCredentials(ModelCredentials):
 
     _block_type_name = "Anthropic Credentials"
     _block_type_slug = "anthropic-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
-    wire: ClassVar[Wire] = "anthropic"
     default_base_url: ClassVar[str | None] = "https://api.anthropic.com"
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the Anthropic workspace.")
@@ -240,10 +232,7 @@ class GoogleCredentials(ModelCredentials):
 
     _block_type_name = "Google Gemini Credentials"
     _block_type_slug = "google-gemini-credentials"
-    _logo_url = _LOGO
-    _documentation_url = _DOCUMENTATION
 
-    wire: ClassVar[Wire] = "google"
     default_base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the Gemini API.")

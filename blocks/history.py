@@ -26,7 +26,7 @@ class HistoryDatabase(Block):
     _logo_url = HttpUrl(
         "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/secret.png"
     )
-    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
+    _documentation_url = HttpUrl("https://www.prefect.io/docs/latest/develop/blocks")
 
     # An error of pydantic quotes its input, and the input of this block holds a password.
     model_config = ConfigDict(hide_input_in_errors=True)

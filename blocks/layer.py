@@ -2,47 +2,39 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from consensus_flows.blocks.member import Member, members_of
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Settings
 
 
-class Layer(BaseModel):
+class Layer(Settings):
     """The models of one layer and their settings."""
-
-    model_config = ConfigDict(extra="forbid")
 
     members: list[str] = Field(
         min_length=1,
         description="Models of the layer, each provider/model or provider/model:count.",
         examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
-        json_schema_extra={"position": 1},
     )
     sampling: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the layer; laid over those of the run.",
-        json_schema_extra={"position": 2},
     )
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
         description="Sampling settings of one model of the layer, by provider/model; laid over all others.",
-        json_schema_extra={"position": 3},
     )
-    system: str | None = Field(
-        None, description="System prompt of the layer in place of the run's.", json_schema_extra={"position": 4}
-    )
+    system: str | None = Field(None, description="System prompt of the layer in place of the run's.")
     quorum: int | None = Field(
         None,
         ge=1,
         description="Models of the layer that must answer; empty for the run's quorum.",
-        json_schema_extra={"position": 5},
     )
     timeout: float | None = Field(
         None,
         gt=0,
         description="Seconds that one request of the layer may take; empty for the run's timeout.",
-        json_schema_extra={"position": 6},
     )
 
     @model_validator(mode="after")
@@ -69,25 +61,20 @@ NamedLayer = Annotated[Layer, BeforeValidator(_of_names, json_schema_input_type=
 """A layer, or its models as `P/A,P/B:2` or as a list."""
 
 
-class MixturePrompts(BaseModel):
+class MixturePrompts(Settings):
     """Instructions in place of the built-in ones. The question and the answers are shown in any case."""
-
-    model_config = ConfigDict(extra="forbid")
 
     initial: str | None = Field(
         None,
         description="What the models of the first layer are told; an empty text for nothing.",
-        json_schema_extra={"position": 1},
     )
     aggregate: str | None = Field(
         None,
         min_length=1,
         description="What the models of the further layers are told to do with the answers before.",
-        json_schema_extra={"position": 2},
     )
     final: str | None = Field(
         None,
         min_length=1,
         description="What the aggregator is told to do with the answers.",
-        json_schema_extra={"position": 3},
     )

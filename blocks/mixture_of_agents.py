@@ -1,14 +1,15 @@
 """The settings of a mixture-of-agents run, and the block in which they are saved."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
-from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from consensus_flows.blocks.layer import Layer, MixturePrompts, NamedLayer
 from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import saved_config
 
 
 class MixtureOfAgentsConfig(RunConfig):
@@ -20,51 +21,55 @@ class MixtureOfAgentsConfig(RunConfig):
             "Layers of proposers in order; each sees the answers of the one before. The aggregator is apart. A text P/A,P/B:2, "
             "or a list of models, stands for a layer of them."
         ),
-        json_schema_extra={"position": 1},
     )
     aggregator: str = Field(
         "",
-        description="Model of the last layer, as provider/model; empty for the model of self_moa.",
-        json_schema_extra={"position": 2},
+        description="Model of the last layer, as provider/model; default: the model of self_moa.",
     )
     fallback_aggregators: list[str] = Field(
         default_factory=list,
         description="Models that aggregate, in order, when the aggregator fails.",
-        json_schema_extra={"position": 3},
     )
     self_moa: str | None = Field(
         None,
         description="Instead of layers: one model, as provider/model, that is sampled several times (Self-MoA).",
-        json_schema_extra={"position": 4},
     )
-    samples: int = Field(
-        6, ge=1, le=1000, description="How often the model of self_moa answers.", json_schema_extra={"position": 5}
-    )
+    samples: int = Field(6, ge=1, le=1000, description="How often the model of self_moa answers.")
     window: int | None = Field(
         None,
         ge=2,
         description=(
             "Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far "
-            "(Self-MoA-Seq). Empty: all at once."
+            "(Self-MoA-Seq). Default: all at once."
         ),
-        json_schema_extra={"position": 6},
     )
     reserved: int = Field(
         1,
         ge=1,
         description="Places in each further window that the synthesis so far takes; more of them give it more weight.",
-        json_schema_extra={"position": 7},
     )
     prompts: MixturePrompts = Field(
         default_factory=MixturePrompts,
         description="Instructions in place of the built-in ones.",
-        json_schema_extra={"position": 8},
     )
     aggregator_settings: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the aggregator; laid over those of all.",
-        json_schema_extra={"position": 15},
     )
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        return [] if values.get("self_moa") else [name for name in ("layers", "aggregator") if not values.get(name)]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without layers if self-MoA is given over them, and the other way round."""
+        gone = {
+            *(("self_moa", "samples") if given.get("layers") else ()),
+            *(("layers",) if given.get("self_moa") else ()),
+        }
+        return {name: value for name, value in below.items() if name not in gone}
 
     @field_validator("aggregator", "fallback_aggregators", "self_moa")
     @classmethod
@@ -144,24 +149,4 @@ class MixtureOfAgentsConfig(RunConfig):
         return [*(member.name for member in self.members()), *self.aggregators()]
 
 
-class MixtureOfAgents(Block):
-    """A saved configuration of the mixture-of-agents flow.
-
-    Example:
-        Load a saved configuration:
-        ```python
-        from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents
-
-        saved = MixtureOfAgents.load("BLOCK_NAME")
-        ```
-    """
-
-    _block_type_name = "Mixture of Agents"
-    _block_type_slug = "mixture-of-agents"
-    # The picture that `prefect.filesystems` uses: a configuration is a small document.
-    _logo_url = HttpUrl(
-        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
-    )
-    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
-
-    config: MixtureOfAgentsConfig = Field(description="The settings of the run.")
+MixtureOfAgents = saved_config("Mixture of Agents", MixtureOfAgentsConfig)

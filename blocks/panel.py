@@ -1,12 +1,14 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
+from consensus_flows.blocks.settings import Settings
 
 TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""
@@ -14,72 +16,81 @@ FLEX_TIMEOUT_S = 900.0
 """Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """Conditions that hold for every flow: sampling, time, money."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(validate_assignment=True)
 
-    system: str | None = Field(
-        None, description="System prompt of the members; judges are told of it.", json_schema_extra={"position": 50}
-    )
+    system: str | None = Field(None, description="System prompt of the members; judges see it too.")
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Members that must answer in each round; empty for more than half.",
-        json_schema_extra={"position": 51},
+        description="Members that must answer in each round; default: more than half.",
     )
     straggler_grace: float | None = Field(
         None,
         gt=0,
-        description="Once the quorum is in, wait for the rest at most so many times the median time; empty: wait.",
-        json_schema_extra={"position": 52},
+        description="Once the quorum has answered, wait for the rest at most this many times the median time; default: wait for all.",
     )
     timeout: float | None = Field(
         None,
         gt=0,
-        description="Seconds that one request may take; empty: 120, or 900 in the flex tier.",
-        json_schema_extra={"position": 53},
+        description="Seconds that one request may take; default: 120, or 900 in the flex tier.",
     )
-    sampling: Sampling = Field(
-        default_factory=Sampling, description="Sampling settings of all members.", json_schema_extra={"position": 54}
-    )
+    sampling: Sampling = Field(default_factory=Sampling, description="Sampling settings of all members.")
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
         description="Sampling settings of one member, by provider/model; laid over those of all.",
-        json_schema_extra={"position": 55},
     )
-    budget: Budget = Field(
-        default_factory=Budget, description="What the run may spend.", json_schema_extra={"position": 56}
-    )
-    seed: int = Field(0, description="Seed of every order that is shuffled.", json_schema_extra={"position": 57})
+    budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
+    order_seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")
     fresh: bool = Field(
         False,
         description="Ask again even where an answer is stored, and replace it.",
-        json_schema_extra={"position": 58},
     )
     prompt_set: str = Field(
         "plain",
         min_length=1,
-        description="How members are prompted: plain, few-shot, chain-of-thought, citations, a set of your own, or a file.",
-        json_schema_extra={"position": 59},
+        description="How members are prompted: a prompt set (plain, few-shot, chain-of-thought, citations or your own) or a file.",
     )
     embedding_model: str | None = Field(
         None,
         description=(
-            "Model that measures how alike free texts are, as provider/model: OpenAI, Google, a compatible server or "
-            "local. Empty: by their wording."
+            "Model that measures how similar free texts are, as provider/model: OpenAI, Google, a compatible server or "
+            "local. Default: their wording is compared."
         ),
         examples=["openai/text-embedding-3-small", "google/gemini-embedding-001", "local/smollm2"],
-        json_schema_extra={"position": 60},
     )
     service_tier: ServiceTier | None = Field(
         None,
         description=(
             "flex: half the price where the vendor has it (OpenAI, Google, OpenRouter), for slower answers; the timeout is "
-            "then 900 s unless one is given. Empty: the standard tier."
+            "then 900 s unless one is given. Default: the standard tier."
         ),
-        json_schema_extra={"position": 61},
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_seed(cls, values: Any) -> Any:
+        """Let `seed` stand for `order_seed`, as in configurations that were saved under this name."""
+        if not isinstance(values, dict) or "seed" not in values:
+            return values
+        return {"order_seed": values["seed"]} | {name: value for name, value in values.items() if name != "seed"}
+
+    @classmethod
+    def in_order(cls) -> list[str]:
+        """The names of the fields: an algorithm's own before those of all."""
+        return [*(name for name in cls.model_fields if name not in RunConfig.model_fields), *RunConfig.model_fields]
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name the settings that a run needs and that `values` do not hold."""
+        return [name for name in cls.in_order() if cls.model_fields[name].is_required() and not values.get(name)]
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return the settings of `below` without those that have no place beside the settings that are given over them."""
+        return dict(below)
 
     @field_validator("embedding_model")
     @classmethod
@@ -103,6 +114,10 @@ class RunConfig(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: {what}")
 
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        raise NotImplementedError
+
     def timeout_s(self) -> float:
         """The seconds that one request may take."""
         return self.timeout or (FLEX_TIMEOUT_S if self.service_tier == "flex" else TIMEOUT_S)
@@ -125,9 +140,8 @@ class PanelConfig(RunConfig):
 
     members: list[str] = Field(
         min_length=1,
-        description="Models that answer, each provider/model or provider/model:count for several instances.",
+        description="Models that answer: provider/model, or provider/model:count for several instances.",
         examples=[["openai/gpt-6-luna", "anthropic/claude-haiku-4-5:2"]],
-        json_schema_extra={"position": 1},
     )
 
     @field_validator("members")

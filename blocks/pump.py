@@ -1,9 +1,9 @@
 """The settings of a pump run, and the block in which they are saved."""
 
-from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl
+from pydantic import Field
 
 from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.settings import saved_config
 
 
 class PumpConfig(PanelConfig):
@@ -12,8 +12,7 @@ class PumpConfig(PanelConfig):
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Members that must answer for the run to succeed; empty for one.",
-        json_schema_extra={"position": 51},
+        description="Members that must answer for the run to succeed; default: one.",
     )
 
     def needed(self) -> int:
@@ -21,24 +20,4 @@ class PumpConfig(PanelConfig):
         return self.quorum or 1
 
 
-class Pump(Block):
-    """A saved configuration of the pump flow.
-
-    Example:
-        Load a saved configuration:
-        ```python
-        from consensus_flows.blocks.pump import Pump
-
-        saved = Pump.load("BLOCK_NAME")
-        ```
-    """
-
-    _block_type_name = "Pump"
-    _block_type_slug = "pump"
-    # The picture that `prefect.filesystems` uses: a configuration is a small document.
-    _logo_url = HttpUrl(
-        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
-    )
-    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
-
-    config: PumpConfig = Field(description="The settings of the run.")
+Pump = saved_config("Pump", PumpConfig)

@@ -2,41 +2,31 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from consensus_flows.blocks.passed_through import refusal
+from consensus_flows.blocks.settings import Settings
 
 ServiceTier = Literal["flex"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class Sampling(BaseModel):
+class Sampling(Settings):
     """Sampling settings of one call. A setting left empty is not sent, so the vendor's default holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
-    temperature: float | None = Field(
-        None, ge=0, le=2, description="Randomness, 0 to 2.", json_schema_extra={"position": 1}
-    )
-    top_p: float | None = Field(
-        None, gt=0, le=1, description="Nucleus sampling: share of probability kept.", json_schema_extra={"position": 2}
-    )
-    top_k: int | None = Field(
-        None, ge=1, description="Sample from so many most likely tokens.", json_schema_extra={"position": 3}
-    )
-    max_output_tokens: int | None = Field(
-        None, ge=1, description="Most tokens in an answer, reasoning included.", json_schema_extra={"position": 4}
-    )
-    stop: tuple[str, ...] = Field((), description="Texts at which the answer ends.", json_schema_extra={"position": 5})
-    seed: int | None = Field(None, description="Seed, where the vendor takes one.", json_schema_extra={"position": 6})
-    reasoning_effort: ReasoningEffort | None = Field(
-        None, description="How long a reasoning model may think.", json_schema_extra={"position": 7}
-    )
+    temperature: float | None = Field(None, ge=0, le=2, description="Randomness, 0 to 2.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
+    top_k: int | None = Field(None, ge=1, description="Sample from so many most likely tokens.")
+    max_output_tokens: int | None = Field(None, ge=1, description="Most tokens in an answer, reasoning included.")
+    stop: tuple[str, ...] = Field((), description="Texts at which the answer ends.")
+    seed: int | None = Field(None, description="Seed, where the vendor takes one.")
+    reasoning_effort: ReasoningEffort | None = Field(None, description="How long a reasoning model may think.")
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Further settings of the vendor's request body, passed through untouched; no address, key, model, "
         "prompt, tool, count or limit.",
-        json_schema_extra={"position": 8},
     )
 
     @field_validator("extra")

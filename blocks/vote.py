@@ -1,16 +1,16 @@
 """The settings of a vote, and the block in which they are saved."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from prefect.blocks.core import Block
-from pydantic import BeforeValidator, Field, HttpUrl, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import saved_config
 
 
 def _read_weights(value: Any) -> Any:
@@ -40,24 +40,20 @@ class VoteConfig(PanelConfig):
             "normalised), text:FIELD or llm (a model reads it)."
         ),
         examples=["number", "json:answer"],
-        json_schema_extra={"position": 2},
     )
     extractor: str | None = Field(
         None,
-        description="Model that reads the answers where extract is llm, as provider/model.",
-        json_schema_extra={"position": 3},
+        description="Model that reads the answers if extract is llm, as provider/model.",
     )
     stop_when: int | None = Field(
         None,
         ge=1,
-        description="Stop as soon as an answer has so many votes; weights count. Empty: ask all.",
-        json_schema_extra={"position": 4},
+        description="Stop as soon as an answer has this many votes; members are then asked in order. Default: ask all.",
     )
     waves: int | None = Field(
         None,
         ge=1,
-        description="Members asked at once where stop_when is given, in the order of the list; empty: one by one.",
-        json_schema_extra={"position": 5},
+        description="Members asked at once if stop_when is given; default: 1.",
     )
     weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
         Field(
@@ -66,31 +62,31 @@ class VoteConfig(PanelConfig):
                 "What votes count, by provider/model, provider/model#instance or the model's name alone; 1 where nothing "
                 "is said."
             ),
-            json_schema_extra={"position": 6},
         )
     )
     pairwise_judge: str | None = Field(
         None,
         description="Model that compares the answers in pairs instead of a count, as provider/model.",
-        json_schema_extra={"position": 7},
     )
     comparisons: int | None = Field(
         None,
         ge=1,
-        description="Sort by so many compared pairs, the best first; empty: compare all pairs.",
-        json_schema_extra={"position": 8},
+        description="Sort by at most this many compared pairs; default: compare all pairs.",
     )
     fuse: str | None = Field(
         None,
         description="Model that writes one answer of the best ones that the pairwise judge found, as provider/model.",
-        json_schema_extra={"position": 9},
     )
-    fuse_top: int = Field(3, ge=1, description="How many of the best are fused.", json_schema_extra={"position": 10})
+    fuse_top: int = Field(3, ge=1, description="How many of the best answers are fused.")
     judge_settings: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the extractor, of the pairwise judge and of the model that fuses.",
-        json_schema_extra={"position": 15},
     )
+
+    @classmethod
+    def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of `below` without those of the count if a pairwise judge is given over them."""
+        return {name: value for name, value in below.items() if not ("pairwise_judge" in given and name in COUNTING)}
 
     @field_validator("extract")
     @classmethod
@@ -177,24 +173,4 @@ def _names_one(name: str, members: Sequence[Member]) -> bool:
     return len(named) == 1
 
 
-class Vote(Block):
-    """A saved configuration of the vote flow.
-
-    Example:
-        Load a saved configuration:
-        ```python
-        from consensus_flows.blocks.vote import Vote
-
-        saved = Vote.load("BLOCK_NAME")
-        ```
-    """
-
-    _block_type_name = "Vote"
-    _block_type_slug = "vote"
-    # The picture that `prefect.filesystems` uses: a configuration is a small document.
-    _logo_url = HttpUrl(
-        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
-    )
-    _documentation_url = HttpUrl("https://docs.prefect.io/latest/develop/blocks")
-
-    config: VoteConfig = Field(description="The settings of the run.")
+Vote = saved_config("Vote", VoteConfig)

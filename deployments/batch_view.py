@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from consensus_flows.deployments.terminal import say
-from consensus_flows.tasks.batches.outcome import NOT_STARTED, BatchSummary, Progress
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress
 from consensus_flows.tasks.record import bill
 
 if TYPE_CHECKING:
@@ -18,11 +18,10 @@ EVERY_S = 10.0
 
 
 class BatchCounts:
-    """What is counted while a batch goes on."""
+    """The calls of a batch that goes on, beside the rows that the batch itself counts."""
 
     def __init__(self) -> None:
-        self.plan = Progress("", 0, 0)
-        self.done = self.failed = self.degraded = 0
+        self.progress = Progress()
         self.sent = self.stored = 0
         self.cost_usd: float | None = 0.0
         self.possibly_billed = 0
@@ -33,30 +32,20 @@ class BatchCounts:
     def note(self, event: str, value: Any) -> None:
         """Count an event of the batch."""
         if event == "batch_started":
-            self.plan, self._started = value, time.monotonic()
-        elif event == "row" and value["status"] != NOT_STARTED:
-            self.done += value["answer"] is not None
-            self.failed += value["answer"] is None
-            self.degraded += bool(value["degraded"])
+            self.progress, self._started = value, time.monotonic()
         elif event == "shard":  # the sums over the rows of one
-            self.done, self.failed = self.done + value["done"], self.failed + value["failed"]
-            self.degraded += value["degraded"]
             self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
             self._pay(value["cost_usd"], value.get("possibly_billed", 0))
         elif event == "answered":
             self._call(value)
 
-    @property
-    def rows(self) -> int:
-        """Rows that are finished, by this run and by earlier ones."""
-        return self.plan.finished + self.done + self.failed
-
     def line(self) -> str:
         """Say it in one line."""
         took = max(time.monotonic() - self._started, 1e-9)
         price = bill(self.cost_usd, self.possibly_billed)
+        rows = self.progress
         return (
-            f"{self.rows} of {self.plan.rows} rows · {self.failed} failed, {self.degraded} degraded · "
+            f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
             f"{self.sent} calls sent, {self.stored} from the store · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
         )
 
@@ -86,8 +75,8 @@ class BatchLines:
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event."""
         self._counts.note(event, value)
-        if event == "batch_started" and value.finished:
-            say(f"{value.finished} of {value.rows} rows were finished by an earlier run")
+        if event == "batch_started" and value.resumed:
+            say(f"{value.resumed} of {value.wanted} rows were finished by an earlier run")
         elif event == "notice":
             say(f"  ! {value}")
         elif event == "shard" or (event in {"row", "answered"} and time.monotonic() - self._told > EVERY_S):
@@ -114,7 +103,7 @@ class BatchTable:
         if event == "batch_started":
             self._open(value)
         elif event in {"row", "shard"} and self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._counts.rows)
+            self._bar.update(self._task, completed=self._counts.progress.finished)
             self._notice = ""
         elif event == "notice" and self._live is None:
             say(f"  ! {value}")  # before it begins: the next row would take it away
@@ -142,7 +131,7 @@ class BatchTable:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._bar.add_task(plan.algorithm, total=plan.rows, completed=plan.finished)
+        self._task = self._bar.add_task(plan.algorithm, total=plan.wanted, completed=plan.resumed)
         self._live = Live(
             get_renderable=self._shown, console=Console(stderr=True), transient=True, refresh_per_second=4
         )

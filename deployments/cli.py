@@ -3,7 +3,6 @@
 import atexit
 import logging
 import os
-import re
 import sys
 
 # Before Prefect is imported, which would report its first import and its commands: `prefect.toml` says so too, but is read in
@@ -15,15 +14,18 @@ if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
 if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import get_args
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from consensus_flows.deployments.folder_settings import ignore_folder_settings
-from consensus_flows.deployments.kinds import KINDS, MAIN
 from consensus_flows.deployments.terminal import Exit, Stop, flush, leave, open_streams, say
+from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
+
+Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 app = App(
     name="consensus",
@@ -36,29 +38,58 @@ app = App(
 )
 
 # Commands are named by module so that only the one that is called is imported.
-for _name, _kind in KINDS.items():
-    app.command(f"{_kind.module}:{_kind.command}", name=_name, help=_kind.help)
-    # As one word of their own, so that help and errors show what was written.
-    app.command(f"{_kind.module}:save", name=f"save --flow {_name}", show=False)
+for _one in algorithms().values():
     app.command(
-        f"consensus_flows.deployments.commands.algorithms.batch:batch_{_name}", name=f"batch --flow {_name}", show=False
+        f"consensus_flows.deployments.algorithm_commands:{_one.identifier}",
+        name=[name for name in (_one.name, _one.alias) if name],
+        help=_one.summary,
     )
 app.command(
     "consensus_flows.deployments.commands.algorithms.demo:demo",
     name="demo",
     help="Ask three instances of the small local model; no key needed.",
 )
+
+
+# `save` and `batch` have the options of the algorithm that --flow names, so they are made when it is known.
+def _by_flow(verb: str, flow: str | None, tokens: tuple[str, ...], make: Callable[[], Callable[..., Any]]) -> Any:
+    """Run a command that was made for one algorithm, under the name that shows what was written."""
+    command = App(
+        name=f"consensus {verb}" + (f" --flow {flow}" if flow else ""),
+        error_console=app.error_console,
+        result_action="return_value",
+        version_flags=[],
+    )
+    command.default(make())
+    return command(list(tokens), exit_on_error=False, print_error=True)
+
+
+def _save(*tokens: Tokens, flow: str | None = None) -> Any:
+    from consensus_flows.deployments.algorithm_commands import save_command
+
+    return _by_flow("save", flow, tokens, lambda: save_command(algorithm(flow or MAIN)))
+
+
+def _batch(*tokens: Tokens, flow: str | None = None) -> Any:
+    from consensus_flows.deployments.commands.algorithms.batch import command
+
+    named = any(token.partition("=")[0] == "--name" for token in tokens)
+    return _by_flow("batch", flow, tokens, lambda: command(algorithm(flow).name if flow else None if named else MAIN))
+
+
 app.command(
-    f"{KINDS[MAIN].module}:save_command",
+    _save,
     name="save",
     help='Save a configuration under a name; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.',
+    help_flags=[],
+    version_flags=[],
 )
 app.command(
-    "consensus_flows.deployments.commands.algorithms.batch:run_command",
+    _batch,
     name="batch",
-    help="Run a flow on every row of a file; --flow names its kind, --name a saved configuration.\n\n"
-    "Killed half-way it is simply started again, and goes on where it was. --max-calls, --max-tokens and --max-cost are "
-    "those of the whole batch, --deadline that of this start of it.",
+    help="Run a flow on every row of a file; --flow names it, --name a saved configuration.",
+    help_flags=[],
+    version_flags=[],
 )
 app.command(
     "consensus_flows.deployments.commands.preferences.tally:tally",
@@ -69,23 +100,23 @@ app.command(
     "consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn."
 )
 app.command(
-    "consensus_flows.deployments.commands.history.runs:list_history",
+    "consensus_flows.deployments.commands.history:list_history",
     name="runs",
     help="List the runs of the history, newest first.",
 )
-app.command("consensus_flows.deployments.commands.history.runs:show_run", name="run", help="Show a run of the history.")
+app.command("consensus_flows.deployments.commands.history:show_run", name="run", help="Show a run of the history.")
 app.command(
-    "consensus_flows.deployments.commands.history.stats:stats",
+    "consensus_flows.deployments.commands.history:stats",
     name="stats",
     help="How each model did, over the runs of the history.",
 )
 app.command(
-    "consensus_flows.deployments.commands.history.database:app",
+    "consensus_flows.deployments.commands.history:app",
     name="history",
     help="The database of the history: where it is, and what is deleted from it.",
 )
 app.command(
-    "consensus_flows.deployments.commands.history.store:app",
+    "consensus_flows.deployments.commands.store:app",
     name="store",
     help="The stored answers: delete those older than some days.",
 )
@@ -169,61 +200,10 @@ def _dispatch() -> Exit | None:
 
 
 def tokens(arguments: list[str]) -> list[str]:
-    """Put the main command before arguments that name none, and turn `save --flow KIND` into that kind's own command.
-
-    `batch --flow KIND` likewise.
-
-    Raises:
-        Stop: If there is no such kind.
-    """
+    """Put the main command before arguments that name none; the options of a default command would be shown as those of all."""
     if not arguments:
         return [] if sys.stdin.isatty() else [MAIN]
-    first, *rest = arguments
-    rest = [part for text in rest for part in (text.split("=", 1) if text.startswith("--flow=") else [text])]
-    if first in {"save", "batch"} and "--flow" in rest:
-        at = rest.index("--flow")
-        kind = rest[at + 1] if at + 1 < len(rest) else ""
-        if kind not in KINDS:
-            raise Stop(f"--flow {kind!r} is none of {', '.join(KINDS)}")
-        return _dashed([f"{first} --flow {kind}", *rest[:at], *rest[at + 2 :]])
-    if (
-        first == "batch"
-        and not any(text.partition("=")[0] == "--name" for text in rest)
-        and not {"--help", "-h"} & set(rest)
-    ):
-        return _dashed([f"batch --flow {MAIN}", *rest])
-    if first in {"--help", "-h", "--version"}:
-        return arguments
-    return _dashed(arguments if first in app else [MAIN, *arguments])
-
-
-_DASHED = re.compile(r"-\Z|-[^=\s]*\s")
-
-
-def _dashed(arguments: list[str]) -> list[str]:
-    """Let a lone dash, or a sentence that begins with one, be the prompt; behind an option that takes a value it is that value.
-
-    Raises:
-        Stop: If it stands for the rows of a batch.
-    """
-    result = [
-        f"--prompt={text}" if _DASHED.match(text) and not _takes_value(arguments, before) else text
-        for before, text in zip(["", *arguments], arguments, strict=False)
-    ]
-    if arguments[0].startswith("batch") and "--prompt=-" in result:
-        raise Stop("input: a batch is read twice, and stdin only once: name a file")
-    return result
-
-
-def _takes_value(arguments: list[str], option: str) -> bool:
-    """Tell whether an option of a command waits for a value, as all do but those that are on or off."""
-    if not option.startswith("-") or option == "-" or "=" in option:
-        return False
-    command = app.parse_commands(arguments)[1][-1]
-    for argument in command.assemble_argument_collection() if command.default_command else ():
-        if option in argument.names:
-            return bool not in {argument.hint, *get_args(argument.hint)}
-    return True
+    return arguments if arguments[0] in app or arguments[0] in {"--help", "-h", "--version"} else [MAIN, *arguments]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""The options of the command line that several commands share, and the configuration that is made of them."""
+"""The options of the command line that are settings: they are made of the fields of a configuration and their descriptions."""
 
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from consensus_flows.blocks.sampling import ReasoningEffort, Sampling, ServiceTier
-from consensus_flows.deployments.terminal import Stop, explain
+from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Settings
+from consensus_flows.deployments.terminal import Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
@@ -21,200 +26,271 @@ SAMPLING = Group("Sampling", sort_key=3)
 BUDGET = Group("Budget", sort_key=4)
 OUTPUT = Group("Input and output", sort_key=5)
 
-Config = TypeVar("Config", bound=BaseModel)
+Config = TypeVar("Config", bound=RunConfig)
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class RunOptions:
-    """Conditions of every run. What is not given comes from the saved configuration, or is the default."""
-
-    system: Annotated[str | None, Parameter(group=PANEL)] = None
-    """System prompt of the members."""
-    quorum: Annotated[int | None, Parameter(group=PANEL)] = None
-    """Members that must answer; default: more than half."""
-    straggler_grace: Annotated[float | None, Parameter(group=PANEL)] = None
-    """With the quorum in, wait for the rest at most so many times the median time."""
-    timeout: Annotated[float | None, Parameter(group=PANEL)] = None
-    """Seconds that one request may take; default 120."""
-    order_seed: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Seed of every order that is shuffled; default 0."""
-    temperature: Annotated[float | None, Parameter(group=SAMPLING)] = None
-    """Temperature of the members."""
-    top_p: Annotated[float | None, Parameter(group=SAMPLING)] = None
-    """Nucleus sampling of the members."""
-    top_k: Annotated[int | None, Parameter(group=SAMPLING)] = None
-    """Most likely tokens that the members sample from."""
-    max_output_tokens: Annotated[int | None, Parameter(group=SAMPLING)] = None
-    """Most tokens in a member's answer."""
-    seed: Annotated[int | None, Parameter(group=SAMPLING)] = None
-    """Sampling seed of the members; each further instance of a model takes the next one."""
-    reasoning_effort: Annotated[ReasoningEffort | None, Parameter(group=SAMPLING)] = None
-    """How long reasoning members may think."""
-    service_tier: Annotated[ServiceTier | None, Parameter(group=BUDGET)] = None
-    """flex: half the price where the vendor has it, for slower answers; the timeout is then 900 s unless one is given."""
-    max_calls: Annotated[int | None, Parameter(group=BUDGET)] = None
-    """Most requests of the run, retries included."""
-    max_tokens: Annotated[int | None, Parameter(group=BUDGET)] = None
-    """Most tokens of the run, input and output."""
-    max_cost: Annotated[float | None, Parameter(group=BUDGET)] = None
-    """Most US dollars of the run."""
-    deadline: Annotated[float | None, Parameter(group=BUDGET)] = None
-    """Seconds after which no call starts, and those under way are cut."""
-    fresh: Annotated[bool | None, Parameter(group=OUTPUT)] = None
-    """Ask again even where an answer is stored, and replace it."""
-    config: Annotated[Path | None, Parameter(group=OUTPUT)] = None
-    """A JSON or TOML file with settings, which are laid over what is saved, and options given here over both."""
-    prompt_set: Annotated[str | None, Parameter(group=PANEL)] = None
-    """How members are prompted: a name that `consensus prompts list` shows, or a file; default plain."""
-    embedding_model: Annotated[str | None, Parameter(group=PANEL)] = None
-    """The model that measures how alike free texts are: provider/model; default: their wording is compared."""
+def _check_sentence(_: Any, value: Any) -> None:
+    if isinstance(value, str) and re.fullmatch(r"--?[A-Za-z]\S*", value):
+        raise ValueError(f"Unknown option: {value}")
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class PanelOptions(RunOptions):
-    """Who is asked."""
-
-    member: Annotated[list[str] | None, Parameter(name=["--member", "--model", "-m"], group=PANEL, negative="")] = None
-    """A model that answers: provider/model, or provider/model:count for several instances. May be repeated."""
+SENTENCE = Parameter(allow_leading_hyphen=True, validator=_check_sentence)
+"""A text may begin with a dash, and be one; but what looks like an option is none, or a slip would be asked and paid for."""
+Text = Annotated[str, SENTENCE]
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class ConsortiumOptions(PanelOptions):
-    """Who judges, and when to stop."""
+class Flag(NamedTuple):
+    """What an option has that does not follow from its field."""
 
-    arbiter: Annotated[str | None, Parameter(group=PANEL)] = None
-    """The model that judges: provider/model."""
-    fallback_arbiter: Annotated[list[str] | None, Parameter(group=PANEL, negative="")] = None
-    """A model that judges when the arbiter fails. May be repeated."""
-    judging_method: Annotated[Literal["synthesize", "rank"] | None, Parameter(group=JUDGING)] = None
-    """One new answer of all, or the best one word for word; default synthesize."""
-    comparison: Annotated[bool | None, Parameter(group=JUDGING)] = None
-    """Have the arbiter compare the answers, too; the default. --no-comparison saves its tokens."""
-    confidence_threshold: Annotated[float | None, Parameter(group=JUDGING)] = None
-    """Stop at this confidence, 0 to 1, if the arbiter wants no further round; default 0.8."""
-    max_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Most iterations; default 3."""
-    min_iterations: Annotated[int | None, Parameter(group=JUDGING)] = None
-    """Fewest iterations; default 1."""
-    keep: Annotated[Literal["best", "last"] | None, Parameter(group=JUDGING)] = None
-    """Which iteration's answer is returned; default best."""
+    names: tuple[str, ...] = ()
+    group: Group | None = None
+    type: Any = None
+    help: str = ""
 
 
-FIELDS = {
-    "member": "members",
-    "fallback_arbiter": "fallback_arbiters",
-    "fallback_aggregator": "fallback_aggregators",
-    "k": "decentralized.k",
-    "alpha": "decentralized.alpha",
-    "beta": "decentralized.beta",
-    "max_rounds": "decentralized.max_rounds",
-    "order_seed": "seed",
-    "temperature": "sampling.temperature",
-    "top_p": "sampling.top_p",
-    "top_k": "sampling.top_k",
-    "max_output_tokens": "sampling.max_output_tokens",
-    "seed": "sampling.seed",
-    "reasoning_effort": "sampling.reasoning_effort",
-    "final_temperature": "aggregator_settings.temperature",
-    "final_max_output_tokens": "aggregator_settings.max_output_tokens",
-    "max_calls": "budget.max_calls",
-    "max_tokens": "budget.max_tokens",
-    "max_cost": "budget.max_cost_usd",
-    "deadline": "budget.max_seconds",
+TextFile = Annotated[
+    str, Parameter(converter=lambda _, tokens: read_text(Path(tokens[0].value), tokens[0].keyword or ""))
+]
+"""A setting that is given as the name of a file."""
+
+FLAGS = {
+    "members": Flag(("--member", "--model", "-m"), PANEL),
+    "arbiter": Flag(group=PANEL),
+    "fallback_arbiters": Flag(group=PANEL),
+    "aggregator": Flag(group=PANEL),
+    "fallback_aggregators": Flag(group=PANEL),
+    "order_seed": Flag(group=JUDGING),
+    "fresh": Flag(group=OUTPUT),
+    "service_tier": Flag(group=BUDGET),
+    "budget.max_cost_usd": Flag(("--max-cost",)),
+    "budget.max_seconds": Flag(("--deadline",)),
+    "sampling.seed": Flag(
+        help="Sampling seed of the members; each further instance of a model takes the next number. Not --order-seed."
+    ),
+    "VoteConfig.weights": Flag(
+        type=Text, help="What votes count: member=weight, separated by commas; default: 1 each."
+    ),
+    "ConsensusLearningConfig.aggregator_context": Flag(type=Text, help="System prompt of the aggregator."),
+    "ConsensusLearningConfig.aggregator_prompt": Flag(
+        type=Text, help="What the aggregator is asked after the answers; default: the built-in text."
+    ),
+    "MixtureOfAgentsConfig.layers": Flag(
+        ("--layer",),
+        PANEL,
+        list[str],
+        "A layer of models, separated by commas: provider/model or provider/model:count.",
+    ),
+    "MixtureOfAgentsConfig.aggregator": Flag(("--final", "--aggregator"), PANEL),
+    "MixtureOfAgentsConfig.self_moa": Flag(group=PANEL),
+    "MixtureOfAgentsConfig.samples": Flag(group=PANEL),
+    "MixtureOfAgentsConfig.aggregator_settings.temperature": Flag(
+        ("--final-temperature",), SAMPLING, help="Temperature of the aggregator; default: that of all models."
+    ),
+    "MixtureOfAgentsConfig.aggregator_settings.max_output_tokens": Flag(
+        ("--final-max-output-tokens",),
+        SAMPLING,
+        help="Most tokens in the aggregator's answer; default: as for all models.",
+    ),
+    "MixtureOfAgentsConfig.prompts.initial": Flag(
+        ("--initial-prompt",), JUDGING, TextFile, "File with the instruction of the first layer."
+    ),
+    "MixtureOfAgentsConfig.prompts.aggregate": Flag(
+        ("--aggregate-prompt",), JUDGING, TextFile, "File with the instruction of the further layers."
+    ),
+    "MixtureOfAgentsConfig.prompts.final": Flag(
+        ("--final-prompt",), JUDGING, TextFile, "File with the instruction of the aggregator."
+    ),
 }
-"""Where an option goes in the configuration, if not to the field of the same name."""
+"""Options that differ from their field, by the path of the field; those of one configuration have its name in front."""
+GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING}
+"""Groups of settings whose fields are all options."""
 
 
-def flag(option: str) -> str:
-    """Return an option as it is written."""
-    return "-m" if option == "member" else f"--{option.replace('_', '-')}"
+class Option(NamedTuple):
+    """An option and the field that it sets."""
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    type: Any
+    group: Group
+    help: str
+
+    @property
+    def name(self) -> str:
+        """The option as a person writes it."""
+        return "-m" if "-m" in self.names else self.names[0]
 
 
-def file_of(options: RunOptions) -> dict[str, Any]:
-    """Return what the configuration file says; nothing where there is none.
-
-    Raises:
-        Stop: If it cannot be read.
-    """
-    return _read(options.config) if options.config else {}
+@cache
+def options(config: type[RunConfig]) -> tuple[Option, ...]:
+    """Return the options of a configuration, in the order of its form."""
+    return tuple(_options(config, config, ()))
 
 
-def laid_over(config_class: type[BaseModel], over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
+def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str, ...]) -> Iterator[Option]:
+    for name in settings.in_order():
+        path, field = (*above, name), settings.model_fields[name]
+        dotted = ".".join(path)
+        flag = FLAGS.get(f"{config.__name__}.{dotted}") or FLAGS.get(dotted)
+        inner = _plain(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from _options(config, inner, path)
+            continue
+        kind = flag.type if flag and flag.type else _scalar(inner)
+        if kind is None or (above and flag is None and above[0] not in GROUPS):
+            continue
+        group = (
+            GROUPS[above[0]] if above and above[0] in GROUPS else PANEL if name in RunConfig.model_fields else JUDGING
+        )
+        listed = kind == list[str]
+        names = (f"--{(name.removesuffix('s') if listed else name).replace('_', '-')}",)
+        text = (flag and flag.help) or _help(field)
+        yield Option(
+            path,
+            (flag and flag.names) or names,
+            kind,
+            (flag and flag.group) or group,
+            f"{text} May be repeated." if listed else text,
+        )
+
+
+def _plain(annotation: Any) -> Any:
+    """Return a type without the None beside it."""
+    if get_origin(annotation) in {Union, UnionType}:
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else None
+    return annotation
+
+
+def _scalar(kind: Any) -> Any:
+    """Return the type of an option for a field of this type; None if it cannot be given as one."""
+    if kind is str:
+        return Text
+    return kind if kind in {int, float, bool, list[str]} or get_origin(kind) is Literal else None
+
+
+def _help(field: FieldInfo) -> str:
+    text, default = field.description or "", field.default
+    shown = isinstance(default, int | float | str) and not isinstance(default, bool) and default != ""
+    return f"{text} Default: {default}." if shown and not field.is_required() else text
+
+
+_dictionary: Any = TypedDict  # its fields are known at run time only
+
+
+@cache
+def options_type(config: type[RunConfig]) -> Any:
+    """Make the type of what the command line gives of a configuration: a dictionary of the settings that were given."""
+    fields: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for option in options(config):
+        parameter = Parameter(
+            name=list(option.names),
+            group=option.group,
+            help=option.help,
+            negative="" if option.type == list[str] else None,
+        )
+        where = fields if len(option.path) == 1 else groups.setdefault(option.path[0], {})
+        where[option.path[-1]] = Annotated[option.type, parameter]
+    for name, inner in groups.items():
+        fields[name] = Annotated[_dictionary(name, inner, total=False), Parameter(name="*")]
+    fields[FILE] = Annotated[
+        Path,
+        Parameter(
+            name="--config",
+            group=OUTPUT,
+            help="JSON or TOML file of settings; they override what is saved, and options override them.",
+        ),
+    ]
+    return Annotated[_dictionary(config.__name__, fields, total=False), Parameter(name="*")]
+
+
+FILE = "config"
+"""Where the options hold the name of a file of settings."""
+if TYPE_CHECKING:
+    RunOptions = dict[str, Any]
+    PanelOptions = dict[str, Any]
+else:
+    RunOptions = options_type(RunConfig)
+    PanelOptions = options_type(PanelConfig)
+
+
+def foreign(config: type[RunConfig], given: Mapping[str, Any], offered: type[RunConfig]) -> list[str]:
+    """Name the options of `offered` that were given and that `config` does not have."""
+    own = {option.path for option in options(config)}
+    return [option.name for option in options(offered) if option.path not in own and _holds(given, option.path)]
+
+
+def _holds(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    name, *rest = path
+    return name in given and (not rest or _holds(given[name], tuple(rest)))
+
+
+def overlaid(settings: type[Settings], over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others. A group of settings, such as the budget, is laid over the other one key by key."""
     result = {**under}
     for name, value in over.items():
-        field, below = config_class.model_fields.get(name), under.get(name)
+        field, below = settings.model_fields.get(name), under.get(name)
         group = field.annotation if field else None
         if not (isinstance(value, Mapping) and isinstance(below, Mapping)):
             result[name] = value
-        elif isinstance(group, type) and issubclass(group, BaseModel):
-            result[name] = laid_over(group, value, below)
+        elif isinstance(group, type) and issubclass(group, Settings):
+            result[name] = overlaid(group, value, below)
         else:  # by members' names, who may be others now; a vendor's `extra` is merged as `Sampling.over` does it
-            result[name] = {**below, **value} if config_class is Sampling else value
+            result[name] = {**below, **value} if settings is Sampling else value
     return result
 
 
-def settings(config_class: type[BaseModel], options: RunOptions, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+def settings(
+    config: type[RunConfig], given: Mapping[str, Any], saved: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Lay the options that were given over the configuration file, and that over the saved configuration."""
-    result = laid_over(config_class, file_of(options), saved or {})
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if value is None or option.name == "config":
-            continue
-        *group, name = FIELDS.get(option.name, option.name).split(".")
-        if not group:
-            result[name] = value
-        elif isinstance(below := result.get(group[0], {}), Mapping):
-            result[group[0]] = {**below, name: value}
-        # What is no group there is left for the configuration to refuse.
+    result = dict(saved or {})
+    file = _read(given[FILE]) if FILE in given else {}
+    for over in (file, {name: value for name, value in given.items() if name != FILE}):
+        result = overlaid(config, over, config.under(result, over))
+    for name in GROUPS:  # what is no group in the file is named, whatever options lie over it
+        if name in file and not isinstance(file[name], Mapping):
+            result[name] = file[name]
     return result
 
 
 def configured(
-    config_class: type[Config],
-    options: RunOptions,
-    saved: dict[str, Any] | None = None,
-    over: dict[str, Any] | None = None,
-    /,
-    **required: str,
+    config: type[Config],
+    given: Mapping[str, Any] | None,
+    saved: Mapping[str, Any] | None = None,
+    *,
+    optional: tuple[str, ...] = (),
 ) -> Config:
     """Make the configuration of a run.
 
     Args:
-        config_class: The configuration's model.
-        options: What was given on the command line.
+        config: The configuration's model.
+        given: What was given on the command line.
         saved: A saved configuration that lies under it.
-        over: What further options say, which lies over all.
-        required: For each field that must be given, how to give it.
+        optional: Settings that a run can do without this time.
 
     Raises:
         Stop: Naming each option that is missing or wrong.
     """
-    values = laid_over(config_class, over or {}, settings(config_class, options, saved))
-    missing = [f"{field}: give {how}" for field, how in required.items() if not values.get(field)]
-    if missing:
-        raise Stop("\n".join(missing))
-    names = {field: f"--{option.replace('_', '-')}" for option, field in FIELDS.items()}
-    plain = {name: flag(name) for name in config_class.model_fields if name not in names}
-    if values.get("prompt_set"):
+    values = settings(config, given or {}, saved)
+    names = {".".join(option.path): option.name for option in options(config)}
+    if missing := [name for name in config.missing(values) if name not in optional]:
+        raise Stop("\n".join(f"{name}: give {names.get(name, name)} provider/model" for name in missing))
+    if isinstance(values.get("prompt_set"), str):
         values["prompt_set"] = _checked_set(values["prompt_set"])
     try:
-        return config_class.model_validate(values)
+        return config.model_validate(values)
     except ValidationError as error:
-        raise Stop(explain(error, plain | names)) from None
+        raise Stop(explain(error, names)) from None
 
 
-def _checked_set(name: Any) -> Any:
+def _checked_set(name: str) -> str:
     """Return the name of a prompt set that can be used, and a path as one that holds wherever the run takes place.
 
     Raises:
         Stop: If there is no such set, or its file is not right.
     """
-    if not isinstance(name, str):
-        return name  # the configuration says what is wrong
     try:
         prompt_set(name)
         return str(path_of(name)) if is_path(name) else name
@@ -229,7 +305,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Stop(f"--config {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise Stop(f"--config {path} is no {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
+        raise Stop(f"--config {path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
     if not isinstance(value, dict):
         raise Stop(f"--config {path} must hold an object of settings")
+    if "seed" in value:
+        say(f"consensus: --config {path}: seed is read as order_seed; the seed of the models is sampling.seed")
     return value

@@ -15,13 +15,9 @@ from consensus_flows.deployments.options import OUTPUT
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from consensus_flows.deployments.view import Lines, LiveTable, outcome, summary
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED
-from consensus_flows.tasks.calls.warm_up import warm_up
-from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.history.conversation import Conversation, continuing
-from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import NOT_RECORDED
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
+from consensus_flows.tasks.history.conversations import Conversation, continuing
+from consensus_flows.tasks.record import NoAnswerError, Record
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 
@@ -134,8 +130,8 @@ def _show(
             )
     else:
         for warning in record.warnings:
-            if warning.startswith(NOT_RECORDED) or NOT_STORED in warning or REJECTED in warning:
-                say(f"consensus: {warning}")
+            if warning.kind in {"not_recorded", "not_stored", "rejected"}:
+                say(f"consensus: {warning.message}")
 
 
 async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher]) -> Record:
@@ -151,11 +147,10 @@ async def record_of(run: Awaitable[Record]) -> Record:
     """
     try:
         return await run
-    except ConsensusError as error:
-        record: Any = getattr(error, "record", None)
-        if record is None:
+    except NoAnswerError as error:
+        if error.record is None:
             raise
-        return Record.model_validate(record)
+        return error.record
     finally:
         await close_clients()
 

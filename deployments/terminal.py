@@ -147,6 +147,23 @@ def write_whole(path: Path, text: str) -> None:
         raise Stop(f"{path} cannot be written: {error.strerror or error}", Exit.NO_ANSWER) from None
 
 
+def read_text(path: Path, option: str) -> str:
+    """Return the text of a file that was named by `option`.
+
+    Raises:
+        Stop: If it cannot be read, is not text, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        raise Stop(f"{option} {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Stop(f"{option} {path} is not UTF-8 text") from None
+    if not text:
+        raise Stop(f"{option} {path} is empty")
+    return text
+
+
 def read_prompt(prompt: str | None, stdin: bool | None) -> str:
     """Return the prompt from the argument, from stdin, or both.
 

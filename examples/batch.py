@@ -13,10 +13,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Final
 
-from consensus_flows.blocks.budget import Budget
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.algorithms import ALGORITHMS
-from consensus_flows.flows.batch import batch
+from consensus_flows import Budget, batch, connect
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.estimate import estimate
 from consensus_flows.tasks.batches.source import Source
 
@@ -42,7 +40,9 @@ async def main() -> None:
     #
     # Everything is read once and checked; no model is called.
     found = Source(str(PROMPTS)).inspect()
-    expected = await estimate(ALGORITHMS[FLOW].config_class().model_validate(CONFIG), found.rows, found.size)
+    vote = algorithm(FLOW)
+    config = vote.config_class().model_validate(CONFIG)
+    expected = await estimate(config, vote.plan(config), found.rows, found.size)
     print(f"{found.rows} rows, {expected.calls_most} calls")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -70,5 +70,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

@@ -9,9 +9,7 @@ Run it with `.venv/bin/python examples/consensus_learning.py`; the first line fi
 import asyncio
 import json
 
-from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.consensus_learning import consensus_learning
+from consensus_flows import ConsensusLearningConfig, connect, consensus_learning
 from consensus_flows.tasks.reports.flare import document, read_input
 
 # ## A model merges the answers
@@ -77,5 +75,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

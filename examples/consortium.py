@@ -8,8 +8,7 @@ Run it with `.venv/bin/python examples/consortium.py`; the first line finds a Pr
 
 import asyncio
 
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.consortium import ConsortiumConfig, ask_consortium, consortium
+from consensus_flows import ConsortiumConfig, ask, connect, consortium
 
 # ## Who is asked, who judges, and when to stop
 #
@@ -37,12 +36,12 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
 
     # ## From synchronous code
     #
     # The record is the same in both cases: the answer, and everything that led to it.
-    record = ask_consortium("What is the capital of France?", config)
+    record = ask("What is the capital of France?", config)
     print(record.answer)
     for response in record.iterations[0].responses:
         print(f"  {response.member}: {response.text}")

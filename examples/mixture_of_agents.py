@@ -8,12 +8,9 @@ Run it with `.venv/bin/python examples/mixture_of_agents.py`; the first line fin
 
 import asyncio
 
+from consensus_flows import MixtureOfAgentsConfig, connect, mixture_of_agents
 from consensus_flows.blocks.check_models import CheckModelsConfig
-from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
 from consensus_flows.flows.check_models import check_models
-from consensus_flows.flows.mixture_of_agents import mixture_of_agents
-from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.recorded import Recorded
 
 SYSTEM = "Answer in one short sentence."
@@ -74,16 +71,13 @@ async def main() -> None:
     """Run them, one after the other."""
     for config in (LAYERS, SAMPLED):
         record = await mixture_of_agents("What is the capital of France?", config)
-        assert isinstance(record, Record), "one question gives one record"
         for iteration in record.iterations:
             texts = [response.text for response in iteration.responses if response.answered]
             print(f"layer {iteration.number}:", texts or (iteration.synthesis and iteration.synthesis.text))
         print(f"{record.status} after {record.calls} calls: {record.answer}")
 
-    questions = [str(one.prompt) for one in RECORDED]
-    records = await mixture_of_agents(questions, AGGREGATED, reference=RECORDED)
-    assert isinstance(records, list), "a list of questions gives a list of records"
-    for record in records:
+    for one in RECORDED:
+        record = await mixture_of_agents(str(one.prompt), AGGREGATED, reference=[one])
         print(f"{record.prompt} {record.answer}")
 
     report = await check_models(CANDIDATES)
@@ -93,5 +87,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

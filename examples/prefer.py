@@ -8,9 +8,7 @@ Run it with `.venv/bin/python examples/prefer.py`; the first line finds a Prefec
 
 import asyncio
 
-from consensus_flows.blocks.prefer import PreferConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.prefer import prefer
+from consensus_flows import PreferConfig, connect, prefer
 from consensus_flows.tasks.counting.preference import score
 
 config = PreferConfig(
@@ -47,5 +45,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

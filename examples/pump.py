@@ -8,9 +8,7 @@ Run it with `.venv/bin/python examples/pump.py`; the first line finds a Prefect 
 
 import asyncio
 
-from consensus_flows.blocks.pump import PumpConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.pump import pump
+from consensus_flows import PumpConfig, connect, pump
 
 config = PumpConfig(
     members=["local/smollm2:3"],
@@ -33,5 +31,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

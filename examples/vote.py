@@ -8,10 +8,8 @@ Run it with `.venv/bin/python examples/vote.py`; the first line finds a Prefect 
 
 import asyncio
 
+from consensus_flows import VoteConfig, connect, vote
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.deployments.server import find_or_start_server, use_server
-from consensus_flows.flows.vote import vote
 from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
 from consensus_flows.tasks.counting.vote import count_votes
@@ -63,7 +61,7 @@ async def main() -> None:
         print(f"  {option.answer}: {option.votes:g} of {len(record.votes)} asked, {', '.join(option.members)}")
 
     record = await vote("Why is the sky blue?", COMPARED)
-    print(f"{record.answer}\n  {'; '.join(record.warnings)}")
+    print(f"{record.answer}\n  {'; '.join(map(str, record.warnings))}")
 
 
 def by_hand() -> None:
@@ -78,5 +76,5 @@ def by_hand() -> None:
 
 if __name__ == "__main__":
     by_hand()
-    use_server(find_or_start_server(print))
+    connect()
     asyncio.run(main())

@@ -1,50 +1,151 @@
-"""The algorithms that answer one question, by the names that the command line gives them; nothing is imported until asked for."""
+"""The algorithms that answer one question: a line for each, from which commands, batches, history and estimates follow.
 
+An installed package adds its own by an entry point of the group `consensus_flows.algorithms`, which names an `Algorithm`.
+Nothing that a line names is imported until it is needed.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from importlib.metadata import entry_points
+from typing import Annotated, Any
 
-Name = Literal["consortium", "learn", "moa", "vote", "pump", "prefer"]
+from pydantic import AfterValidator, WithJsonSchema
+
+from consensus_flows.tasks.errors import ConfigurationError
+
+GROUP = "consensus_flows.algorithms"
 
 
-class Algorithm(NamedTuple):
-    """Where an algorithm and its saved configuration are found, each as `module:name`."""
+@dataclass(frozen=True)
+class Algorithm:
+    """Where an algorithm is found.
 
-    run: str
-    """An async function of the question, the configuration and what makes the calls; it returns the record."""
+    For one that is called `my-name`, the module holds:
+
+    - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
+    - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
+    - `plan(config)`, which yields the calls of a run, for estimates.
+    """
+
+    name: str
+    """The name of its command, its deployment and its runs, in lower case with dashes; the slug of its block."""
+    summary: str
+    """What it does, in one sentence."""
+    module: str
     block: str
-    """The block in which a configuration is saved."""
+    """The block in which a configuration is saved, as `module:name`."""
+    alias: str = ""
+    """A shorter name of its command."""
 
-    def function(self) -> Any:
-        """Import the function."""
-        return _imported(self.run)
+    @property
+    def identifier(self) -> str:
+        """The name as it is written in Python."""
+        return self.name.replace("-", "_")
+
+    def run(self) -> Any:
+        """Import the function that asks and returns the record."""
+        return getattr(import_module(self.module), f"run_{self.identifier}")
+
+    def flow(self) -> Any:
+        """Import the flow."""
+        return getattr(import_module(self.module), self.identifier)
+
+    def plan(self, config: Any) -> Any:
+        """List the calls of a run, at least and at most."""
+        from consensus_flows.tasks.batches.planning import merged
+
+        return merged(import_module(self.module).plan(config))
 
     def block_class(self) -> Any:
-        """Import the block."""
-        return _imported(self.block)
+        """Import the block in which a configuration is saved."""
+        module, name = self.block.split(":")
+        return getattr(import_module(module), name)
 
     def config_class(self) -> Any:
         """Import the configuration's model."""
         return self.block_class().model_fields["config"].annotation
 
 
-ALGORITHMS: dict[Name, Algorithm] = {
-    "consortium": Algorithm(
-        "consensus_flows.flows.consortium:run_consortium", "consensus_flows.blocks.consortium:Consortium"
-    ),
-    "learn": Algorithm(
-        "consensus_flows.flows.consensus_learning:run_consensus_learning",
-        "consensus_flows.blocks.consensus_learning:ConsensusLearning",
-    ),
-    "moa": Algorithm(
-        "consensus_flows.flows.mixture_of_agents:run_mixture_of_agents",
-        "consensus_flows.blocks.mixture_of_agents:MixtureOfAgents",
-    ),
-    "vote": Algorithm("consensus_flows.flows.vote:run_vote", "consensus_flows.blocks.vote:Vote"),
-    "pump": Algorithm("consensus_flows.flows.pump:run_pump", "consensus_flows.blocks.pump:Pump"),
-    "prefer": Algorithm("consensus_flows.flows.prefer:run_prefer", "consensus_flows.blocks.prefer:Prefer"),
-}
+def _built_in(name: str, alias: str, block: str, summary: str) -> Algorithm:
+    module = name.replace("-", "_")
+    return Algorithm(
+        name, summary, f"consensus_flows.flows.{module}", f"consensus_flows.blocks.{module}:{block}", alias
+    )
 
 
-def _imported(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(import_module(module), name)
+MAIN = "consortium"
+"""The algorithm of a question that names none."""
+BUILT_IN = (
+    _built_in(MAIN, "", "Consortium", "Ask a panel; an arbiter writes one answer from theirs."),
+    _built_in(
+        "consensus-learning",
+        "learn",
+        "ConsensusLearning",
+        "Ask a panel, aggregate, and let each member improve its answer; reads Flare's input.json.",
+    ),
+    _built_in("pump", "", "Pump", "Ask many models at once; print every answer with its time."),
+    _built_in("prefer", "", "Prefer", "Ask many models, and let them rank each other."),
+    _built_in(
+        "mixture-of-agents",
+        "moa",
+        "MixtureOfAgents",
+        "Ask layers of models, each of which sees the answers of the layer before.",
+    ),
+    _built_in("vote", "", "Vote", "Ask many models and count their answers, or compare them in pairs."),
+)
+
+
+@cache
+def algorithms() -> dict[str, Algorithm]:
+    """Return all algorithms by name: the built-in ones, then those of installed packages."""
+    found = {one.name: one for one in BUILT_IN}
+    for point in entry_points(group=GROUP):
+        try:
+            algorithm: Algorithm = point.load()
+        except Exception as error:
+            # One package that cannot be imported must not take all other commands with it.
+            logging.getLogger(__name__).warning("consensus: the algorithm %s is left out: %s", point.name, error)
+        else:
+            found.setdefault(algorithm.name, algorithm)
+    return found
+
+
+def algorithm(name: str) -> Algorithm:
+    """Return the algorithm of this name or alias.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    for one in algorithms().values():
+        if name in {one.name, one.alias or one.name, one.identifier}:
+            return one
+    raise ConfigurationError(f"flow: there is no algorithm {name!r}; there are {', '.join(algorithms())}")
+
+
+def algorithm_of(config: object) -> Algorithm:
+    """Return the algorithm of a configuration.
+
+    Raises:
+        TypeError: If it is the configuration of none.
+    """
+    for one in algorithms().values():
+        if type(config) is one.config_class():
+            return one
+    raise TypeError(f"{type(config).__name__} is not the configuration of an algorithm")
+
+
+def full_name(name: str) -> str:
+    """Return the name of the algorithm with this alias; any other name as it is, for that of another flow."""
+    return next((one.name for one in algorithms().values() if name == one.alias), name)
+
+
+FlowName = Annotated[
+    str,
+    AfterValidator(lambda name: algorithm(name).name),
+    WithJsonSchema(
+        {"type": "string", "enum": [*algorithms(), *(one.alias for one in algorithms().values() if one.alias)]}
+    ),
+]
+"""The name or alias of an algorithm as a parameter of a flow."""

@@ -12,17 +12,18 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from consensus_flows.blocks.budget import Budget
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.saved_algorithm import load_saved
-from consensus_flows.tasks.batches.addresses import confined
-from consensus_flows.tasks.batches.journal_path import dated
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.addresses import confined, dated
+from consensus_flows.tasks.batches.output import check_output
+from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.saved_config import name_of_saved, validated
 from consensus_flows.tasks.watch import tell
@@ -40,7 +41,7 @@ async def batch(
     input: str,
     output: str,
     *,
-    flow: Name | None = None,
+    flow: FlowName | None = None,
     config: dict[str, Any] | None = None,
     saved: str | None = None,
     prompt_column: str | None = None,
@@ -48,6 +49,8 @@ async def batch(
     id_column: str | None = None,
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
     skip_bad: bool = False,
+    records: str | None = None,
+    reference_column: str | None = None,
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
@@ -67,18 +70,25 @@ async def batch(
         id_column: The column that tells rows apart; empty: id where there is one, else the line number.
         concurrency: Rows that are worked on at once.
         skip_bad: Go on without rows that cannot be used.
+        records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
+        reference_column: The column of recorded answers, a list or an object by member, that stand in for the first layer
+            of a mixture of agents.
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
-    name: Name = flow or "consortium"
-    if (of_saved := await name_of_saved(config, saved, ALGORITHMS[name].config_class().model_validate)) is not None:
+    name = flow or MAIN
+    if (of_saved := await name_of_saved(config, saved, algorithm(name).config_class().model_validate)) is not None:
         # A config that gives way to a saved one is the deployment's, and so is the flow beside it.
         name, settings = await load_saved(of_saved, flow if config is None else None)
     else:
-        settings = validated(ALGORITHMS[name].config_class(), config or {})
+        settings = validated(algorithm(name).config_class(), config or {})
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
+    if reference_column is not None and name != "mixture-of-agents":
+        raise ConfigurationError(
+            f"reference_column: {name} has no layer that recorded answers could stand in for; mixture-of-agents has"
+        )
     address = confined(output, "output")
     work = Batch(
         source=Source(
@@ -91,32 +101,35 @@ async def batch(
         skip_bad=skip_bad,
         budget=budget or Budget(),
         prompts=(prompt_column, prompt_template, id_column),
+        records=None if records is None else confined(records, "records"),
+        reference_column=reference_column,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
-    async with recorded(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+    async with record_runs(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+        inventory = await checked(work)
         if shard is not None:
-            summary = await run_batch(work, leave=partial(leave_summary, work.output))
+            summary = await run_batch(work, leave=partial(leave_summary, work.output), inventory=inventory)
         elif shards > 1:
-            summary = await run_shards(work, shards, address)
+            summary = await run_shards(work, shards, inventory, address)
         else:
-            summary = await run_batch(await _or_unfinished(work, address))
-    return _told_of_end(summary)
+            summary = await run_batch(await _or_unfinished(work, address, inventory), inventory=inventory)
+    return _or_failure(summary)
 
 
-async def _or_unfinished(work: Batch, address: str) -> Batch:
-    """Return the batch, or that of the day before if it is to be gone on with; name those that nobody goes on with."""
+async def _or_unfinished(work: Batch, address: str, inventory: Inventory) -> Batch:
+    """Return the batch, or that of the day before if this run continues it; name those that nobody continues."""
     for one in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
         # Its output would become that of another input.
-        same = one.goes_on and one.rows == (await checked(work)).sha256
-        found = one._replace(goes_on=same)
-        get_run_logger().warning("%s", found.told(work.output))
-        await tell("notice", found.told(work.output))
-        if found.goes_on:
+        found = one._replace(resumes=one.resumes and one.rows == inventory.sha256)
+        get_run_logger().warning("%s", found.describe(work.output))
+        await tell("notice", found.describe(work.output))
+        if found.resumes:
+            check_output(found.output)
             return replace(work, output=found.output)
     return work
 
 
-def _told_of_end(summary: BatchSummary) -> BatchSummary:
+def _or_failure(summary: BatchSummary) -> BatchSummary:
     """Return what the flow returns, or fail it when nothing came of it."""
     if summary.status == "stopped" or (summary.failed and not summary.done):
         first = f"; the first one, {summary.failures[0]}" if summary.failures else ""

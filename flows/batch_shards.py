@@ -26,13 +26,11 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Crashed
 
 from consensus_flows.blocks.budget import Budget
-from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.flows.batching import SHOWN, Batch
 from consensus_flows.tasks.batches.addresses import Place, place_of
-from consensus_flows.tasks.batches.fingerprint import input_changed
-from consensus_flows.tasks.batches.money.shares import share
-from consensus_flows.tasks.batches.outcome import BatchSummary, Progress
-from consensus_flows.tasks.batches.parts import merged, write_output
-from consensus_flows.tasks.batches.row import Inventory
+from consensus_flows.tasks.batches.output import merged, write_output
+from consensus_flows.tasks.batches.rows import Inventory, input_changed
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -71,12 +69,13 @@ class _Shard:
     done: dict[str, Any] | None = None
 
 
-async def run_shards(batch: Batch, shards: int, address: str = "") -> BatchSummary:
+async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: str = "") -> BatchSummary:
     """Run a batch as deployment runs, and merge what they leave.
 
     Args:
         batch: What is to be done.
         shards: How many runs there are.
+        inventory: What is in the input.
         address: The output as it was given, with its `{date}`.
 
     Raises:
@@ -84,19 +83,18 @@ async def run_shards(batch: Batch, shards: int, address: str = "") -> BatchSumma
         OutputError: If a shard has failed time and again, or the output cannot be written.
     """
     started = time.monotonic()
-    inventory = await checked(batch)
     shares = share(batch.budget, shards)
     # The numbers of rows count bad ones too: with others among them every shard has other rows.
     bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
     plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
     ending = f".shards-{_short(plan)}"
     if (found := await asyncio.to_thread(unfinished_shards, address, ending)) is not None:
-        get_run_logger().warning("%s", found.told(batch.output))
-        await tell("notice", found.told(batch.output))
+        get_run_logger().warning("%s", found.describe(batch.output))
+        await tell("notice", found.describe(batch.output))
         batch = replace(batch, output=found.output)
     folder = _folder(f"{batch.output}{ending}")
     work = _Shards(batch, shares, folder, inventory)
-    await tell("batch_started", Progress(batch.algorithm, inventory.rows, 0))
+    await tell("batch_started", work.progress)
     try:
         await work.finish()
     except ObjectNotFound:
@@ -115,6 +113,33 @@ async def run_shards(batch: Batch, shards: int, address: str = "") -> BatchSumma
     return summary
 
 
+def share(budget: Budget, shards: int) -> list[Budget]:
+    """Return each shard's part of the budget; seconds are not shared, because shards go on at the same time.
+
+    Raises:
+        ConfigurationError: If it does not suffice for one of each.
+    """
+    for name in ("max_calls", "max_tokens"):
+        limit = getattr(budget, name)
+        if limit is not None and limit < shards:
+            raise ConfigurationError(
+                f"budget.{name}: {limit} cannot be shared among {shards} shards: give at least {shards}"
+            )
+
+    def part(limit: int | None, number: int) -> int | None:
+        return None if limit is None else limit // shards + (number < limit % shards)
+
+    return [
+        Budget(
+            max_calls=part(budget.max_calls, number),
+            max_tokens=part(budget.max_tokens, number),
+            max_cost_usd=None if budget.max_cost_usd is None else budget.max_cost_usd / shards,
+            max_seconds=budget.max_seconds,
+        )
+        for number in range(shards)
+    ]
+
+
 class _Shards:
     """The shards of one batch, and what is known of their runs."""
 
@@ -125,6 +150,10 @@ class _Shards:
         # By their place: another batch of the same rows, with another output, has runs of its own.
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
+        self.progress = Progress(algorithm=batch.algorithm, wanted=inventory.rows)
+        place = None if batch.records is None else place_of(batch.records, "records")
+        # The shards may stand elsewhere.
+        self._records = place and (place.path if place.local else place.address)
         of = len(shares)
         self._pool: str | None = None
         self._notice = time.monotonic() + WAITING_S
@@ -140,7 +169,7 @@ class _Shards:
                 if shard.done is None:
                     shard.run = await self._running(client, shard) or await self._start(shard)
                 else:
-                    await tell("shard", shard.done)
+                    await self._ended(shard.done)
             while any(shard.done is None for shard in self.shards):
                 await asyncio.sleep(PAUSE_S)
                 for shard in self.shards:
@@ -149,9 +178,13 @@ class _Shards:
                             await self._look(client, shard)
                         except HTTPError as error:  # the shards go on without the server for a while, and so do we
                             get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
-                await self._tell_of_waiting()
+                await self._report_waiting()
 
-    async def _tell_of_waiting(self) -> None:
+    async def _ended(self, done: dict[str, Any]) -> None:
+        self.progress.add_shard(done)
+        await tell("shard", done)
+
+    async def _report_waiting(self) -> None:
         """Say now and then which shards no worker has taken: without a worker this would go on in silence for ever."""
         waiting = [shard for shard in self.shards if shard.done is None and shard.waits]
         if not waiting:
@@ -199,6 +232,8 @@ class _Shards:
                 "id_column": id_column,
                 "concurrency": batch.concurrency,
                 "skip_bad": True,
+                "records": self._records,
+                "reference_column": batch.reference_column,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "shards": of,
                 "shard": shard.number,
@@ -228,7 +263,7 @@ class _Shards:
             await client.set_flow_run_state(shard.run, state, force=True)
         shard.done = self._done(shard)
         if shard.done is not None:
-            await tell("shard", shard.done)
+            await self._ended(shard.done)
         elif shard.tries >= TRIES:
             raise OutputError(
                 f"shard {shard.number} of {len(self.shards)} has ended without a result {shard.tries} times, the last time "
@@ -273,7 +308,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         input=batch.source.address,
         output=batch.output,
         bad=inventory.bad_rows,
-        bad_rows=[f"{bad.where}: {bad.message}" for bad in inventory.bad[:20]],
+        bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),
     )
     totals = Totals()

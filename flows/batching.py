@@ -7,8 +7,9 @@ missing, and of those only calls that had not been answered are paid for.
 
 import asyncio
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -16,30 +17,30 @@ from prefect.runtime import flow_run
 
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import ModelName
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
-from consensus_flows.tasks.batches.fingerprint import Fingerprint, input_changed
+from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
-from consensus_flows.tasks.batches.journal_path import journal_path, same_place
-from consensus_flows.tasks.batches.observing import CallsSeen, Labelled, failed_of_its_own, was_cut
-from consensus_flows.tasks.batches.outcome import BatchSummary, Progress, not_started, outcome, told
-from consensus_flows.tasks.batches.output import check_output
-from consensus_flows.tasks.batches.parts import write_output, write_part
-from consensus_flows.tasks.batches.row import BadRow, Inventory, Row
+from consensus_flows.tasks.batches.output import check_output, check_records, write_output, write_part, write_record
+from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe, not_started, outcome
+from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import Purse, spending
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, check_models, models_checked
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
+from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
-from consensus_flows.tasks.record import Record, Usage
+from consensus_flows.tasks.record import Record, Response, Usage
+from consensus_flows.tasks.reports.recorded import recorded_answers
 from consensus_flows.tasks.watch import tell, watched_by
 
 IN_A_ROW = 25
 """So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""
 SHOWN = 20
 """Bad rows that are named."""
+LABEL = 80
+"""Characters of a row's id in the name of a task run."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,23 @@ class Batch:
         budget: What the whole batch may spend, in all its runs together; seconds are those of one run.
         part: Which rows: of every `part[1]` the one numbered `part[0]`, from 0.
         prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.
+        records: Folder that gets the whole record of each row, a path or an fsspec address.
+        reference_column: Column of recorded answers, which stand in for the first layer of a mixture of agents.
+        function: What runs a row; None for the algorithm.
     """
 
     source: Source
     output: str
-    algorithm: Name
+    algorithm: str
     config: Any
     concurrency: int = 8
     skip_bad: bool = False
     budget: Budget = field(default_factory=Budget)
     part: tuple[int, int] = (0, 1)
     prompts: tuple[str | None, str | None, str | None] = (None, None, None)
+    records: str | None = None
+    reference_column: str | None = None
+    function: Callable[..., Awaitable[Record]] | None = None
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
@@ -76,11 +83,16 @@ class Batch:
             "configuration": self.config.model_dump(mode="json", exclude=ignored, exclude_defaults=True),
             "prompts": list(self.prompts),
             "part": list(self.part),
+            "records": self.records,
+            "reference": self.reference_column,
         }
 
 
 async def run_batch(
-    batch: Batch, call: Call | None = None, leave: Callable[[BatchSummary, Inventory], None] | None = None
+    batch: Batch,
+    call: Call | None = None,
+    leave: Callable[[BatchSummary, Inventory], None] | None = None,
+    inventory: Inventory | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row that is not finished yet.
 
@@ -88,6 +100,7 @@ async def run_batch(
         batch: What is to be done.
         call: Makes the calls; by default the `ask` task.
         leave: Says for others how a part has ended, when its rows are written.
+        inventory: What `checked` has returned, if it was called already.
 
     Returns:
         What it came to; the rows are in the output.
@@ -96,7 +109,7 @@ async def run_batch(
         ConfigurationError: Before any call, naming what cannot be used: the input, rows of it, the output, a model.
         OutputError: If rows cannot be written; finished ones are kept.
     """
-    inventory = await checked(batch)
+    inventory = inventory or await checked(batch)
     journal = Journal(journal_path(batch.output), batch.plan(), inventory.sha256)
     try:
         run = _Run(batch, journal, inventory, call or Caller(batch.config.fresh, batch.config.service_tier))
@@ -121,6 +134,8 @@ async def checked(batch: Batch) -> Inventory:
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
+    if batch.records is not None:  # at first, because the output may be in the same folder
+        check_records(batch.records)
     check_output(batch.output)
     if same_place(batch.source.address, batch.output):
         raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
@@ -145,7 +160,7 @@ async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
 
 
 def _bad(inventory: Inventory) -> str:
-    shown = [told(bad) for bad in inventory.bad[:SHOWN]]
+    shown = [describe(bad) for bad in inventory.bad[:SHOWN]]
     more = f"\n... and {inventory.bad_rows - len(shown)} more" if inventory.bad_rows > len(shown) else ""
     if any("wrong encoding" in bad.message for bad in inventory.bad):
         more += "\nText is read as UTF-8: if the file has another encoding, save it anew"
@@ -153,6 +168,33 @@ def _bad(inventory: Inventory) -> str:
         f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; mend them, or leave "
         "them out with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
     )
+
+
+def _kinds(record: Record) -> set[str]:
+    return {call.error.kind for call in record.calls_made() if call.error is not None}
+
+
+def was_cut(record: Record) -> bool:
+    """Tell whether a row would be another one if the budget went on."""
+    return record.status in {"budget", "failed"} or "budget" in _kinds(record)
+
+
+def failed_of_its_own(record: Record) -> bool:
+    """Tell whether a row has failed because of what is in it, which says nothing of the rows that follow."""
+    kinds = _kinds(record)
+    return bool(kinds) and kinds <= {"content_filter", "context_length"}
+
+
+class Labelled:
+    """Names in every call the row that it is made for."""
+
+    def __init__(self, call: Call, row: str) -> None:
+        self._call = call
+        self._row = row if len(row) <= LABEL else f"{row[: LABEL - 1]}…"
+
+    async def __call__(self, request: Request, **options: Any) -> Response:
+        """Make the call."""
+        return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
 
 
 class _Run:
@@ -163,17 +205,18 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = ALGORITHMS[batch.algorithm].function()
+        self._function = batch.function or algorithm(batch.algorithm).run()
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()
         """Rows that are in the input now; a journal may know others, of an input that was longer."""
         self._failures: list[tuple[Row, str | None]] = []
-        self._calls_seen = CallsSeen(journal)
         self._stop: str | None = None
         self._changed: str | None = None
         """Why the input is not what was inspected."""
         self._calls = 0
+        """Those of rows that were cut among them."""
+        self._progress = Progress(algorithm=batch.algorithm, wanted=self._wanted(), resumed=journal.found)
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
         self._passed_over = False
@@ -187,24 +230,26 @@ class _Run:
             input=batch.source.address,
             output=batch.output,
             bad=self._inventory.bad_rows,
-            bad_rows=[told(bad) for bad in self._inventory.bad[:SHOWN]],
+            bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
         )
-        await tell("batch_started", Progress(summary.algorithm, self._wanted(), summary.resumed))
+        await tell("batch_started", self._progress)
         rows = self._rows()
-        with watched_by(self._calls_seen), models_checked(), spending(batch.budget, self._calls_seen) as purse:
-            purse.calls, purse.tokens, purse.cost_usd = self._journal.totals.spent
-            await self._workers(rows, purse)
+        with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
+            spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
+            await self._workers(rows, spent)
         self._journal.totals.end_interrupted()
         self._journal.sync()
+        if batch.records is not None:
+            await asyncio.to_thread(os.sync)
         summary.duration_s = round(time.monotonic() - started, 4)
         summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
             summary.status, summary.error = "stopped", self._changed
-        elif purse.refusal and (self._left or self._passed_over or next(rows, None) is not None):
-            summary.status, summary.error = "budget", purse.refusal
+        elif spent.refusal and (self._left or self._passed_over or next(rows, None) is not None):
+            summary.status, summary.error = "budget", spent.refusal
         return summary
 
     def _wanted(self) -> int:
@@ -223,8 +268,8 @@ class _Run:
                         yield row
         except ConfigurationError as error:
             why = error.message.removeprefix("input: ")
-        if why or not seen.is_of(self._inventory):
-            self._changed = input_changed(self._batch.source.address, why or seen.against(self._inventory))
+        if why or not seen.matches(self._inventory):
+            self._changed = input_changed(self._batch.source.address, why or seen.difference(self._inventory))
 
     def _all(self) -> Iterator[Row]:
         return (row for row in self._batch.source.rows() if self._mine(row))
@@ -233,16 +278,16 @@ class _Run:
         number, of = self._batch.part
         return isinstance(row, Row) and row.number % of == number
 
-    async def _workers(self, rows: Iterator[Row], purse: Purse) -> None:
+    async def _workers(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(self._batch.concurrency, max(1, self._inventory.rows))):
-                    workers.create_task(self._worker(rows, purse))
+                    workers.create_task(self._worker(rows, spent))
         except BaseExceptionGroup as group:  # all workers fail of one cause: the disk, or an input that is gone
             raise group.exceptions[0] from None
 
-    async def _worker(self, rows: Iterator[Row], purse: Purse) -> None:
-        while self._stop is None and not purse.exhausted:
+    async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
+        while self._stop is None and not spent.exhausted:
             row = next(rows, None)
             if row is None:
                 return
@@ -253,8 +298,11 @@ class _Run:
             with spending(Budget()) as of_row:
                 record = await self._do(row)
             self._calls += record.calls
-            if self._calls_seen.error is not None:
-                raise self._calls_seen.error
+            if self._journal.error is not None:
+                raise self._journal.error
+            if self._batch.records is not None:
+                # Before the row is in the journal: a finished row has a record, whatever ends the run.
+                await asyncio.to_thread(write_record, self._batch.records, row.id, record)
             if of_row.refusal and was_cut(record):
                 if of_row.short:
                     # Shorter rows may still be covered. Not all are tried: they would be cut too, one after the other.
@@ -266,22 +314,26 @@ class _Run:
                 result = outcome(row, record)
                 self._journal.add(row, result)
                 self._watch(row, record)
+            self._progress.add(result)
             await tell("row", result)
 
     def _leave(self, row: Row, error: str | None) -> dict[str, Any]:
         """Let the next run do a row, and say in the output why this one did not."""
-        result = self._left[row.number] = {**not_started(row), "error": error}
+        result = self._left[row.number] = not_started(row, error)
         return result
 
     async def _do(self, row: Row) -> Record:
         """Run one row; whatever ends it is written into its record, and the other rows go on."""
+        given = {}
         try:
-            record: Record = await self._function(row.prompt, self._batch.config, Labelled(self._call, row.id))
+            if self._batch.reference_column is not None:
+                given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
+            record = await self._function(row.prompt, self._batch.config, Labelled(self._call, row.id), **given)
         except OutputError:
             raise
         except Exception as error:
             message = error.message if isinstance(error, ConsensusError) else f"{type(error).__name__}: {error}"
-            record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=scrub(message))
+            record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
 
     def _watch(self, row: Row, record: Record) -> None:

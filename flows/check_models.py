@@ -1,34 +1,75 @@
-"""The capability check: try models out for a role in a mixture of agents before they are given it.
+"""The capability check: try models out for a role in a mixture of agents before they are given it. It is a batch of prompts.
 
 After the probes of LLM-Mixture-of-Agents (github.com/Hujaifa-Git/LLM-Mixture-of-Agents). Unlike there a candidate gets
 exactly what the flow would send it in that role, and a failure is told apart from an answer.
 """
 
-import asyncio
-import time
-from typing import Any
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from prefect import flow
-from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
+from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
-from consensus_flows.tasks.calls import providers
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.flows.run import begin
+from consensus_flows.tasks.asking import ask_members
+from consensus_flows.tasks.batches.output import record_name
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_cases
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.judging.aggregator import LayerPrompt, in_order
 from consensus_flows.tasks.judging.judge import TEXT
-from consensus_flows.tasks.record import Response
+from consensus_flows.tasks.record import CallError, Record, Response
+from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.recorded import Recorded
 from consensus_flows.tasks.reports.report import cell
-from consensus_flows.tasks.rounds import ask_members
 from consensus_flows.tasks.watch import tell, watched_by
 
 CASES_AT_ONCE = 4
-"""Prompts that are under way at the same time."""
+"""Prompts that are worked on at once."""
+
+
+async def run_check(prompt: str, config: CheckModelsConfig, call: Call, *, reference: Recorded | None = None) -> Record:
+    """Give one prompt to every candidate, for an aggregator with prepared answers to it."""
+    members = config.panel()
+    role: Literal["initial", "final"] = "initial" if config.role == "proposer" else "final"
+    task = LayerPrompt(prompt, role, getattr(config.prompts, role), config.system)
+    seed = f"{config.order_seed}:{prompt}"
+    prepared = reference.responses() if reference and config.role == "aggregator" else []
+    messages = task.messages([response.text or "" for response in in_order(prepared, seed)], seed)
+    async with begin("check-models", prompt, config, call, conversation=()) as run, run.iteration() as iteration:
+        iteration.responses = await ask_members(
+            members,
+            [messages] * len(members),
+            config,
+            _reading(call) if config.role == "aggregator" else call,
+            quorum=config.needed(),
+            label=f"{config.role} check",
+        )
+        run.record.answer = next((response.text for response in iteration.answered()), None)
+        if run.record.answer is None:
+            failures = [one.error.message for one in iteration.responses if one.error]
+            run.record.status, run.record.error = "failed", "; ".join(failures)
+    return run.record
+
+
+def _reading(call: Call) -> Call:
+    """Return `call` with the demand that the flow makes of an aggregator: it must not repeat what it was shown."""
+
+    async def read(request: Request, **options: Any) -> Response:
+        return await call(request.model_copy(update={"reader": TEXT}), **options)
+
+    return read
 
 
 async def run_check_models(config: CheckModelsConfig, call: Call | None = None) -> CheckReport:
@@ -41,80 +82,53 @@ async def run_check_models(config: CheckModelsConfig, call: Call | None = None) 
     Raises:
         ConfigurationError: Before any call, if a model cannot be asked.
     """
-    members = config.panel()
-    await providers.check_models([member.name for member in members])
     cases = config.cases or list(shipped_cases(config.role))
     report = CheckReport(role=config.role, flow_run_id=flow_run.id, cases=cases)
-    asking = call or Caller(config.fresh, config.service_tier)
-    turns = asyncio.Semaphore(CASES_AT_ONCE)
-
-    async def one(number: int, case: CheckCase) -> list[Response]:
-        async with turns:
-            messages = _task(config, case).messages(
-                [response.text or "" for response in in_order(_prepared(config, case), f"{config.seed}:{number}")],
-                f"{config.seed}:{number}",
-            )
-            responses = await ask_members(
-                members,
-                [messages] * len(members),
-                config,
-                _reading(asking) if config.role == "aggregator" else asking,
-                quorum=config.needed(),
-                label=f"{config.role} check {number}",
-            )
-        await tell("checked", case)
-        return responses
-
-    started = time.monotonic()
-    with spending(config.budget):
-        report.responses = await asyncio.gather(*(one(number, case) for number, case in enumerate(cases, 1)))
+    with tempfile.TemporaryDirectory(prefix="consensus-check-") as folder:
+        summary = await run_batch(
+            Batch(
+                source=_source(Path(folder, "prompts.jsonl"), cases),
+                output=str(Path(folder, "answers.jsonl")),
+                algorithm="check-models",
+                config=config.model_copy(update={"budget": Budget()}),
+                concurrency=CASES_AT_ONCE,
+                budget=config.budget,
+                records=folder,
+                reference_column="answers",
+                function=run_check,
+            ),
+            call,
+        )
+        report.responses = [
+            _responses(Path(folder, record_name(str(number))), config, summary) for number in range(1, len(cases) + 1)
+        ]
     report.add_up()
-    report.duration_s = round(time.monotonic() - started, 4)
+    report.duration_s = summary.duration_s
     return report
 
 
-def _task(config: CheckModelsConfig, case: CheckCase) -> LayerPrompt:
-    if config.role == "proposer":
-        return LayerPrompt(case.prompt, "initial", config.prompts.initial, config.system)
-    return LayerPrompt(case.prompt, "final", config.prompts.final, config.system)
+def _source(file: Path, cases: Sequence[CheckCase]) -> Source:
+    """Write prompts as the input of a batch."""
+    rows = [{"prompt": case.prompt, "answers": list(case.answers) or None} for case in cases]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Source(str(file))
 
 
-def _prepared(config: CheckModelsConfig, case: CheckCase) -> list[Response]:
-    answers = case.answers if config.role == "aggregator" else ()
-    return [Response(member=str(number), provider="", model="", text=text) for number, text in enumerate(answers)]
-
-
-def _reading(call: Call) -> Call:
-    """Return `call` with the demand that the flow makes of an aggregator: it must not repeat what it was shown."""
-
-    async def read(request: Request, **options: Any) -> Response:
-        return await call(request.model_copy(update={"reader": TEXT}), **options)
-
-    return read
-
-
-class _Progress:
-    """Shows how many of the prompts are done."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._artifact: Any = None
-        self._turn = asyncio.Lock()
-
-    async def told(self, event: str, value: Any) -> None:  # noqa: ARG002  # a watcher's form
-        """Take note of a prompt that every candidate has been given."""
-        if event != "checked":
-            return
-        self._done += 1
-        async with self._turn:  # one after the other, so that it never goes back
-            done = round(100 * self._done / self._total, 1)
-            if self._artifact is None:
-                self._artifact = await acreate_progress_artifact(
-                    done, "check-models-progress", f"Of {self._total} prompts"
-                )
-            else:
-                await aupdate_progress_artifact(self._artifact, done)
+def _responses(file: Path, config: CheckModelsConfig, summary: BatchSummary) -> list[Response]:
+    """Return what the candidates made of a prompt; of one that was not started, that they were not asked."""
+    if file.exists():
+        return Record.model_validate_json(file.read_bytes()).iterations[0].responses
+    why = summary.error or "the check ended before"
+    return [
+        Response(
+            member=str(member),
+            provider=member.name.provider,
+            model=member.name.model,
+            instance=member.instance,
+            error=CallError(kind="budget", message=f"{member}: budget: {why}"),
+        )
+        for member in config.panel()
+    ]
 
 
 def run_name() -> str:
@@ -137,7 +151,7 @@ async def check_models(config: CheckModelsConfig) -> CheckReport:
     Args:
         config: Who is tried out, for which role and on what.
     """
-    with watched_by(_Progress(len(config.cases or shipped_cases(config.role)))):
+    with watched_by(BatchReport()):
         report = await run_check_models(config)
     await tell("done", report)
     try:

@@ -5,32 +5,34 @@ the aggregator sees the question, answers are labelled and fenced, one failing m
 sees its own earlier answer. The decentralized approach is the consensus phase of arXiv:2402.16157.
 """
 
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.consensus import decentralized, held_texts, majority, nearest, stable, tied
+from consensus_flows.tasks.counting.agreement import nearest
+from consensus_flows.tasks.counting.consensus import decentralized, held_texts, majority, stable, tied
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
-from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.judging.aggregator import aggregate
 from consensus_flows.tasks.judging.judge import JudgeRequest
-from consensus_flows.tasks.measuring import likeness_of, measure
-from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Feedback, Learner, apart, feedback
-from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.learning_report import LearningReport
-from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.measuring import likeness_of
+from consensus_flows.tasks.prompting.turns import Learner, feedback
+from consensus_flows.tasks.prompts import prompt
+from consensus_flows.tasks.record import Iteration, Record, Settlement
+from consensus_flows.tasks.reports.report import (
+    Artifact,
+    Report,
+    agreement_note,
+    calls_artifact,
+    cell,
+    iteration_page,
+    quoted,
+)
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consensus_learning(
@@ -54,91 +56,54 @@ async def run_consensus_learning(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    if not prompt.strip():
-        raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
-    record = start_record("consensus-learning", prompt, seed=config.seed)
-    if any(member.name in config.aggregators() for member in config.panel()):
-        record.warnings.append("the aggregator is also a member: it may prefer its own answer")
-    system, turns = apart(config.system, conversation)
-    back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.seed))
-    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns, back)
-    learners = [Learner(prompt, back, system, turns) for _ in config.panel()]
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
-        for number in range(1, config.iterations + 2):
-            iteration = Iteration(number=number)
-            record.iterations.append(iteration)
-            done = await _round(run, iteration, learners)
-            iteration.duration_s = round(time.monotonic() - started - sum(i.duration_s for i in record.iterations), 4)
-            await tell("iterated", iteration)
+    async with begin("consensus-learning", prompt, config, call, conversation=conversation, word="round") as run:
+        if any(member.name in config.aggregators() for member in config.panel()):
+            run.warn("self_preference", "the aggregator is also a member: it may prefer its own answer")
+        back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.order_seed))
+        learners = [Learner(prompt, back, run.system, run.conversation) for _ in config.panel()]
+        for _ in range(config.iterations + 1):
+            async with run.iteration() as iteration:
+                done = await _round(run, iteration, learners)
             if done:
                 break
-            _carry_on(learners, iteration)
-    _conclude(record, config)
-    record.add_up()
-    record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
-    return record
+            _tell_members(learners, iteration)
+        if config.aggregators():
+            run.note_fallbacks(config.aggregators()[0], "aggregate")
+        _conclude(run)
+    return run.record
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What does not change from one round to the next."""
-
-    prompt: str
-    config: ConsensusLearningConfig
-    record: Record
-    call: Call
-    system: str | None
-    conversation: tuple[Message, ...]
-    back: Feedback
-
-
-async def _round(run: _Run, iteration: Iteration, learners: list[Learner]) -> bool:
+async def _round(run: Run[ConsensusLearningConfig], iteration: Iteration, learners: list[Learner]) -> bool:
     """Run one round, and tell whether it was the last one."""
-    config, record, number = run.config, run.record, iteration.number
-    iteration.responses = await ask_members(
-        config.panel(),
-        [learner.messages for learner in learners],
-        config,
-        run.call,
-        quorum=config.needed(),
-        label=f"round {number}",
-    )
-    answered = [response for response in iteration.responses if response.answered]
-    likeness = await measure(iteration, record, config, run.call, f"round {number}")
-    try:
-        check_quorum(iteration.responses, config.needed())
-    except QuorumError as error:
-        return _stop_short(record, iteration, error, likeness)
-    await _put_together(run, iteration, answered, likeness)
+    config, record = run.config, run.record
+    await run.ask(iteration, config.panel(), learners, quorum=config.needed())
+    likeness = await run.measure(iteration)
+    if run.stop_short(iteration, config.needed(), likeness):
+        return True
+    await _put_together(run, iteration, likeness)
     if iteration.synthesis is None:
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
+        iteration.synthesis = nearest(iteration.answered(), "stand-in", likeness)
         cause = "no aggregator gave an aggregate" if config.aggregators() else "no member's answer could be read"
-        record.warnings.append(f"round {number}: {cause}, so the answer nearest to the others stands in for one")
+        run.warn("stand_in", f"{cause}, so the answer nearest to the others stands in for one", iteration)
         record.degraded = True
-        return cut_by_budget(iteration)
+        return iteration.cut_by_budget
     settled = iteration.settlement is not None and iteration.settlement.settled
     if settled or (config.stop_when_stable and await _is_stable(run)):
         record.status = "agreed"
         return True
-    return cut_by_budget(iteration)
+    return iteration.cut_by_budget
 
 
-async def _put_together(run: _Run, iteration: Iteration, answered: list[Response], likeness: Likeness) -> None:
+async def _put_together(run: Run[ConsensusLearningConfig], iteration: Iteration, likeness: Likeness) -> None:
     """Make one answer of all by the approach that was chosen; leaves no synthesis where that fails."""
-    config, seed = run.config, f"{run.config.seed}:{iteration.number}"
+    config, seed, answered = run.config, f"{run.config.order_seed}:{iteration.number}", iteration.answered()
     match config.approach:
         case "majority":
             iteration.synthesis = majority(answered, config, likeness)
             others = tied(iteration.synthesis) if iteration.synthesis else []
             if iteration.synthesis and others:
-                run.record.warnings.append(
-                    f"round {iteration.number}: a tie of {iteration.synthesis.value} with {', '.join(others)}: "
-                    "the one whose first voter is listed first is taken"
-                )
+                tie = f"a tie of {iteration.synthesis.value} with {', '.join(others)}"
+                run.warn("tie", f"{tie}: the one whose first voter is listed first is taken", iteration)
         case "medoid":
             iteration.synthesis = nearest(answered, likeness=likeness)
         case "decentralized":
@@ -150,13 +115,13 @@ async def _put_together(run: _Run, iteration: Iteration, answered: list[Response
                 conversation=run.conversation,
                 timeout=config.timeout_s(),
                 seed=seed,
-                label=f"round {iteration.number}",
+                label=run.label(iteration),
                 history=[one.synthesis.text for one in run.record.iterations[:-1] if one.synthesis],
             )
             iteration.synthesis, iteration.judgements = await aggregate(asked, answered, config, run.call)
 
 
-async def _is_stable(run: _Run) -> bool:
+async def _is_stable(run: Run[ConsensusLearningConfig]) -> bool:
     record, config = run.record, run.config
     if len(record.iterations) < 2:
         return False
@@ -166,88 +131,110 @@ async def _is_stable(run: _Run) -> bool:
     likeness = LEXICAL
     if now.synthesis.value is None:
         named = {one.synthesis.text: f"the answer of round {one.number}" for one in (before, now) if one.synthesis}
-        likeness = await likeness_of(named, now, record, config, run.call, label=f"round {now.number}")
+        likeness = await likeness_of(named, now, record, config, run.call, label=run.label(now))
     return stable(before, now, config.stability_threshold, likeness)
 
 
-def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> bool:
-    """End the run where the quorum is lost; an earlier round's answer stands."""
-    record.error = error.message
-    answered = [response for response in iteration.responses if response.answered]
-    earlier = any(one.synthesis for one in record.iterations)
-    if earlier:
-        record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
-    elif answered and out_of_budget(iteration.responses):
-        # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
-        record.degraded = True
-    if not (earlier or iteration.synthesis):
-        record.status = "failed"
-    return True
-
-
-def _carry_on(learners: list[Learner], iteration: Iteration) -> None:
+def _tell_members(learners: list[Learner], iteration: Iteration) -> None:
     """Tell every member what the round came to; without a central aggregator, what it holds itself."""
     assert iteration.synthesis is not None
-    answered = [response for response in iteration.responses if response.answered]
-    held = held_texts(answered, iteration.settlement) if iteration.settlement else {}
+    held = held_texts(iteration.answered(), iteration.settlement) if iteration.settlement else {}
     for learner, response in zip(learners, iteration.responses, strict=True):
         consensus = held.get(response.member, iteration.synthesis.text)
         learner.go_on(response.text if response.answered else None, consensus)
 
 
-def _conclude(record: Record, config: ConsensusLearningConfig) -> None:
-    """Return the last aggregate, and say what was not as it should be."""
-    finished = [(one, one.synthesis) for one in record.iterations if one.synthesis is not None]
+def _conclude(run: Run[ConsensusLearningConfig]) -> None:
+    """Return the last aggregate."""
+    finished = [(one, one.synthesis) for one in run.record.iterations if one.synthesis is not None]
     # An answer that stands in for an aggregate does not displace one.
     made = [(one, synthesis) for one, synthesis in finished if synthesis.method != "stand-in"] or finished
-    if made:
-        last, synthesis = made[-1]
-        record.answer = synthesis.text
-        record.agreement, record.agreement_measure = last.agreement, last.agreement_measure
-        record.best_iteration = last.number
-        if last.settlement is not None and not last.settlement.settled:
-            record.warnings.append(
-                f"the members did not settle on one value in {last.settlement.rounds} rounds: "
-                "the one that most of them hold is returned"
-            )
-    for one in record.iterations:
-        by = one.synthesis.arbiter if one.synthesis else None
-        if by is not None and by != str(config.aggregators()[0]):
-            record.degraded = True
-            record.warnings.append(f"round {one.number}: {config.aggregator} could not aggregate; {by} did")
-        if not all(response.answered for response in one.responses):
-            record.degraded = True
-        for call in (*one.responses, *one.judgements):
-            if call.error is not None:
-                record.warnings.append(f"round {one.number}: {call.member}: {call.error.kind}")
-            record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
-    end_by_budget(record)
+    if not made:
+        return
+    last, _ = made[-1]
+    run.answer_with(last)
+    if last.settlement is not None and not last.settlement.settled:
+        rounds = last.settlement.rounds
+        run.warn(
+            "unsettled", f"the members did not settle on one value in {rounds} rounds: the most common one is returned"
+        )
 
 
-@flow(
-    name="consensus-learning",
-    flow_run_name=run_name,
-    persist_result=True,
-    result_serializer="json",
-    validate_parameters=True,
-)
+def report(config: ConsensusLearningConfig) -> Report:
+    """Show each round's aggregate, answers and calls, and how many of the rounds are done."""
+    rounds = config.iterations + 1
+
+    def artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+        number = iteration.number
+        done = round(number / rounds * 100, 1)
+        yield Artifact("consensus-learning-round", f"Round {number}", page(iteration))
+        yield calls_artifact(record, iteration, f"round {number}")
+        yield Artifact("consensus-learning-progress", f"Round {number} of at most {rounds}", done)
+
+    return Report(artifacts)
+
+
+def page(iteration: Iteration) -> str:
+    """Describe a round for a person."""
+    title, synthesis = f"Round {iteration.number}", iteration.synthesis
+    if synthesis is None:
+        return iteration_page(title, iteration, ["Too few members answered."])
+    if synthesis.arbiter:
+        by = f"by `{cell(synthesis.arbiter)}`"
+    elif synthesis.method == "stand-in":
+        by = f"no aggregate could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
+    else:
+        by = f"by {synthesis.method}: the answer of `{cell(synthesis.chosen or '')}`"
+    sections = [f"**Aggregate** {by} · {agreement_note(iteration)}", quoted(synthesis.text)]
+    if synthesis.votes:
+        votes = [f"{value}: {', '.join(members)}" for value, members in synthesis.votes.items()]
+        sections += ["## Votes", quoted("\n".join(votes))]
+    if iteration.settlement:
+        sections += ["## Settlement", _settlement(iteration.settlement)]
+    return iteration_page(title, iteration, sections)
+
+
+def _settlement(settlement: Settlement) -> str:
+    outcome = "settled on one value" if settlement.settled else "did not settle on one value"
+    lines = [f"{member} holds {value}" for member, value in settlement.held.items()]
+    lines += [
+        f"round {one.round}: {one.member} adopted {one.value} from {one.peer} (answer of {one.author})"
+        for one in settlement.adopted
+    ]
+    return f"The members {outcome} in {settlement.rounds} rounds without a model.\n\n{quoted(chr(10).join(lines))}"
+
+
+@flow(name="consensus-learning", **FLOW)
 async def consensus_learning(
-    prompt: str,
-    config: ConsensusLearningConfig | None = None,
-    saved: str | None = None,
-    conversation: list[Message] | None = None,
+    prompt: str, config: ConfigOrName[ConsensusLearningConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
 
     Args:
         prompt: The question.
-        config: Who is asked, how answers are aggregated, how often they are improved. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Consensus Learning block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        config: Who is asked, how answers are aggregated, and how often they are improved; or the name of a saved
+            configuration (a Consensus Learning block). Empty: the one called default.
+        conversation: Earlier turns of the conversation that this question continues.
     """
-    config = await chosen(ConsensusLearning, ConsensusLearningConfig, config, saved, "learn")
-    async with recorded(LearningReport(config.iterations + 1), conversation=conversation):
-        record = await run_consensus_learning(prompt, config, conversation=tuple(conversation or ()))
-    return told_of_end(record)
+    return await run_as_flow(
+        run_consensus_learning, ConsensusLearning, report, prompt, config, conversation=conversation
+    )
+
+
+def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    most = config.iterations + 1
+    least = 1 if config.approach == "decentralized" else min(2, most) if config.stop_when_stable else most
+    rounds = least, most
+    yield from member_calls(config, members, rounds, told=config.improvement_prompt or prompt("improve"))
+    for model in config.aggregators()[:1]:
+        own = sum(len(turn.content) for turn in (*config.aggregator_context, *config.aggregator_prompt))
+        yield judge_calls(
+            model,
+            "aggregator",
+            rounds,
+            [count * len(members) for count in rounds],
+            prompt_length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
+            settings=config.aggregator_settings,
+        )

@@ -5,30 +5,41 @@ are shown anonymously and fenced, judgements come by schema, what was missing re
 is kept.
 """
 
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.batches.planning import (
+    COMPARISON_CHARACTERS,
+    SCHEMA_CHARACTERS,
+    Planned,
+    judge_calls,
+    member_calls,
+    prompt_length,
+    rounds_before,
+)
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.likeness import Likeness
-from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, QuorumError
-from consensus_flows.tasks.judging.arbiter import fallback, judge
+from consensus_flows.tasks.counting.agreement import nearest
+from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
-from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Turns, apart, guidance
+from consensus_flows.tasks.prompting.turns import Turns, guidance
+from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.report import Report, run_name, start_record, told_of_end
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.reports.report import (
+    Artifact,
+    Report,
+    agreement_note,
+    calls_artifact,
+    cell,
+    comparison_section,
+    iteration_page,
+    percent,
+    quoted,
+)
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consortium(
@@ -52,177 +63,145 @@ async def run_consortium(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    if not prompt.strip():
-        raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
-    record = start_record("consortium", prompt, seed=config.seed)
-    if any(member.name in config.arbiters() for member in config.panel()):
-        record.warnings.append("the arbiter is also a member: it may prefer its own answer")
-    system, turns = apart(config.system, conversation)
-    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns)
-    voices = [Turns(prompt, system, turns) for _ in config.panel()]
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
+    async with begin("consortium", prompt, config, call, conversation=conversation, word="iteration") as run:
+        if any(member.name in config.arbiters() for member in config.panel()):
+            run.warn("self_preference", "the arbiter is also a member: it may prefer its own answer")
+        members = [run.turns() for _ in config.panel()]
         for number in range(1, config.max_iterations + 1):
-            iteration = Iteration(number=number)
-            record.iterations.append(iteration)
-            done = await _iterate(run, iteration, voices)
-            iteration.duration_s = round(time.monotonic() - started - sum(i.duration_s for i in record.iterations), 4)
-            await tell("iterated", iteration)
+            async with run.iteration() as iteration:
+                done = await _iterate(run, iteration, members)
             if done:
                 break
-            _carry_on(voices, iteration, f"{config.seed}:{number}")
+            _tell_members(members, iteration, f"{config.order_seed}:{number}")
         else:
-            record.status = "max_iterations"
-    _conclude(record, config)
-    record.add_up()
-    record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
-    return record
+            run.record.status = "max_iterations"
+        run.note_fallbacks(config.arbiters()[0], "judge")
+        if (best := _best(run.record, config)) is not None:
+            run.answer_with(best)
+    return run.record
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What does not change from one iteration to the next."""
-
-    prompt: str
-    config: ConsortiumConfig
-    record: Record
-    call: Call
-    system: str | None
-    conversation: tuple[Message, ...]
-
-
-async def _iterate(run: _Run, iteration: Iteration, voices: list[Turns]) -> bool:
+async def _iterate(run: Run[ConsortiumConfig], iteration: Iteration, members: list[Turns]) -> bool:
     """Run one iteration, and tell whether it was the last one."""
     config, record, number = run.config, run.record, iteration.number
-    iteration.responses = await ask_members(
-        config.panel(),
-        [voice.messages for voice in voices],
-        config,
-        run.call,
-        quorum=config.needed(),
-        label=f"iteration {number}",
-    )
-    answered = [response for response in iteration.responses if response.answered]
-    likeness = await measure(iteration, record, config, run.call)
-    try:
-        check_quorum(iteration.responses, config.needed())
-    except QuorumError as error:
-        return _stop_short(record, iteration, error, likeness)
+    await run.ask(iteration, config.panel(), members, quorum=config.needed())
+    likeness = await run.measure(iteration)
+    if run.stop_short(iteration, config.needed(), likeness):
+        return True
     asked = JudgeRequest(
         question=run.prompt,
         system=run.system,
         conversation=run.conversation,
         sampling=config.arbiter_settings,
         timeout=config.timeout_s(),
-        seed=f"{config.seed}:{number}",
-        label=f"iteration {number}",
+        seed=f"{config.order_seed}:{number}",
+        label=run.label(iteration),
         history=[one.synthesis.text for one in record.iterations[:-1] if one.synthesis],
     )
-    iteration.synthesis, iteration.judgements = await judge(asked, answered, config, run.call)
+    iteration.synthesis, iteration.judgements = await judge(asked, iteration.answered(), config, run.call)
     if iteration.synthesis is None:
-        iteration.synthesis = fallback(answered, likeness)
-        record.warnings.append(
-            f"iteration {number}: no arbiter could judge, so the answer nearest to the others stands in for a synthesis"
-        )
+        iteration.synthesis = nearest(iteration.answered(), "stand-in", likeness)
+        cause = "no arbiter could judge, so the answer nearest to the others stands in for a synthesis"
+        run.warn("stand_in", cause, iteration)
+        record.degraded = True
         return True
     confident = (iteration.synthesis.confidence or 0.0) >= config.confidence_threshold
     if confident and not iteration.synthesis.needs_iteration and number >= config.min_iterations:
         record.status = "confident"
         return True
-    return cut_by_budget(iteration)
+    return iteration.cut_by_budget
 
 
-def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> bool:
-    """End the run where the quorum is lost; an earlier iteration's answer stands."""
-    record.error = error.message
-    answered = [response for response in iteration.responses if response.answered]
-    earlier = any(one.synthesis for one in record.iterations)
-    if earlier:
-        record.warnings.append(f"iteration {iteration.number} was not finished: {error.message}")
-    elif answered and out_of_budget(iteration.responses):
-        # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = fallback(answered, likeness)
-    if not (earlier or iteration.synthesis):
-        record.status = "failed"
-    return True
-
-
-def _carry_on(voices: list[Turns], iteration: Iteration, seed: str) -> None:
+def _tell_members(members: list[Turns], iteration: Iteration, seed: str) -> None:
     """Show every member what was made of all answers; one that failed is asked again."""
     assert iteration.synthesis is not None
     shown = guidance(iteration.synthesis, seed)
-    for voice, response in zip(voices, iteration.responses, strict=True):
-        voice.go_on(response.text if response.answered else None, shown)
+    for turns, response in zip(members, iteration.responses, strict=True):
+        turns.go_on(response.text if response.answered else None, shown)
 
 
-def _conclude(record: Record, config: ConsortiumConfig) -> None:
-    """Choose the iteration whose answer is returned, and say what was not as it should be."""
+def _best(record: Record, config: ConsortiumConfig) -> Iteration | None:
+    """Choose the iteration whose answer is returned."""
     finished = [(one, one.synthesis) for one in record.iterations if one.synthesis is not None]
     # An answer that stands in for a synthesis does not displace a synthesis.
     judged = [(one, synthesis) for one, synthesis in finished if synthesis.arbiter] or finished
-    if judged:
-        best, synthesis = judged[-1]
-        if config.keep == "best":
-            best, synthesis = max(judged, key=lambda pair: (_confidence(pair[1]), pair[0].number))
-        record.answer = synthesis.text
-        record.confidence = synthesis.confidence
-        record.agreement, record.agreement_measure = best.agreement, best.agreement_measure
-        record.best_iteration = best.number
-    arbiter = str(config.arbiters()[0])
-    for one in record.iterations:
-        judge_of_it = one.synthesis.arbiter if one.synthesis else None
-        if judge_of_it and judge_of_it != arbiter:
-            record.warnings.append(f"iteration {one.number}: {arbiter} could not judge; {judge_of_it} did")
-        # An arbiter that had to be asked twice has judged all the same.
-        if judge_of_it != arbiter or not all(response.answered for response in one.responses):
-            record.degraded = True
-        for call in (*one.responses, *one.judgements):
-            if call.error is not None:
-                record.warnings.append(f"iteration {one.number}: {call.member}: {call.error.kind}")
-            record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
-    end_by_budget(record)
+    if not judged:
+        return None
+    if config.keep == "last":
+        return judged[-1][0]
+    return max(judged, key=lambda pair: (_confidence(pair[1]), pair[0].number))[0]
 
 
 def _confidence(synthesis: Synthesis) -> float:
     return -1.0 if synthesis.confidence is None else synthesis.confidence
 
 
-@flow(
-    name="consortium", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True
-)
+def report(config: ConsortiumConfig) -> Report:
+    """Show each iteration's synthesis, calls and confidence."""
+
+    def artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+        number, confidence = iteration.number, iteration.synthesis.confidence if iteration.synthesis else None
+        near = 0.0 if confidence is None else min(1.0, confidence / (config.confidence_threshold or confidence or 1.0))
+        yield Artifact("consortium-iteration", f"Iteration {number}", page(iteration))
+        yield calls_artifact(record, iteration, f"iteration {number}")
+        yield Artifact("consortium-progress", f"Confidence after iteration {number}", round(near * 100, 1))
+
+    return Report(artifacts, threshold=config.confidence_threshold)
+
+
+def page(iteration: Iteration) -> str:
+    """Describe an iteration for a person."""
+    title, synthesis = f"Iteration {iteration.number}", iteration.synthesis
+    if synthesis is None:
+        return iteration_page(title, iteration, ["Too few members answered."])
+    by = f"by `{cell(synthesis.arbiter)}`" if synthesis.arbiter else "no arbiter could judge"
+    sections = [
+        f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by}) · {agreement_note(iteration)}",
+        f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
+        quoted(synthesis.text),
+    ]
+    if synthesis.dissent:
+        sections += ["## Dissent", quoted(synthesis.dissent)]
+    if synthesis.refinement_areas:
+        sections += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+    if synthesis.comparison:
+        sections += comparison_section(synthesis.comparison)
+    if synthesis.analysis:
+        sections += ["## Analysis", quoted(synthesis.analysis)]
+    return iteration_page(title, iteration, sections)
+
+
+@flow(name="consortium", **FLOW)
 async def consortium(
-    prompt: str,
-    config: ConsortiumConfig | None = None,
-    saved: str | None = None,
-    conversation: list[Message] | None = None,
+    prompt: str, config: ConfigOrName[ConsortiumConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask a panel of models and let an arbiter make one answer of theirs.
 
     Args:
         prompt: The question.
-        config: Who is asked, who judges, and when to stop. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Consortium block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        config: Who is asked, who judges, and when to stop; or the name of a saved configuration (a Consortium block).
+            Empty: the one called default.
+        conversation: Earlier turns of the conversation that this question continues.
     """
-    config = await chosen(Consortium, ConsortiumConfig, config, saved)
-    async with recorded(Report(config.confidence_threshold), conversation=conversation):
-        record = await run_consortium(prompt, config, conversation=tuple(conversation or ()))
-    return told_of_end(record)
+    return await run_as_flow(run_consortium, Consortium, report, prompt, config, conversation=conversation)
 
 
-def ask_consortium(prompt: str, config: ConsortiumConfig) -> Record:
-    """Run the consortium flow from synchronous code and return its record.
-
-    Raises:
-        ConsensusError: If no answer came of it.
-    """
-    import asyncio
-
-    return asyncio.run(consortium(prompt, config))
-
-
-__all__ = ["ConsensusError", "ConsortiumConfig", "ask_consortium", "consortium", "run_consortium"]
+def plan(config: ConsortiumConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    rounds = config.min_iterations, config.max_iterations
+    yield from member_calls(config, members, rounds, told=prompt("iterate"))
+    ranks = config.judging_method == "rank"
+    characters = prompt_length(
+        "arbiter_system", "arbiter", "arbiter_ranking" if ranks else "arbiter_synthesis", "later_round"
+    )
+    characters += len(config.system or "") + SCHEMA_CHARACTERS
+    if config.comparison:
+        characters += prompt_length("arbiter_comparison") + COMPARISON_CHARACTERS
+    # Every answer of the round, and its own syntheses of the rounds before.
+    read = [count * len(members) + rounds_before(count) for count in rounds]
+    arbiter, settings = config.arbiters()[0], config.arbiter_settings
+    yield judge_calls(arbiter, "arbiter", rounds, read, characters, settings=settings)
+    if not ranks:  # long answers are written in a call of their own, which has the verdict before it
+        most = rounds[1]
+        yield judge_calls(arbiter, "arbiter", (0, most), [0, read[1] + most], characters, settings=settings)

@@ -5,39 +5,35 @@ window that of Li et al., arXiv:2502.00674. L layers of N proposers and the aggr
 original, a model that fails is left out and named, every call has a timeout and a budget, and the answers are fenced.
 """
 
-import asyncio
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
-from consensus_flows.tasks.ending import out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
-from consensus_flows.tasks.judging.arbiter import fallback
-from consensus_flows.tasks.judging.mixture_end import conclude
-from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.panel import check_quorum
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.mixture_report import MixtureReport, QueriesReport, queries_run_name
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
-from consensus_flows.tasks.reports.report import start_record, told_of_end
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
+from consensus_flows.tasks.reports.report import (
+    Artifact,
+    Report,
+    agreement_note,
+    calls_artifact,
+    cell,
+    iteration_page,
+    quoted,
+)
+from consensus_flows.tasks.saved_config import ConfigOrName
 from consensus_flows.tasks.watch import tell
-
-QUERIES_AT_ONCE = 8
-"""Queries of a list that are under way at the same time."""
 
 
 async def run_mixture_of_agents(
@@ -64,173 +60,105 @@ async def run_mixture_of_agents(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty, there is no layer, or a model cannot be asked.
     """
-    await _check([prompt], config, [reference])
-    record = start_record("mixture-of-agents", prompt, seed=config.seed)
-    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), conversation)
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
-        if await _propose(run, reference):
-            await _aggregate(run)
-    conclude(record, config)
-    record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
-    return record
+    if reference is None:
+        _check_layers(config)
+    async with begin("mixture-of-agents", prompt, config, call, conversation=conversation, word="layer") as run:
+        likeness = await _propose(run, reference)
+        if likeness is not None:
+            await _aggregate(run, likeness)
+        _conclude(run)
+    return run.record
 
 
-async def run_queries(
-    prompts: Sequence[str],
-    config: MixtureOfAgentsConfig,
-    call: Call | None = None,
-    *,
-    conversation: tuple[Message, ...] = (),
-    references: Sequence[Recorded] = (),
-) -> list[Record]:
-    """Run a mixture of agents for each of `prompts`; the budget is that of all together.
-
-    Raises:
-        ConfigurationError: Before any call, if one of them cannot be run.
-    """
-    found = recorded_for(prompts, references)
-    await _check(prompts, config, found)
-    turns = asyncio.Semaphore(QUERIES_AT_ONCE)
-
-    async def one(prompt: str, reference: Recorded | None) -> Record:
-        try:
-            async with turns:
-                return await run_mixture_of_agents(prompt, config, call, conversation=conversation, reference=reference)
-        except Exception as error:  # whatever ends one query is written into its record, and the others go on
-            record = start_record("mixture-of-agents", prompt, seed=config.seed)
-            record.status, record.error = "failed", scrub(f"{type(error).__name__}: {error}")
-            return record
-
-    with spending(config.budget):
-        return await asyncio.gather(*(one(*pair) for pair in zip(prompts, found, strict=True)))
-
-
-async def _check(prompts: Sequence[str], config: MixtureOfAgentsConfig, references: Sequence[Recorded | None]) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ConfigurationError("prompt is empty: write a question")
-    if not config.proposer_layers() and None in references:
+def _check_layers(config: MixtureOfAgentsConfig) -> None:
+    if not config.proposer_layers():
         raise ConfigurationError("layers: there is none: name models for at least one, or give recorded answers")
-    await check_models(config.models(), config.embedding())
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What does not change from one layer to the next."""
-
-    prompt: str
-    config: MixtureOfAgentsConfig
-    record: Record
-    call: Call
-    conversation: tuple[Message, ...]
-    likeness: dict[int, Likeness] = field(default_factory=dict)
-    """For each layer of proposers how its answers are compared."""
-
-    def answers(self) -> list[Response]:
-        """What the layer before has answered; failures are left out."""
-        return [r for r in self.record.iterations[-1].responses if r.answered] if self.record.iterations else []
-
-    def next(self) -> Iteration:
-        """Begin the next iteration."""
-        iteration = Iteration(number=len(self.record.iterations) + 1)
-        self.record.iterations.append(iteration)
-        return iteration
+MixtureRun = Run[MixtureOfAgentsConfig]
 
 
-async def _propose(run: _Run, reference: Recorded | None) -> bool:
-    """Ask the layers of proposers, one after the other, and tell whether each had its quorum."""
+async def _propose(run: MixtureRun, reference: Recorded | None) -> Likeness | None:
+    """Ask the layers of proposers, one after the other; return the last one's measure, or None where a quorum was missed."""
+    likeness, before = LEXICAL, list[Response]()
     if reference is not None:
-        iteration = run.next()
-        iteration.responses = reference.responses()
-        if not await _layer_done(run, iteration, len(iteration.responses) // 2 + 1):
-            return False
+        async with run.iteration() as iteration:
+            iteration.responses = reference.responses()
+            likeness = await run.measure(iteration)
+            if _stop_short(run, iteration, len(iteration.responses) // 2 + 1, before, likeness):
+                return None
+        before = iteration.answered()
     for layer in run.config.proposer_layers():
-        before, began = run.answers(), time.monotonic()
-        iteration = run.next()
-        await _ask(run, layer, iteration, before)
-        iteration.duration_s = round(time.monotonic() - began, 4)
-        if not await _layer_done(run, iteration, run.config.panel_of(layer).needed()):
-            return False
-    return True
+        async with run.iteration() as iteration:
+            await _ask(run, layer, iteration, before)
+            so_far, likeness = likeness, await run.measure(iteration)
+            quorum = run.config.panel_of(layer).needed()
+            if _stop_short(run, iteration, quorum, before, likeness if iteration.answered() else so_far):
+                return None
+        before = iteration.answered()
+    return likeness
 
 
-async def _ask(run: _Run, layer: Layer, iteration: Iteration, before: Sequence[Response]) -> None:
-    """Ask all models of a layer at once; each sees what the layer `before` has answered."""
+async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequence[Response]) -> None:
+    """Ask all models of a layer at once; each sees what the layer `before` has answered, in an order of its own."""
     config, members = run.config.panel_of(layer), layer.panel()
-    prompts = run.config.prompts
-    task = LayerPrompt(run.prompt, "initial", prompts.initial, config.system, run.conversation)
-    if before:
-        task = LayerPrompt(run.prompt, "aggregate", prompts.aggregate, config.system, run.conversation)
+    task = _task(run, "aggregate" if before else "initial", config.system)
     conversations = []
     for member in members:
-        seed = f"{config.seed}:{iteration.number}:{member}"
+        seed = f"{config.order_seed}:{iteration.number}:{member}"
         order = in_order(before, seed)
         if before:
             iteration.shown[str(member)] = [response.member for response in order]
         conversations.append(task.messages([response.text or "" for response in order], seed))
     await tell("asking", [str(member) for member in members])
     iteration.responses = await ask_members(
-        members,
-        conversations,
-        config,
-        run.call,
-        quorum=config.needed(),
-        label=f"layer {iteration.number}",
+        members, conversations, config, run.call, quorum=config.needed(), label=run.label(iteration)
     )
 
 
-async def _layer_done(run: _Run, iteration: Iteration, quorum: int) -> bool:
-    """Note what came of a layer, and tell whether enough of it answered."""
-    run.likeness[iteration.number] = await measure(
-        iteration, run.record, run.config, run.call, f"layer {iteration.number}"
-    )
-    try:
-        check_quorum(iteration.responses, quorum)
-    except QuorumError as error:
-        record = run.record
-        record.error = f"layer {iteration.number}: {error.message}"
-        record.status = "failed"
-        if out_of_budget(iteration.responses):
-            # The models did not fail, they were not asked: the best answer that the budget paid for is one.
-            paid = [(one.number, [r for r in one.responses if r.answered]) for one in reversed(record.iterations)]
-            number, best = next(((number, answers) for number, answers in paid if answers), (0, []))
-            if best:
-                iteration.synthesis = fallback(best, run.likeness.get(number, LEXICAL))
-                record.status = "finished"  # by its budget, as is said at the end
-        await tell("iterated", iteration)
+def _task(run: MixtureRun, role: Literal["initial", "aggregate", "final"], system: str | None) -> LayerPrompt:
+    return LayerPrompt(run.prompt, role, getattr(run.config.prompts, role), system, run.given)
+
+
+def _stop_short(
+    run: MixtureRun, iteration: Iteration, quorum: int, before: Sequence[Response], likeness: Likeness
+) -> bool:
+    """Tell whether a layer missed its quorum, so that the run ends with it."""
+    cause = missed_quorum(iteration.responses, quorum)
+    if cause is None:
         return False
-    await tell("iterated", iteration)
+    record = run.record
+    record.error, record.status = f"{run.label(iteration)}: {cause}", "failed"
+    paid = iteration.answered() or before
+    if paid and any(response.refused_by_budget for response in iteration.responses):
+        # The models did not fail, they were not asked: the best answer that the budget paid for is one.
+        iteration.synthesis = nearest(paid, "stand-in", likeness)
+        record.status = "finished"  # by its budget, as is said at the end
     return True
 
 
-async def _aggregate(run: _Run) -> None:
+async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
     """Let the aggregator make one answer, of all answers at once or window after window."""
-    config, record, answers = run.config, run.record, run.answers()
-    layer = LayerPrompt(run.prompt, "final", config.prompts.final, config.system, run.conversation)
-    so_far, likeness = None, run.likeness.get(len(record.iterations), LEXICAL)
+    config, answers = run.config, run.record.iterations[-1].answered()
+    task, so_far = _task(run, "final", config.system), None
     parts = windows(len(answers), config.window, config.reserved)
     for place, part in enumerate(parts, 1):
-        began = time.monotonic()
-        iteration = run.next()
-        await tell("asking", [f"{config.aggregators()[0]}#1"])
-        made, iteration.judgements = await synthesize(
-            layer,
-            [answers[index] for index in part],
-            config,
-            run.call,
-            so_far=so_far.text if so_far else None,
-            seed=f"{config.seed}:{iteration.number}",
-            label=f"layer {iteration.number}" if len(parts) == 1 else f"window {place} of {len(parts)}",
-        )
-        iteration.synthesis = made or _stand_in(so_far, answers, likeness)
-        iteration.duration_s = round(time.monotonic() - began, 4)
-        if made is None:
-            stands_in = f"the synthesis of window {place - 1}" if so_far else "the answer nearest to the others"
-            record.warnings.append(f"layer {iteration.number}: no aggregator could answer, so {stands_in} stands in")
-            record.degraded = True
-        await tell("iterated", iteration)
+        async with run.iteration() as iteration:
+            await tell("asking", [f"{config.aggregators()[0]}#1"])
+            made, iteration.judgements = await synthesize(
+                task,
+                [answers[index] for index in part],
+                config,
+                run.call,
+                so_far=so_far.text if so_far else None,
+                seed=f"{config.order_seed}:{iteration.number}",
+                label=run.label(iteration) if len(parts) == 1 else f"window {place} of {len(parts)}",
+            )
+            iteration.synthesis = made or _stand_in(so_far, answers, likeness)
+            if made is None:
+                stands_in = f"the synthesis of window {place - 1}" if so_far else "the answer nearest to the others"
+                run.warn("stand_in", f"no aggregator could answer, so {stands_in} stands in", iteration)
+                run.record.degraded = True
         if made is None:
             break
         so_far = made
@@ -240,48 +168,95 @@ def _stand_in(so_far: Synthesis | None, answers: Sequence[Response], likeness: L
     """Return what is the answer when no aggregator wrote one: the synthesis so far, or the answer nearest to all others."""
     if so_far is not None:
         return so_far.model_copy(update={"method": SO_FAR})
-    return fallback(answers, likeness).model_copy(update={"method": "medoid"})
+    return nearest(answers, "medoid", likeness)
 
 
-@flow(
-    name="mixture-of-agents",
-    flow_run_name=queries_run_name,
-    persist_result=True,
-    result_serializer="json",
-    validate_parameters=True,
-)
+def _conclude(run: MixtureRun) -> None:
+    """Return the last answer; how far the models agree is that of the last layer of proposers."""
+    record = run.record
+    run.note_fallbacks(run.config.aggregators()[0], "aggregate")
+    last = next((one for one in reversed(record.iterations) if one.synthesis), None)
+    if last is not None:
+        run.answer_with(last)
+    layers = [one for one in record.iterations if one.responses]
+    if layers:
+        record.agreement, record.agreement_measure = layers[-1].agreement, layers[-1].agreement_measure
+
+
+def report(config: MixtureOfAgentsConfig, reference: Recorded | None = None) -> Report:
+    """Show each layer's answers and calls, and how many of the layers are done."""
+    layers = len(config.proposer_layers()) + 1 + (reference is not None)
+
+    def artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+        number = iteration.number
+        # How many windows there will be is known only when the last layer has answered.
+        done = 100.0 if number >= layers else round(number / layers * 100, 1)
+        yield Artifact("mixture-of-agents-layer", f"Layer {number}", page(iteration))
+        yield calls_artifact(record, iteration, f"layer {number}")
+        yield Artifact("mixture-of-agents-progress", f"Layer {number} of {max(number, layers)}", done)
+
+    return Report(artifacts)
+
+
+def page(iteration: Iteration) -> str:
+    """Describe a layer for a person."""
+    synthesis, answered, sections = iteration.synthesis, iteration.answered(), []
+    if iteration.responses:
+        earlier = ", recorded earlier" if any(response.recorded for response in answered) else ""
+        sections.append(
+            f"{len(answered)} of {len(iteration.responses)} models answered{earlier} · {agreement_note(iteration)}"
+        )
+    if synthesis:
+        if iteration.judgements and not iteration.judgements[-1].answered and synthesis.arbiter:
+            by = "no aggregator could answer; the synthesis so far stands in"
+        elif synthesis.arbiter:
+            by = f"by `{cell(synthesis.arbiter)}` from {len(synthesis.labels)} answers"
+        else:
+            by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
+        sections += ["## Answer", by, quoted(synthesis.text)]
+    return iteration_page(f"Layer {iteration.number}", iteration, sections)
+
+
+@flow(name="mixture-of-agents", **FLOW)
 async def mixture_of_agents(
-    prompt: str | list[str],
-    config: MixtureOfAgentsConfig | None = None,
-    saved: str | None = None,
+    prompt: str,
+    config: ConfigOrName[MixtureOfAgentsConfig] = None,
     conversation: list[Message] | None = None,
     reference: list[Recorded] | None = None,
-) -> Record | list[Record]:
+) -> Record:
     """Ask layers of models, each of which sees the answers of the one before; the last model makes one answer.
 
     Args:
-        prompt: The question, or a list of questions.
-        config: Who is in which layer, and who aggregates. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Mixture of Agents block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        prompt: The question.
+        config: Who is in which layer, and who aggregates; or the name of a saved configuration (a Mixture of Agents
+            block). Empty: the one called default.
+        conversation: Earlier turns of the conversation that this question continues.
         reference: Recorded answers that stand in for the first layer.
     """
-    config = await chosen(MixtureOfAgents, MixtureOfAgentsConfig, config, saved, "moa")
-    turns, given = tuple(conversation or ()), reference or []
-    if isinstance(prompt, str):
-        (found,) = recorded_for([prompt], given)
-        layers = len(config.proposer_layers()) + 1 + (found is not None)
-        async with recorded(MixtureReport(layers), conversation=conversation):
-            record = await run_mixture_of_agents(prompt, config, conversation=turns, reference=found)
-        return told_of_end(record)
-    report = QueriesReport(len(prompt))
-    async with recorded(report, in_conversation=False):
-        records = await run_queries(prompt, config, conversation=turns, references=given)
-    await tell("done", records)
-    await report.show(records)
-    if all(record.answer is None for record in records):
-        error = QuorumError(f"none of {len(records)} queries was answered. {records[0].error}")
-        error.records = records  # type: ignore[attr-defined]
-        raise error
-    return records
+    (found,) = recorded_for([prompt], reference or [])
+    return await run_as_flow(
+        run_mixture_of_agents,
+        MixtureOfAgents,
+        lambda settings: report(settings, found),
+        prompt,
+        config,
+        conversation=conversation,
+        reference=found,
+    )
+
+
+def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    layers: Sequence[Layer] = config.proposer_layers()
+    before = [0, *(len(layer.panel()) for layer in layers)]
+    for layer, seen in zip(layers, before, strict=False):
+        panel = config.panel_of(layer)
+        told = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
+        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, told_first=told)
+    parts = windows(before[-1], config.window, config.reserved)
+    calls = len(parts), len(parts)
+    read = before[-1] + config.reserved * (len(parts) - 1)
+    told = prompt_length("moa_final", "moa_answers") + len(config.system or "")
+    yield judge_calls(
+        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+    )

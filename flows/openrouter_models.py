@@ -15,12 +15,22 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
-from consensus_flows.tasks.calls.pace.pacing import pace_of
+from consensus_flows.tasks.calls.pacing import Pace, pace_of
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.openrouter.account import free_models, list_models, openrouter
-from consensus_flows.tasks.openrouter.trials import Endpoint, Trial, Trials, read_trials, write_models, write_trials
-from consensus_flows.tasks.openrouter.try_model import Gate, trials_table, try_model
+from consensus_flows.tasks.openrouter import (
+    Api,
+    Trial,
+    Trials,
+    free_models,
+    list_models,
+    openrouter,
+    read_trials,
+    trials_table,
+    try_model,
+    write_models,
+    write_trials,
+)
 from consensus_flows.tasks.reports.record_files import record_folder
 from consensus_flows.tasks.watch import tell, watched_by
 
@@ -59,15 +69,20 @@ async def try_models(
         folder: Where the files are.
     """
     pace = pace_of(await openrouter())
-    gate, wanted = Gate(config.interval, pace), [str(model["id"]) for model in models]
+    starts = Pace(1, 60 / config.interval if config.interval else None)
+    wanted = [str(model["id"]) for model in models]
     todo = trials.untried(wanted, again=config.again)
     result = WorkingModels()
     await tell("started", todo)
 
-    async def one(model: str, endpoint: Endpoint) -> None:
+    async def start() -> None:
+        await pace.released()  # while the server asks to wait, or all would go at once afterwards
+        await starts.released(late=True)
+
+    async def one(model: str, endpoint: Api) -> None:
         for patience in range(PATIENCE):
             if patience:
-                await gate.turn()
+                await start()
             if result.stopped:
                 return
             trial, limit = await try_model(model, endpoint, config)
@@ -85,7 +100,7 @@ async def try_models(
     # Slow answers overlap; only the starts are spaced.
     async with asyncio.TaskGroup() as group:
         for pair in todo:
-            await gate.turn()
+            await start()
             if result.stopped:
                 break
             group.create_task(one(*pair))

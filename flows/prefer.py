@@ -5,34 +5,26 @@ answers in an order of its own and never its own among them, failures are not ra
 are counted (Borda 1781, Condorcet 1785, Kendall 1939) and not just printed.
 """
 
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from prefect import flow
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.asking import new_samples
+from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.preference import best_round, score
-from consensus_flows.tasks.draws import drawing
-from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.arbiter import fallback
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.judging.poll import poll
-from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.record import Iteration, Record, Synthesis
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.preference_report import PreferReport
-from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.plain_text import labels
+from consensus_flows.tasks.prompts import prompt
+from consensus_flows.tasks.record import Iteration, JudgeRanking, Record, Synthesis
+from consensus_flows.tasks.reports.preference_report import number_text, said_by, scores_lines, scores_table
+from consensus_flows.tasks.reports.report import Artifact, Report, calls_artifact, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_prefer(
@@ -58,63 +50,25 @@ async def run_prefer(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    if not prompt.strip():
-        raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
-    record = start_record("prefer", prompt, seed=config.seed)
-    system, turns = apart(config.system, conversation)
-    run = _Run(prompt, config, record, call or Caller(config.fresh, config.service_tier), system, turns)
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
-        for number in range(1, config.rounds + 1):
-            began = time.monotonic()
-            iteration = Iteration(number=number)
-            record.iterations.append(iteration)
-            goes_on = await _round(run, iteration)
-            iteration.duration_s = round(time.monotonic() - began, 4)
-            await tell("iterated", iteration)
-            if not goes_on:
+    async with begin("prefer", prompt, config, call, conversation=conversation, word="round") as run:
+        for _ in range(config.rounds):
+            async with run.iteration() as iteration:
+                done = await _round(run, iteration)
+            if done:
                 break
-    _conclude(record, config)
-    record.add_up()
-    record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
-    return record
+        _conclude(run)
+    return run.record
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What does not change from one round to the next."""
-
-    prompt: str
-    config: PreferConfig
-    record: Record
-    call: Call
-    system: str | None
-    conversation: tuple[Message, ...]
-
-
-async def _round(run: _Run, iteration: Iteration) -> bool:
-    """Run one round, and tell whether another may follow."""
-    config, record, number = run.config, run.record, iteration.number
-    members = config.panel()
-    call = drawing(run.call, members, number)
-    iteration.responses = await ask_members(
-        members,
-        [Turns(run.prompt, run.system, run.conversation).messages] * len(members),
-        config,
-        call,
-        quorum=config.needed(),
-        label=f"round {number}",
-    )
-    answered = [response for response in iteration.responses if response.answered]
-    likeness = await measure(iteration, record, config, run.call, f"round {number}")
-    try:
-        check_quorum(iteration.responses, config.needed())
-    except QuorumError as error:
-        _stop_short(record, iteration, error, likeness)
-        return False
+async def _round(run: Run[PreferConfig], iteration: Iteration) -> bool:
+    """Run one round, and tell whether it was the last one."""
+    config, members = run.config, run.config.panel()
+    call = new_samples(run.call, members, iteration.number)
+    await run.ask(iteration, members, quorum=config.needed(), call=call)
+    likeness = await run.measure(iteration)
+    if run.stop_short(iteration, config.needed(), likeness):
+        return True
+    answered = iteration.answered()
     asked = JudgeRequest(
         question=run.prompt,
         system=run.system,
@@ -122,76 +76,106 @@ async def _round(run: _Run, iteration: Iteration) -> bool:
         sampling=config.judge_settings,
         timeout=config.timeout_s(),
     )
-    entries, iteration.judgements = await poll(asked, members, iteration.responses, config, call, number=number)
-    record.rankings += entries
+    entries, iteration.judgements = await poll(
+        asked, members, iteration.responses, config, call, number=iteration.number
+    )
+    run.record.rankings += entries
     scores = score(entries, [response.member for response in answered])
     if scores.winner is None:
-        iteration.synthesis = fallback(answered, likeness)
+        iteration.synthesis = nearest(answered, "stand-in", likeness)
         cause = "no judge ranked anything" if entries else f"{len(answered)} answers are too few to rank"
-        record.warnings.append(f"round {number}: {cause}")
+        run.warn("stand_in", cause, iteration)
     else:
         text = next(response.text or "" for response in answered if response.member == scores.winner)
         iteration.synthesis = Synthesis(text=text, chosen=scores.winner, ranking=list(scores.members))
-    return not cut_by_budget(iteration)
+    return iteration.cut_by_budget
 
 
-def _stop_short(record: Record, iteration: Iteration, error: QuorumError, likeness: Likeness) -> None:
-    """End the run where the quorum is lost; what earlier rounds gave stands."""
-    record.error = error.message
-    answered = [response for response in iteration.responses if response.answered]
-    earlier = any(one.synthesis for one in record.iterations)
-    if earlier:
-        record.warnings.append(f"round {iteration.number} was not finished: {error.message}")
-    elif answered and out_of_budget(iteration.responses):
-        # The members did not fail, they were not asked: the best answer that the budget paid for is one.
-        iteration.synthesis = fallback(answered, likeness)
-    if not (earlier or iteration.synthesis):
-        record.status = "failed"
-
-
-def _conclude(record: Record, config: PreferConfig) -> None:
-    """Count all rankings, choose the answer, and say what was not as it should be."""
-    record.scores = scores = score(record.rankings, [str(member) for member in config.panel()])
+def _conclude(run: Run[PreferConfig]) -> None:
+    """Count all rankings, and choose the answer."""
+    record = run.record
+    record.scores = scores = score(record.rankings, [str(member) for member in run.config.panel()])
     number = best_round(record.rankings, scores.winner) if scores.winner else None
     best = next((one for one in record.iterations if number in {None, one.number} and one.synthesis), None)
-    if best is not None and best.synthesis is not None:
-        texts = {response.member: response.text for response in best.responses if response.answered}
-        record.answer = texts[scores.winner] if scores.winner else best.synthesis.text
-        record.agreement, record.agreement_measure = best.agreement, best.agreement_measure
-        record.best_iteration = best.number
+    if best is not None:
+        run.answer_with(best)
+        if scores.winner:
+            record.answer = next(one.text for one in best.answered() if one.member == scores.winner)
     record.degraded = scores.winner is None
     if scores.tied:
-        record.warnings.append(f"{', '.join(scores.tied)} have the same Borda count; {scores.winner} is taken")
+        run.warn("tie", f"{', '.join(scores.tied)} have the same Borda count; {scores.winner} is taken")
     for entry in record.rankings:
         record.degraded |= entry.error is not None
         if entry.abstained and entry.error is None:
-            record.warnings.append(f"round {entry.round}: {entry.judge} abstained as judge")
-    for one in record.iterations:
-        record.degraded |= not all(response.answered for response in one.responses)
-        for call in (*one.responses, *one.judgements):
-            if call.error is not None:
-                record.warnings.append(f"round {one.number}: {call.member}: {call.error.kind}")
-            record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
-    end_by_budget(record)
+            run.warn("abstained", f"{entry.judge} abstained as judge", record.iterations[entry.round - 1], entry.judge)
 
 
-@flow(name="prefer", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+def report(config: PreferConfig) -> Report:
+    """Show each round's rankings and calls, and in the end what follows from all of them."""
+
+    def artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+        number = iteration.number
+        yield Artifact("prefer-round", f"Round {number}", page(iteration, record.rankings))
+        yield calls_artifact(record, iteration, f"round {number}")
+        yield Artifact("prefer-progress", "Rounds done", round(100 * number / config.rounds, 1))
+
+    def summary(record: Record) -> Iterator[Artifact]:
+        if record.scores is not None:
+            yield Artifact("prefer-scores", "All rankings put together", scores_table(record.scores))
+            yield Artifact("prefer-summary", "What the judges prefer", quoted("\n".join(scores_lines(record.scores))))
+
+    return Report(artifacts, summary)
+
+
+def page(iteration: Iteration, rankings: list[JudgeRanking]) -> str:
+    """Describe a round for a person."""
+    answered = iteration.answered()
+    own = [entry for entry in rankings if entry.round == iteration.number]
+    sections = [
+        f"{len(answered)} of {len(iteration.responses)} members answered · **agreement** {percent(iteration.agreement)} (measured)",
+        "## Rankings",
+        quoted("\n".join(f"{entry.judge}: {said_by(entry)}" for entry in own)) if own else "None.",
+    ]
+    if own:
+        scores = score(own, [response.member for response in answered])
+        sections.append(f"Best by Borda: `{cell(scores.winner or '-')}` · Kendall's W {number_text(scores.kendall_w)}")
+    remarks = [entry for entry in own if entry.analysis or entry.abstained]
+    if remarks:
+        sections.append("## What the judges said")
+        for entry in remarks:
+            pairs = zip(labels(len(entry.order)), entry.order, strict=True)
+            shown = ", ".join(f"{label} {member}" for label, member in pairs)
+            text = quoted(entry.analysis or entry.text or "")
+            sections.append(f"### `{cell(entry.judge)}`\n\nIt saw `{cell(shown)}`.\n\n{text}")
+    return iteration_page(f"Round {iteration.number}", iteration, sections)
+
+
+@flow(name="prefer", **FLOW)
 async def prefer(
-    prompt: str,
-    config: PreferConfig | None = None,
-    saved: str | None = None,
-    conversation: list[Message] | None = None,
+    prompt: str, config: ConfigOrName[PreferConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Let models answer and rank each other's answers.
 
     Args:
         prompt: The question.
-        config: Who takes part, and how often. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Prefer block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        config: Who takes part, and how often; or the name of a saved configuration (a Prefer block). Empty: the one
+            called default.
+        conversation: Earlier turns of the conversation that this question continues.
     """
-    config = await chosen(Prefer, PreferConfig, config, saved)
-    async with recorded(PreferReport(config.rounds), conversation=conversation):
-        record = await run_prefer(prompt, config, conversation=tuple(conversation or ()))
-    return told_of_end(record)
+    return await run_as_flow(run_prefer, Prefer, report, prompt, config, conversation=conversation)
+
+
+def plan(config: PreferConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members, rounds = config.panel(), (config.rounds, config.rounds)
+    for _ in range(config.rounds):
+        yield from member_calls(config, members, (1, 1))
+    seen = len(members) - (not config.include_self)
+    told = (
+        prompt_length("preference_system", "preference")
+        + len((config.criteria or prompt("criteria")) + (config.system or ""))
+        + SCHEMA_CHARACTERS
+    )
+    for member in members:
+        read = [count * seen for count in rounds]
+        yield judge_calls(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)

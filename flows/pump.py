@@ -4,27 +4,27 @@ After the `pump` of parallellm-pump (github.com/lukerm/parallellm-pump). Unlike 
 stands in for an answer, one failing model does not end the run, and every answer is recorded with its usage and cost.
 """
 
-import time
+from collections.abc import Iterator, Sequence
 
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, begin, run_as_flow
+from consensus_flows.tasks.asking import missed_quorum
+from consensus_flows.tasks.batches.planning import Planned, member_calls
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.ending import end_by_budget
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.record import Iteration, Record
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.pump_report import PumpReport, answers_text
-from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.tasks.reports.report import (
+    Artifact,
+    Report,
+    agreement_note,
+    answer_section,
+    calls_table,
+    cell,
+    quoted,
+)
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_pump(
@@ -51,74 +51,70 @@ async def run_pump(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    if not prompt.strip():
-        raise ConfigurationError("prompt is empty: write a question")
-    members = config.panel()
-    await check_models(config.models(), config.embedding())
-    record = start_record(name, prompt)
-    system, turns = apart(config.system, conversation)
-    iteration = Iteration(number=1)
-    record.iterations.append(iteration)
-    call = call or Caller(config.fresh, config.service_tier)
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
-        iteration.responses = await ask_members(
-            members,
-            [Turns(prompt, system, turns).messages] * len(members),
-            config,
-            call,
-            quorum=config.needed(),
-            label=name,
-        )
-        await measure(iteration, record, config, call, name)
-    iteration.duration_s = round(time.monotonic() - started, 4)
-    _conclude(record, iteration, config)
-    await tell("iterated", iteration)
-    record.add_up()
-    record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
+    async with begin(name, prompt, config, call, conversation=conversation) as run, run.iteration() as iteration:
+        record = run.record
+        await run.ask(iteration, config.panel(), quorum=config.needed(), label=name)
+        await run.measure(iteration, name)
+        record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
+        record.error = missed_quorum(iteration.responses, config.needed())
+        # Members that the budget kept from being asked have not failed.
+        if record.error and not (iteration.cut_by_budget and iteration.answered()):
+            record.status = "failed"
+        else:
+            alone = len(iteration.responses) == 1
+            record.answer = (iteration.responses[0].text or "") if alone else answers_text(iteration.answered())
+            record.best_iteration = 1
     return record
 
 
-def _conclude(record: Record, iteration: Iteration, config: PumpConfig) -> None:
-    """Decide whether the answers suffice, and say what was not as it should be."""
-    answered = [response for response in iteration.responses if response.answered]
-    errors = {response.member: response.error.kind for response in iteration.responses if response.error}
-    record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
-    record.degraded = bool(errors)
-    record.warnings += [f"{member}: {kind}" for member, kind in errors.items()]
-    for response in iteration.responses:
-        record.warnings += [warning for warning in response.warnings if warning not in record.warnings]
-    try:
-        check_quorum(iteration.responses, config.needed())
-    except QuorumError as error:
-        record.error = error.message
-        if not ("budget" in errors.values() and answered):  # members that were never asked have not failed
-            record.status = "failed"
-            return
-    record.answer = (answered[0].text or "") if len(iteration.responses) == 1 else answers_text(answered)
-    record.best_iteration = 1
-    end_by_budget(record)
+def heading(response: Response) -> str:
+    """Return the line above a member's answer."""
+    return f"## {' '.join(response.member.split())}"
 
 
-@flow(name="pump", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+def answers_text(answered: Sequence[Response]) -> str:
+    """Return all answers in one text, each under its member's name, in the order given."""
+    return "\n\n".join(f"{heading(response)}\n\n{response.text or ''}" for response in answered)
+
+
+def report(_config: PumpConfig | None = None) -> Report:
+    """Show the answers side by side."""
+    return Report(_artifacts)
+
+
+def _artifacts(_record: Record, iteration: Iteration) -> Iterator[Artifact]:
+    yield Artifact("pump-answers", "All answers", page(iteration))
+    yield Artifact("pump-calls", "All calls", calls_table(iteration))
+
+
+def page(iteration: Iteration) -> str:
+    """Show every answer, or why there is none."""
+    responses = iteration.responses
+    slowest = max((response.latency_s for response in responses), default=0.0)
+    answered = f"{len(iteration.answered())} of {len(responses)} members answered in {iteration.duration_s:.1f} s"
+    parts = ["# Answers", f"{answered}, the slowest in {slowest:.1f} s · {agreement_note(iteration)}"]
+    for response in responses:
+        if response.error:
+            parts.append(f"## `{cell(response.member)}` failed\n\n{quoted(response.error.message)}")
+        else:
+            parts.append(answer_section(response, "##"))
+    return "\n\n".join(parts)
+
+
+@flow(name="pump", **FLOW)
 async def pump(
-    prompt: str,
-    config: PumpConfig | None = None,
-    saved: str | None = None,
-    conversation: list[Message] | None = None,
+    prompt: str, config: ConfigOrName[PumpConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Ask many models at once and return every answer.
 
     Args:
         prompt: The question.
-        config: Who is asked. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Pump block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        config: Who is asked, or the name of a saved configuration (a Pump block). Empty: the one called default.
+        conversation: Earlier turns of the conversation that this question continues.
     """
-    config = await chosen(Pump, PumpConfig, config, saved)
-    async with recorded(PumpReport(), conversation=conversation):
-        record = await run_pump(prompt, config, conversation=tuple(conversation or ()))
-    return told_of_end(record)
+    return await run_as_flow(run_pump, Pump, report, prompt, config, conversation=conversation)
+
+
+def plan(config: PumpConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    yield from member_calls(config, config.panel(), (1, 1))

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import algorithms
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.saved_config import NotSavedError, load_config
 
 
-async def load_saved(name: str, algorithm: Name | None = None) -> tuple[Name, Any]:
+async def load_saved(name: str, algorithm: str | None = None) -> tuple[str, Any]:
     """Load the configuration that is saved as `name`, of whatever algorithm it is.
 
     Args:
@@ -17,13 +17,13 @@ async def load_saved(name: str, algorithm: Name | None = None) -> tuple[Name, An
     Raises:
         ConfigurationError: If there is none, or several algorithms have one of that name, or it can no longer be used.
     """
-    found: list[tuple[Name, Any]] = []
+    found: list[tuple[str, Any]] = []
     missing = None
-    for kind, one in ALGORITHMS.items():
+    for kind, one in algorithms().items():
         if algorithm not in (None, kind):
             continue
         try:
-            found.append((kind, await load_config(one.block_class(), one.config_class(), name, kind)))
+            found.append((kind, await load_config(one.block_class(), one.config_class(), name)))
         except NotSavedError as error:
             missing = error
     if not found:

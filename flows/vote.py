@@ -4,38 +4,37 @@ Self-consistency (arXiv:2203.11171) where the members are instances of one model
 The pairwise ranking is after LLM-Blender (arXiv:2306.02561).
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prefect import flow
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
-from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.tasks.asking import missed_quorum
+from consensus_flows.tasks.batches.planning import (
+    READING_CHARACTERS,
+    SCHEMA_CHARACTERS,
+    Planned,
+    judge_calls,
+    member_calls,
+    prompt_length,
+)
+from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.extraction.extract import Reading, extract_all
-from consensus_flows.tasks.counting.vote import count_votes
-from consensus_flows.tasks.ending import cut_by_budget, end_by_budget, out_of_budget
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
-from consensus_flows.tasks.judging.arbiter import fallback
+from consensus_flows.tasks.counting.vote import Tally, count_votes
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.judging.pairwise import candidates, fuse, judged, rank_pairs
 from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extract_by_model
-from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.panel import check_quorum
-from consensus_flows.tasks.prompting.turns import Turns, apart
-from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
-from consensus_flows.tasks.recording import recorded
-from consensus_flows.tasks.reports.report import run_name, start_record, told_of_end
-from consensus_flows.tasks.reports.vote_record import nothing_read, write_votes
-from consensus_flows.tasks.reports.vote_report import VoteReport
-from consensus_flows.tasks.rounds import ask_members
-from consensus_flows.tasks.saved_config import chosen
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.record import CallError, Comparison, Iteration, Option, Record, Response, Synthesis
+from consensus_flows.tasks.record import Vote as CastVote
+from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_vote(
@@ -59,145 +58,167 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    if not prompt.strip():
-        raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
-    record = start_record("vote", prompt, seed=config.seed)
-    system, turns = apart(config.system, conversation)
-    iteration = Iteration(number=1)
-    record.iterations.append(iteration)
-    run = _Run(prompt, config, record, iteration, call or Caller(config.fresh, config.service_tier), system, turns)
-    started = time.monotonic()
-    await tell("started", record)
-    with spending(config.budget):
+    async with begin("vote", prompt, config, call, conversation=conversation) as run, run.iteration() as iteration:
         if config.pairwise_judge is None:
-            await _count(run)
+            failure = await _count(run, iteration)
         else:
-            await _compare(run, config.pairwise_judge)
-    iteration.duration_s = round(time.monotonic() - started, 4)
-    _conclude(record, iteration)
-    record.add_up()
-    record.duration_s = iteration.duration_s
-    await tell("iterated", iteration)
-    await tell("ended", record)
-    return record
+            failure = await _compare(run, iteration, config.pairwise_judge)
+        if failure is not None:
+            # The votes that were cast stay in the record.
+            run.record.status, run.record.error, iteration.synthesis = "failed", failure, None
+        elif iteration.synthesis is not None:
+            run.answer_with(iteration)
+    return run.record
 
 
-@dataclass(frozen=True)
-class _Run:
-    prompt: str
-    config: VoteConfig
-    record: Record
-    iteration: Iteration
-    call: Call
-    system: str | None
-    conversation: tuple[Message, ...]
-
-    async def ask(self, members: Sequence[Member], quorum: int, label: str) -> None:
-        """Ask some of the members; none of them sees what another has said."""
-        messages = Turns(self.prompt, self.system, self.conversation).messages
-        self.iteration.responses += await ask_members(
-            members, [messages] * len(members), self.config, self.call, quorum=quorum, label=label
-        )
-
-
-async def _count(run: _Run) -> None:
-    """Ask wave after wave until an answer has enough votes or everybody was asked."""
-    config, record, responses = run.config, run.record, run.iteration.responses
+async def _count(run: Run[VoteConfig], iteration: Iteration) -> str | None:
+    """Ask wave after wave until an answer has enough votes or everybody was asked; return why there is no answer."""
+    config, responses = run.config, iteration.responses
     panel, weights = config.panel(), config.weights_of(config.panel())
     size = len(panel) if config.stop_when is None else config.waves or 1
-    heard: list[Extracted] = []
+    extracted: list[Extracted] = []
     extractor = None if config.extractor is None else parse_member(config.extractor)[0]
-    same = SameAnswers(_asked(run), extractor, record, run.iteration, run.call)
+    same = SameAnswers(_asked(run), extractor, run.record, iteration, run.call)
     tally, readings = count_votes([]), list[Reading | None]()
     while len(responses) < len(panel):
         wave = panel[len(responses) : len(responses) + size]
-        missing = config.needed() - _known(heard)
+        missing = config.needed() - _known(extracted)
         label = "vote" if size >= len(panel) else f"wave {len(responses) // size + 1}"
-        await run.ask(wave, min(len(wave), max(1, missing)), label)
-        heard += await _extracted(run, responses[len(heard) :], extractor)
-        readings = await same.merged(extract_all([one.text for one in heard], parse_extraction(config.extract)))
+        await run.ask(iteration, wave, quorum=min(len(wave), max(1, missing)), label=label)
+        extracted += await _read(run, iteration, responses[len(extracted) :], extractor)
+        readings = await same.merged(extract_all([one.text for one in extracted], parse_extraction(config.extract)))
         values = [reading.value if reading else None for reading in readings]
         tally = count_votes(values, weights[: len(values)])
         # A quorum that was asked for is waited for; the usual one guards a panel that was asked to the last member.
-        enough = config.quorum is None or _known(heard) >= config.quorum
+        enough = config.quorum is None or _known(extracted) >= config.quorum
         if config.stop_when is not None and enough and tally.reached(config.stop_when):
-            record.status = "agreed"
+            run.record.status = "agreed"
             break
-        if cut_by_budget(run.iteration):
+        if iteration.cut_by_budget:
             break
-    unheard = {response.member: one.error for response, one in zip(responses, heard, strict=True) if one.error}
-    write_votes(
-        record,
-        run.iteration,
-        readings=readings,
-        unheard=unheard,
-        tally=tally,
-        weights=weights,
-        extraction=config.extract,
-    )
-    if record.status == "agreed":
-        return
-    try:
-        check_quorum(responses, config.needed(), unheard)
-    except QuorumError as error:
-        if not (cut_by_budget(run.iteration) and tally.winner):
-            _fail(run, error.message)
-            return
+    unparsed = {response.member: one.error for response, one in zip(responses, extracted, strict=True) if one.error}
+    _cast(run, iteration, readings, unparsed)
+    _enter(run.record, iteration, readings, tally)
+    if run.record.status == "agreed":
+        return None
+    failure = missed_quorum(responses, config.needed(), unparsed)
+    if failure and not (iteration.cut_by_budget and tally.winner):
+        return failure
     if tally.winner is None:
-        _fail(run, nothing_read(run.iteration, config.extract))
-    elif cut_by_budget(run.iteration):
-        record.warnings.append("the budget ended before everybody was heard: these are the votes that it paid for")
+        return _nothing_read(iteration, config.extract)
+    if iteration.cut_by_budget:
+        run.warn("budget", "the budget ended before everybody was asked: these are the votes that it paid for")
+    return None
 
 
-async def _extracted(run: _Run, responses: Sequence[Response], model: ModelName | None) -> list[Extracted]:
+async def _read(
+    run: Run[VoteConfig], iteration: Iteration, responses: Sequence[Response], model: ModelName | None
+) -> list[Extracted]:
     """Return what is to be read of each response."""
     if model is None:
         return [Extracted(response.text if response.answered else None) for response in responses]
-    heard, calls = await extract_by_model(responses, _asked(run), model, run.call)
-    run.iteration.judgements += calls
-    return heard
+    extracted, calls = await extract_by_model(responses, _asked(run), model, run.call)
+    iteration.judgements += calls
+    return extracted
 
 
-def _known(heard: Sequence[Extracted]) -> int:
+def _known(extracted: Sequence[Extracted]) -> int:
     """Return of how many members it is known what they say, if only that they give no answer."""
-    return sum(one.text is not None for one in heard)
+    return sum(one.text is not None for one in extracted)
 
 
-async def _compare(run: _Run, judge: str) -> None:
-    """Ask everybody at once, let the judge compare the answers, and fuse the best if that is wanted."""
-    config, record, iteration = run.config, run.record, run.iteration
-    await run.ask(config.panel(), config.needed(), "answers")
-    responses = iteration.responses
-    answered = [response for response in responses if response.answered]
-    likeness = await measure(iteration, record, config, run.call, "answers")
-    try:
-        check_quorum(responses, config.needed())
-    except QuorumError as error:
-        if not (answered and out_of_budget(responses)):
-            _fail(run, error.message)
-            return
+def _cast(
+    run: Run[VoteConfig],
+    iteration: Iteration,
+    readings: Sequence[Reading | None],
+    unparsed: Mapping[str, CallError],
+) -> None:
+    """Enter what each member voted for."""
+    config, record = run.config, run.record
+    written = _as_first_written(readings)
+    weights = config.weights_of(config.panel())
+    for response, reading, weight in zip(iteration.responses, readings, weights, strict=False):
+        member, error = response.member, unparsed.get(response.member)
+        answer = None if reading is None else written[reading.value]
+        heard = response.answered and error is None
+        record.votes.append(CastVote(member=member, answer=answer, weight=weight, heard=heard))
+        if error is not None:
+            record.degraded = True
+            run.warn("unparsed", f"{member}: its answer could not be read ({error.kind})", member=member)
+        elif reading is None and response.answered:
+            run.warn("abstained", f"{member} abstains: no answer could be read ({config.extract})", member=member)
+
+
+def _enter(record: Record, iteration: Iteration, readings: Sequence[Reading | None], tally: Tally) -> None:
+    """Enter the count of the votes, and the answer that has most of them."""
+    written = _as_first_written(readings)
+    record.tally = [
+        Option(
+            answer=written[count.value],
+            votes=count.votes,
+            share=round(count.votes / tally.cast, 4),
+            members=[iteration.responses[index].member for index in count.voters],
+        )
+        for count in tally.counts
+    ]
+    if tally.winner is None:
+        return
+    winner, first = record.tally[0], iteration.responses[tally.winner.voters[0]]
+    record.tie, record.unanimous = tally.tie, tally.unanimous
+    record.margin = round(tally.margin or 0.0, 4)
+    record.full_text = first.text
+    if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
+        iteration.agreement, iteration.agreement_measure = round(tally.share or 0.0, 4), "votes"
+    iteration.synthesis = Synthesis(
+        text=winner.answer,
+        chosen=first.member,
+        method="vote",
+        value=winner.answer,
+        votes={option.answer: option.members for option in record.tally},
+    )
+
+
+def _as_first_written(readings: Sequence[Reading | None]) -> dict[object, str]:
+    """For each value its text as the first member that gave it wrote it."""
+    return {reading.value: reading.text for reading in reversed(readings) if reading}
+
+
+def _nothing_read(iteration: Iteration, extraction: str) -> str:
+    """Say why there is no answer although members have answered."""
+    calls = [*iteration.responses, *iteration.judgements]
+    causes = [f"{call.member}: {call.error.message}" for call in calls if call.error is not None]
+    return "; ".join([f"no answer could be read ({extraction}) in what the members wrote", *causes])
+
+
+async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> str | None:
+    """Ask everybody at once, let the judge compare the answers, and fuse the best; return why there is no answer."""
+    config, record = run.config, run.record
+    await run.ask(iteration, config.panel(), quorum=config.needed(), label="answers")
+    likeness = await run.measure(iteration, "answers")
+    answered = iteration.answered()
+    failure = missed_quorum(iteration.responses, config.needed())
+    if failure and not (answered and iteration.cut_by_budget):
+        return failure
     model = parse_member(judge)[0]
-    compared = candidates(responses, model)
+    compared = candidates(iteration.responses, model)
     if len(compared) < len(answered):
-        record.warnings.append(f"{judge} is also a member: its own answer is not compared")
+        run.warn("self_preference", f"{judge} is also a member: its own answer is not compared", member=judge)
     found = await rank_pairs(compared, _asked(run), model, run.call, config.comparisons)
     iteration.judgements += found.calls
     record.comparisons = found.comparisons
     if not found.ranking:
-        iteration.synthesis = fallback(answered, likeness)
+        iteration.synthesis = nearest(answered, "stand-in", likeness)
         record.degraded = True
         cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
-        record.warnings.append(f"{cause}: the one nearest to the others stands in")
-        return
+        run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
+        return None
     if unread := sum(not judged(comparison) for comparison in found.comparisons):
         record.degraded = True
-        record.warnings.append(
-            f"{judge} could not compare {unread} of {len(found.comparisons)} pairs: these count for neither side"
-        )
+        pairs = f"{unread} of {len(found.comparisons)} pairs"
+        run.warn("unparsed", f"{judge} could not compare {pairs}: these count for neither side", member=judge)
     order = [member for group in found.ranking for member in group]
     if left_out := [response.member for response in compared if response.member not in order]:
-        record.warnings.append(f"not ranked, because in no comparison that could be read: {', '.join(left_out)}")
+        run.warn("not_ranked", f"not ranked, because in no comparison that could be read: {', '.join(left_out)}")
     by_name = {response.member: response for response in answered}
     best = by_name[order[0]]
     record.tie = len(found.ranking[0]) > 1 or any(
@@ -208,66 +229,177 @@ async def _compare(run: _Run, judge: str) -> None:
         text=best.text or "", arbiter=judge, chosen=best.member, ranking=order, method="pairwise"
     )
     if config.fuse is not None:
-        text, calls = await fuse(
-            [by_name[name] for name in order[: config.fuse_top]], _asked(run), parse_member(config.fuse)[0], run.call
-        )
+        top = [by_name[name] for name in order[: config.fuse_top]]
+        text, calls = await fuse(top, _asked(run), parse_member(config.fuse)[0], run.call)
         iteration.judgements += calls
         if text is None:
             record.degraded = True
-            record.warnings.append(f"{config.fuse} could not fuse the answers: the best one is returned word for word")
+            cause = f"{config.fuse} could not fuse the answers: the best one is returned word for word"
+            run.warn("not_fused", cause, member=config.fuse)
         else:
             update = {"text": text, "arbiter": config.fuse, "chosen": None, "method": "fuse"}
             iteration.synthesis = iteration.synthesis.model_copy(update=update)
+    return None
 
 
-def _asked(run: _Run) -> JudgeRequest:
+def _asked(run: Run[VoteConfig]) -> JudgeRequest:
     return JudgeRequest(
         question=run.prompt,
         system=run.system,
         conversation=run.conversation,
         sampling=run.config.judge_settings,
         timeout=run.config.timeout_s(),
-        seed=str(run.config.seed),
+        seed=str(run.config.order_seed),
     )
 
 
-def _fail(run: _Run, cause: str) -> None:
-    """End without an answer; the votes that were cast stay in the record."""
-    run.record.status, run.record.error = "failed", cause
-    run.iteration.synthesis = None
+def report(_config: VoteConfig | None = None) -> Report:
+    """Show the votes and the count, or what the judge found in pairs."""
+    return Report(_artifacts)
 
 
-def _conclude(record: Record, iteration: Iteration) -> None:
-    """Take the answer, and say what was not as it should be."""
-    if iteration.synthesis is not None:
-        record.answer = iteration.synthesis.text
-        record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
-        record.best_iteration = iteration.number
-    record.degraded |= not all(response.answered for response in iteration.responses)
-    for call in (*iteration.responses, *iteration.judgements):
-        if call.error is not None:
-            record.warnings.append(f"{call.member}: {call.error.kind}")
-        record.warnings.extend(warning for warning in call.warnings if warning not in record.warnings)
-    end_by_budget(record)
+def _artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+    yield Artifact("vote-result", "Result", page(record, iteration))
+    yield Artifact("vote-calls", "Calls", calls_table(iteration))
+    if record.votes:
+        yield Artifact("vote-votes", "Votes", votes_table(record))
+    if record.comparisons:
+        yield Artifact("vote-pairs", "Compared pairs", pairs_table(record.comparisons))
 
 
-@flow(name="vote", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+def page(record: Record, iteration: Iteration) -> str:
+    """Describe the result for a person."""
+    sections, synthesis = [], iteration.synthesis
+    if synthesis is None:
+        sections.append(f"No answer.\n\n{quoted(record.error or '')}")
+    else:
+        how = {"vote": "Most votes", "pairwise": "Best in pairs", "fuse": "Fused of the best"}
+        title = how.get(synthesis.method or "", "Nearest to the others, because the judge failed")
+        sections += [f"## {title}", quoted(synthesis.text)]
+        notes = [f"**agreement** {percent(iteration.agreement)}"]
+        notes += ["**unanimous**"] if record.unanimous else []
+        notes += ["**tie**, the member listed first decided"] if record.tie else []
+        sections.append(" · ".join(notes))
+    if record.tally:
+        sections += ["## Votes", quoted("\n".join(tally_lines(record)))]
+    if synthesis is not None and synthesis.ranking:
+        sections += ["## Ranking", quoted("\n".join(f"{n}. {name}" for n, name in enumerate(synthesis.ranking, 1)))]
+    return iteration_page("Result", iteration, sections)
+
+
+def votes_table(record: Record) -> list[dict[str, Any]]:
+    """List what each member voted for, in the order in which they were asked."""
+    return [
+        {
+            "member": vote.member,
+            "answer": "abstains" if vote.answer is None else cell(vote.answer),
+            "weight": vote.weight,
+        }
+        for vote in record.votes
+    ]
+
+
+def pairs_table(comparisons: list[Comparison]) -> list[dict[str, Any]]:
+    """List the compared pairs and what the judge said of them in both orders."""
+    return [
+        {
+            "first": one.pair[0],
+            "second": one.pair[1],
+            "better in this order": one.said[0] or "nothing",
+            "better in the other order": one.said[1] or "nothing",
+            "winner": one.winner or ("none" if None in one.said else "tie"),
+        }
+        for one in comparisons
+    ]
+
+
+def tally_lines(record: Record) -> list[str]:
+    """Say in a line each how many votes an answer has and whose they are."""
+    lines = [
+        f"{option.votes:g} ({percent(option.share)}) {cell(option.answer)[:80]}: {', '.join(option.members)}"
+        for option in record.tally
+    ]
+    abstained = [vote.member for vote in record.votes if vote.answer is None]
+    return [*lines, f"no vote: {', '.join(abstained)}"] if abstained else lines
+
+
+@flow(name="vote", **FLOW)
 async def vote(
-    prompt: str,
-    config: VoteConfig | None = None,
-    saved: str | None = None,
-    conversation: list[Message] | None = None,
+    prompt: str, config: ConfigOrName[VoteConfig] = None, conversation: list[Message] | None = None
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 
     Args:
         prompt: The question.
-        config: Who votes, and how it is counted. Empty: a saved configuration.
-        saved: Name of a saved configuration (a Vote block) to run in place of config,
-            whatever config the deployment sets. Both empty: the one called default.
-        conversation: Earlier turns of a conversation that this question goes on.
+        config: Who votes, and how it is counted; or the name of a saved configuration (a Vote block). Empty: the one
+            called default.
+        conversation: Earlier turns of the conversation that this question continues.
     """
-    config = await chosen(Vote, VoteConfig, config, saved)
-    async with recorded(VoteReport(), conversation=conversation):
-        record = await run_vote(prompt, config, conversation=tuple(conversation or ()))
-    return told_of_end(record)
+    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation)
+
+
+def plan(config: VoteConfig) -> Iterator[Planned]:
+    """Plan the calls of a run as long as every model answers."""
+    members = config.panel()
+    if config.pairwise_judge is not None:
+        yield from member_calls(config, members, (1, 1))
+        yield from _pairwise(config, parse_member(config.pairwise_judge)[0])
+        return
+    size = len(members) if config.stop_when is None else config.waves or 1
+    asked = _enough(config, members, size)
+    # Votes are counted and not compared, so that nothing is embedded.
+    yield from member_calls(config, members[:asked], (1, 1), compared=False)
+    yield from member_calls(config, members[asked:], (0, 1), compared=False)
+    if config.extractor is not None:
+        model, settings = parse_member(config.extractor)[0], config.judge_settings
+        # Members that wrote the same are read once in each wave.
+        calls = math.ceil(asked / size), len(members)
+        told = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
+        yield judge_calls(model, "extractor", calls, calls, told, settings=settings)
+        # After each wave it says which readings mean the same, if there are two that differ.
+        comparing = 0, math.ceil(len(members) / size) - (size == 1 or len(members) == 1)
+        told = (
+            prompt_length("same_meaning_system", "same_meaning") + READING_CHARACTERS * len(members) + SCHEMA_CHARACTERS
+        )
+        if comparing[1]:
+            yield judge_calls(model, "extractor", comparing, (0, 0), told, settings=settings)
+
+
+def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
+    """How many members are asked when all of them agree, in waves of `size`."""
+    if config.stop_when is None:
+        return len(members)
+    weights = config.weights_of(members)
+    for asked in range(size, len(members), size):
+        if math.fsum(weights[:asked]) >= config.stop_when and asked >= (config.quorum or 1):
+            return asked
+    return len(members)
+
+
+def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
+    count = sum(member.name != judge for member in config.panel())
+    pairs = count * (count - 1) // 2
+    # Sorting compares at least every neighbour, and at most as many pairs as there are.
+    some = (pairs, pairs) if config.comparisons is None else (count - 1, pairs)
+    calls = tuple(2 * min(number, config.comparisons or pairs) for number in some)
+    if count < 2:
+        return
+    told = len(config.system or "") + SCHEMA_CHARACTERS
+    yield judge_calls(
+        judge,
+        "pairwise judge",
+        (calls[0], calls[1]),
+        [2 * number for number in calls],
+        prompt_length("compare_system", "compare") + told,
+        settings=config.judge_settings,
+    )
+    if config.fuse is not None:
+        best = min(config.fuse_top, count)
+        yield judge_calls(
+            parse_member(config.fuse)[0],
+            "fuser",
+            (1, 2),  # a long answer is written in a call of its own
+            (best, 2 * best + 1),
+            prompt_length("fuse_system", "fuse", "fuse_answer") + told,
+            settings=config.judge_settings,
+        )

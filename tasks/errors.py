@@ -1,6 +1,6 @@
 """The errors of this package. Each is built from one message, carries plain values, and can be pickled and stored."""
 
-from typing import Any, Literal
+from typing import Literal
 
 ErrorKind = Literal[
     "rate_limit",
@@ -65,10 +65,6 @@ class ModelError(ConsensusError):
         self.max_attempts = max_attempts
         self.status = status
         self.text = text
-
-    def as_record(self) -> dict[str, Any]:
-        """The error in the shape of a run's record."""
-        return {"kind": self.kind, "message": self.message, "retryable": self.retryable}
 
 
 class BudgetError(ModelError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.embed import embedding_request
+from consensus_flows.tasks.calls.embeddings import embedding_request
 from consensus_flows.tasks.counting.agreement import agreement
 from consensus_flows.tasks.counting.likeness import Likeness
 from consensus_flows.tasks.record import Iteration, Record, Response
@@ -63,12 +63,11 @@ async def likeness_of(
 
     calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
     iteration.embeddings += calls
-    record.warnings += dict.fromkeys(
-        warning for one in calls for warning in one.warnings if warning not in record.warnings
-    )
+    record.add_warnings(warning for one in calls for warning in one.warnings)
     cause = _unusable(calls)
     if cause is not None:
-        record.warnings.append(f"{label}: {model} could not embed every text, so wording is compared: {cause}")
+        message = f"{label}: {model} could not embed every text, so wording is compared: {cause}"
+        record.warn("not_embedded", message, member=str(model), iteration=iteration.number)
         return Likeness()
     vectors = {text: one.embedding or () for text, one in zip(named, calls, strict=True)}
     return Likeness(f"embedding:{model}", vectors)

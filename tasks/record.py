@@ -5,11 +5,11 @@ Plain data, and sums over it. Nothing here asks a model, and everything else may
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from consensus_flows.tasks.errors import ErrorKind
+from consensus_flows.tasks.errors import ErrorKind, QuorumError
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 
@@ -34,6 +34,28 @@ class Usage(BaseModel):
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class RunWarning(BaseModel):
+    """Something about a run that a person may want to know, though its answer stands."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    """What it is about. Where a call failed, the kind of its error; else for example `tie`, `abstained` or `stand_in`."""
+    message: str
+    member: str | None = None
+    """Whose call or answer it is about, if it is about one."""
+    iteration: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_text(cls, value: Any) -> Any:
+        """Read a record whose warnings are plain sentences."""
+        return {"kind": "other", "message": value} if isinstance(value, str) else value
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class CallError(BaseModel):
@@ -71,7 +93,7 @@ class Response(BaseModel):
     model_served: str | None = None
     service_tier: str | None = None
     """The tier that the vendor says has served it, for example flex; None where it says nothing."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[RunWarning] = Field(default_factory=list)
     recorded: bool = False
     """Whether it was given to the run as a recorded answer; nobody was called for it."""
     reasoning: str | None = None
@@ -81,7 +103,7 @@ class Response(BaseModel):
     embedding: tuple[float, ...] | None = Field(None, exclude=True, repr=False)
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
-    """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.money.budget`."""
+    """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.budget`."""
     hazards: list[str] = Field(default_factory=list)
     """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.judging.hazards`. It was shown as data."""
 
@@ -89,6 +111,11 @@ class Response(BaseModel):
     def answered(self) -> bool:
         """Whether the call gave a complete answer."""
         return self.error is None
+
+    @property
+    def refused_by_budget(self) -> bool:
+        """Whether the call was not made, or was cut, because the budget does not cover it."""
+        return self.error is not None and self.error.kind == "budget"
 
     @property
     def lost(self) -> bool:
@@ -369,6 +396,19 @@ class Iteration(BaseModel):
     shown: dict[str, list[str]] = Field(default_factory=dict)
     """For each member that was shown answers of the round before: whose, in the order in which it saw them."""
 
+    def answered(self) -> list[Response]:
+        """The responses of the members that answered."""
+        return [response for response in self.responses if response.answered]
+
+    def calls_made(self) -> list[Response]:
+        """Every call of the iteration: of members, for embeddings, and of judges."""
+        return [*self.responses, *self.embeddings, *self.judgements]
+
+    @property
+    def cut_by_budget(self) -> bool:
+        """Whether the budget refused a call of this iteration."""
+        return any(call.refused_by_budget for call in self.calls_made())
+
 
 class Record(BaseModel):
     """The whole run."""
@@ -379,7 +419,7 @@ class Record(BaseModel):
     answer: str | None = None
     status: Status = "finished"
     degraded: bool = False
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[RunWarning] = Field(default_factory=list)
     confidence: float | None = None
     """The arbiter's own word."""
     agreement: float | None = None
@@ -422,7 +462,24 @@ class Record(BaseModel):
 
     def calls_made(self) -> list[Response]:
         """Every call of the run, in order."""
-        return [call for one in self.iterations for call in (*one.responses, *one.embeddings, *one.judgements)]
+        return [call for one in self.iterations for call in one.calls_made()]
+
+    def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
+        """Add a warning, unless it is there already."""
+        self.add_warnings([RunWarning(kind=kind, message=message, member=member, iteration=iteration)])
+
+    def add_warnings(self, warnings: Iterable[RunWarning]) -> None:
+        """Add those warnings that are not there yet."""
+        self.warnings += [one for one in dict.fromkeys(warnings) if one not in self.warnings]
+
+    def end_by_budget(self) -> None:
+        """Say of a run that the budget ended it, where it refused any call.
+
+        A failed run has failed all the same, and a confident arbiter was so without the call that is missing. Whatever
+        else has come to an end might have ended differently.
+        """
+        if self.status not in {"failed", "confident"} and any(one.cut_by_budget for one in self.iterations):
+            self.status = "budget"
 
     def add_up(self) -> None:
         """Fill in the sums over all calls.
@@ -434,7 +491,7 @@ class Record(BaseModel):
         self.usage = sum((call.spent for call in calls), Usage())
         costs = [call.cost_usd for call in calls if call.cost_usd is not None or not call.lost]
         known = [cost for cost in costs if cost is not None]
-        self.calls = len(calls)
+        self.calls = sum(not call.recorded for call in calls)  # nobody was called for a recorded answer
         self.cached_calls = sum(call.cached for call in calls)
         self.requests = sum(call.attempts for call in calls)
         self.possibly_billed = sum(call.possibly_billed for call in calls)
@@ -471,3 +528,15 @@ def bill(cost_usd: float | None, possibly_billed: int = 0) -> str:
     least = "" if cost_usd is None else "at least "
     requests = "1 request" if possibly_billed == 1 else f"{possibly_billed} requests"
     return f"{least}{paid}; {requests} may have been billed"
+
+
+class NoAnswerError(QuorumError):
+    """No answer came of a run.
+
+    Attributes:
+        record: The record of the run.
+    """
+
+    def __init__(self, message: str = "", record: Record | None = None) -> None:
+        super().__init__(message)
+        self.record = record

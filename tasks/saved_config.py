@@ -1,16 +1,31 @@
 """The configuration that a flow runs with: the one it is given, or a saved one of any kind."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from consensus_flows.tasks.errors import ConfigurationError
 
 Config = TypeVar("Config", bound=BaseModel)
 
+
+class _NamesFields:
+    """Reports what is wrong in settings by their fields alone; pydantic names the union's members, too, and each one's failure."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        config_class = get_args(source)[0]
+        return core_schema.no_info_before_validator_function(
+            lambda value: config_class.model_validate(value) if isinstance(value, dict) else value, handler(source)
+        )
+
+
+ConfigOrName = Annotated[Config | str | None, _NamesFields]
+"""A flow's parameter: the settings, or the name of a saved configuration; None or empty for the one called `default`."""
 
 DEFAULT = "default"
 """The saved configuration that is meant where none is named."""
@@ -20,30 +35,20 @@ class NotSavedError(ConfigurationError):
     """No configuration is saved under a name."""
 
 
-async def chosen(
-    block_class: type[Block],
-    config_class: type[Config],
-    config: Config | None,
-    saved: str | None,
-    kind: str | None = None,
-) -> Config:
-    """Return the configuration of a flow run, of its parameters `config` and `saved`; see `name_of_saved`.
+async def resolve_config(block_class: type[Block], config: Config | str | None) -> Config:
+    """Return the settings of a run: those given, or a saved configuration.
 
     Args:
-        block_class: The type of the block that holds saved ones.
-        config_class: The settings in it.
-        config: The parameter `config`.
-        saved: The parameter `saved`.
-        kind: What the command line calls this kind of configuration, if not by the block's slug.
+        block_class: The block in which configurations are saved.
+        config: The settings, or the name of a saved configuration; None or empty for the one called `default`.
 
     Raises:
-        ConfigurationError: If both are given, or the saved one is not there or can no longer be used.
+        ConfigurationError: If no configuration of that name is saved, or it can no longer be used.
     """
-    name = await name_of_saved(config, saved, config_class.model_validate)
-    if name is None:
-        assert config is not None
+    if isinstance(config, BaseModel):
         return config
-    return await load_config(block_class, config_class, name, kind)
+    config_class: type[Config] = block_class.model_fields["config"].annotation  # type: ignore[assignment]
+    return await load_config(block_class, config_class, config or DEFAULT)
 
 
 async def name_of_saved(config: Any, saved: str | None, read: Callable[[Any], Any]) -> str | None:
@@ -96,21 +101,18 @@ def _same(plain: Any, config: Any, read: Callable[[Any], Any]) -> bool:
         return False
 
 
-async def load_config(
-    block_class: type[Block], config_class: type[Config], name: str, kind: str | None = None
-) -> Config:
+async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:
     """Load the configuration that is saved as `name` in a block of `block_class`.
 
     Args:
         block_class: The type of the block.
         config_class: The settings in it.
         name: The block's name.
-        kind: What the command line calls this kind of configuration, if not by the block's slug.
 
     Raises:
         ConfigurationError: If there is none, or it can no longer be used.
     """
-    kind = kind or block_class.get_block_type_slug()
+    kind = block_class.get_block_type_slug()
     try:
         block: Any = await block_class.aload(name)
         # Prefect stores every field. Only what differs from the default was chosen, and may lie over other settings.

@@ -8,12 +8,10 @@ from pydantic import BaseModel
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.batches.planned import Planned
-from consensus_flows.tasks.batches.planning import planned_calls
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.money.service_tier import tier_at
-from consensus_flows.tasks.calls.providers import LOCAL, Endpoint, check_models
-from consensus_flows.tasks.history.lengths import Lengths
+from consensus_flows.tasks.batches.planning import Planned
+from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
+from consensus_flows.tasks.history.reading import Lengths
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -57,18 +55,18 @@ class Estimate(BaseModel):
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(config: RunConfig, rows: int, size: int) -> Estimate:
+async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
     Args:
         config: The settings of every row's run.
+        plans: The calls of one run.
         rows: How many rows there are.
         size: Of all their prompts together, in bytes of UTF-8.
 
     Raises:
         ConfigurationError: If a model cannot be asked.
     """
-    plans = planned_calls(config)
     endpoints = await check_models(list(dict.fromkeys(plan.model for plan in plans)))
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]
@@ -78,7 +76,7 @@ async def estimate(config: RunConfig, rows: int, size: int) -> Estimate:
     for plan, output in zip(plans, outputs, strict=True):
         endpoint = endpoints[plan.model]
         one = models.setdefault(plan.model, ModelEstimate(model=str(plan.model), tasks=[]))
-        one.service_tier = tier_at(endpoint, config.service_tier)
+        one.service_tier = endpoint.tier(config.service_tier)
         if plan.task not in one.tasks:
             one.tasks.append(plan.task)
         await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
@@ -157,9 +155,9 @@ def _sum(costs: Sequence[float | None]) -> float | None:
 
 def _lengths() -> tuple[Lengths, str]:
     """Return what the history knows of the lengths of answers, and why it knows nothing."""
+    from consensus_flows.tasks.history import HistoryError
     from consensus_flows.tasks.history.database import opened
-    from consensus_flows.tasks.history.errors import HistoryError
-    from consensus_flows.tasks.history.lengths import mean_output_tokens
+    from consensus_flows.tasks.history.reading import mean_output_tokens
 
     try:
         with opened() as history:
@@ -185,7 +183,7 @@ def _assumptions(
         why = f" (the history cannot be read: {unread})" if unread else ""
         said.append(f"{', '.join(guessed)}: answers of {OUTPUT_TOKENS} tokens, or the limit if that is lower{why}")
     if unpriced := [one.model for one in models if one.cost_usd_most is None]:
-        here = [name for name in unpriced if name.startswith(f"{LOCAL}/")]
+        here = [name for name in unpriced if (free := built_in().get(name.partition("/")[0])) and free.block is None]
         others = [name for name in unpriced if name not in here]
         if others:
             said.append(f"{', '.join(others)}: the price is not known, so neither is the cost of all")

@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
 
@@ -40,7 +40,7 @@ class _Place(NamedTuple):
 
 
 class Journal:
-    """The journal of one batch, open and locked by this process.
+    """The journal of one batch, open and locked by this process: the book of its budget, and a watcher of its calls.
 
     Args:
         path: Its file; made if it is not there.
@@ -54,6 +54,8 @@ class Journal:
     def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None) -> None:
         self.path = path
         self.totals = Totals()
+        self.error: OutputError | None = None
+        """Why a line could not be written: what enters calls and requests takes no notice of that."""
         self._rows: dict[int, _Place] = {}
         self._file = self._opened()
         try:
@@ -88,64 +90,56 @@ class Journal:
         if self._rows.pop(number, None) is not None:
             self._write({"forget": number})
 
-    def add_call(
-        self,
-        model: str,
-        *,
-        latency_s: float,
-        cost_usd: float | None,
-        requests: int,
-        tokens: int,
-        error: str | None,
-        possibly_billed: int = 0,
-        entries: Sequence[int] = (),
-    ) -> None:
+    async def told(self, event: str, value: Any) -> None:
         """Enter a call for which something was sent, when it ends and not when its row does.
 
-        Args:
-            model: As `provider/model`.
-            latency_s: Of the answer.
-            cost_usd: What is known of its cost.
-            requests: How many were sent for it.
-            tokens: Of all of them, as far as they are known.
-            error: Kind of its failure.
-            possibly_billed: How many requests the vendor may have billed beside `cost_usd`.
-            entries: Numbers of its requests, as `add_sent` gave them.
+        Raises:
+            OutputError: If it cannot be written.
         """
-        call = {
-            "call": model,
-            "s": latency_s,
-            "usd": cost_usd,
-            "requests": requests,
-            "tokens": tokens,
-            "error": error,
-            "possibly_billed": possibly_billed,
-            "entries": list(entries),
-        }
+        if event == "answered" and value.attempts:
+            self.add_call(
+                {
+                    "call": f"{value.provider}/{value.model}",
+                    "s": value.latency_s,
+                    "usd": value.cost_usd,
+                    "requests": value.attempts,
+                    "tokens": value.spent.input_tokens + value.spent.output_tokens,
+                    "error": value.error.kind if value.error else None,
+                    "possibly_billed": value.possibly_billed,
+                    "entries": list(value.entries),
+                }
+            )
+
+    def add_call(self, call: dict[str, Any]) -> None:
+        """Enter a call that has ended, and count it.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
         self._write(call)
         self.totals.add_call(call)
 
-    def add_sent(self, model: str, tokens: int, cost_usd: float | None) -> int:
+    def sent(self, model: str, tokens: int, cost_usd: float | None) -> int:
         """Enter a request at its worst case before it goes out; return its number.
 
         Raises:
-            OutputError: If it cannot be written: it must not go out then.
+            OutputError: If it cannot be written: it must not go out then, and the batch ends.
         """
-        number = self.totals.requests.next()
+        number = self.totals.next_request()
         entry = {"sent": number, "model": model, "tokens": tokens, "usd": cost_usd}
         self._write(entry)
-        self.totals.requests.sent(entry)
+        self.totals.add_sent(entry)
         return number
 
-    def add_settled(self, number: int, tokens: int | None, cost_usd: float | None, *, lost: bool) -> None:
-        """Enter what a request really took; None where that is not known.
+    def settled(self, number: int, tokens: int | None, cost_usd: float | None, *, lost: bool) -> None:
+        """Enter what a request really took; None where that is not known. It never fails, because the answer is paid for.
 
-        Raises:
-            OutputError: If it cannot be written; it stays entered at its worst case.
+        One that cannot be written stays entered at its worst case, and `error` ends the batch after the row.
         """
         entry = {"settled": number, "tokens": tokens, "usd": cost_usd, "lost": lost}
-        self._write(entry)
-        self.totals.requests.settled(entry)
+        with suppress(OutputError):
+            self._write(entry)
+            self.totals.add_settled(entry)
 
     def finished(self) -> Iterator[Finished]:
         """Read every finished row, in the order of the input."""
@@ -238,9 +232,9 @@ class Journal:
         if isinstance(entry.get("call"), str):
             self.totals.add_call(entry)
         elif isinstance(entry.get("sent"), int):
-            self.totals.requests.sent(entry)
+            self.totals.add_sent(entry)
         elif isinstance(entry.get("settled"), int):
-            self.totals.requests.settled(entry)
+            self.totals.add_settled(entry)
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
         elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):
@@ -254,10 +248,11 @@ class Journal:
                 left = left[os.write(self._file, left) :]
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise OutputError(
+            self.error = OutputError(
                 f"{self.path} cannot be written: {error.strerror}. Rows that are in it are kept, and answers that were paid "
                 "for are in the result store: start again with the same arguments when that is mended"
-            ) from None
+            )
+            raise self.error from None
         self._size += len(line)
 
 

@@ -1,37 +1,35 @@
-"""The output of a batch: one row an answer, in a file that is seen only when it is whole."""
+"""The output of a batch: one row an answer, in a file that is seen only when it is whole; and that of its parts.
+
+A part, on which one of several runs works, is a file of JSON lines: its rows in the order of the input, then the sums
+over its calls.
+"""
 
 import hashlib
+import heapq
+import json
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from consensus_flows.tasks.atomic_write import atomic_write, is_stream
 from consensus_flows.tasks.batches.addresses import Place, place_of
-from consensus_flows.tasks.batches.formats.parquet_file import pyarrow_for
-from consensus_flows.tasks.batches.formats.writing import write_csv, write_json_lines
-from consensus_flows.tasks.batches.formats.writing_parquet import write_parquet
-from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.batches.journal import Finished
+from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
+from consensus_flows.tasks.batches.rows import Inventory
+from consensus_flows.tasks.batches.summary import RESULT_COLUMNS
+from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.batches.writing import write_csv, write_json_lines
+from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.record import Record
 
-RESULT_COLUMNS: dict[str, type] = {
-    "id": str,
-    "answer": str,
-    "status": str,
-    "degraded": bool,
-    "confidence": float,
-    "agreement": float,
-    "cost_usd": float,
-    "calls": int,
-    "cached_calls": int,
-    "error": str,
-    "warnings": str,
-    "duration_s": float,
-    "possibly_billed": int,
-}
-"""The columns that every output begins with, and what is in them."""
+_NAME_BYTES = 200
+"""Of a record's name; most file systems take 255."""
+PART_COLUMNS = ("row", "result", "own", "calls")
 
 Write = Callable[[Path, Iterable[dict[str, Any]], Sequence[str]], None]
 
@@ -103,6 +101,53 @@ def check_output(address: str) -> None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ConfigurationError(f"output: the folder {folder} cannot be written to: {error.strerror}") from None
+
+
+def check_records(address: str) -> None:
+    """Make the folder for records if only it itself is missing.
+
+    Raises:
+        ConfigurationError: If that is not possible.
+    """
+    place = place_of(address, "records")
+    try:
+        if place.local:
+            Path(place.path).mkdir(exist_ok=True)
+        else:
+            place.fs.makedirs(place.path, exist_ok=True)
+    except Exception as error:  # a store's client has errors of its own
+        raise ConfigurationError(
+            f"records: the folder {address} cannot be made: {getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
+def record_name(row_id: str) -> str:
+    """Return what the record of a row is called: its id, with what cannot be in a file's name as %XX."""
+    name = re.sub(r'^\.|[/\\%:*?"<>|\x00-\x1f\x7f]', lambda found: f"%{ord(found[0]):02X}", row_id)
+    if len(name.encode("utf-8", "replace")) > _NAME_BYTES:
+        name = f"{name[: _NAME_BYTES // 8]}-{hashlib.sha256(row_id.encode()).hexdigest()[:16]}"
+    return f"{name}.json"
+
+
+def write_record(address: str, row_id: str, record: Record) -> None:
+    """Write the record of a row; the file is never seen half-written.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    place = place_of(address, "records")
+    text = record.model_dump_json(indent=2) + "\n"
+    try:
+        if place.local:
+            with atomic_write(Path(place.path, record_name(row_id))) as file:
+                file.write_text(text, encoding="utf-8", errors="replace")
+        else:
+            place.fs.pipe_file(f"{place.path}/{record_name(row_id)}", text.encode("utf-8", "replace"))
+    except Exception as error:  # a store's client has errors of its own
+        raise OutputError(
+            f"records: the record of {row_id} cannot be written: {getattr(error, 'strerror', None) or error}. Finished rows "
+            "are kept: start again with the same arguments when that is mended"
+        ) from None
 
 
 def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
@@ -193,3 +238,45 @@ def _ending(place: Place) -> str:
 def _real(place: Place) -> Path:
     """The path that is written: a link stays, and what it points to is replaced."""
     return Path(os.path.realpath(place.path))
+
+
+def write_output(address: str, rows: Iterable[Finished], inventory: Inventory, id_column: str | None) -> None:
+    """Write the rows of a batch as its output.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    names = own_names(inventory.columns, id_column)
+    written = (output_row(one.result, one.own, names) for one in rows)
+    write_rows(address, written, [*RESULT_COLUMNS, *names.values()])
+
+
+def write_part(address: str, rows: Iterable[Finished], totals: Totals) -> None:
+    """Write the rows of a part of a batch.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for one in rows:
+            yield {"row": one.number, "result": one.result, "own": one.own}
+        yield {"calls": totals.dump()}
+
+    write_rows(address, lines(), PART_COLUMNS)
+
+
+def merged(addresses: Sequence[str], totals: Totals) -> Iterator[Finished]:
+    """Read the rows of all parts in the order of the input, and add their calls to `totals`."""
+    return heapq.merge(*(_rows(address, totals) for address in addresses), key=lambda one: one.number)
+
+
+def _rows(address: str, totals: Totals) -> Iterator[Finished]:
+    place = place_of(address, "output")
+    with place.fs.open(place.path, "rb") as file:
+        for line in file:
+            entry = json.loads(line)
+            if "calls" in entry:
+                totals.add(entry["calls"])
+            else:
+                yield Finished(entry["row"], entry["result"], entry["own"])

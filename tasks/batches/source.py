@@ -5,23 +5,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from consensus_flows.tasks.batches.addresses import Place, place_of
-from consensus_flows.tasks.batches.columns import Columns
-from consensus_flows.tasks.batches.fingerprint import Fingerprint
-from consensus_flows.tasks.batches.formats.csv_file import read_csv
-from consensus_flows.tasks.batches.formats.folder import ENDINGS, read_folder
-from consensus_flows.tasks.batches.formats.json_file import read_json_array, read_json_lines
-from consensus_flows.tasks.batches.formats.parquet_file import read_parquet
-from consensus_flows.tasks.batches.formats.text import read_lines
-from consensus_flows.tasks.batches.formats.unpacking import Unpacked
-from consensus_flows.tasks.batches.row import BadRow, Broken, Inventory, Item, Row
-from consensus_flows.tasks.batches.template import Template
-from consensus_flows.tasks.calls.money.worst_case import most_tokens
+from consensus_flows.tasks.batches.columns import Columns, Template
+from consensus_flows.tasks.batches.parquet import read_parquet
+from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, BadRow, Broken, Fingerprint, Inventory, Item, Row
+from consensus_flows.tasks.batches.text_formats import read_csv, read_json_array, read_json_lines, read_lines
+from consensus_flows.tasks.calls.budget import most_tokens
 from consensus_flows.tasks.errors import ConfigurationError
-
-Found = Item | Broken | list[str]
 
 FORMATS: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {
     ".csv": read_csv,
@@ -35,6 +28,8 @@ FORMATS: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {
 """What reads a file, by its ending. A list of texts that it yields first are the names of all columns."""
 _ITEMS = {".json", ".parquet"}
 """Formats whose rows are counted as items and not by lines."""
+ENDINGS = (".md", ".txt")
+"""Of the files of a folder that are prompts."""
 BAD_KEPT = 100
 """Bad rows that an inventory holds; all are counted."""
 LOOKED_AT = 100
@@ -133,8 +128,7 @@ class Source:
                 yield from read_folder(place.fs, place.path)
                 return
             with place.fs.open(place.path, "rb", compression=self._compression) as file:
-                read: Any = Unpacked(file, place.fs.size(place.path) or 0) if self._compression else file
-                for one in FORMATS[self._ending](read):
+                for one in FORMATS[self._ending](file):
                     at = at if isinstance(one, list) else one.line
                     yield one
         except FileNotFoundError:
@@ -178,3 +172,31 @@ class Source:
             name = one.value["file"] if isinstance(one, Item) else one.name
             return f"{self._place.name}/{name}"
         return f"{self._place.name} {self._unit()} {one.line}"
+
+
+def read_folder(fs: Any, path: str) -> Iterator[Item | Broken | list[str]]:
+    """Yield the names of the columns, then a row for each file *.md and *.txt of the folder, sorted by name; hidden ones are left out.
+
+    Args:
+        fs: The file system.
+        path: The folder in it.
+    """
+    found = [one for one in fs.ls(path, detail=True) if one["type"] == "file"]
+    files = {PurePosixPath(one["name"]).name: one for one in found}
+    wanted = sorted(name for name in files if name.lower().endswith(ENDINGS) and not name.startswith("."))
+    if wanted:
+        yield ["file", "prompt"]
+    for number, name in enumerate(wanted, 1):
+        one = files[name]
+        # Four bytes a character at most, so that a file above is too large whatever is in it.
+        if (one.get("size") or 0) > 4 * MAX_PROMPT_CHARACTERS:
+            yield Broken(number, f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters", name)
+            continue
+        try:
+            text = fs.cat_file(one["name"]).decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            yield Broken(number, f"wrong encoding: byte 0x{error.object[error.start]:02x} is no UTF-8", name)
+        except OSError as error:
+            yield Broken(number, f"it cannot be read: {error.strerror or error}", name)
+        else:
+            yield Item(number, {"file": name, "prompt": text}, name=PurePosixPath(name).stem)

@@ -1,4 +1,4 @@
-"""Sums over the rows and calls of a batch, in constant memory but for eight bytes a call."""
+"""Sums over the calls of a batch and their requests, in constant memory but for eight bytes a call."""
 
 from array import array
 from collections import Counter
@@ -8,13 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from consensus_flows.tasks.batches.money.requests import Requests
 from consensus_flows.tasks.record import known_cost
 
 INTERRUPTED = "interrupted"
 """Kind of failure of a request whose call has never ended: its run was killed, or it was cancelled."""
-BINS = 10
-"""Columns of the histogram of agreement, each a tenth wide."""
 
 
 class ModelSummary(BaseModel):
@@ -35,37 +32,6 @@ class ModelSummary(BaseModel):
     """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
 
 
-class RowSums(BaseModel):
-    """Sums over the rows of a batch."""
-
-    rows: int = 0
-    done: int = 0
-    """Rows with an answer."""
-    failed: int = 0
-    degraded: int = 0
-    not_started: int = 0
-    """Rows that were left: the budget ended, or the batch was stopped."""
-    calls: int = 0
-    cached_calls: int = 0
-    agreement: list[int] = Field(default_factory=lambda: [0] * BINS)
-    """How many rows have an agreement from 0 to 0.1, from 0.1 to 0.2, and so on."""
-
-    def add(self, result: Mapping[str, Any]) -> None:
-        """Count a row of the output."""
-        self.rows += 1
-        if result["status"] == "not_started":
-            self.not_started += 1
-        elif result["answer"] is None:
-            self.failed += 1
-        else:
-            self.done += 1
-            self.degraded += bool(result["degraded"])
-        self.calls += result["calls"] or 0
-        self.cached_calls += result["cached_calls"] or 0
-        if result["agreement"] is not None:
-            self.agreement[min(BINS - 1, int(result["agreement"] * BINS))] += 1
-
-
 @dataclass
 class _Model:
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
@@ -77,12 +43,53 @@ class _Model:
     errors: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
+class SentRequest:
+    """A request that went out."""
+
+    model: str
+    tokens: int
+    """At first its worst case, then what it took, if that is known."""
+    cost_usd: float | None
+    settled: bool = False
+    """Whether its cost is what was paid, and not the worst case."""
+    lost: bool = True
+    """Whether the vendor may have billed it and nobody knows: as long as nothing else is entered."""
+
+
 class Totals:
     """Sums over the calls of a batch, those of earlier runs of it included."""
 
     def __init__(self) -> None:
         self._models: dict[str, _Model] = {}
-        self.requests = Requests()
+        self._requests, self._tokens, self._paid_usd = 0, 0, 0.0
+        """Of all requests that went out; one that was never settled counts at its worst case."""
+        self._open: dict[int, SentRequest] = {}
+        """Those of calls that have not ended, by their number in the journal."""
+        self._last = 0
+
+    def next_request(self) -> int:
+        """Return a number that no request of this batch has."""
+        return self._last + 1
+
+    def add_sent(self, entry: Mapping[str, Any]) -> None:
+        """Count a request that goes out, as the journal has it."""
+        self._last = max(self._last, entry["sent"])
+        self._open[entry["sent"]] = SentRequest(entry["model"], entry["tokens"], entry["usd"])
+        self._spend(1, entry["tokens"], entry["usd"])
+
+    def add_settled(self, entry: Mapping[str, Any]) -> None:
+        """Correct what was counted by what is known; None is not known, and stays at the worst case."""
+        request = self._open.get(entry["settled"])
+        if request is None:
+            return
+        if entry["tokens"] is not None:
+            self._tokens += entry["tokens"] - request.tokens
+            request.tokens = entry["tokens"]
+        request.lost, request.settled = entry["lost"], entry["usd"] is not None
+        if request.settled:
+            self._paid_usd += entry["usd"] - (request.cost_usd or 0.0)
+            request.cost_usd = entry["usd"]
 
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Count a call, as the journal has it."""
@@ -92,10 +99,11 @@ class Totals:
         model = self._models.setdefault(call["call"], _Model())
         model.requests += requests
         model.possibly_billed += lost
-        self.requests.told(entries)
+        for number in entries:
+            self._open.pop(number, None)
         # Those that were entered one by one are counted already; a journal of an earlier version has none.
         if not entries:
-            self.requests.add(requests, tokens, usd)
+            self._spend(requests, tokens, usd)
         if error:
             model.errors[error] += 1
         else:
@@ -106,8 +114,8 @@ class Totals:
             model.unpriced += 1
 
     def end_interrupted(self) -> None:
-        """Count the requests whose call will never tell of them, when no call is under way."""
-        for request in self.requests.interrupted():
+        """Count the requests whose call will never end, when no call is under way: their run was killed, or they were cancelled."""
+        for request in self._open.values():
             model = self._models.setdefault(request.model, _Model())
             model.requests += 1
             model.errors[INTERRUPTED] += 1
@@ -117,6 +125,12 @@ class Totals:
                 model.cost_usd += request.cost_usd
             else:
                 model.unpriced += 1
+        self._open.clear()
+
+    def _spend(self, requests: int, tokens: int, cost_usd: float | None) -> None:
+        self._requests += requests
+        self._tokens += tokens
+        self._paid_usd += cost_usd or 0.0
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what `dump` has made of other sums."""
@@ -144,7 +158,7 @@ class Totals:
     @property
     def spent(self) -> tuple[int, int, float]:
         """Requests, tokens and US dollars that a budget has paid; what was sent and is not known at its worst case."""
-        return self.requests.number, self.requests.tokens, self.requests.cost_usd
+        return self._requests, self._tokens, self._paid_usd
 
     @property
     def possibly_billed(self) -> int:

@@ -1,4 +1,4 @@
-"""Batches of earlier days that did not end: whoever starts one again after midnight goes on with it.
+"""Batches of earlier days that did not end: whoever starts one again after midnight continues it.
 
 The day in an output's name is that of the run, and the journal is beside the output. So a batch that was killed at 23:50
 and is started again at 00:10 would begin anew, with neither the rows nor the bill nor the budget of what was done.
@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.batches.addresses import Place, place_of
-from consensus_flows.tasks.batches.journal_path import DATE, dated, day_of_run, journal_path
+from consensus_flows.tasks.batches.addresses import DATE, Place, dated, day_of_run, journal_path, place_of
 
 AT_WORK_S = 12 * 3600.0
-"""Seconds after which nobody goes on with the batch of the day before on his own: half of what is between two nights."""
+"""Seconds after which no run continues the batch of the day before on its own: half of what is between two nights."""
 DAYS = 14
 """Days that are looked back."""
 BY_SCHEDULE = "auto-scheduled"
@@ -30,30 +29,30 @@ class Unfinished(NamedTuple):
     Attributes:
         output: Its output.
         idle_s: Seconds since it was last at work.
-        goes_on: Whether it is what a run that is started now is meant to go on with.
+        resumes: Whether a run that is started now is meant to continue it.
         rows: The digest of its input.
     """
 
     output: str
     idle_s: float
-    goes_on: bool
+    resumes: bool
     rows: str | None = None
 
-    def told(self, instead: str) -> str:
+    def describe(self, instead: str) -> str:
         """Say what becomes of it.
 
         Args:
             instead: The output that the run has by its own day.
         """
-        if self.goes_on:
-            return f"{self.output} was at work {_ago(self.idle_s)} and did not end: it is gone on with in place of {instead}"
-        return f"{self.output} did not end: a batch with that output goes on with it"
+        if self.resumes:
+            return f"{self.output} was at work {_ago(self.idle_s)} and did not end: this run continues it in place of {instead}"
+        return f"{self.output} did not end: a batch with that output continues it"
 
 
 def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
     """Find the batches of earlier days that have left a journal, the latest first.
 
-    A run that a schedule has started is that of its day. Any other goes on with the batch of the day before if that has
+    A run that a schedule has started is that of its day. Any other continues the batch of the day before if that has
     the same plan and was at work less than twelve hours ago, and if nothing is there yet of the run's own day. Whether it
     has the same rows is for the caller to tell. One that is still at work is left out.
 
@@ -65,7 +64,7 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
         return
     today = day_of_run()
     own = dated(address, today)
-    free = may_go_on() and not journal_path(own).exists() and not _exists(place_of(own, "output"))
+    free = started_by_hand() and not journal_path(own).exists() and not _exists(place_of(own, "output"))
     for days in range(1, DAYS + 1):
         output = dated(address, today - timedelta(days=days))
         path = journal_path(output)
@@ -78,27 +77,27 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(found, dict) and all(found.get(name) == value for name, value in plan.items()):
-            yield Unfinished(output, idle_s, goes_on=free and days == 1 and idle_s < AT_WORK_S, rows=rows)
+            yield Unfinished(output, idle_s, resumes=free and days == 1 and idle_s < AT_WORK_S, rows=rows)
 
 
 def unfinished_shards(address: str, folder_ending: str) -> Unfinished | None:
-    """Find a batch in shards of the day before that a run is meant to go on with.
+    """Find a batch in shards of the day before that a run is meant to continue.
 
     Args:
         address: The output as it was given.
         folder_ending: What is put to an output to name the folder of its shards; it tells the plan and the rows.
     """
-    if DATE not in address or not may_go_on():
+    if DATE not in address or not started_by_hand():
         return None
     today = day_of_run()
     own, before = dated(address, today), dated(address, today - timedelta(days=1))
     if _exists(place_of(own, "output")) or _exists(place_of(own + folder_ending, "output")):
         return None
     idle_s = _idle_s(place_of(before + folder_ending, "output"))
-    return None if idle_s is None or idle_s >= AT_WORK_S else Unfinished(before, idle_s, goes_on=True)
+    return None if idle_s is None or idle_s >= AT_WORK_S else Unfinished(before, idle_s, resumes=True)
 
 
-def may_go_on() -> bool:
+def started_by_hand() -> bool:
     """Tell whether the run is one that somebody has started, and not one of a schedule."""
     return BY_SCHEDULE not in (flow_run.tags or [])
 

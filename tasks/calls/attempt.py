@@ -1,4 +1,4 @@
-"""One attempt of a call: wait for a turn, reserve its worst case, send it, book it, and judge what came back."""
+"""One attempt of a call: wait for a turn, reserve its worst case, send it, log it, and judge what came back."""
 
 import asyncio
 import time
@@ -10,21 +10,15 @@ from typing import Any
 
 from prefect.logging import get_logger
 
-from consensus_flows.blocks.credentials import Wire
-from consensus_flows.tasks.calls.adapters import Adapter, Reply, adapter_of
-from consensus_flows.tasks.calls.adapters.repair import Repairs
-from consensus_flows.tasks.calls.clients import client_of
-from consensus_flows.tasks.calls.failures import Fault, Verdict, classify, fault_of, judge_answer
-from consensus_flows.tasks.calls.money.budget import set_aside
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.money.service_tier import tier_at
-from consensus_flows.tasks.calls.pace.pacing import pace_of
-from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.budget import reserve
+from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
+from consensus_flows.tasks.calls.pacing import pace_of
+from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.providers import Endpoint, client_of
+from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.scrub import scrub
-from consensus_flows.tasks.calls.secret_forms import is_telling, strike
 from consensus_flows.tasks.calls.settings import setting
-from consensus_flows.tasks.calls.vectors import READER
+from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
@@ -42,7 +36,7 @@ class Attempt:
     maybe_billed: bool
     """The response was lost on the way, and the vendor may have billed it."""
     entry: int | None = None
-    """Its number in the book of the run, where there is one."""
+    """Its number in the log of the run's budget, where there is one."""
 
     @property
     def free(self) -> bool:
@@ -51,14 +45,14 @@ class Attempt:
 
 
 @dataclass
-class Ledger:
+class CallLog:
     """The requests that were sent for one call, failed ones included."""
 
     attempts: list[Attempt] = field(default_factory=list)
-    kept_in: Path | None = None
-    """The file that keeps the answer, where there is one."""
+    stored_at: Path | None = None
+    """The file of the stored answer, where there is one."""
     key: str | None = None
-    """The key under which it is kept."""
+    """The key under which it is stored."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Sent:
     cost_usd: float | None = None
     latency_s: float = 0.0
     entry: int | None = None
-    struck: bool = False
+    redacted: bool = False
     """Whether the answer repeated the key."""
 
     @property
@@ -78,10 +72,10 @@ class Sent:
         return self.reply.fault is not None and not self.reply.fault.unbilled
 
 
-ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
+call_log: ContextVar[CallLog | None] = ContextVar("call_log", default=None)
 REPAIRS: dict[tuple[str, str], Repairs] = {}
 """What is known of the parameters that a model refuses, by address and model."""
-_adapters: dict[Wire, Adapter] = {}
+_loaded: set[str] = set()
 
 
 async def attempt(request: Request, endpoint: Endpoint) -> Answer:
@@ -91,29 +85,37 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         ModelError: If no complete answer came back.
         ConfigurationError: If the client cannot be made.
     """
-    adapter = await _adapter(endpoint)
-    tier = tier_at(endpoint, request.service_tier)
+    vendor = endpoint.vendor
+    if vendor.name not in _loaded:
+        # Importing an SDK takes one to two seconds: in a thread, so that the calls of other vendors go on.
+        await asyncio.to_thread(vendor.load)
+        _loaded.add(vendor.name)
+    tier = endpoint.tier(request.service_tier, request.kind)
     left_out = (
         () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
     )
     request = request.model_copy(update={"service_tier": tier})
-    client = await client_of(endpoint, request.model)
+    client = await client_of(endpoint, request.model, request.kind)
     known = REPAIRS.get((endpoint.address, request.model), Repairs())
-    repairs, body = known, adapter.body(request, known)
+    repairs, body = known, vendor.build(request, known)
     while True:
-        sent = await _send(request, endpoint, adapter, client, body)
-        learned = repairs.learn(sent.reply.fault, body) if sent.reply.fault else repairs
-        better = adapter.body(request, learned)
+        sent = await _send(request, endpoint, client, body)
+        learned = vendor.learn(repairs, sent.reply.fault, body) if sent.reply.fault else repairs
+        better = vendor.build(request, learned)
         if better == body:  # nothing was refused, or what was refused is not ours to leave out
             break
         repairs, body = learned, better
     if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 404, 422}):
-        _remember(endpoint, request, repairs)
-    verdict, detail = _judge(request, sent.reply)
-    detail = scrub(detail, endpoint.secrets)  # at once: a traceback with variables would show it
+        source = (endpoint.address, request.model)
+        # Merged, because a call beside this one may have learned something else meanwhile.
+        REPAIRS[source] = REPAIRS.get(source, Repairs()) | repairs
+    verdict, detail = _judge(request, endpoint, sent.reply)
+    detail = redact(detail, endpoint.secrets)  # at once: a traceback with variables would show it
     if verdict is not None:
         raise _error(request, endpoint, verdict, sent.reply, detail)
-    _answered()
+    log = call_log.get()
+    if log is not None:
+        log.attempts[-1].answered = True
     reply = sent.reply
     return Answer(
         text=reply.text or "",
@@ -125,39 +127,26 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         service_tier=reply.service_tier,
         warnings=(
             *left_out,
-            *repairs.notes(request),
-            *(f"{request.name} has no parameter for {name}: not sent" for name in adapter.unsent(request)),
+            *vendor.notes(request, repairs),
+            *(f"{request.name} has no parameter for {name}: not sent" for name in vendor.unsent(request)),
             *(() if reply.usage or "token usage" in reply.doubts else (f"{request.name} reported no token usage",)),
             *(f"{request.name} reported a {what} that cannot be true: it is not used" for what in reply.doubts),
-            *((f"{request.name} repeated the key in its answer: it is struck out",) if sent.struck else ()),
+            *((f"{request.name} repeated the key in its answer: it was redacted",) if sent.redacted else ()),
         ),
     )
 
 
-async def _adapter(endpoint: Endpoint) -> Adapter:
-    # Importing an SDK takes one to two seconds: in a thread, so that the calls of other vendors go on.
-    return _adapters.get(endpoint.wire) or _adapters.setdefault(
-        endpoint.wire, await asyncio.to_thread(adapter_of, endpoint.wire)
-    )
-
-
-def _remember(endpoint: Endpoint, request: Request, repairs: Repairs) -> None:
-    key = (endpoint.address, request.model)
-    # Merged, because a call beside this one may have learned something else meanwhile.
-    REPAIRS[key] = REPAIRS.get(key, Repairs()) | repairs
-
-
-async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: Any, body: dict[str, Any]) -> Sent:
+async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
     async with pace.turn():
-        reservation = await set_aside(request, endpoint, pace.released)
+        reservation = await reserve(request, endpoint, pace.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
         sent = Sent(Reply(fault=Fault(transport="timeout")), entry=entry)
         usage: Usage | None = None
         started = time.monotonic()
         try:
-            said = await _exchange(request, adapter, client, body)
+            said = await _exchange(request, endpoint, client, body)
             reply = _without(endpoint.secrets, said)
             latency = time.monotonic() - started
             cost, usage = reply.cost_usd, reply.usage
@@ -165,10 +154,12 @@ async def _send(request: Request, endpoint: Endpoint, adapter: Adapter, client: 
                 cost, usage = cost or 0.0, usage or Usage()
             elif cost is None and usage is not None:
                 cost = await _priced(endpoint, request, reply, usage)
-            sent = Sent(reply, cost, latency, entry, struck=reply.text != said.text)
+            sent = Sent(reply, cost, latency, entry, redacted=reply.text != said.text)
         finally:
-            # Before anyone looks at what came back: whatever is in it, the request is booked.
-            _book(sent)
+            # Before anyone looks at what came back: whatever is in it, the request is in the log.
+            log = call_log.get()
+            if log is not None:
+                log.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry))
             if reservation:
                 reservation.settle(usage, sent.cost_usd, lost=sent.lost)
     return sent
@@ -183,22 +174,23 @@ async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usa
         return None
 
 
-async def _exchange(request: Request, adapter: Adapter, client: Any, body: dict[str, Any]) -> Reply:
+async def _exchange(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Reply:
+    vendor = endpoint.vendor
     try:
         # The client's own timeout counts from byte to byte: a server that trickles would never reach it.
         async with asyncio.timeout(request.timeout + 1):
-            response = await adapter.post(client, body, request.timeout)
-    except Exception as error:  # every SDK has its own; `classify` says what it means
+            response = await vendor.send(client, request, body)
+    except Exception as error:  # every SDK has its own
         try:
-            return Reply(fault=fault_of(error))
+            return Reply(fault=vendor.fault_of(error))
         except Exception as unread:
-            message = f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}"
-            return Reply(fault=Fault(200, message=message, transport="malformed"))
+            return Reply(
+                fault=malformed(f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}")
+            )
     try:
-        return _believed(request, adapter.read(response))
+        return _believed(request, vendor.read(request, body, response))
     except Exception as error:  # a server that speaks almost the right format
-        message = f"the response cannot be read: {type(error).__name__}"
-        return Reply(fault=Fault(200, message=message, transport="malformed"))
+        return Reply(fault=malformed(f"the response cannot be read: {type(error).__name__}"))
 
 
 def _believed(request: Request, reply: Reply) -> Reply:
@@ -206,23 +198,25 @@ def _believed(request: Request, reply: Reply) -> Reply:
     usage = reply.usage
     if usage is None or not reply.text:
         return reply
-    if usage.input_tokens and (usage.output_tokens or request.reader == READER):
+    if usage.input_tokens and (usage.output_tokens or request.kind == "embedding"):
         return reply
     return replace(reply, usage=None, doubts=(*reply.doubts, "token usage"))
 
 
 def _without(secrets: Iterable[str], reply: Reply) -> Reply:
     """Return a reply without the key it was asked with: a careless proxy may repeat it in a good answer, too."""
-    telling = [secret for secret in secrets if is_telling(secret)]
+    distinctive = [secret for secret in secrets if is_distinctive(secret)]
     said = {name: getattr(reply, name) for name in ("text", "model", "service_tier")}
     # Not every SDK checks the types of what came.
-    struck: dict[str, Any] = {name: strike(part, telling) for name, part in said.items() if isinstance(part, str)}
-    return replace(reply, **struck)
+    clean: dict[str, Any] = {
+        name: redact_secrets(part, distinctive) for name, part in said.items() if isinstance(part, str)
+    }
+    return replace(reply, **clean)
 
 
-def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
+def _judge(request: Request, endpoint: Endpoint, reply: Reply) -> tuple[Verdict | None, str]:
     if reply.fault is not None:
-        return classify(reply.fault), reply.fault.message
+        return endpoint.vendor.classify(reply.fault), reply.fault.message
     verdict = judge_answer(reply.text, reply.finish)
     if verdict is None and request.reader:
         try:
@@ -230,19 +224,6 @@ def _judge(request: Request, reply: Reply) -> tuple[Verdict | None, str]:
         except UnreadableError as error:
             return Verdict("malformed"), error.message
     return verdict, reply.detail
-
-
-def _book(sent: Sent) -> None:
-    book = ledger.get()
-    if book is not None:
-        book.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry))
-
-
-def _answered() -> None:
-    """Note that the last request was answered."""
-    book = ledger.get()
-    if book is not None:
-        book.attempts[-1].answered = True
 
 
 def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply, detail: str) -> ModelError:
@@ -255,23 +236,17 @@ def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply,
             retry, note = False, f" (asks to wait {wait:.0f} s, more than the {cap:.0f} s that are waited at most)"
         else:
             pace_of(endpoint).hold(wait)
+    most, log = verdict.max_attempts, call_log.get()
+    if most is not None and log is not None:  # attempts that cost nothing are not counted
+        most = None if sum(not attempt.free for attempt in log.attempts) < most else 0
     where = f"HTTP {status}: " if status else ""
-    message = scrub(f"{request.name}: {verdict.kind}: {where}{detail}", endpoint.secrets) + note
+    message = redact(f"{request.name}: {verdict.kind}: {where}{detail}", endpoint.secrets) + note
     return ModelError(
         message,
         kind=verdict.kind,
         retryable=retry,
         wait_s=wait,
-        max_attempts=_most_attempts(verdict),
+        max_attempts=most,
         status=status,
         text=reply.text,
     )
-
-
-def _most_attempts(verdict: Verdict) -> int | None:
-    """Return after how many attempts another is pointless: those that cost nothing are not counted."""
-    book = ledger.get()
-    if verdict.max_attempts is None or book is None:
-        return verdict.max_attempts
-    paid = sum(not attempt.free for attempt in book.attempts)
-    return None if paid < verdict.max_attempts else 0

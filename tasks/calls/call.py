@@ -8,22 +8,20 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
-from prefect.tasks import Task
 
 from consensus_flows.blocks.sampling import ServiceTier
 from consensus_flows.tasks.calls.ask import ask_task
-from consensus_flows.tasks.calls.attempt import Ledger, ledger
-from consensus_flows.tasks.calls.embed import embed_task, is_embedding
-from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.scrub import scrub
-from consensus_flows.tasks.calls.storage.rejected import was_rejected
-from consensus_flows.tasks.calls.storage.result_folder import NOT_STORED, REJECTED, holds
+from consensus_flows.tasks.calls.attempt import CallLog, call_log
+from consensus_flows.tasks.calls.embeddings import read_vector
+from consensus_flows.tasks.calls.redact import redact
+from consensus_flows.tasks.calls.request import Answer, CallKind, Request
+from consensus_flows.tasks.calls.storage import holds, was_rejected
 from consensus_flows.tasks.calls.task_run import run_call
-from consensus_flows.tasks.calls.vectors import read_vector
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
-from consensus_flows.tasks.record import CallError, Response, Usage
+from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import tell
 
+_FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 Call = Callable[..., Awaitable[Response]]
 """What makes the calls of a flow: takes a request, gives a response, like `Caller`."""
 
@@ -35,15 +33,12 @@ class Caller:
     Attributes:
         fresh: Ask again even where an answer is stored, and replace it.
         service_tier: The tier in which every call should be served.
+        kind: The kind of calls that are made of chats.
     """
 
     fresh: bool = False
     service_tier: ServiceTier | None = None
-
-    @property
-    def task(self) -> Task[[Request], Any]:
-        """The task that makes the calls."""
-        return ask_task(fresh=self.fresh)
+    kind: CallKind = "chat"
 
     async def __call__(self, request: Request, *, instance: int = 1, member: str | None = None) -> Response:
         """Ask, and return what came of it; a model's failure is an entry in the response.
@@ -55,44 +50,51 @@ class Caller:
         """
         if self.service_tier is not None:
             request = request.model_copy(update={"service_tier": self.service_tier})
+        if request.kind == "chat" and self.kind != "chat":
+            request = request.model_copy(update={"kind": self.kind})
         response = Response(
             member=member or f"{request.name}#{instance}",
             provider=request.provider,
             model=request.model,
             instance=instance,
         )
-        book = Ledger()
-        token = ledger.set(book)
+        log = CallLog()
+        token = call_log.set(log)
         started = time.monotonic()
         try:
-            task = embed_task(fresh=self.fresh) if is_embedding(request) else self.task
-            state = await run_call(task, request)
+            state = await run_call(ask_task(request.kind, fresh=self.fresh), request)
         finally:
-            ledger.reset(token)
+            call_log.reset(token)
         result = await state.aresult(raise_on_failure=False)
-        _let_go(state, result)
+        _forget_result(state, result)
         if isinstance(result, Answer):
-            _fill(response, result)
-            response.cached = not book.attempts
-            if book.attempts and book.kept_in is not None and not holds(book.kept_in, result):
-                where = book.kept_in.parent
-                warning = f"{response.member}: {NOT_STORED} in {where}: asked again, it will be paid for again"
-                response.warnings.append(warning)
-                get_logger("consensus").error(warning)
-            if book.key is not None and was_rejected(book.key):
-                response.warnings.append(f"{response.member}: {REJECTED}; the call was made again")
-            if is_embedding(request):
-                response.embedding, response.text = read_vector(result.text, None), None
+            for name in _FIELDS:
+                setattr(response, name, getattr(result, name))
+            # The same for all instances of a model, so that it is said once.
+            response.warnings = [
+                RunWarning(kind="adjusted", message=text, member=request.name) for text in result.warnings
+            ]
+            response.stored_cost_usd = result.cost_usd
+            response.cached = not log.attempts
+            if log.attempts and log.stored_at is not None and not holds(log.stored_at, result):
+                where = log.stored_at.parent
+                cause = f"the answer was paid for and could not be stored in {where}: asked again, it will be paid for again"
+                _warn(response, "not_stored", cause)
+                get_logger("consensus").error("%s: %s", response.member, cause)
+            if log.key is not None and was_rejected(log.key):
+                _warn(response, "rejected", "a stored answer was damaged or not ours, so the call was made again")
+            if request.kind == "embedding":
+                response.embedding, response.text = read_vector(result.text), None
         else:
             response.error = _error_of(result)
             response.text = getattr(result, "text", None)
             response.latency_s = round(time.monotonic() - started, 4)
-        _book(response, book)
+        _add_up(response, log)
         await tell("answered", response)
         return response
 
 
-def _let_go(state: State[Any], result: object) -> None:
+def _forget_result(state: State[Any], result: object) -> None:
     """Take the result out of what Prefect remembers of it until the flow run ends: a batch makes 100,000s of calls.
 
     Prefect remembers the state of each result, in case it is given to another task, and the assets of each task run; ours
@@ -109,25 +111,19 @@ def _let_go(state: State[Any], result: object) -> None:
             del context.run_results[id(part)]
 
 
-_fields = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
+def _warn(response: Response, kind: str, message: str) -> None:
+    response.warnings.append(RunWarning(kind=kind, message=f"{response.member}: {message}", member=response.member))
 
 
-def _fill(response: Response, answer: Answer) -> None:
-    for name in _fields:
-        setattr(response, name, getattr(answer, name))
-    response.warnings = list(answer.warnings)
-    response.stored_cost_usd = answer.cost_usd
-
-
-def _book(response: Response, book: Ledger) -> None:
-    response.attempts = len(book.attempts)
-    response.spent = sum((attempt.usage for attempt in book.attempts if attempt.usage), Usage())
-    response.entries = tuple(attempt.entry for attempt in book.attempts if attempt.entry is not None)
-    response.possibly_billed = sum(attempt.maybe_billed for attempt in book.attempts)
-    costs = [attempt.cost_usd for attempt in book.attempts if not attempt.maybe_billed]
+def _add_up(response: Response, log: CallLog) -> None:
+    response.attempts = len(log.attempts)
+    response.spent = sum((attempt.usage for attempt in log.attempts if attempt.usage), Usage())
+    response.entries = tuple(attempt.entry for attempt in log.attempts if attempt.entry is not None)
+    response.possibly_billed = sum(attempt.maybe_billed for attempt in log.attempts)
+    costs = [attempt.cost_usd for attempt in log.attempts if not attempt.maybe_billed]
     known = [cost for cost in costs if cost is not None]
     # None, and not 0, where all was lost.
-    response.cost_usd = sum(known) if len(known) == len(costs) and (costs or not book.attempts) else None
+    response.cost_usd = sum(known) if len(known) == len(costs) and (costs or not log.attempts) else None
     if response.error is not None and response.usage == Usage():
         response.usage = response.spent
 
@@ -137,4 +133,4 @@ def _error_of(result: object) -> CallError:
         return CallError(kind=result.kind, message=result.message, retryable=result.retryable)
     if isinstance(result, ConfigurationError):
         return CallError(kind="bad_request", message=result.message)
-    return CallError(kind="unknown", message=scrub(f"{type(result).__name__}: {result}"))
+    return CallError(kind="unknown", message=redact(f"{type(result).__name__}: {result}"))

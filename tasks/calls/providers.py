@@ -1,12 +1,19 @@
-"""From the name of a provider to where its calls go: a saved credentials block, or the vendor's own environment."""
+"""From the name of a provider to where its calls go, a saved credentials block or the vendor's own environment; and the client.
 
+A client is kept per credentials and event loop, so that connections are reused.
+"""
+
+import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from threading import Thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 from prefect.context import AsyncClientContext
@@ -15,51 +22,17 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.addresses import proxy_for
-from consensus_flows.blocks.credentials import (
-    AnthropicCredentials,
-    GoogleCredentials,
-    ModelCredentials,
-    OpenAICompatibleCredentials,
-    OpenAICredentials,
-    Wire,
-)
+from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
 from consensus_flows.blocks.member import ModelName
+from consensus_flows.tasks.calls.request import CallKind
+from consensus_flows.tasks.calls.settings import setting
+from consensus_flows.tasks.calls.vendors import all_vendors
+from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor
 from consensus_flows.tasks.errors import ConfigurationError
 
-BLOCKS: dict[str, type[ModelCredentials]] = {
-    block.get_block_type_slug(): block
-    for block in (OpenAICredentials, AnthropicCredentials, GoogleCredentials, OpenAICompatibleCredentials)
-}
-LOCAL_CONCURRENCY = 4
+KEYLESS_CONCURRENCY = 4
 REMEMBER_S = 30.0
 """Seconds for which a block that was looked up is not looked up again."""
-
-
-@dataclass(frozen=True)
-class BuiltIn:
-    """A provider that works without a saved block, from environment variables."""
-
-    block: type[ModelCredentials]
-    keys: tuple[str, ...]
-    base_url: str | None = None
-    base_url_variable: str | None = None
-
-
-BUILT_IN = {
-    "openai": BuiltIn(OpenAICredentials, ("OPENAI_API_KEY",), base_url_variable="OPENAI_BASE_URL"),
-    "anthropic": BuiltIn(AnthropicCredentials, ("ANTHROPIC_API_KEY",), base_url_variable="ANTHROPIC_BASE_URL"),
-    "google": BuiltIn(
-        GoogleCredentials, ("GEMINI_API_KEY", "GOOGLE_API_KEY"), base_url_variable="GOOGLE_GEMINI_BASE_URL"
-    ),
-    "openrouter": BuiltIn(
-        OpenAICompatibleCredentials,
-        ("OPENROUTER_API_KEY",),
-        base_url="https://openrouter.ai/api/v1",
-        base_url_variable="OPENROUTER_BASE_URL",
-    ),
-    "huggingface": BuiltIn(OpenAICompatibleCredentials, ("HF_TOKEN",), base_url="https://router.huggingface.co/v1"),
-}
-LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -68,13 +41,15 @@ class Endpoint:
 
     Attributes:
         provider: Name of the provider.
-        wire: Wire format.
+        vendor: Whose API it speaks.
         address: Base URL, or the identity of local weights; part of the cache key.
-        credentials: The block to make a client from; None for the local model.
+        max_concurrency: Most calls under way at once.
+        requests_per_minute: Most calls started a minute; None for no limit.
+        credentials: The block to make a client from; None where none are needed, and calls cost nothing.
     """
 
     provider: str
-    wire: Wire
+    vendor: Vendor
     address: str
     max_concurrency: int
     requests_per_minute: int | None = None
@@ -82,8 +57,30 @@ class Endpoint:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The clear secrets to strike out of texts."""
+        """The clear secrets to redact from texts."""
         return self.credentials.secrets if self.credentials else ()
+
+    def tier(self, tier: str | None, kind: CallKind = "chat") -> str | None:
+        """Return the tier that may be asked for: `tier`, or None where the vendor does not have it. It is for chats."""
+        has_it = tier is not None and kind == "chat" and self.vendor.has_tier(self.provider, self.credentials)
+        return tier if has_it else None
+
+
+def built_in() -> dict[str, Provider]:
+    """Return the providers that work without a saved block, by name."""
+    return {name: provider for vendor in all_vendors().values() for name, provider in vendor.providers.items()}
+
+
+def credential_blocks() -> dict[str, type[ModelCredentials]]:
+    """Return every type of credentials by its slug."""
+    return {block.get_block_type_slug(): block for vendor in all_vendors().values() for block in vendor.blocks}
+
+
+def _vendor_of(provider: str, block: type[ModelCredentials] | None) -> Vendor:
+    for vendor in all_vendors().values():
+        if provider in vendor.providers if block is None else block in vendor.blocks:
+            return vendor
+    raise ConfigurationError(f"no vendor for {provider}")
 
 
 _saved: dict[tuple[str, str], tuple[float, ModelCredentials | None]] = {}
@@ -133,7 +130,7 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
 def _instances(documents: Any) -> dict[str, ModelCredentials]:
     found: dict[str, ModelCredentials] = {}
     for document in documents:
-        block = BLOCKS.get((document.get("block_type") or {}).get("slug", ""))
+        block = credential_blocks().get((document.get("block_type") or {}).get("slug", ""))
         if block is not None:
             if document["name"] in found:
                 # Block names are unique within a type only, and a guess might bill the wrong account.
@@ -165,19 +162,19 @@ def _known_endpoint(provider: str, model: str) -> Endpoint:
     saved = _saved[_saved_key(provider)][1]
     if saved is not None:
         return _endpoint(provider, saved)
-    if provider == LOCAL:
-        from consensus_flows.tasks.calls.local_model import weights_id
-
-        try:
-            return Endpoint(LOCAL, "openai", f"local:{weights_id(model)}", LOCAL_CONCURRENCY)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
-    if provider in BUILT_IN:
+    known = built_in().get(provider)
+    if known is None:
+        raise ConfigurationError(
+            f"unknown provider {provider!r}: save its credentials with `consensus keys set {provider}`, "
+            f"or use one of {', '.join(built_in())}"
+        )
+    if known.block is not None:
         return _endpoint(provider, from_environment(provider))
-    raise ConfigurationError(
-        f"unknown provider {provider!r}: save its credentials with `consensus keys set {provider}`, "
-        f"or use one of {', '.join([*BUILT_IN, LOCAL])}"
-    )
+    vendor = _vendor_of(provider, None)
+    try:
+        return Endpoint(provider, vendor, vendor.address(model), KEYLESS_CONCURRENCY)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def from_environment(provider: str) -> ModelCredentials:
@@ -186,17 +183,18 @@ def from_environment(provider: str) -> ModelCredentials:
     Raises:
         ConfigurationError: If there is no key, or the base URL is not allowed.
     """
-    built_in = BUILT_IN[provider]
-    key = next((os.environ[name] for name in built_in.keys if os.environ.get(name)), None)
-    variable = built_in.base_url_variable
-    base_url = (os.environ.get(variable) if variable else None) or built_in.base_url
+    known = built_in()[provider]
+    key = next((os.environ[name] for name in known.keys if os.environ.get(name)), None)
+    variable = known.base_url_variable
+    base_url = (os.environ.get(variable) if variable else None) or known.base_url
+    assert known.block is not None
     if key is None:
         raise ConfigurationError(
-            f"no key for {provider}: set {' or '.join(built_in.keys)}, or run `consensus keys set {provider}`"
+            f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
         )
     hosts = [host.strip() for host in os.environ.get("CONSENSUS_ALLOWED_HTTP_HOSTS", "").split(",") if host.strip()]
     try:
-        return built_in.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=hosts)
+        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=hosts)
     except ValidationError as error:
         cause = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{variable or provider}: {cause}") from None
@@ -209,7 +207,7 @@ def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
         raise ConfigurationError(f"{provider}: {error}") from None
     return Endpoint(
         provider,
-        credentials.wire,
+        _vendor_of(provider, type(credentials)),
         credentials.address,
         credentials.max_concurrency,
         credentials.requests_per_minute,
@@ -217,12 +215,15 @@ def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
     )
 
 
-def address_of(provider: str, model: str) -> str:
-    """Return the address of `provider`/`model`, for the cache key; blocks only when it was not looked up lately."""
-    # As fresh as what the call itself goes by, or an answer would be stored under the key of another address.
+def endpoint_now(provider: str, model: str) -> Endpoint:
+    """Find where calls go without waiting; blocks only when the provider was not looked up lately.
+
+    Raises:
+        ConfigurationError: As `endpoint_of`.
+    """
     if not _fresh(provider):
         run_coro_as_sync(look_up([provider]))
-    return _known_endpoint(provider, model).address
+    return _known_endpoint(provider, model)
 
 
 @contextmanager
@@ -238,22 +239,20 @@ def models_checked() -> Iterator[None]:
         _checked.reset(token)
 
 
-_EMBEDDINGS: dict[Wire, Wire] = {"openai": "openai-embeddings", "google": "google-embeddings"}
-
-
-def embedding_endpoint(endpoint: Endpoint) -> Endpoint:
-    """Return where texts are embedded at `endpoint`.
+def check_kind(endpoint: Endpoint, kind: CallKind) -> None:
+    """Check that a vendor answers calls of a kind.
 
     Raises:
-        ConfigurationError: If the provider has no embeddings.
+        ConfigurationError: If not.
     """
-    wire = _EMBEDDINGS.get(endpoint.wire)
-    if wire is None:
-        raise ConfigurationError(
-            f"embedding_model: {endpoint.provider} has no embeddings: name a model of OpenAI, Google, an "
-            "OpenAI-compatible server or local, for example openai/text-embedding-3-small"
-        )
-    return replace(endpoint, wire=wire)
+    if kind in endpoint.vendor.kinds:
+        return
+    able = [name for vendor in all_vendors().values() if kind in vendor.kinds for name in vendor.providers]
+    what = {"embedding": "embeddings", "completion": "legacy completions"}.get(kind, kind)
+    where = "embedding_model: " if kind == "embedding" else ""
+    raise ConfigurationError(
+        f"{where}{endpoint.provider} has no {what}: name a model of {', '.join(able)} or an OpenAI-compatible server"
+    )
 
 
 async def check_models(names: Collection[ModelName], embedding: ModelName | None = None) -> dict[ModelName, Endpoint]:
@@ -274,9 +273,55 @@ async def check_models(names: Collection[ModelName], embedding: ModelName | None
         try:
             endpoints[name] = await endpoint_of(name.provider, name.model)
             if name == embedding:
-                embedding_endpoint(endpoints[name])
+                check_kind(endpoints[name], "embedding")
         except ConfigurationError as error:
             problems[error.message] = None
     if problems:
         raise ConfigurationError("; ".join(problems))
     return endpoints
+
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()
+
+
+async def client_of(endpoint: Endpoint, model: str, kind: CallKind = "chat") -> Any:
+    """Return the client for `endpoint`; a changed key or address gives a new one."""
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if len(_clients) > 1:
+        for loop in [loop for loop in _clients if loop.is_closed()]:
+            # Open connections hold on to their loop, so that the weak key alone would never let go of it.
+            del _clients[loop]
+    digest = hashlib.sha256("\0".join(endpoint.secrets).encode()).hexdigest()
+    # The local model's embeddings have a server of their own; everywhere else one connection serves all.
+    key = (endpoint.provider, endpoint.address, digest if endpoint.credentials else kind)
+    if key not in clients:
+        most = setting("MAX_RESPONSE_MB", MAX_RESPONSE_MB)
+        made = await endpoint.vendor.client(endpoint.credentials, model, kind, most)
+        clients.setdefault(key, made)  # the local model takes its time to start, and a second call may be faster
+    return clients[key]
+
+
+async def close_clients() -> None:
+    """Close every client of this event loop."""
+    for client in (_clients.pop(asyncio.get_running_loop(), None) or {}).values():
+        close = getattr(client, "close", None) or client.aclose
+        await close()
+
+
+def warm_up(names: Iterable[str]) -> None:
+    """Start importing the SDKs and the price table that calls of the built-in providers `names` will use.
+
+    In a thread, while the run waits for the Prefect server. A provider of the user's own is left out: which SDK it needs is
+    known only when its block has been read.
+    """
+    providers = [name for name in dict.fromkeys(names) if name in built_in()]
+
+    def load() -> None:
+        # What fails here fails again where it is used, and is reported there.
+        with suppress(Exception):
+            for vendor in dict.fromkeys(_vendor_of(name, None) for name in providers):
+                vendor.load()
+            if any(built_in()[name].block for name in providers):
+                from genai_prices import data  # noqa: F401
+
+    Thread(target=load, name="warm-up", daemon=True).start()

@@ -8,6 +8,7 @@ from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.tasks.record import Usage
 
 Role = Literal["system", "user", "assistant"]
+CallKind = Literal["chat", "completion", "embedding"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 
@@ -39,7 +40,8 @@ class Request(BaseModel):
     """Name of the function in `consensus_flows.tasks.readers` that must be able to read the answer before it is stored."""
     sample: int = Field(0, ge=0)
     """Tells apart repeated samples of one question, which would otherwise share one stored answer."""
-    prompt_version: str = ""
+    kind: CallKind = "chat"
+    """Which of the vendor's endpoints is asked: chat, legacy completions or embeddings."""
 
     label: str = ""
     """Name of the call in logs and in the UI, for example `openai/gpt-x #2 · iteration 1`."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, Nearness
+from consensus_flows.tasks.record import Response, Synthesis
 
 
 def agreement(texts: Sequence[str], likeness: Likeness = LEXICAL) -> float | None:
@@ -41,3 +42,15 @@ def _nearness(texts: Sequence[str], likeness: Likeness) -> Nearness:
         nearest = max(range(len(texts)), key=lambda index: (sums[places[index]], -index), default=0)
         known[key] = Nearness(mean, nearest)
     return known[key]
+
+
+def nearest(responses: Sequence[Response], method: str = "medoid", likeness: Likeness = LEXICAL) -> Synthesis:
+    """Return the answer that is nearest to all others, word for word.
+
+    Args:
+        responses: The answers of those members that did not fail; at least one.
+        method: What the record says of how it was made.
+        likeness: How nearness is measured.
+    """
+    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
+    return Synthesis(text=chosen.text or "", chosen=chosen.member, method=method)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.tasks.counting.agreement import medoid
+from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.clusters import clusters
 from consensus_flows.tasks.counting.decentralized import Outcome, settle
 from consensus_flows.tasks.counting.extraction.extract import Value, extract_all
@@ -12,18 +12,6 @@ from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.plain_text import labels
 from consensus_flows.tasks.record import Adopted, Iteration, Response, Settlement, Synthesis
-
-
-def nearest(responses: Sequence[Response], method: str = "medoid", likeness: Likeness = LEXICAL) -> Synthesis:
-    """Return the answer that is nearest to all others, word for word.
-
-    Args:
-        responses: The answers of those members that did not fail; at least one.
-        method: What the record says of how it was made.
-        likeness: How nearness is measured.
-    """
-    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
-    return Synthesis(text=chosen.text or "", chosen=chosen.member, method=method)
 
 
 def values_of(responses: Sequence[Response], extraction: str) -> list[str | None]:

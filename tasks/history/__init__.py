@@ -1,5 +1,15 @@
 """The history of runs: every run with its iterations, calls and conversation, in a database.
 
-A run is written into a file by Python's own driver (`sqlite_file`), everything else goes through SQLAlchemy (`database`),
-which is imported only then: it costs half a second of CPU.
+One driver, SQLAlchemy, for SQLite and PostgreSQL. `address`, `conversations` and `writing` do without importing it, because
+it costs a quarter of a second: a run imports it in the thread that writes, while the models answer.
 """
+
+from consensus_flows.tasks.errors import ConsensusError
+
+
+class HistoryError(ConsensusError):
+    """The history cannot be read or written. A run never fails because of it."""
+
+
+class RowError(HistoryError):
+    """The database refuses this row, and may accept another."""

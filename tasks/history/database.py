@@ -1,6 +1,6 @@
-"""The connection to the history: SQLite with one writer at a time, or any other database that SQLAlchemy knows.
+"""The connection to the history: SQLite with one writer at a time, PostgreSQL, or another database that SQLAlchemy knows.
 
-A database without tables, or with those of an older version, is brought up to date when it is opened.
+Tables that are missing or of an older version are brought up to date when the history is opened.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from consensus_flows.tasks.calls.scrub import scrub
-from consensus_flows.tasks.history.address import BUSY_S, HEAD, OFF, VARIABLE, Place, history_place, said_by
-from consensus_flows.tasks.history.errors import HistoryError, RowError
-from consensus_flows.tasks.history.rows import Row
-from consensus_flows.tasks.history.saving import Transaction
-from consensus_flows.tasks.history.schema import metadata
+from consensus_flows.tasks.calls.redact import redact
+from consensus_flows.tasks.history import HistoryError, RowError
+from consensus_flows.tasks.history.address import OFF, VARIABLE, Address, known_address, source
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+BUSY_S = 30.0
+"""Seconds that a writer waits for another one."""
 CONNECT_S = 10
 LOCK = 0x636F6E73
-"""Number of the lock that a migration takes on PostgreSQL."""
+"""Number of the advisory lock that a migration takes on PostgreSQL."""
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -41,38 +41,34 @@ class Database:
     """The history, for use in one thread that runs no event loop.
 
     Args:
-        place: Where it is.
+        address: Where it is.
 
     Raises:
         HistoryError: From every method, with one sentence that holds no password.
     """
 
-    def __init__(self, place: Place) -> None:
-        with _explained(place if isinstance(place, Path) else VARIABLE):
-            self._url = url_of(place)
+    def __init__(self, address: Address) -> None:
+        with _explained(address if isinstance(address, Path) else VARIABLE):
+            self._url = url_of(address)
             self._name = _public(self._url)
             self._secrets = _secrets_of(self._url)
             self._lock = threading.Lock()
             self._runner: asyncio.Runner | None = None
             self._engine: Engine | None = None
             self._async: AsyncEngine | None = None
-            self._open()
+            self._connect()
         self._ready = False
 
-    def save(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work` in one transaction that writes."""
-        return self._do(lambda connection: work(_Statements(connection)), write=True)
-
-    def warm_up(self) -> None:
-        """Connect, and make the tables if there are none."""
-        self._do(lambda _: None, write=False)
+    def open(self) -> None:
+        """Connect, and bring the tables up to date."""
+        self.read(lambda _: None)
 
     def read(self, work: Work[T]) -> T:
         """Do `work` in one transaction that reads."""
         return self._do(work, write=False)
 
-    def change(self, work: Work[T]) -> T:
-        """Do `work` in one transaction that writes, with a connection."""
+    def write(self, work: Work[T]) -> T:
+        """Do `work` in one transaction that writes."""
         return self._do(work, write=True)
 
     def shrink(self) -> None:
@@ -98,7 +94,7 @@ class Database:
             if self._engine is not None:
                 self._engine.dispose()
 
-    def _open(self) -> None:
+    def _connect(self) -> None:
         if self._url.get_backend_name() == "sqlite":
             if self._url.database and not self._url.query:
                 _make_private(Path(self._url.database))
@@ -116,7 +112,7 @@ class Database:
     def _do(self, work: Work[T], *, write: bool) -> T:
         with self._lock, _explained(self._name, self._secrets):
             if not self._ready:
-                self._prepare()
+                self._migrate()
                 self._ready = True
             return self._transact(work, write=write)
 
@@ -127,15 +123,15 @@ class Database:
         with self._engine.execution_options(consensus_write=write).begin() as connection:
             return work(connection)
 
-    def _prepare(self) -> None:
-        found = self._transact(revision_of, write=False)
-        if found != HEAD:
+    def _migrate(self) -> None:
+        # Alembic costs 0.15 s to import, so it is asked only about tables whose revision is not the newest file's.
+        if self._transact(revision_of, write=False) != newest_revision():
             if self._url.get_backend_name() == "sqlite":
                 self._use_wal()
-            self._transact(_migrate, write=True)
+            self._transact(_upgrade, write=True)
 
     def _use_wal(self) -> None:
-        """Let readers and the writer not wait for each other. SQLite asks no patience of those who switch at once."""
+        """Let readers and the writer not wait for each other. Where several switch at once, SQLite itself does not wait."""
         assert self._engine is not None
         deadline = time.monotonic() + BUSY_S
         raw = self._engine.raw_connection()
@@ -143,7 +139,7 @@ class Database:
             while True:
                 try:
                     raw.cursor().execute("PRAGMA journal_mode=WAL")
-                except Exception as error:
+                except sqlite3.Error as error:
                     if "locked" not in str(error) or time.monotonic() > deadline:
                         raise HistoryError(f"the history at {self._name} cannot be used: {error}") from None
                     time.sleep(0.02)
@@ -153,28 +149,33 @@ class Database:
             raw.close()
 
 
-class _Statements:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def value(self, query: str, **given: Any) -> Any:
-        return self._connection.execute(text(query), given).scalar()
-
-    def insert(self, table: str, rows: list[Row]) -> None:
-        if rows:
-            self._connection.execute(insert(metadata.tables[table]), rows)
-
-
 async def _run(engine: "AsyncEngine", work: Work[T]) -> T:
     async with engine.begin() as connection:
         return await connection.run_sync(work)
 
 
-def url_of(place: Place) -> URL:
+@contextmanager
+def opened() -> Iterator[Database]:
+    """Open the history for a command.
+
+    Raises:
+        HistoryError: If it is off.
+    """
+    address = known_address()
+    if address is None:
+        raise HistoryError(f"there is no history: {VARIABLE} is {OFF}")
+    database = Database(address)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def url_of(address: Address) -> URL:
     """Return the address of a history, with a driver that is installed."""
-    if isinstance(place, Path):
-        return URL.create("sqlite", database=str(place))
-    url = make_url(place)
+    if isinstance(address, Path):
+        return URL.create("sqlite", database=str(address))
+    url = make_url(address)
     if url.drivername in {"postgres", "postgresql"}:
         if find_spec("psycopg"):
             return url.set(drivername="postgresql+psycopg")
@@ -184,12 +185,12 @@ def url_of(place: Place) -> URL:
     return url.set(drivername="sqlite") if url.drivername == "sqlite+aiosqlite" else url
 
 
-def shown(place: Place | None) -> str:
+def shown(address: Address | None) -> str:
     """Return where the history is, for a person and without a password."""
-    if place is None:
+    if address is None:
         return f"off ({VARIABLE})"
     with _explained(VARIABLE):
-        return str(place) if isinstance(place, Path) else _public(url_of(place))
+        return str(address) if isinstance(address, Path) else _public(url_of(address))
 
 
 def _public(url: URL) -> str:
@@ -204,23 +205,6 @@ def _secrets_of(url: URL) -> list[str]:
     return sorted({form for text in texts for form in (text, quote(text, safe=""))}, key=len, reverse=True)
 
 
-@contextmanager
-def opened() -> Iterator[Database]:
-    """Open the history for a command.
-
-    Raises:
-        HistoryError: If it is off.
-    """
-    place = history_place()
-    if place is None:
-        raise HistoryError(f"there is no history: {VARIABLE} is {OFF}")
-    database = Database(place)
-    try:
-        yield database
-    finally:
-        database.close()
-
-
 def revision_of(connection: Connection) -> str | None:
     """Return which revision the tables have, or None where there are none."""
     if not inspect(connection).has_table("alembic_version"):
@@ -229,20 +213,23 @@ def revision_of(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _migrate(connection: Connection) -> None:
+def newest_revision() -> str:
+    """Return the newest revision: the file of a revision begins with its number."""
+    return max(path.name for path in MIGRATIONS.glob("versions/v*.py"))[1:5]
+
+
+def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
-    if revision_of(connection) == HEAD:  # another process was faster
-        return
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, "head")  # does nothing where another process was faster
     except CommandError as error:
         where = _public(connection.engine.url)
         raise HistoryError(f"the history at {where} was made by another version: {error}") from None
@@ -275,23 +262,23 @@ def _on_begin(connection: Connection) -> None:
 
 
 @contextmanager
-def _explained(place: Place, secrets: Iterable[str] = ()) -> Iterator[None]:
+def _explained(address: Address, secrets: Iterable[str] = ()) -> Iterator[None]:
     """Turn what the database says into one sentence."""
     try:
         yield
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         raise HistoryError(
-            f"the address of the history ({said_by()}) is no database URL that can be used: sqlite:////path, postgresql://..."
+            f"the address of the history ({source()}) is no database URL that can be used: sqlite:////path, postgresql://..."
         ) from None
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise
         raise HistoryError(
-            f"the history at {place} cannot be used: the driver knows no setting {unknown[1]!r}"
+            f"the history at {address} cannot be used: the driver knows no setting {unknown[1]!r}"
         ) from None
     except (SQLAlchemyError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         kind = RowError if isinstance(error, IntegrityError | DataError) else HistoryError
-        message = f"the history at {place} cannot be used: {type(cause).__name__}: {cause}"
-        raise kind(scrub(" ".join(message.split()), secrets)) from None
+        message = f"the history at {address} cannot be used: {type(cause).__name__}: {cause}"
+        raise kind(redact(" ".join(message.split()), secrets)) from None

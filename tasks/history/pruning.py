@@ -55,7 +55,7 @@ def prune(database: "Database", before: datetime) -> Pruned:
     """
     deleted_runs = deleted_calls = 0
     while True:
-        number, of_calls = database.change(lambda connection: _delete_some(connection, before))
+        number, of_calls = database.write(lambda connection: _delete_some(connection, before))
         if not number:
             break
         deleted_runs, deleted_calls = deleted_runs + number, deleted_calls + of_calls

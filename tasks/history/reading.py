@@ -1,4 +1,4 @@
-"""What the history is asked: which runs there were, one of them in full, and how each model did."""
+"""Reads the history: runs, one run in full, conversations, and how each model did."""
 
 import json
 import math
@@ -10,11 +10,15 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
-from consensus_flows.tasks.history.lookup import LISTED, only
-from consensus_flows.tasks.history.rows import Row
-from consensus_flows.tasks.history.schema import calls, runs
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.history.conversations import Conversation
+from consensus_flows.tasks.history.schema import calls, conversations, runs, turns
+from consensus_flows.tasks.history.writing import Row, username
 from consensus_flows.tasks.record import known_cost
 
+LISTED = 5
+"""Ids that are named when an abbreviation fits several."""
 LIST = [column for column in runs.c if column.name not in {"answer", "record"}]
 
 
@@ -88,6 +92,82 @@ def read_run(connection: Connection, name: str) -> tuple[Row, dict[str, Any]]:
     run_id = name if name in found else only(found, name, "run")
     row = _plain(connection.execute(select(runs).where(runs.c.id == run_id)).one()._mapping)  # noqa: SLF001
     return row, json.loads(row.pop("record"))
+
+
+def only(found: Sequence[str] | set[str], name: str, what: str) -> str:
+    """Return the one id that was found.
+
+    Raises:
+        HistoryError: If there is none or several.
+    """
+    if not name.strip() or not found:
+        raise HistoryError(f"{name!r} is no {what}")
+    if len(found) > 1:
+        listed = ", ".join(sorted(found)[:LISTED])
+        raise HistoryError(
+            f"{name!r} is the beginning of several ids: {listed}{', ...' if len(found) > LISTED else ''}"
+        )
+    return next(iter(found))
+
+
+def latest(connection: Connection) -> Conversation:
+    """Return the conversation in which this user got the latest answer, after that answer.
+
+    Raises:
+        HistoryError: If there is none.
+    """
+    found = connection.execute(
+        select(turns.c.run_id)
+        .join(conversations, conversations.c.id == turns.c.conversation_id)
+        .where(conversations.c.username == username())
+        .order_by(turns.c.ended_at.desc(), turns.c.run_id.desc())
+        .limit(1)
+    ).scalar()
+    if found is None:
+        raise HistoryError("there is no conversation to continue")
+    return _after(connection, found)
+
+
+def named(connection: Connection, name: str) -> Conversation:
+    """Return the conversation `name`, after its latest turn; or, if `name` is that of a run, after that run's turn.
+
+    Args:
+        connection: Of the history.
+        name: An id, or the beginning of one that fits no other.
+
+    Raises:
+        HistoryError: If there is none, or the beginning fits several.
+    """
+    found: set[str] = set()
+    for column in (conversations.c.id, turns.c.run_id):
+        fits = column.startswith(name, autoescape=True)
+        found |= set(connection.execute(select(column).where(fits).limit(LISTED + 1)).scalars())
+    full = name if name in found else only(found, name, "conversation or run with an answer in one")
+    leaf = connection.execute(
+        select(turns.c.run_id)
+        .where(turns.c.conversation_id == full)
+        .order_by(turns.c.ended_at.desc(), turns.c.run_id.desc())
+        .limit(1)
+    ).scalar()
+    return _after(connection, leaf or full)
+
+
+def _after(connection: Connection, run_id: str) -> Conversation:
+    """Return the conversation up to and with the turn of a run."""
+    conversation_id = connection.execute(select(turns.c.conversation_id).where(turns.c.run_id == run_id)).scalar_one()
+    query = select(turns.c.run_id, turns.c.parent_id, turns.c.given, runs.c.prompt, runs.c.answer).join(
+        runs, runs.c.id == turns.c.run_id
+    )
+    known = {row.run_id: row for row in connection.execute(query.where(turns.c.conversation_id == conversation_id))}
+    path, at = [], known.get(run_id)
+    while at is not None:
+        path.append(at)
+        at = known.get(at.parent_id)
+    conversation = Conversation(conversation_id)
+    for row in reversed(path):
+        given = [Message.model_validate(message) for message in json.loads(row.given or "[]")]
+        conversation.add(row.prompt, row.answer, row.run_id, given)
+    return conversation
 
 
 @dataclass(frozen=True)
@@ -174,6 +254,20 @@ def _latencies(wanted: Filter) -> Select[Any]:
     query = _of_runs(query, wanted).where(calls.c.error_kind.is_(None), calls.c.cached.is_(False))
     ordered: Select[Any] = query.order_by(calls.c.provider, calls.c.model, calls.c.latency_s)
     return ordered
+
+
+Lengths = dict[tuple[str, str, str], float]
+"""Mean output tokens of an answer, by provider, model and role."""
+
+
+def mean_output_tokens(connection: Connection) -> Lengths:
+    """Return the mean output tokens of every model in every role, over the answers whose usage is known."""
+    query = (
+        select(calls.c.provider, calls.c.model, calls.c.role, func.avg(calls.c.output_tokens).label("mean"))
+        .where(calls.c.error_kind.is_(None), calls.c.output_tokens > 0, calls.c.role != "recorded")
+        .group_by(calls.c.provider, calls.c.model, calls.c.role)
+    )
+    return {(row.provider, row.model, row.role): float(row.mean) for row in connection.execute(query)}
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.counting.agreement import medoid
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.judging.judge import Asked, JudgeRequest, ask_for_answer, ask_judge, first_of, in_json
 from consensus_flows.tasks.judging.judgements import ArbiterVerdict, Kind, arbiter_verdict
 from consensus_flows.tasks.prompting.fence import fence_tag, fenced, shuffled
@@ -30,12 +28,6 @@ async def judge(
         return await _judge(asked, _candidates(responses, config, arbiter), config, arbiter, call)
 
     return await first_of(config.arbiters(), ask)
-
-
-def fallback(responses: Sequence[Response], likeness: Likeness = LEXICAL) -> Synthesis:
-    """Return the answer that is nearest to all others, word for word, for when no judge could judge."""
-    chosen = responses[medoid([response.text or "" for response in responses], likeness)]
-    return Synthesis(text=chosen.text or "", chosen=chosen.member)
 
 
 def _candidates(responses: Sequence[Response], config: ConsortiumConfig, arbiter: ModelName) -> Sequence[Response]:

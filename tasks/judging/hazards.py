@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from consensus_flows.tasks.plain_text import CONTROL, DIRECTION, hides
 from consensus_flows.tasks.prompting.fence import LONGEST, too_long
-from consensus_flows.tasks.record import Response
+from consensus_flows.tasks.record import Response, RunWarning
 
 Hazard = Literal[
     "fence", "judgement", "instruction", "direction", "invisible", "control", "script", "remote image", "length"
@@ -80,6 +80,8 @@ def marked(response: Response) -> Response:
     if not found:
         return response
     aimed = [_NEUTRALISED[name] for name in found if name in _NEUTRALISED]
-    told = f"{response.member}: its text holds {'; '.join(aimed)}; so a judge or another member sees it, where one does"
-    warnings = [told] if aimed else []
-    return response.model_copy(update={"hazards": list(found), "warnings": [*response.warnings, *warnings]})
+    warnings = list(response.warnings)
+    if aimed:
+        message = f"{response.member}: its text holds {'; '.join(aimed)}; so a judge or another member sees it, where one does"
+        warnings.append(RunWarning(kind="attack", message=message, member=response.member))
+    return response.model_copy(update={"hazards": list(found), "warnings": warnings})

@@ -41,7 +41,7 @@ async def poll(
         return [], []
 
     async def rank(judge: Member, own: Response) -> tuple[JudgeRanking, list[Response]]:
-        seed = f"{config.seed}:{number}:{own.member}"
+        seed = f"{config.order_seed}:{number}:{own.member}"
         labelled = shuffled([one for one in answered if config.include_self or one is not own], seed)
         names = {label: response.member for label, response in labelled.items()}
         entry = JudgeRanking(round=number, judge=own.member, seed=seed, order=list(names.values()))

@@ -154,7 +154,6 @@ class SameAnswers:
             self._compared, self._heads = values, heads or {}
             if heads is None:
                 self.record.degraded = True
-                self.record.warnings.append(
-                    f"{self.model} could not tell which readings mean the same: they count as written"
-                )
+                message = f"{self.model} could not tell which readings mean the same: they count as written"
+                self.record.warn("not_merged", message, member=str(self.model))
         return [reading and self._heads.get(reading.value, reading) for reading in readings]

@@ -5,7 +5,6 @@ arXiv:2005.14165), ask for the steps of thought (chain of thought, Wei et al., a
 by which markers these are kept apart from the answer.
 """
 
-import hashlib
 import os
 import tomllib
 from pathlib import Path
@@ -16,7 +15,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.record import Response
+from consensus_flows.tasks.record import Response, RunWarning
 
 FOLDER = "CONSENSUS_PROMPT_SETS"
 """The environment variable that names the folder of one's own sets; one of them hides a shipped one of the same name."""
@@ -53,18 +52,8 @@ class PromptSet(BaseModel):
     citations_marker: str = ""
     """The line after which the sources stand."""
 
-    @property
-    def version(self) -> str:
-        """A digest of all but the description, for the cache key; empty for a set that changes nothing."""
-        if self == PromptSet(description=self.description):
-            return ""
-        text = self.model_dump_json(exclude={"description"})
-        return f"set-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-
     def prompted(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return `messages` as a member is sent them; the last one is what is asked."""
-        if not self.version:
-            return messages
         said = [message.content for message in messages[:1] if message.role == "system"]
         system = "\n\n".join(text for text in (*said, self.system) if text)
         *earlier, last = messages[len(said) :]
@@ -88,10 +77,15 @@ class PromptSet(BaseModel):
                 "citations": list(parts.citations),
                 "warnings": [
                     *response.warnings,
-                    *(f"{response.member} has nothing marked {marker!r}: not kept apart" for marker in parts.missing),
+                    *(_unmarked(response.member, marker) for marker in parts.missing),
                 ],
             }
         )
+
+
+def _unmarked(member: str, marker: str) -> RunWarning:
+    message = f"{member} has nothing marked {marker!r}: not kept apart"
+    return RunWarning(kind="unmarked", message=message, member=member)
 
 
 def prompt_set(name: str) -> PromptSet:

@@ -16,9 +16,9 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_logger
 
-from consensus_flows.tasks.batches.outcome import NOT_STARTED, BatchSummary
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress
 from consensus_flows.tasks.record import bill
-from consensus_flows.tasks.reports.batch_picture import histogram
+from consensus_flows.tasks.reports.pictures import histogram
 from consensus_flows.tasks.reports.report import cell, quoted
 
 PAUSE_S = 2.0
@@ -29,8 +29,7 @@ class BatchReport:
     """Writes artifacts and an event, without making the rows wait for them."""
 
     def __init__(self) -> None:
-        self._wanted = 1
-        self._done = 0
+        self._progress = Progress()
         self._bar: asyncio.Task[UUID] | None = None
         self._moving: asyncio.Task[None] | None = None
         self._moved = 0.0
@@ -38,33 +37,30 @@ class BatchReport:
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event of the batch; those of its rows' runs are none of ours."""
         if event == "batch_started":
-            self._wanted, self._done = value.rows, value.finished
-            description = f"Rows of {self._wanted}"
-            self._bar = asyncio.ensure_future(acreate_progress_artifact(self._share(), "batch-progress", description))
+            self._progress = value
+            share, description = self._share(value.finished), f"Rows of {value.wanted}"
+            self._bar = asyncio.ensure_future(acreate_progress_artifact(share, "batch-progress", description))
         elif event in {"row", "shard"}:
-            # A shard comes as the sums of its rows.
-            self._done += value["done"] + value["failed"] if event == "shard" else value["status"] != NOT_STARTED
             now = time.monotonic()
             if now - self._moved > PAUSE_S and (self._moving is None or self._moving.done()):
-                self._moved, self._moving = now, asyncio.ensure_future(self._move())
+                self._moved, self._moving = now, asyncio.ensure_future(self._move(self._progress.finished))
         elif event == "batch_ended":
             _emit(value)
             await asyncio.gather(*(_quietly(one) for one in self._end(value)))
 
-    def _share(self) -> float:
-        return round(100 * min(1.0, self._done / max(1, self._wanted)), 1)
+    def _share(self, rows: int) -> float:
+        return round(100 * min(1.0, rows / max(1, self._progress.wanted)), 1)
 
-    async def _move(self) -> None:
+    async def _move(self, rows: int) -> None:
         if self._bar is not None:
-            await _quietly(self._update(self._bar))
+            await _quietly(self._update(self._bar, rows))
 
-    async def _update(self, bar: "asyncio.Task[UUID]") -> None:
-        await aupdate_progress_artifact(await bar, self._share(), f"{self._done} of {self._wanted} rows")
+    async def _update(self, bar: "asyncio.Task[UUID]", rows: int) -> None:
+        await aupdate_progress_artifact(await bar, self._share(rows), f"{rows} of {self._progress.wanted} rows")
 
     def _end(self, summary: BatchSummary) -> list[Any]:
-        self._done = summary.done + summary.failed
         return [
-            self._move(),
+            self._move(summary.done + summary.failed),
             acreate_markdown_artifact(summary_markdown(summary), "batch-summary", "What the batch came to"),
             acreate_table_artifact(models_table(summary), "batch-models", "Calls, latency and cost of each model"),
             acreate_image_artifact(

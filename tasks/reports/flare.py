@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from consensus_flows.blocks.consensus_learning import Approach, ConsensusLearningConfig, PromptType, Turn, is_used
 from consensus_flows.blocks.member import members_of, parse_member
-from consensus_flows.tasks.calls.providers import BUILT_IN, LOCAL
+from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
@@ -116,10 +116,11 @@ def read_input(text: str, providers: Collection[str] = ()) -> FlareRun:
 def name_of(model: FlareModel, providers: Collection[str] = ()) -> str:
     """Return the model as `provider/model`, by the rule of `read_input`; never with a count."""
     first, *rest = model.id.split("/")
+    keyed = {name for name, provider in built_in().items() if provider.block is not None}
     if model.provider is not None:
         name = f"{model.provider}/{model.id}"
-    elif (rest and first not in BUILT_IN and (first == LOCAL or first in providers)) or (
-        len(rest) >= 2 and first in BUILT_IN
+    elif (rest and first not in keyed and (first in built_in() or first in providers)) or (
+        len(rest) >= 2 and first in keyed
     ):
         name = model.id
     else:

@@ -1,42 +1,11 @@
-"""Folders of prompts and of records: one file each, named alike."""
+"""Folders of records, of which `consensus tally` reads the preferences."""
 
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from consensus_flows.tasks.atomic_write import atomic_write
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
-
-PROMPTS = (".md", ".txt")
-
-
-def read_prompts(folder: Path) -> dict[str, str]:
-    """Return the text of every prompt file in `folder` by its name without the ending, in the order of the names.
-
-    Raises:
-        ConfigurationError: Naming what is wrong: no such folder, no prompt in it, an empty file, two of one name.
-    """
-    if not folder.is_dir():
-        raise ConfigurationError(f"prompts: there is no folder {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PROMPTS and path.is_file())
-    prompts: dict[str, str] = {}
-    for path in paths:
-        if path.name.startswith("."):
-            continue
-        if path.stem in prompts:
-            raise ConfigurationError(f"prompts: two files in {folder} are called {path.stem!r}: rename one")
-        try:
-            prompts[path.stem] = path.read_text(encoding="utf-8-sig").strip()
-        except OSError as error:
-            raise ConfigurationError(f"prompts: {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"prompts: {path} is no text in UTF-8") from None
-        if not prompts[path.stem]:
-            raise ConfigurationError(f"prompts: {path} is empty")
-    if not prompts:
-        raise ConfigurationError(f"prompts: there is no {' or '.join(PROMPTS)} file in {folder}")
-    return prompts
 
 
 def record_folder(folder: Path) -> Path:
@@ -50,14 +19,6 @@ def record_folder(folder: Path) -> Path:
     except OSError as error:
         raise ConfigurationError(f"output: the folder {folder} cannot be made: {error.strerror}") from None
     return folder
-
-
-def write_record(folder: Path, name: str, record: Record) -> Path:
-    """Write a record as `name.json` into `folder`; the file is never seen half-written."""
-    path = folder / f"{name}.json"
-    with atomic_write(path) as file:
-        file.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8", errors="replace")
-    return path
 
 
 def read_preferences(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:

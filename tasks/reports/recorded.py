@@ -1,11 +1,13 @@
 """Answers that were recorded earlier and stand in for a layer: nobody is called for them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from consensus_flows.blocks.member import parse_model
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.record import CallError, Response
 
 PROVIDER = "reference"
@@ -34,6 +36,23 @@ class Recorded(BaseModel):
 def numbered(texts: Sequence[str | None]) -> dict[str, str | None]:
     """Name answers whose authors are not known."""
     return {f"{PROVIDER}#{number}": text for number, text in enumerate(texts, 1)}
+
+
+def recorded_answers(value: Any) -> Recorded | None:
+    """Read recorded answers of one question: a list of texts, or an object of texts by member; None where there is nothing.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        found = parse(value) if isinstance(value, str) else value  # a table holds it as JSON
+        return Recorded(answers=numbered(found) if isinstance(found, list) else found)
+    except ValueError:  # that of pydantic is one too
+        raise ConfigurationError(
+            "reference: recorded answers are a list of texts, or an object of texts by member"
+        ) from None
 
 
 def _response(name: str, text: str | None) -> Response:

@@ -1,8 +1,10 @@
-"""What a run shows in the Prefect UI: artifacts for every iteration, events for automations, names that can be read."""
+"""What a run shows in the Prefect UI: artifacts for every iteration, events for automations, names that people can read."""
 
 import asyncio
 import re
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -15,7 +17,6 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.record import AnswerComparison, Iteration, Record, Response
 
@@ -30,96 +31,89 @@ def run_name() -> str:
     return words if len(words) <= 60 else words[:59] + "…"
 
 
-def start_record(flow: str, prompt: str, seed: int | None = None) -> Record:
-    """Return the record of a run that starts now."""
-    return Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=seed)
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of a run.
 
-
-def told_of_end(record: Record) -> Record:
-    """Return what the flow returns, or fail it with the reason why there is no answer.
-
-    Raises:
-        QuorumError: If there is no answer; `record` holds the record.
+    Attributes:
+        key: Its key; artifacts of one key are versions of each other.
+        description: What it shows.
+        content: Markdown, the rows of a table, or a progress in percent.
     """
-    if record.answer is not None:
-        return record
-    error = QuorumError(record.error or "no member gave an answer")
-    error.record = record  # type: ignore[attr-defined]
-    raise error
+
+    key: str
+    description: str
+    content: str | list[dict[str, Any]] | float
 
 
 class Report:
-    """Writes artifacts and events while the run goes on, without making it wait for them."""
+    """Writes artifacts and events while the run goes on, without making it wait for them.
 
-    shows_confidence: ClassVar[bool] = True
-    """Whether each iteration has a progress artifact of its confidence; flows without an arbiter show something else."""
+    Args:
+        of_iteration: Returns the artifacts of an iteration that has ended; by default its answers and its calls.
+        of_run: Returns the artifacts of the whole run at its end.
+        threshold: A confidence below which an event says so.
+    """
 
-    def __init__(self, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        of_iteration: Callable[[Record, Iteration], Iterable[Artifact]] | None = None,
+        of_run: Callable[[Record], Iterable[Artifact]] | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> None:
+        self._of_iteration = of_iteration or answers_and_calls
+        self._of_run = of_run
         self._threshold = threshold
-        self._writing: list[asyncio.Task[None]] = []
         self._record: Record | None = None
-        self._bars: list[asyncio.Task[UUID]] = []
-        self._ended = 0
+        self._written: asyncio.Task[None] | None = None
+        self._progress: dict[str, UUID] = {}
 
     async def told(self, event: str, value: Any) -> None:
         """Take note of an event of the run."""
         if event == "started":
             self._record = value
-        elif event == "answered" and self.shows_confidence and len(self._bars) == self._ended:
-            # While the others think: what is left for the end is what a run waits for.
-            self._bars.append(asyncio.ensure_future(self._begin(self._ended + 1)))
-        elif event == "iterated":
-            self._ended += 1
-            # At once, not with the artifacts: an automation must not hear of the end before.
-            self._emit_iteration(value)
-            before = self._writing[-1] if self._writing else None
-            self._writing.append(asyncio.ensure_future(self._write(value, before)))
+        elif event == "iterated" and self._record is not None:
+            # At once, not with the artifacts: an automation must not get the end of the run first.
+            self._emit_iteration(self._record, value)
+            self._write(self._of_iteration(self._record, value))
         elif event == "ended":
             self._emit_end(value)
-            for outcome in await asyncio.gather(*self._bars, *self._writing, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    get_logger("consensus").warning("An artifact could not be written: %r", outcome)
+            if self._of_run is not None:
+                self._write(self._of_run(value))
+            if self._written is not None:
+                await self._written
 
-    async def _write(self, iteration: Iteration, before: "asyncio.Task[None] | None") -> None:
-        if before is not None:  # one after the other, so that the last one written is the latest
-            await asyncio.wait([before])
-        name = key(self._record.flow if self._record else "run")
-        number, done = iteration.number, self._progress(iteration)
-        await asyncio.gather(
-            acreate_markdown_artifact(iteration_markdown(iteration), f"{name}-iteration", f"Iteration {number}"),
-            acreate_table_artifact(calls_table(iteration), f"{name}-calls", f"Calls of iteration {number}"),
-            self._advance(number, done),
-        )
+    def _write(self, artifacts: Iterable[Artifact]) -> None:
+        """Write artifacts in the background, after those before, so that the last one written is the latest version."""
+        self._written = asyncio.ensure_future(self._write_after(self._written, list(artifacts)))
 
-    async def _begin(self, number: int) -> UUID:
-        name = key(self._record.flow if self._record else "run")
-        created: UUID = await acreate_progress_artifact(0.0, f"{name}-progress", f"Confidence in iteration {number}")
-        return created
+    async def _write_after(self, before: "asyncio.Task[None] | None", artifacts: list[Artifact]) -> None:
+        if before is not None:
+            await before
+        for outcome in await asyncio.gather(*map(self._create, artifacts), return_exceptions=True):
+            if isinstance(outcome, Exception):
+                get_logger("consensus").warning("An artifact could not be written: %r", outcome)
 
-    async def _advance(self, number: int, done: float) -> None:
-        description = f"Confidence after iteration {number}"
-        if len(self._bars) >= number:
-            await aupdate_progress_artifact(await self._bars[number - 1], done, description)
+    async def _create(self, artifact: Artifact) -> None:
+        content = artifact.content
+        if isinstance(content, str):
+            await acreate_markdown_artifact(content, artifact.key, artifact.description)
+        elif isinstance(content, list):
+            await acreate_table_artifact(content, artifact.key, artifact.description)
+        elif artifact.key in self._progress:
+            await aupdate_progress_artifact(self._progress[artifact.key], content, artifact.description)
+        else:
+            self._progress[artifact.key] = await acreate_progress_artifact(content, artifact.key, artifact.description)
 
-    def _progress(self, iteration: Iteration) -> float:
-        """How near the run is to its threshold, in per cent."""
-        confidence = iteration.synthesis.confidence if iteration.synthesis else None
-        if confidence is None:
-            return 0.0
-        return 100.0 if not self._threshold else round(min(1.0, confidence / self._threshold) * 100, 1)
-
-    def _emit_iteration(self, iteration: Iteration) -> None:
-        synthesis = iteration.synthesis
-        _emit(
-            "consensus.iteration.ended",
-            self._record,
-            {
-                "iteration": iteration.number,
-                "confidence": synthesis.confidence if synthesis else None,
-                "agreement": iteration.agreement,
-                "failed_members": [r.member for r in iteration.responses if not r.answered],
-            },
-        )
+    def _emit_iteration(self, record: Record, iteration: Iteration) -> None:
+        payload = {
+            "iteration": iteration.number,
+            "confidence": iteration.synthesis.confidence if iteration.synthesis else None,
+            "agreement": iteration.agreement,
+            "failed_members": [r.member for r in iteration.responses if not r.answered],
+        }
+        _emit("consensus.iteration.ended", record, payload)
 
     def _emit_end(self, record: Record) -> None:
         payload = {
@@ -134,11 +128,11 @@ class Report:
             _emit("consensus.run.below-threshold", record, payload | {"threshold": self._threshold})
 
 
-def _emit(event: str, record: Record | None, payload: dict[str, Any]) -> None:
-    run_id = record.flow_run_id if record else None
+def _emit(event: str, record: Record, payload: dict[str, Any]) -> None:
+    run_id = record.flow_run_id
     resource = {
         "prefect.resource.id": f"consensus.run.{run_id or 'local'}",
-        "prefect.resource.name": record.flow if record else "run",
+        "prefect.resource.name": record.flow,
     }
     related = (
         [{"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}] if run_id else []
@@ -187,30 +181,25 @@ def answer_section(response: Response, level: str = "###") -> str:
     return "\n\n".join(parts)
 
 
-def iteration_markdown(iteration: Iteration) -> str:
-    """Describe an iteration for a person."""
-    synthesis = iteration.synthesis
-    failed = [f"{r.member}: {r.error.message}" for r in iteration.responses if r.error]
-    if synthesis is None:
-        return f"# Iteration {iteration.number}\n\nToo few members answered.\n\n" + quoted("\n".join(failed))
-    by = f"by `{cell(synthesis.arbiter)}`" if synthesis.arbiter else "no arbiter could judge"
-    confidence = f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by})"
-    parts = [
-        f"# Iteration {iteration.number}",
-        f"{confidence} · {agreement_note(iteration)}",
-        f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
-        quoted(synthesis.text),
-    ]
-    if synthesis.dissent:
-        parts += ["## Dissent", quoted(synthesis.dissent)]
-    if synthesis.refinement_areas:
-        parts += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
-    if synthesis.comparison:
-        parts += comparison_section(synthesis.comparison)
-    if synthesis.analysis:
-        parts += ["## Analysis", quoted(synthesis.analysis)]
-    parts.append("## Answers")
-    parts += [answer_section(r) for r in iteration.responses if r.answered]
+def answers_and_calls(record: Record, iteration: Iteration) -> Iterator[Artifact]:
+    """Show what an iteration came to, its answers and its calls."""
+    title, made = f"Iteration {iteration.number}", iteration.synthesis
+    page = iteration_page(title, iteration, [agreement_note(iteration), *([quoted(made.text)] if made else [])])
+    yield Artifact(f"{key(record.flow)}-iteration", title, page)
+    yield calls_artifact(record, iteration, title.lower())
+
+
+def calls_artifact(record: Record, iteration: Iteration, of: str) -> Artifact:
+    """Return the table of the calls of an iteration."""
+    return Artifact(f"{key(record.flow)}-calls", f"Calls of {of}", calls_table(iteration))
+
+
+def iteration_page(title: str, iteration: Iteration, sections: Sequence[str]) -> str:
+    """Describe an iteration for a person: its own sections, then every answer, what looked like an attack, and what failed."""
+    failed = [f"{call.member}: {call.error.message}" for call in iteration.calls_made() if call.error]
+    parts = [f"# {title}", *sections]
+    if answered := iteration.answered():
+        parts += ["## Answers", *(answer_section(response) for response in answered)]
     parts += hazards_section(iteration)
     if failed:
         parts += ["## Failed", quoted("\n".join(failed))]

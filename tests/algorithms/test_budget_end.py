@@ -17,9 +17,9 @@ from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
 from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.ending import end_by_budget
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response
 from tests.kits.consortium_kit import judged, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, json_reply
 
 pytestmark = [
@@ -41,7 +41,7 @@ def answering(vendors):
 def told(record):
     assert record.answer is not None
     assert record.degraded
-    assert any("without-a-price#1: budget" in warning for warning in record.warnings)
+    assert any((kind, member) == ("budget", "openai/without-a-price#1") for kind, member, _ in kinds(record))
     return record.status, len(record.iterations)
 
 
@@ -126,5 +126,5 @@ def test_the_rule(status, after, calls):
     for call, wanted in ((refused, after), (other, status)):
         record = Record(flow="x", prompt="x", status=status, iterations=[Iteration(number=1), Iteration(number=2)])
         setattr(record.iterations[0], calls, [call])
-        end_by_budget(record)
+        record.end_by_budget()
         assert record.status == wanted

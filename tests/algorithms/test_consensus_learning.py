@@ -6,12 +6,12 @@ import re
 import pytest
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from consensus_flows.flows.consensus_learning import consensus_learning, run_consensus_learning
+from consensus_flows.flows.consensus_learning import consensus_learning, page, run_consensus_learning
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.reports.learning_report import round_markdown
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 pytestmark = [
@@ -139,7 +139,7 @@ async def test_a_failing_member_takes_part_again_and_fails_nobody(vendors, role)
     assert set(first.synthesis.labels.values()) == set(NAMES[1:]), "what failed is not quoted"
     assert second.responses[0].text == "here I am"
     assert record.degraded
-    assert "round 1: openai/one#1: bad_request" in record.warnings
+    assert ("bad_request", "openai/one#1", 1) in kinds(record)
     late = turns(vendors, "one")[-1]
     wanted = {"user": ["user"], "system": ["user"], "assistant": ["user", "assistant", "user"]}[role]
     assert [turn["role"] for turn in late] == ["system", *wanted]
@@ -165,7 +165,7 @@ async def test_below_the_quorum_later_the_earlier_aggregate_stands(vendors):
     assert (record.status, record.answer, record.best_iteration) == ("finished", "merged", 1)
     assert len(record.iterations) == 2
     assert record.degraded
-    assert any(warning.startswith("round 2 was not finished: 1 of 3 members") for warning in record.warnings)
+    assert ("unfinished", None, 2) in kinds(record)
 
 
 def parrot(seen):
@@ -181,12 +181,12 @@ async def test_an_aggregator_that_writes_rubbish_is_followed_by_the_fallback_the
     say(vendors, one="it is 42 indeed", two="it is 42", three="it is 17", second="merged by the second")
     record = await run_consensus_learning("What?", config(fallback_aggregators=["openai/second"]))
     assert (record.answer, record.degraded) == ("merged by the second", True)
-    assert "round 1: openai/merger could not aggregate; openai/second did" in record.warnings
+    assert ("fallback", "openai/merger", 1) in kinds(record)
     record = await run_consensus_learning("What?", config())
     assert (record.answer, record.degraded, record.status) == ("it is 42", True, "finished")
     synthesis = record.iterations[0].synthesis
     assert (synthesis.chosen, synthesis.arbiter, synthesis.method) == (NAMES[1], None, "stand-in")
-    assert "no aggregator gave an aggregate" in record.warnings[0]
+    assert kinds(record)[0] == ("stand_in", None, 1)
     assert all(call.error for call in record.iterations[0].judgements)
 
 
@@ -247,7 +247,7 @@ async def test_a_tie_goes_to_what_was_given_first_and_is_said(vendors):
     say(vendors, one="5", two="4", three="none")
     record = await run_consensus_learning("2+2?", closed("majority"))
     assert (record.answer, record.degraded) == ("5", False)
-    assert record.warnings == ["round 1: a tie of 5 with 4: the one whose first voter is listed first is taken"]
+    assert kinds(record) == [("tie", None, 1)]
 
 
 @pytest.mark.parametrize("approach", ["majority", "decentralized"])
@@ -255,7 +255,7 @@ async def test_where_no_answer_can_be_read_the_medoid_stands_in(vendors, approac
     say(vendors, one="no idea at all", two="no idea", three="any idea")
     record = await run_consensus_learning("2+2?", closed(approach))
     assert (record.answer, record.degraded) == ("no idea", True)
-    assert record.warnings[0].startswith("round 1: no member's answer could be read")
+    assert kinds(record)[0] == ("stand_in", None, 1)
 
 
 async def test_the_medoid_is_one_answer_word_for_word(vendors):
@@ -300,9 +300,7 @@ async def test_what_never_settles_is_said(vendors):
     say(vendors, one="1", two="2", three="3")
     record = await run_consensus_learning("2+2?", closed(decentralized={"max_rounds": 9}))
     assert (record.answer, record.status) == ("1", "finished")
-    assert record.warnings == [
-        "the members did not settle on one value in 9 rounds: the one that most of them hold is returned"
-    ]
+    assert kinds(record) == [("unsettled", None, None)]
 
 
 async def test_it_stops_when_a_round_changes_nothing(vendors):
@@ -374,20 +372,19 @@ def test_what_cannot_be_configured(settings, cause):
 
 async def test_a_saved_configuration_is_used(vendors):
     await ConsensusLearning(config=closed("medoid", extract=None)).save("sage", overwrite=True)
-    record = await consensus_learning("What?", saved="sage")
+    record = await consensus_learning("What?", config="sage")
     assert (record.calls, record.iterations[0].synthesis.method) == (3, "medoid")
     with pytest.raises(ConfigurationError, match="no configuration is saved as 'nothing'"):
-        await consensus_learning("What?", saved="nothing")
+        await consensus_learning("What?", config="nothing")
 
 
 async def test_rounds_are_shown_with_model_text_inert(vendors):
     say(vendors, one="4 <script>", two="4 ```", three="5")
     record = await run_consensus_learning("2+2?", closed("majority"))
-    shown = round_markdown(record.iterations[0])
+    shown = page(record.iterations[0])
     assert "by majority: the answer of `openai/one#1`" in shown
     assert "````text\n4 ```\n````" in shown
     assert f"4: {NAMES[0]}, {NAMES[1]}" in shown
     record = await run_consensus_learning("2+2?", closed())
-    assert "The members settled on one value in" in round_markdown(record.iterations[0]) or (
-        "did not settle" in round_markdown(record.iterations[0])
-    )
+    settled = record.iterations[0].settlement.settled
+    assert f"The members {'settled' if settled else 'did not settle'} on one value in" in page(record.iterations[0])

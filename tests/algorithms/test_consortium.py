@@ -10,6 +10,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import ARBITER, asked, config, judged, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 pytestmark = [
@@ -99,7 +100,7 @@ async def test_a_member_that_failed_takes_part_in_the_next_rounds(vendors):
     assert "- new" in last[0]["content"]
     assert "- old" not in last[0]["content"], "only the latest guidance is given"
     assert record.degraded
-    assert "iteration 1: openai/three#1: bad_request" in record.warnings
+    assert ("bad_request", "openai/three#1", 1) in kinds(record)
 
 
 async def test_one_that_failed_later_goes_on_from_its_last_answer(vendors):
@@ -148,12 +149,12 @@ async def test_a_saved_configuration_is_run_by_its_name(vendors):
     vendors.script("arbiter", judged(90))
     settings = {"sampling": {"max_output_tokens": 50}, "member_settings": {"openai/two": {"temperature": 0.1}}}
     await Consortium(config=config(**settings)).save("three-of-mine", overwrite=True)
-    record = await consortium("What?", saved="three-of-mine")
+    record = await consortium("What?", config="three-of-mine")
     assert record.answer == "the synthesis"
     sent = asked(vendors, "two")[0].params
     assert (sent["temperature"], sent["max_tokens"]) == (0.1, 50), "a member's settings lie over those of all"
     with pytest.raises(ConfigurationError, match="no configuration is saved as 'nothing'"):
-        await consortium("What?", saved="nothing")
+        await consortium("What?", config="nothing")
 
 
 async def test_instances_of_one_model_are_asked_apart(vendors):
@@ -187,7 +188,7 @@ async def test_the_second_run_sends_nothing(vendors):
 async def test_an_arbiter_that_is_a_member_is_warned_of(vendors):
     vendors.script("arbiter", Reply(text="as a member"), judged(90))
     record = await run_consortium("What?", config(members=[ARBITER, "openai/two"]))
-    assert record.warnings == ["the arbiter is also a member: it may prefer its own answer"]
+    assert kinds(record) == [("self_preference", None, None)]
     assert record.status == "confident"
 
 

@@ -9,6 +9,7 @@ from prefect.client.orchestration import get_client
 from consensus_flows.flows.consortium import consortium, run_consortium
 from consensus_flows.tasks.errors import QuorumError
 from tests.kits.consortium_kit import asked, config, judged, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 pytestmark = [
@@ -71,9 +72,9 @@ async def test_a_quorum_lost_later_keeps_the_earlier_answer(vendors):
     record = await consortium("What?", config(max_iterations=3))
     assert (record.answer, record.best_iteration, record.status) == ("of the first round", 1, "finished")
     assert record.degraded
-    (unfinished,) = [warning for warning in record.warnings if "was not finished" in warning]
-    assert unfinished.startswith("iteration 2 was not finished: 1 of 3 members answered")
-    assert "openai/one#1: openai/one: auth" in unfinished
+    (unfinished,) = [warning for warning in record.warnings if warning.kind == "unfinished"]
+    assert unfinished.iteration == 2
+    assert "openai/one#1: openai/one: auth" in unfinished.message, "it says why"
     assert len(record.iterations) == 2
     assert record.iterations[1].synthesis is None
 
@@ -84,7 +85,7 @@ async def test_one_failure_within_the_quorum_is_named_and_does_not_end_the_run(v
     record = await run_consortium("What?", config())
     assert (record.status, record.degraded) == ("confident", True)
     assert record.iterations[0].responses[1].error.kind == "content_filter"
-    assert "iteration 1: openai/two#1: content_filter" in record.warnings
+    assert ("content_filter", "openai/two#1", 1) in kinds(record)
 
 
 async def test_a_straggler_is_cut_named_and_no_crash(vendors, caplog):
@@ -98,7 +99,7 @@ async def test_a_straggler_is_cut_named_and_no_crash(vendors, caplog):
     assert slow.error.retryable
     assert (slow.attempts, slow.possibly_billed) == (1, 1)
     assert (record.status, record.degraded, record.answer) == ("confident", True, "the synthesis")
-    assert "iteration 1: openai/two#1: straggler" in record.warnings
+    assert ("straggler", "openai/two#1", 1) in kinds(record)
     assert vendors.count("two") == 1, "a cut call is not tried again"
     states = await task_runs(record.flow_run_id, 4)
     cut = states["ask openai/two #1 · iteration 1"]

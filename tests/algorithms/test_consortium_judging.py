@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from consensus_flows.flows.consortium import run_consortium
+from consensus_flows.flows.consortium import page, run_consortium
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.reports.report import iteration_markdown
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 pytestmark = [
@@ -39,7 +39,7 @@ async def test_the_order_is_shuffled_by_the_recorded_seed(vendors):
     orders = []
     for seed in (7, 7, 8):
         vendors.script("arbiter", judged(30), judged(90))
-        record = await run_consortium("What?", config(members=SIX, max_iterations=2, seed=seed, fresh=True))
+        record = await run_consortium("What?", config(members=SIX, max_iterations=2, order_seed=seed, fresh=True))
         assert record.seed == seed
         orders.append([order_shown(seen) for seen in asked(vendors, "arbiter")[-2:]])
         for shown, iteration in zip(orders[-1], record.iterations, strict=True):
@@ -149,7 +149,7 @@ async def test_an_unreadable_judgement_is_asked_for_again_with_the_error(vendors
     assert unreadable.text == first.text, "what it wrote is kept"
     assert readable.error is None
     assert not record.degraded, "it did judge in the end"
-    assert record.warnings == ["iteration 1: openai/arbiter: malformed"]
+    assert kinds(record) == [("malformed", record.iterations[0].judgements[0].member, 1)]
 
 
 async def test_a_judgement_that_was_cut_off_is_asked_for_again_with_more_room(vendors):
@@ -172,7 +172,7 @@ async def test_the_next_arbiter_judges_when_the_first_cannot(vendors, trouble):
     record = await run_consortium("What?", config(fallback_arbiters=["openai/second", "openai/third"]))
     assert record.answer == "by the third"
     assert (record.status, record.degraded) == ("confident", True)
-    assert "iteration 1: openai/arbiter could not judge; openai/third did" in record.warnings
+    assert ("fallback", "openai/arbiter", 1) in kinds(record)
     assert vendors.count("second") == 2
     assert record.iterations[0].synthesis.arbiter == "openai/third"
 
@@ -186,7 +186,7 @@ async def test_without_an_arbiter_the_nearest_answer_stands_in_word_for_word(ven
     assert (record.status, record.degraded, record.confidence) == ("finished", True, None)
     assert record.agreement is not None, "what is measured is known without an arbiter"
     assert record.iterations[0].synthesis.chosen == "openai/three#1"
-    assert any("no arbiter could judge" in warning for warning in record.warnings)
+    assert ("stand_in", None, 1) in kinds(record)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -236,7 +236,7 @@ async def test_the_comparison_names_members_by_name(vendors, arbiter):
     (seen,) = asked(vendors, "arbiter")
     entry = seen.schema["properties"]["comparison"]["properties"]["unique_insights"]["items"]["properties"]["answer"]
     assert entry["enum"] == ["A", "B", "C"]
-    shown = iteration_markdown(record.iterations[0])
+    shown = page(record.iterations[0])
     assert "## Comparison" in shown
     assert "- it is 5 (openai/two#1)" in shown
     assert Record.model_validate_json(record.model_dump_json()).iterations[0].synthesis.comparison == found

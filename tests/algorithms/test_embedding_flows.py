@@ -25,14 +25,15 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.rows import call_rows
+from consensus_flows.tasks.history.writing import call_rows
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.recording import recorded
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import calls_table
 from tests.kits import consortium_kit
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import judged, say
 from tests.kits.history_kit import entry
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, faults
 
 pytestmark = [
@@ -139,8 +140,7 @@ async def test_a_model_that_fails_leaves_the_wording(vendors, run):
     lexical = await run(embedding_model=None)
     assert (record.agreement, record.agreement_measure) == (lexical.agreement, "lexical")
     assert (record.answer, record.degraded) == (lexical.answer, lexical.degraded)
-    (warning,) = [one for one in record.warnings if one not in lexical.warnings]
-    assert f"{EMBEDDER} could not embed every text, so wording is compared: {EMBEDDER}: auth" in warning
+    assert [one for one in kinds(record) if one not in kinds(lexical)] == [("not_embedded", EMBEDDER, 1)]
     assert [call.error.kind for call in record.iterations[0].embeddings] == ["auth"] * 3
 
 
@@ -149,7 +149,8 @@ async def test_one_vector_of_another_size_is_not_compared(vendors):
     vendors.script("text-embedding-3-small", then=Reply(vector=lambda text: [1.0] * (3 if "dry" in text else 2)))
     record = await pumped()
     assert record.agreement_measure == "lexical"
-    assert any("vectors of 2 and 3 dimensions" in warning for warning in record.warnings)
+    (warning,) = [one for one in record.warnings if one.kind == "not_embedded"]
+    assert "vectors of 2 and 3 dimensions" in warning.message
 
 
 @pytest.mark.parametrize("run", [consort, mix, compare, preferred])
@@ -247,7 +248,7 @@ async def test_a_run_that_is_broken_off_bills_them_too(vendors):
                 seen.append(value)
 
     async def run() -> None:
-        async with recorded(Looking()):
+        async with record_runs(Looking()):
             await consort()
 
     running = asyncio.ensure_future(run())

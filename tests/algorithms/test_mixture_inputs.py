@@ -7,11 +7,12 @@ import pytest
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.deployments.commands.algorithms.query_files import read_queries, read_references
 from consensus_flows.deployments.terminal import Stop
-from consensus_flows.flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents, run_queries
-from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.flows.mixture_of_agents import mixture_of_agents, run_mixture_of_agents
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.reports.recorded import Recorded, numbered, recorded_for
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.kits.mixture_kit import answers_of, config
 from tests.vendors import Reply, faults
 
@@ -32,7 +33,7 @@ async def test_recorded_answers_stand_in_for_a_layer(vendors):
         ("Ada", "reference", True, 0),
         ("lost#2", "reference", True, 0),
     ]
-    assert record.warnings == ["layer 1: lost#2: empty"]
+    assert kinds(record) == [("empty", "lost#2", 1)]
     assert (record.calls, vendors.count(), len(record.iterations)) == (2, 2, 3)
     # Without any layer of models the aggregator sees them at once.
     alone = MixtureOfAgentsConfig(aggregator="openai/final")
@@ -53,36 +54,6 @@ def test_recorded_answers_are_found_by_their_question():
     ):
         with pytest.raises(ConfigurationError, match=told):
             recorded_for(prompts, references)
-
-
-async def test_a_list_of_queries_is_one_run_and_one_budget(vendors):
-    vendors.script("a", then=lambda seen: faults.unauthorized() if "Bad" in seen.prompt else Reply(text=seen.prompt))
-    vendors.script("final", then=Reply(text=lambda seen: f"answer to {seen.prompt.split()[0]}"))
-    records = await mixture_of_agents(["One?", "Bad?", "Three?"], config("openai/a"))
-    assert [(r.prompt, r.answer, r.status) for r in records] == [
-        ("One?", "answer to One?", "finished"),
-        ("Bad?", None, "failed"),
-        ("Three?", "answer to Three?", "finished"),
-    ]
-    assert len({r.flow_run_id for r in records}) == 1
-    vendors.reset()
-    records = await run_queries(["Four?", "Five?"], config("openai/a", budget={"max_calls": 3}))
-    assert vendors.count() == 3
-    assert sorted(r.status for r in records) == ["budget", "finished"]
-    references = [Recorded(prompt=f"{name}?", answers={"x": f"of {name}"}) for name in ("Six", "Seven")]
-    vendors.reset()
-    await run_queries(["Six?", "Seven?"], MixtureOfAgentsConfig(aggregator="openai/final"), references=references)
-    assert {(s.prompt.split()[0], *answers_of(s)) for s in asked(vendors, "final")} == {
-        ("Six?", "of Six"),
-        ("Seven?", "of Seven"),
-    }
-
-
-async def test_when_no_query_is_answered_the_run_fails(vendors):
-    vendors.script("a", then=faults.unauthorized())
-    with pytest.raises(QuorumError, match=r"none of 2 queries was answered\..*auth") as raised:
-        await mixture_of_agents(["One?", "Two?"], config("openai/a"))
-    assert [r.status for r in raised.value.records] == ["failed", "failed"]
 
 
 @pytest.fixture
@@ -146,6 +117,49 @@ def test_queries_and_references_from_files(consensus, vendors, tmp_path):
     vendors.script("a", then=faults.unauthorized())
     code, out, err = consensus("moa", "--queries", str(queries), "--layer", "openai/a", "--final", "openai/final")
     assert (code, "✗ 2/2" in err, err.count("auth: HTTP 401") >= 2) == (1, True, True)
+
+
+def test_queries_are_one_run_with_one_budget_and_one_that_fails_does_not_end_the_others(consensus, vendors, tmp_path):
+    vendors.script("a", then=lambda seen: faults.unauthorized() if "Bad" in seen.prompt else Reply(text=seen.prompt))
+    vendors.script("final", then=Reply(text=lambda seen: f"answer to {seen.prompt.split()[0]}"))
+    queries = tmp_path / "queries.json"
+    queries.write_text(json.dumps(["One?", "Bad?", "Three?"]))
+    given = ("moa", "--queries", str(queries), "--layer", "openai/a", "--final", "openai/final", "--json")
+    code, out, _ = consensus(*given)
+    records = json.loads(out)
+    assert (code, [(one["prompt"], one["answer"], one["status"]) for one in records]) == (
+        1,
+        [("One?", "answer to One?", "finished"), ("Bad?", None, "failed"), ("Three?", "answer to Three?", "finished")],
+    )
+    assert len({one["flow_run_id"] for one in records}) == 1
+    vendors.reset()
+    queries.write_text(json.dumps(["Four?", "Five?"]))
+    code, out, _ = consensus(*given, "--max-calls", "3")
+    assert (code, vendors.count()) == (3, 3)
+    assert sorted(one["status"] for one in json.loads(out)) == ["budget", "finished"]
+    vendors.script("a", then=faults.unauthorized())
+    queries.write_text(json.dumps(["Bad?", "Bad 2?"]))
+    code, out, _ = consensus(*given)
+    assert (code, [one["status"] for one in json.loads(out)]) == (1, ["failed", "failed"])
+
+
+def test_recorded_answers_are_a_column_of_a_batch(consensus, vendors, tmp_path):
+    vendors.script("final", then=Reply(text=lambda seen: f"answer to {seen.prompt.split()[0]}"))
+    source, output, records = tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tmp_path / "records"
+    rows = [{"id": "a/1", "prompt": "One?", "answers": ["x", "y"]}, {"id": "b", "prompt": "Two?", "answers": 3}]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    given = ("batch", str(source), "--flow", "moa", "--output", str(output), "--records", str(records))
+    recorded = ("--layer", "openai/b", "--final", "openai/final", "--reference-column", "answers")
+    code, _, _ = consensus(*given, *recorded)
+    (one, two) = map(json.loads, output.read_text().splitlines())
+    assert (code, one["answer"], two["status"]) == (1, "answer to One?", "failed")
+    assert "recorded answers are a list of texts" in two["error"]
+    assert sorted(path.name for path in records.iterdir()) == ["a%2F1.json", "b.json"]
+    record = json.loads((records / "a%2F1.json").read_text())
+    assert [r["recorded"] for r in record["iterations"][0]["responses"]] == [True, True]
+    assert set(answers_of(asked(vendors, "b")[0])) == {"x", "y"}
+    code, _, err = consensus("batch", str(source), "--flow", "pump", "-m", "openai/b", "-o", str(output), *recorded[4:])
+    assert (code, "reference_column" in err or "--reference-column" in err) == (2, True)
 
 
 def test_a_saved_configuration_is_run_by_name(consensus, vendors, tmp_path):

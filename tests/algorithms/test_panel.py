@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from consensus_flows.tasks.calls.cut import cuttable, failing_when_cut
+from consensus_flows.tasks.asking import gather_panel, missed_quorum
+from consensus_flows.tasks.calls.cancellation import cancellable, failing_when_cancelled
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.errors import ModelError, QuorumError
-from consensus_flows.tasks.panel import check_quorum, gather_panel
+from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import CallError, Response
 
 REQUEST = Request(provider="p", model="m", messages=(Message(role="user", content="?"),))
@@ -26,7 +26,7 @@ async def failure(seconds=0.0, instance=1):
 async def cut_inside(instance=1):
     """A call as `ask` makes it: cut in the middle, it is an entry in the record."""
     try:
-        with failing_when_cut("p/m"):
+        with failing_when_cancelled("p/m"):
             await asyncio.sleep(60)
     except ModelError as error:
         cause = CallError(kind=error.kind, message=error.message, retryable=error.retryable)
@@ -101,13 +101,13 @@ async def test_cancelling_the_panel_cancels_the_calls():
 
 
 async def test_only_a_cut_is_a_failure_any_other_cancellation_stays_one():
-    with cuttable() as scissors:
+    with cancellable() as cancellation:
         first, second = (asyncio.ensure_future(cut_inside(number)) for number in (1, 2))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    scissors.cut("cut after 1.0 s")
+    cancellation.because("cut after 1.0 s")
     second.cancel()
     assert (await second).error.message == "p/m: straggler: cut after 1.0 s"
     assert second.cancelling() == 0
@@ -122,9 +122,7 @@ def test_the_quorum_error_lists_every_cause():
         fine.model_copy(update={"member": "p/m#2", "error": failed}),
         fine.model_copy(update={"member": "p/m#3", "error": slow}),
     ]
-    check_quorum(responses, 1)
-    with pytest.raises(QuorumError) as raised:
-        check_quorum(responses, 2)
-    assert raised.value.message == (
+    assert missed_quorum(responses, 1) is None
+    assert missed_quorum(responses, 2) == (
         "1 of 3 members answered, and the quorum is 2. p/m#2: p/m: auth: wrong key; p/m#3: p/m: timeout: none in 3 s"
     )

@@ -11,6 +11,7 @@ from consensus_flows.flows.prefer import prefer, run_prefer
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.record import Record
+from tests.kits.kinds import kinds
 from tests.kits.preference_kit import MEMBERS, ONE, THREE, TWO, config, judged_by, member, panel, prefers, ranks, shown
 from tests.vendors import Reply, faults, json_reply
 
@@ -58,7 +59,7 @@ async def test_judges_see_the_others_answers_without_names_in_the_recorded_order
         assert not any(
             name in everything.replace(f'"model": "{model}"', "") for name in ("openai", "/one", "/two", "google")
         )
-    other = await run_prefer("Which one?", config(seed=1))
+    other = await run_prefer("Which one?", config(order_seed=1))
     assert [entry.order for entry in other.rankings] != [entry.order for entry in record.rankings]
 
 
@@ -122,7 +123,7 @@ async def test_a_failed_member_neither_judges_nor_is_judged(vendors):
     assert judged_by(vendors, "three") == []
     assert all(THREE not in [entry.judge, *entry.order] for entry in record.rankings)
     assert (record.answer, record.degraded) == ("beta", True)
-    assert "round 1: google/three#1: bad_request" in record.warnings
+    assert ("bad_request", THREE, 1) in kinds(record)
     assert record.scores.members[THREE].borda is None
 
 
@@ -144,7 +145,7 @@ async def test_two_answers_are_too_few_to_rank(vendors):
     record = await run_prefer("Which?", config())
     assert (record.rankings, record.degraded, record.status) == ([], True, "finished")
     assert record.answer in {"alpha", "beta"}
-    assert "round 1: 2 answers are too few to rank" in record.warnings
+    assert ("stand_in", None, 1) in kinds(record)
     assert vendors.count() == 3
 
 
@@ -156,7 +157,7 @@ async def test_a_judge_that_writes_rubbish_is_asked_again_once_and_then_abstains
     entry = record.rankings[0]
     assert (entry.abstained, entry.ranking, entry.text, entry.error) == (True, [], "They are all nice.", "malformed")
     assert (record.answer, record.degraded, record.scores.abstentions) == ("beta", True, 1)
-    assert f"round 1: {ONE} as judge: malformed" in record.warnings
+    assert ("malformed", f"{ONE} as judge", 1) in kinds(record)
     assert first.prompt == second.messages[0]["content"]
 
 
@@ -185,7 +186,7 @@ async def test_ties_and_abstentions_are_allowed(vendors):
     assert (one.abstained, one.analysis, one.error) == (True, "I cannot tell.", None)
     assert [len(group) for group in two.ranking] == [3]
     assert not record.degraded
-    assert record.warnings == [f"round 1: {ONE} abstained as judge"]
+    assert kinds(record) == [("abstained", ONE, 1)]
 
 
 async def test_when_all_abstain_the_answer_nearest_to_the_others_stands(vendors):
@@ -193,7 +194,7 @@ async def test_when_all_abstain_the_answer_nearest_to_the_others_stands(vendors)
         vendors.script(model, then=member(text, json_reply({"can_rank": False})))
     record = await prefer("Which?", config())
     assert (record.answer, record.degraded, record.status) == ("it is six", True, "finished")
-    assert "round 1: no judge ranked anything" in record.warnings
+    assert ("stand_in", None, 1) in kinds(record)
     assert record.scores.winner is None
 
 

@@ -11,6 +11,7 @@ from consensus_flows.flows.pump import pump, run_pump
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.record import Response
 from tests.kits.command_kit import commands
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 pytestmark = [
@@ -62,7 +63,7 @@ async def test_one_answer_is_enough_and_who_failed_is_named(talking):
     talking.script("three", then=faults.bad_request())
     record = await run_pump("What?", config())
     assert (record.status, record.degraded, record.answer) == ("finished", True, "## openai/one#1\n\nalpha")
-    assert record.warnings == ["anthropic/two#1: auth", "google/three#1: bad_request"]
+    assert kinds(record) == [("auth", "anthropic/two#1", 1), ("bad_request", "google/three#1", 1)]
 
 
 async def test_below_the_quorum_there_is_no_answer_and_all_causes(talking):

@@ -26,6 +26,7 @@ from consensus_flows.tasks.calls.providers import models_checked
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.record import CallError, Response
 from tests.kits.consortium_kit import judged
+from tests.kits.kinds import kinds
 
 pytestmark = pytest.mark.usefixtures("results", "vendors")
 MOST = 6
@@ -76,8 +77,7 @@ def check(record, failing, count, quorum):
     assert (record.error is None) == answers, case
     assert record.degraded == bool(failing) or not answers, case
     for number in range(count):
-        said = (record.error or "") + "\n".join(record.warnings)
-        assert (f"openai/m{number}#1: " in said) == (number in failing), case
+        assert (("server", f"openai/m{number}#1", 1) in kinds(record)) == (number in failing), case
         if not answers:
             assert (f"cause {number}" in (record.error or "")) == (number in failing), case
     if not answers:
@@ -171,10 +171,9 @@ async def test_consensus_learning(count, late):
                 continue
             assert asked.total() == 2 * count, case
             assert record.answer == "The answer is 18." and record.status != "failed", case
-            cut = [warning for warning in record.warnings if warning.startswith("round 2 was not finished: ")]
-            assert bool(cut) == (not enough), case
+            assert (("unfinished", None, 2) in kinds(record)) == (not enough), case
             for number in failing:
-                assert any(f"openai/m{number}#1" in warning for warning in record.warnings), case
+                assert ("server", f"openai/m{number}#1", 2) in kinds(record), case
 
 
 @pytest.mark.parametrize("layer", [1, 2])
@@ -197,9 +196,7 @@ async def test_each_layer_of_a_mixture_of_agents(count, layer):
                 said = f"layer {layer}: {count - len(failing)} of {count} members answered, and the quorum is {quorum}"
                 assert said in record.error, case
             for number in range(count):
-                named = f"openai/m{number + ours}#1"
-                assert any(named in text for text in (*record.warnings, record.error or "")) == (number in failing), (
-                    case
-                )
+                named = ("server", f"openai/m{number + ours}#1", layer)
+                assert (named in kinds(record)) == (number in failing), case
                 assert enough or (f"cause {number + ours}" in record.error) == (number in failing), case
             assert not enough or record.degraded == bool(failing), case

@@ -15,6 +15,7 @@ from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults, json_reply
 
 MEMBERS = ["openai/one", "anthropic/two", "google/three", "openai/four", "openai/five"]
@@ -205,7 +206,7 @@ class TestCalls:
         record = await run_vote("How many?", config())
         assert (record.answer, record.degraded) == ("2", True)
         assert record.votes[0].answer is None
-        assert "openai/one#1: bad_request" in record.warnings
+        assert ("bad_request", "openai/one#1", 1) in kinds(record)
         assert record.tally[0].members == ["anthropic/two#1"]
 
     async def test_in_order_the_next_one_takes_the_place_of_a_failed_one(self, vendors):
@@ -218,7 +219,7 @@ class TestCalls:
         say(vendors, one="I would rather not say.", two="2", three="no idea")
         record = await run_vote("How many?", config())
         assert (record.answer, record.unanimous, record.agreement) == ("2", False, None)
-        assert "openai/one#1 abstains: no answer could be read (number)" in record.warnings
+        assert kinds(record) == [("abstained", "openai/one#1", None), ("abstained", "google/three#1", None)]
         assert not record.degraded
 
     async def test_where_nothing_can_be_read_there_is_no_answer(self, vendors):
@@ -303,8 +304,8 @@ def options(monkeypatch, *arguments):
 
     seen = []
     monkeypatch.setattr(
-        "consensus_flows.deployments.commands.algorithms.vote.run_config",
-        lambda prompt, config, out: seen.append((prompt, config)) or 0,
+        "consensus_flows.deployments.algorithm_commands.ask",
+        lambda one, prompt, config, out: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)

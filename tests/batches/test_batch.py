@@ -13,16 +13,25 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
 from consensus_flows.flows.batch import batch
-from consensus_flows.flows.batching import IN_A_ROW, run_batch
-from consensus_flows.tasks.batches.observing import Labelled
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.flows.batching import IN_A_ROW, Labelled, run_batch
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.totals import ModelSummary
 from consensus_flows.tasks.errors import ConfigurationError, OutputError, QuorumError
 from consensus_flows.tasks.record import CallError, Response
-from consensus_flows.tasks.reports.batch_picture import histogram
 from consensus_flows.tasks.reports.batch_report import models_table, summary_markdown
+from consensus_flows.tasks.reports.pictures import histogram
 from tests.kits.asking import question
-from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, failing_for, prompts, read, serve
+from tests.kits.batch_kit import (
+    ROOT,
+    batch_of,
+    column,
+    disk_full_for,
+    environment_of,
+    failing_for,
+    prompts,
+    read,
+    serve,
+)
 from tests.vendors import faults
 
 pytestmark = [
@@ -113,13 +122,8 @@ async def test_a_full_disk_ends_the_run_with_one_sentence_and_it_is_gone_on_with
 
 async def test_a_call_that_cannot_be_entered_ends_the_run_too(tmp_path, vendors, monkeypatch):
     """Otherwise the bill would be too small, and the budget too large."""
-    from consensus_flows.tasks.batches.journal import Journal
-
-    def add_call(self, model, **call):
-        raise OutputError(f"{self.path} cannot be written: No space left on device")
-
     serve(vendors)
-    monkeypatch.setattr(Journal, "add_call", add_call)
+    disk_full_for(monkeypatch, "call")
     with pytest.raises(OutputError, match="No space left"):
         await run_batch(batch_of(prompts(tmp_path, 3), tmp_path / "out.jsonl"))
 

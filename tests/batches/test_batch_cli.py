@@ -9,7 +9,7 @@ import time
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from consensus_flows.flows.algorithms import ALGORITHMS
+from consensus_flows.flows.algorithms import BUILT_IN
 from tests.chaos.kill_points import CONFIGURATIONS
 from tests.kits.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.kits.command_kit import Command, commands
@@ -56,7 +56,7 @@ def test_rows_in_the_order_of_the_input_with_their_own_columns(consensus, vendor
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("flow", list(ALGORITHMS))
+@pytest.mark.parametrize("flow", [one.name for one in BUILT_IN])
 def test_every_flow(consensus, vendors, tmp_path, flow):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGURATIONS[flow]))

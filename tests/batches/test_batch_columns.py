@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.columns import Template
+from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.source import LOOKED_AT, Source
-from consensus_flows.tasks.batches.template import Template
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_input_kit import ROOT, good, refused, rows_of, written
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from consensus_flows.blocks.budget import Budget
+from consensus_flows.flows.batch_shards import share
+from consensus_flows.tasks.batches.addresses import dated, journal_path, same_place
 from consensus_flows.tasks.batches.journal import Journal
-from consensus_flows.tasks.batches.journal_path import dated, journal_path, same_place
-from consensus_flows.tasks.batches.money.shares import share
-from consensus_flows.tasks.batches.row import Row
+from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.batch_kit import ROOT
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def call(journal: Journal, cost: float | None = 0.5) -> None:
-    journal.add_call("openai/a", latency_s=1.0, cost_usd=cost, requests=2, tokens=30, error=None)
+    journal.add_call({"call": "openai/a", "s": 1.0, "usd": cost, "requests": 2, "tokens": 30, "error": None})
 
 
 def opened(path: Path, plan: dict[str, object] = PLAN) -> Journal:

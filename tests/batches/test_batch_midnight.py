@@ -10,7 +10,7 @@ import pytest
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.tasks.batches import unfinished as module
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished, unfinished_shards
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.batch_kit import ONE, batch_of, environment_of, kill_when, prompts, serve, start
@@ -67,7 +67,7 @@ async def test_it_is_gone_on_with(vendors, tmp_path, killed):
     assert not killed.exists() and not (tmp_path / name()).exists()
     (notice,) = heard.notices
     assert notice == (
-        f"{tmp_path / name(1)} was at work 0 minutes ago and did not end: it is gone on with in place of {tmp_path / name()}"
+        f"{tmp_path / name(1)} was at work 0 minutes ago and did not end: this run continues it in place of {tmp_path / name()}"
     )
     assert (await run(tmp_path)).output == str(tmp_path / name()), "the next one is that of the day"
 
@@ -77,7 +77,7 @@ def test_the_command_says_so_and_prints_where_the_answers_are(vendors, tmp_path,
     process = start(arguments, environment_of(tmp_path))
     out, said = (text.decode() for text in process.communicate(timeout=110))
     assert process.returncode == 0 and out == f"{tmp_path / name(1)}\n"
-    assert "it is gone on with in place of" in said
+    assert "this run continues it in place of" in said
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, kill
 def test_a_run_of_a_schedule_is_that_of_its_night(vendors, tmp_path, killed, monkeypatch):
     work = batch_of(tmp_path / "prompts.csv", tmp_path / name(), config=CONFIG)
     address = str(tmp_path / "answers-{date}.jsonl")
-    assert [found.goes_on for found in unfinished(address, work.plan())] == [True]
+    assert [found.resumes for found in unfinished(address, work.plan())] == [True]
     monkeypatch.setattr(module.flow_run, "tags", ["night", "auto-scheduled"], raising=False)
-    assert [found.goes_on for found in unfinished(address, work.plan())] == [False]
+    assert [found.resumes for found in unfinished(address, work.plan())] == [False]
 
 
 async def test_an_output_in_a_store(vendors, tmp_path):
     serve(vendors)
+    from consensus_flows.tasks.batches.addresses import journal_path
     from consensus_flows.tasks.batches.journal import Journal
-    from consensus_flows.tasks.batches.journal_path import journal_path
 
     address = "memory://midnight/answers-{date}.jsonl"
     work = batch_of(prompts(tmp_path, 2), tmp_path / "x.jsonl", config=CONFIG)

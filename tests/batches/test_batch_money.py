@@ -12,12 +12,12 @@ from consensus_flows.blocks.budget import Budget
 from consensus_flows.deployments.batch_view import BatchCounts, batch_summary
 from consensus_flows.flows.batching import run_batch
 from consensus_flows.tasks.batches.journal import Journal
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import OutputError
 from consensus_flows.tasks.record import CallError, Record, Response, bill
 from consensus_flows.tasks.reports.batch_report import summary_markdown
-from tests.kits.batch_kit import batch_of, column, environment_of, kill_when, prompts, read, serve, start
+from tests.kits.batch_kit import batch_of, column, disk_full_for, environment_of, kill_when, prompts, read, serve, start
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, Usage, faults
 
 pytestmark = [
@@ -195,20 +195,22 @@ def test_a_journal_without_requests_is_still_read(tmp_path):
     path.write_text(json.dumps({"batch": PLAN, "format": 1}) + "\n" + json.dumps(LINE) + "\n")
     journal = Journal(path, PLAN)
     assert journal.totals.spent == (2, 30, 0.5) and journal.totals.cost_usd == 0.5 and journal.totals.sent == 1
-    assert journal.add_sent("openai/a", 100, 0.1) == 1
+    assert journal.sent("openai/a", 100, 0.1) == 1
     journal.close()
 
 
 def test_requests_are_settled_told_of_or_interrupted(tmp_path):
     path = tmp_path / "out.partial"
     journal = Journal(path, PLAN)
-    numbers = [journal.add_sent("openai/a", 100, 0.1) for _ in range(5)]
+    numbers = [journal.sent("openai/a", 100, 0.1) for _ in range(5)]
     assert numbers == [1, 2, 3, 4, 5] and journal.totals.spent == (5, 500, pytest.approx(0.5))
-    journal.add_settled(1, 10, 0.01, lost=False)
-    journal.add_call("openai/a", latency_s=1, cost_usd=0.01, requests=1, tokens=10, error=None, entries=[1])
-    journal.add_settled(2, 20, 0.02, lost=False)  # answered, and killed before its call was entered
-    journal.add_settled(3, None, None, lost=True)
-    journal.add_settled(4, None, None, lost=False)
+    journal.settled(1, 10, 0.01, lost=False)
+    journal.add_call(
+        {"call": "openai/a", "s": 1, "usd": 0.01, "requests": 1, "tokens": 10, "error": None, "entries": [1]}
+    )
+    journal.settled(2, 20, 0.02, lost=False)  # answered, and killed before its call was entered
+    journal.settled(3, None, None, lost=True)
+    journal.settled(4, None, None, lost=False)
     spent = (5, 330, pytest.approx(0.33))
     assert journal.totals.spent == spent
     journal.close()
@@ -217,14 +219,14 @@ def test_requests_are_settled_told_of_or_interrupted(tmp_path):
     assert again.totals.spent == spent and again.totals.sent == 5
     assert (model.requests, model.possibly_billed, model.errors) == (5, 2, {"interrupted": 4})
     assert again.totals.cost_usd is None, "what was answered without a usage has no known price"
-    assert again.add_sent("openai/a", 1, None) == 6, "numbers go on"
+    assert again.sent("openai/a", 1, None) == 6, "numbers go on"
     again.close()
 
 
 def test_the_bills_of_shards_are_put_together():
     one, other, old = Totals(), Totals(), Totals()
     one.add_call(LINE | {"possibly_billed": 1})
-    one.requests.sent({"sent": 1, "model": "openai/a", "tokens": 9, "usd": 0.1})
+    one.add_sent({"sent": 1, "model": "openai/a", "tokens": 9, "usd": 0.1})
     one.end_interrupted()
     other.add(json.loads(json.dumps(one.dump())))
     found = one.dump()["openai/a"]
@@ -239,16 +241,13 @@ def test_the_bills_of_shards_are_put_together():
 async def test_a_request_that_cannot_be_entered_does_not_go_out(vendors, tmp_path, monkeypatch):
     serve(vendors)
 
-    def full(self, *arguments):
-        raise OutputError(f"{self.path} cannot be written: No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add_sent", full)
+        disk_full_for(patch, "sent")
         with pytest.raises(OutputError, match="No space left"):
             await run_batch(batch_of(prompts(tmp_path, 9), tmp_path / "out.jsonl", concurrency=2))
     assert vendors.count() == 0
     with monkeypatch.context() as patch:  # the answer is paid for, and kept
-        patch.setattr(Journal, "add_settled", lambda self, *arguments, **options: full(self))
+        disk_full_for(patch, "settled")
         with pytest.raises(OutputError, match="No space left"):
             await run_batch(batch_of(prompts(tmp_path, 9), tmp_path / "out.jsonl", concurrency=1))
     assert vendors.count() == 1

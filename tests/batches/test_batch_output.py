@@ -18,8 +18,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from consensus_flows.flows.batching import run_batch
+from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.journal import Journal
-from consensus_flows.tasks.batches.journal_path import journal_path
 from consensus_flows.tasks.batches.output import RESULT_COLUMNS, check_output, output_row, own_names, write_rows
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -349,7 +349,7 @@ def test_the_file_has_the_rights_that_any_new_file_has(tmp_path):
 
 _MEASURE = """
 import sys
-from consensus_flows.tasks.batches.formats.parquet_file import pyarrow_for
+from consensus_flows.tasks.batches.parquet import pyarrow_for
 from consensus_flows.tasks.batches.output import RESULT_COLUMNS, write_rows
 from tests.kits.memory import peak_kb
 if sys.argv[1].endswith(".parquet"):

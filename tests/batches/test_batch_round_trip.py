@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from consensus_flows.tasks.batches.output import RESULT_COLUMNS, write_rows
-from consensus_flows.tasks.batches.row import BadRow
+from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.source import Source
 
 PIECES = ["\r", "\r\n", "\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\0", "\ufeff", *',;"\t\\=+-@ ']
@@ -90,7 +90,7 @@ def test_json_lines(tmp_path, answers):
     assert pa_json.read_json(path, parse_options=kept).column("answer").to_pylist() == answers
 
 
-@EVERY
+@settings(EVERY, max_examples=30)  # each takes ten times as long as a text file
 @given(st.lists(HARD, min_size=1, max_size=5))
 def test_parquet(tmp_path, answers):
     path = written(tmp_path, ".parquet", answers)

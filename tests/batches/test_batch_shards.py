@@ -24,7 +24,7 @@ from prefect.states import Running
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import run_batch
-from consensus_flows.tasks.batches.outcome import BatchSummary
+from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from tests.kits import processes
 from tests.kits.batch_kit import ROOT, THREE, batch_of, environment_of, kill_when, prompts, read, same, serve, start
@@ -266,7 +266,7 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
 
 @pytest.mark.usefixtures("results")
 async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
-    from consensus_flows.tasks.batches.parts import merged
+    from consensus_flows.tasks.batches.output import merged
     from consensus_flows.tasks.batches.totals import Totals
 
     serve(vendors)

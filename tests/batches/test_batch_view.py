@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from consensus_flows.deployments.batch_view import BatchCounts, BatchLines, BatchTable
-from consensus_flows.tasks.batches.outcome import Progress
+from consensus_flows.tasks.batches.summary import Progress, RowResult
 from consensus_flows.tasks.record import Response
 
 
@@ -17,11 +17,14 @@ async def test_the_live_view_counts(capsys):
         "attempts": 1,
         "cost_usd": 0.5,
     }
-    await view.told("batch_started", Progress("vote", 10, 4))
+    progress = Progress(algorithm="vote", wanted=10, resumed=4)
+    await view.told("batch_started", progress)
     await view.told("answered", Response(**call, text="x"))
     await view.told("answered", Response(**call | {"attempts": 0}, text="x"))
     for status, text in (("finished", "x"), ("failed", None), ("not_started", None)):
-        await view.told("row", {"status": status, "answer": text, "degraded": status == "finished"})
+        row = RowResult(id="1", status=status, answer=text, degraded=status == "finished").model_dump()
+        progress.add(row)
+        await view.told("row", row)
     counts: BatchCounts = view._counts
     assert "6 of 10 rows · 1 failed, 1 degraded · 1 calls sent, 1 from the store · $0.5000" in counts.line()
     assert counts.models == {"openai/a": [1, 0, 2.0]}
@@ -34,14 +37,16 @@ SHARD = {"done": 3, "failed": 1, "degraded": 2, "sent_calls": 9, "cached_calls":
 
 async def test_the_views_of_a_batch_in_shards(capsys):
     table, lines = BatchTable(), BatchLines()
+    progress = Progress(algorithm="vote", wanted=8)
     for view in (table, lines):
-        await view.told("batch_started", Progress("vote", 8, 0))
+        await view.told("batch_started", progress)
         await view.told("notice", "1 of 2 shards wait")
     assert "1 of 2 shards wait" in capsys.readouterr().err
     shown = Console(width=120)
     with shown.capture() as captured:
         shown.print(table._shown())
     assert "! 1 of 2 shards wait" in captured.get() and "mean s" not in captured.get()
+    progress.add_shard(SHARD)
     for view in (table, lines):
         await view.told("shard", SHARD)
         counts: BatchCounts = view._counts
@@ -56,7 +61,7 @@ async def test_the_views_of_a_batch_in_shards(capsys):
 async def test_lines_are_told_too_while_long_rows_go_on(capsys, monkeypatch):
     monkeypatch.setattr("consensus_flows.deployments.batch_view.EVERY_S", -1.0)
     view = BatchLines()
-    await view.told("batch_started", Progress("vote", 8, 0))
+    await view.told("batch_started", Progress(algorithm="vote", wanted=8))
     await view.told(
         "answered", Response(member="openai/a#1", provider="openai", model="a", attempts=1, text="x", latency_s=1.0)
     )

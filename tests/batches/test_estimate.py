@@ -15,18 +15,18 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.algorithms import algorithm_of
 from consensus_flows.flows.consensus_learning import run_consensus_learning
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
 from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, estimate
-from consensus_flows.tasks.batches.planned import calls_in_words
-from consensus_flows.tasks.batches.planning import planned_calls
+from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, Estimate, estimate
+from consensus_flows.tasks.batches.planning import Planned, calls_in_words
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.database import opened
-from consensus_flows.tasks.history.rows import Entry
+from consensus_flows.tasks.history.writing import Entry
 from consensus_flows.tasks.record import Usage
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged
@@ -46,6 +46,15 @@ RUNS = {
     PumpConfig: run_pump,
     PreferConfig: run_prefer,
 }
+
+
+def planned_calls(config: RunConfig) -> list[Planned]:
+    plans: list[Planned] = algorithm_of(config).plan(config)
+    return plans
+
+
+async def estimated(config: RunConfig, rows: int, size: int) -> Estimate:
+    return await estimate(config, planned_calls(config), rows, size)
 
 
 def least_and_most(config: RunConfig) -> tuple[Counter[str], Counter[str]]:
@@ -143,7 +152,7 @@ async def test_an_extractor_reads_once_what_is_the_same(results, vendors):
 
 
 def test_a_configuration_of_no_flow_is_refused():
-    with pytest.raises(TypeError, match="RunConfig is the configuration of no flow"):
+    with pytest.raises(TypeError, match="RunConfig is not the configuration of an algorithm"):
         planned_calls(RunConfig())
 
 
@@ -167,7 +176,7 @@ def no_history(tmp_path, monkeypatch):
 
 async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors, no_history):
     config = PumpConfig(members=[f"{LUNA}:2", HAIKU])
-    found = await estimate(config, 1000, 400_000)
+    found = await estimated(config, 1000, 400_000)
     luna, haiku = found.models
     assert (found.calls_least, found.calls_most, luna.calls_most, haiku.calls_most) == (3000, 3000, 2000, 1000)
     # 400 characters a prompt are 100 tokens.
@@ -183,17 +192,17 @@ async def test_the_cost_is_that_of_the_tokens(prefect_server, vendors, no_histor
 async def test_limits_shorten_answers_and_answers_are_the_input_of_judges(prefect_server, vendors, no_history):
     limited = {"sampling": {"max_output_tokens": 100}, "max_iterations": 1, "judging_method": "rank"}
     config = ConsortiumConfig.model_validate({"members": [f"{HAIKU}:3"], "arbiter": LUNA} | limited)
-    members, arbiter = (await estimate(config, 10, 4000)).models
+    members, arbiter = (await estimated(config, 10, 4000)).models
     assert members.output_tokens_most == 10 * 3 * 100
     assert arbiter.output_tokens_most == 10 * OUTPUT_TOKENS
     told = planned_calls(config)[1].characters
     assert arbiter.input_tokens_most == pytest.approx(10 * (100 + told / 4 + 3 * 100), abs=10)
     longer = config.model_copy(update={"max_iterations": 3})
-    assert (await estimate(longer, 10, 4000)).models[0].input_tokens_most > 3 * members.input_tokens_most
+    assert (await estimated(longer, 10, 4000)).models[0].input_tokens_most > 3 * members.input_tokens_most
 
 
 async def test_an_unknown_price_is_not_nothing(prefect_server, vendors):
-    found = await estimate(PumpConfig(members=[LUNA, "openai/never-heard-of", "local/smollm2"]), 5, 100)
+    found = await estimated(PumpConfig(members=[LUNA, "openai/never-heard-of", "local/smollm2"]), 5, 100)
     assert [one.cost_usd_most is None for one in found.models] == [False, True, True]
     assert (found.cost_usd_least, found.cost_usd_most) == (None, None)
     said = " ".join(found.assumptions)
@@ -203,7 +212,7 @@ async def test_an_unknown_price_is_not_nothing(prefect_server, vendors):
 async def test_the_price_of_flex_is_estimated_where_there_is_flex(prefect_server, vendors):
     plain = PumpConfig(members=[LUNA, HAIKU, "google/gemini-3.8-flash"])
     flex = plain.model_copy(update={"service_tier": "flex"})
-    before, after = await estimate(plain, 100, 40_000), await estimate(flex, 100, 40_000)
+    before, after = await estimated(plain, 100, 40_000), await estimated(flex, 100, 40_000)
     ratios = [b.cost_usd_most / a.cost_usd_most for a, b in zip(before.models, after.models, strict=True)]
     assert ratios == pytest.approx([0.5, 1.0, 0.5])
     assert [one.service_tier for one in after.models] == ["flex", None, "flex"]
@@ -218,31 +227,31 @@ async def test_the_history_tells_how_long_answers_are(prefect_server, vendors, t
         for tokens in (40, 80)
     ]
     _save(entry(told))
-    luna, haiku = (await estimate(PumpConfig(members=[LUNA, HAIKU]), 10, 400)).models
+    luna, haiku = (await estimated(PumpConfig(members=[LUNA, HAIKU]), 10, 400)).models
     assert (luna.output_tokens_most, haiku.output_tokens_most) == (600, 10 * OUTPUT_TOKENS)
     limited = PumpConfig.model_validate({"members": [LUNA], "sampling": {"max_output_tokens": 50}})
-    found = await estimate(limited, 10, 400)
+    found = await estimated(limited, 10, 400)
     assert found.models[0].output_tokens_most == 500
     assert f"{LUNA}: answers as long as they were on the average in the history" in found.assumptions
 
 
 def _save(one: Entry) -> None:
-    from consensus_flows.tasks.history.writer import save
+    from consensus_flows.tasks.history.writing import save
 
     with opened() as history:
-        history.save(lambda transaction: save(transaction, one))
+        history.write(lambda transaction: save(transaction, one))
 
 
 async def test_an_estimate_does_without_a_history(prefect_server, vendors, monkeypatch):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
-    found = await estimate(PumpConfig(members=[LUNA]), 1, 4)
+    found = await estimated(PumpConfig(members=[LUNA]), 1, 4)
     assert found.calls_most == 1
     assert any(f"answers of {OUTPUT_TOKENS} tokens" in said for said in found.assumptions)
 
 
 async def test_a_model_that_cannot_be_asked_is_said_before(prefect_server, vendors):
     with pytest.raises(ConfigurationError, match="unknown provider 'nowhere'"):
-        await estimate(PumpConfig(members=["nowhere/m"]), 1, 1)
+        await estimated(PumpConfig(members=["nowhere/m"]), 1, 1)
 
 
 @pytest.fixture
@@ -256,9 +265,9 @@ def consensus(monkeypatch, capsys, prefect_server, vendors) -> Command:
         ("vote", ["-m", "openai/one:5", "--extract", "number", "--stop-when", "3"], "3 to 5 calls: member 3 to 5"),
         ("pump", ["-m", "openai/one:2"], "2 calls: member 2"),
         ("consortium", ["-m", "openai/one:2", "--arbiter", "openai/a"], "3 to 12 calls: member 2 to 6, arbiter 1 to 6"),
-        ("learn", ["-m", "openai/one:2", "--aggregator", "openai/a"], "6 calls: member 4, aggregator 2"),
+        ("consensus-learning", ["-m", "openai/one:2", "--aggregator", "openai/a"], "6 calls: member 4, aggregator 2"),
         ("prefer", ["-m", "openai/one:3"], "6 calls: member 3, judge of the others 3"),
-        ("moa", ["--self-moa", "openai/one"], "7 calls: member 6, aggregator 1"),
+        ("mixture-of-agents", ["--self-moa", "openai/one"], "7 calls: member 6, aggregator 1"),
     ],
 )
 def test_check_counts_the_calls_of_a_saved_configuration_of_any_kind(consensus, flow, options, said):

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from consensus_flows.blocks import Budget, Sampling
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.money.worst_case import ASSUMED_OUTPUT_TOKENS
+from consensus_flows.tasks.calls.budget import ASSUMED_OUTPUT_TOKENS, spending
 from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import asking, outcome, question
@@ -37,9 +36,9 @@ async def kinds(*requests: Request) -> list[str]:
 
 async def test_calls(server: LoopbackVendors) -> None:
     request = question()
-    with spending(Budget(max_calls=2)) as purse:
+    with spending(Budget(max_calls=2)) as budget:
         found = await kinds(*(request.model_copy(update={"sample": n}) for n in range(5)))
-        assert purse.calls == 2
+        assert budget.calls == 2
     assert found == ["answer"] * 2 + ["budget"] * 3
     assert server.count(request.model) == 2
 
@@ -65,9 +64,9 @@ async def test_calls_count_repairs(server: LoopbackVendors) -> None:
 async def test_a_stored_answer_takes_nothing(server: LoopbackVendors) -> None:
     request = question()
     await outcome(request)
-    with spending(Budget(max_calls=1)) as purse:
+    with spending(Budget(max_calls=1)) as budget:
         assert await kinds(request, request, request) == ["answer"] * 3
-        assert (purse.calls, purse.tokens, purse.cost_usd) == (0, 0, 0.0)
+        assert (budget.calls, budget.tokens, budget.cost_usd) == (0, 0, 0.0)
 
 
 async def test_tokens_are_reserved_and_settled(server: LoopbackVendors) -> None:
@@ -76,9 +75,9 @@ async def test_tokens_are_reserved_and_settled(server: LoopbackVendors) -> None:
     requests = [request.model_copy(update={"sample": n}) for n in range(6)]
     # The worst case of one is 20 in and 100 out: two fit at once. What they did not use is free again for the others,
     # until the worst case of the sixth does not fit beside what five have really used.
-    with spending(Budget(max_tokens=240)) as purse:
+    with spending(Budget(max_tokens=240)) as budget:
         assert await kinds(*requests) == ["answer"] * 5 + ["budget"]
-        assert purse.tokens == 150
+        assert budget.tokens == 150
 
 
 async def test_the_answer_of_a_call_without_a_limit_is_assumed(server: LoopbackVendors) -> None:
@@ -91,40 +90,40 @@ async def test_the_answer_of_a_call_without_a_limit_is_assumed(server: LoopbackV
 async def test_dollars_never_overshoot(server: LoopbackVendors) -> None:
     server.script(MODEL, then=Reply(text="x", usage=Usage(input=10, output=1000), delay=0.05))
     requests = [priced("Dollars?", n, max_output_tokens=1000) for n in range(8)]
-    with spending(Budget(max_cost_usd=0.0161)) as purse:
+    with spending(Budget(max_cost_usd=0.0161)) as budget:
         assert await kinds(*requests) == ["answer"] * 3 + ["budget"] * 5
-        assert purse.cost_usd == pytest.approx(3 * (1000 * 5e-6 + 10 * 1e-6))
-        assert purse.cost_usd <= 0.0161
+        assert budget.cost_usd == pytest.approx(3 * (1000 * 5e-6 + 10 * 1e-6))
+        assert budget.cost_usd <= 0.0161
 
 
 async def test_a_refused_call_costs_nothing(server: LoopbackVendors) -> None:
     request = priced("Refused?", max_output_tokens=1000)
     server.script(MODEL, faults.unauthorized())
-    with spending(Budget(max_cost_usd=0.006)) as purse:
+    with spending(Budget(max_cost_usd=0.006)) as budget:
         assert await kinds(request) == ["auth"]
-        assert (purse.calls, purse.tokens, purse.cost_usd) == (1, 0, 0.0)
+        assert (budget.calls, budget.tokens, budget.cost_usd) == (1, 0, 0.0)
         assert await kinds(request) == ["answer"]
 
 
 async def test_a_lost_call_stays_booked_at_its_worst(server: LoopbackVendors) -> None:
     request = priced("Lost?", max_output_tokens=1000)
     server.script(MODEL, then=faults.close_before())
-    with spending(Budget(max_cost_usd=0.006)) as purse:
+    with spending(Budget(max_cost_usd=0.006)) as budget:
         assert await kinds(request) == ["budget"]
-        assert purse.calls == 1
-        assert 0.005 < purse.cost_usd < 0.006
+        assert budget.calls == 1
+        assert 0.005 < budget.cost_usd < 0.006
 
 
 async def test_a_cancelled_call_stays_booked_at_its_worst(server: LoopbackVendors) -> None:
     request = question(sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=faults.hang())
-    with spending(Budget(max_tokens=1000)) as purse:
+    with spending(Budget(max_tokens=1000)) as budget:
         call = asyncio.create_task(outcome(request))
         while server.count(request.model) == 0:  # noqa: ASYNC110  # the server counts in a thread of its own
             await asyncio.sleep(0.01)
         call.cancel()
         await asyncio.wait([call])
-        assert purse.tokens == 120
+        assert budget.tokens == 120
 
 
 async def test_an_unknown_price_cannot_be_covered(server: LoopbackVendors) -> None:

@@ -14,16 +14,24 @@ from hypothesis import strategies as st
 
 from consensus_flows.blocks import Budget, Sampling
 from consensus_flows.blocks.credentials import AnthropicCredentials
-from consensus_flows.tasks.calls.money.budget import EXCESS, Excess, Purse, Reservation, _current, set_aside, spending
-from consensus_flows.tasks.calls.pace.pacing import Pace
-from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.budget import (
+    OVERRUNS,
+    BudgetTracker,
+    Overrun,
+    Reservation,
+    _current,
+    reserve,
+    spending,
+)
+from consensus_flows.tasks.calls.pacing import Pace
+from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.request import Usage as Tokens
 from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
 
-END = Endpoint("anthropic", "anthropic", "https://api.anthropic.com", 9, credentials=AnthropicCredentials(api_key="k"))
+END = _endpoint("anthropic", AnthropicCredentials(api_key="k"))
 INPUT = 20
 """What is reserved for the text of `ask`."""
 
@@ -37,7 +45,7 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(autouse=True)
 def _the_model_has_answered() -> None:
     """Let calls go together: the first one of a model goes alone."""
-    EXCESS[END.address, "claude-haiku-4-5"] = Excess()
+    OVERRUNS[END.address, "claude-haiku-4-5"] = Overrun()
 
 
 def ask(tokens: int) -> Request:
@@ -52,16 +60,16 @@ def ask(tokens: int) -> Request:
 
 
 @contextmanager
-def purse_of(purse: Purse) -> Iterator[None]:
-    """Let calls be paid from this purse."""
-    token = _current.set(purse)
+def spending_from(budget: BudgetTracker) -> Iterator[None]:
+    """Let calls be paid from this budget."""
+    token = _current.set(budget)
     yield
     _current.reset(token)
 
 
-async def waiting(purse: Purse, tokens: int) -> asyncio.Task[Reservation]:
+async def waiting(budget: BudgetTracker, tokens: int) -> asyncio.Task[Reservation]:
     """Begin to reserve, and let it come as far as it comes."""
-    task = asyncio.ensure_future(purse.reserve(ask(tokens), END))
+    task = asyncio.ensure_future(budget.reserve(ask(tokens), END))
     for _ in range(5):
         await asyncio.sleep(0)
     return task
@@ -70,24 +78,24 @@ async def waiting(purse: Purse, tokens: int) -> asyncio.Task[Reservation]:
 async def test_a_small_budget_is_spent_before_it_ends(server: LoopbackVendors) -> None:
     request = question(sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=Reply(text="x", usage=Usage(input=5, output=5), delay=0.02))
-    with spending(Budget(max_tokens=400)) as purse:
+    with spending(Budget(max_tokens=400)) as budget:
         found = await asyncio.gather(*(outcome(request.model_copy(update={"sample": n})) for n in range(40)))
         answered = sum(isinstance(result, Answer) for result, _ in found)
         # 28 times 10 tokens leave 120, which is what one more may take.
-        assert (answered, purse.tokens) == (29, 290)
+        assert (answered, budget.tokens) == (29, 290)
     assert server.count(request.model) == 29
 
 
 async def test_identical_calls_that_wait_for_the_first_hold_nothing(server: LoopbackVendors) -> None:
     request = question(sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=Reply(text="x", usage=Usage(input=5, output=5), delay=0.2))
-    with spending(Budget(max_tokens=130)) as purse:
+    with spending(Budget(max_tokens=130)) as budget:
         calls = [asyncio.ensure_future(outcome(request)) for _ in range(5)]
         while not server.count(request.model):  # noqa: ASYNC110  # the server counts in a thread of its own
             await asyncio.sleep(0.01)
-        assert (purse.calls, purse.tokens) == (1, 120)
+        assert (budget.calls, budget.tokens) == (1, 120)
         assert all(isinstance(result, Answer) for result, _ in await asyncio.gather(*calls))
-        assert (purse.calls, purse.tokens) == (1, 10)
+        assert (budget.calls, budget.tokens) == (1, 10)
 
 
 async def test_the_deadline_holds_while_one_waits(server: LoopbackVendors) -> None:
@@ -96,12 +104,12 @@ async def test_the_deadline_holds_while_one_waits(server: LoopbackVendors) -> No
         question(sampling=Sampling(max_output_tokens=100)),
     )
     server.script(hangs.model, then=faults.hang())
-    with spending(Budget(max_tokens=200, max_seconds=0.6)) as purse:
+    with spending(Budget(max_tokens=200, max_seconds=0.6)) as budget:
         call = asyncio.ensure_future(outcome(hangs))
         while not server.count(hangs.model):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         error, book = await outcome(waits)
-        assert isinstance(error, BudgetError) and "0.6 seconds" in error.message and purse.exhausted
+        assert isinstance(error, BudgetError) and "0.6 seconds" in error.message and budget.exhausted
         assert not book.attempts and not server.count(waits.model)
         call.cancel()
         await asyncio.wait([call])
@@ -119,34 +127,34 @@ async def test_a_pause_that_a_vendor_asks_for_is_kept_by_who_waited_for_the_budg
 
 
 async def test_what_never_fits_is_refused_at_once_and_what_does_goes_on() -> None:
-    purse = Purse(Budget(max_tokens=1000))
-    held = await purse.reserve(ask(700), END)
+    budget = BudgetTracker(Budget(max_tokens=1000))
+    held = await budget.reserve(ask(700), END)
     with pytest.raises(BudgetError, match="1000 tokens has 1000 left, and the call may take 1001"):
-        await purse.reserve(ask(1001), END)
-    assert purse.refusal and not purse.exhausted
-    small = await purse.reserve(ask(300), END)
+        await budget.reserve(ask(1001), END)
+    assert budget.refusal and not budget.exhausted
+    small = await budget.reserve(ask(300), END)
     for one in (held, small):
         one.settle(Tokens(input_tokens=500), 0.0)
-    assert purse.tokens == 1000
+    assert budget.tokens == 1000
     with pytest.raises(BudgetError):
-        await purse.reserve(ask(INPUT + 1), END)
-    assert purse.exhausted, "there is nothing left"
+        await budget.reserve(ask(INPUT + 1), END)
+    assert budget.exhausted, "there is nothing left"
 
 
 async def test_nobody_overtakes_a_larger_call() -> None:
-    purse = Purse(Budget(max_tokens=1000))
-    first, second = await purse.reserve(ask(400), END), await purse.reserve(ask(400), END)
-    large, small = await waiting(purse, 900), await waiting(purse, 100)
+    budget = BudgetTracker(Budget(max_tokens=1000))
+    first, second = await budget.reserve(ask(400), END), await budget.reserve(ask(400), END)
+    large, small = await waiting(budget, 900), await waiting(budget, 100)
     assert not large.done() and not small.done(), "there is room for the small one, but the large one came before"
     first.settle(Tokens(), 0.0)
     second.settle(Tokens(), 0.0)
     await asyncio.sleep(0)
-    assert (await large).held and (await small).held and purse.tokens == 1000
+    assert (await large).held and (await small).held and budget.tokens == 1000
 
 
 async def test_a_row_that_waits_for_its_own_budget_holds_up_no_other_row() -> None:
-    batch = Purse(Budget(max_tokens=10_000))
-    row, other = Purse(Budget(max_tokens=500), batch), Purse(Budget(max_tokens=500), batch)
+    batch = BudgetTracker(Budget(max_tokens=10_000))
+    row, other = BudgetTracker(Budget(max_tokens=500), batch), BudgetTracker(Budget(max_tokens=500), batch)
     held = await row.reserve(ask(400), END)
     waits = await waiting(row, 400)
     assert not waits.done()
@@ -156,21 +164,21 @@ async def test_a_row_that_waits_for_its_own_budget_holds_up_no_other_row() -> No
 
 
 async def test_who_is_cancelled_leaves_nothing_and_the_next_goes_on() -> None:
-    purse = Purse(Budget(max_tokens=1000))
-    held = await purse.reserve(ask(600), END)
-    large, small = await waiting(purse, 900), await waiting(purse, 300)
+    budget = BudgetTracker(Budget(max_tokens=1000))
+    held = await budget.reserve(ask(600), END)
+    large, small = await waiting(budget, 900), await waiting(budget, 300)
     large.cancel()
     await asyncio.wait([large])
-    assert (await small).held and (purse.calls, purse.tokens) == (2, 900)
+    assert (await small).held and (budget.calls, budget.tokens) == (2, 900)
     for one in (held, small.result()):
         one.settle(Tokens(), 0.0)
     # Cancelled in the very moment in which its turn has come.
-    held = await purse.reserve(ask(900), END)
-    late = await waiting(purse, 900)
+    held = await budget.reserve(ask(900), END)
+    late = await waiting(budget, 900)
     held.settle(Tokens(), 0.0)
     late.cancel()
     await asyncio.wait([late])
-    assert (purse.calls, purse.tokens, purse.cost_usd) == (3, 0, 0.0)
+    assert (budget.calls, budget.tokens, budget.cost_usd) == (3, 0, 0.0)
 
 
 @settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
@@ -181,15 +189,15 @@ async def test_who_is_cancelled_leaves_nothing_and_the_next_goes_on() -> None:
 )
 async def test_all_waits_end_and_nothing_is_refused_that_would_fit(most, calls, seed):
     chance = random.Random(seed)
-    outer = Purse(Budget(max_tokens=most, max_cost_usd=0.008))
-    inner = [Purse(Budget(max_tokens=most // 2), outer) for _ in range(2)]
+    outer = BudgetTracker(Budget(max_tokens=most, max_cost_usd=0.008))
+    inner = [BudgetTracker(Budget(max_tokens=most // 2), outer) for _ in range(2)]
     refused: list[int] = []
 
-    async def spend(purse: Purse, tokens: int, used: int, end: str) -> None:
+    async def spend(budget: BudgetTracker, tokens: int, used: int, end: str) -> None:
         try:
-            held = await purse.reserve(ask(tokens), END)
+            held = await budget.reserve(ask(tokens), END)
         except BudgetError:
-            if purse is outer:
+            if budget is outer:
                 refused.append(tokens)
             return
         assert outer.tokens <= most and outer.cost_usd <= 0.008 + 1e-12
@@ -201,8 +209,8 @@ async def test_all_waits_end_and_nothing_is_refused_that_would_fit(most, calls, 
             else:
                 held.settle(None, None, lost=True)
 
-    async def one(purse: Purse, tokens: int, used: int, end: str) -> None:
-        task = asyncio.ensure_future(spend(purse, tokens, used, end))
+    async def one(budget: BudgetTracker, tokens: int, used: int, end: str) -> None:
+        task = asyncio.ensure_future(spend(budget, tokens, used, end))
         if end == "c":
             await asyncio.sleep(chance.random() / 1000)
             task.cancel()
@@ -217,43 +225,43 @@ async def test_all_waits_end_and_nothing_is_refused_that_would_fit(most, calls, 
 
 
 async def test_seconds_are_checked_without_a_wait() -> None:
-    purse = Purse(Budget(max_seconds=0.02))
+    budget = BudgetTracker(Budget(max_seconds=0.02))
     time.sleep(0.03)  # noqa: ASYNC251  # nothing else has to go on
     with pytest.raises(BudgetError, match=r"0\.02 seconds is used up"):
-        await purse.reserve(ask(100), END)
+        await budget.reserve(ask(100), END)
 
 
 async def test_what_was_never_sent_is_not_counted_as_a_call() -> None:
-    purse = Purse(Budget(max_calls=1))
-    first = await purse.reserve(ask(100), END)
-    second = await waiting(purse, 100)
+    budget = BudgetTracker(Budget(max_calls=1))
+    first = await budget.reserve(ask(100), END)
+    second = await waiting(budget, 100)
     assert not second.done(), "the first may never be sent"
-    first.give_back()
-    (await second).go_out()
-    assert (purse.calls, purse.exhausted) == (1, False)
+    first.cancel()
+    (await second).mark_sent()
+    assert (budget.calls, budget.exhausted) == (1, False)
     with pytest.raises(BudgetError):
-        await purse.reserve(ask(100), END)
-    assert purse.exhausted
+        await budget.reserve(ask(100), END)
+    assert budget.exhausted
 
 
 async def test_who_waits_for_a_call_that_is_then_sent_is_refused() -> None:
-    purse = Purse(Budget(max_calls=1))
-    first = await purse.reserve(ask(100), END)
-    second = await waiting(purse, 100)
-    first.go_out()
+    budget = BudgetTracker(Budget(max_calls=1))
+    first = await budget.reserve(ask(100), END)
+    second = await waiting(budget, 100)
+    first.mark_sent()
     with pytest.raises(BudgetError, match="1 calls is used up"):
         await second
 
 
 async def test_calls_that_waited_for_a_budget_keep_their_distance() -> None:
     """Requests a minute hold for those too that were let go on at the same moment."""
-    pace, purse, sent = Pace(9, 1200), Purse(Budget(max_tokens=1000)), []
-    large = await purse.reserve(ask(1000), END)
+    pace, budget, sent = Pace(9, 1200), BudgetTracker(Budget(max_tokens=1000)), []
+    large = await budget.reserve(ask(1000), END)
 
     async def call() -> None:
         async with pace.turn():
-            with purse_of(purse):
-                reservation = await set_aside(ask(100), END, pace.released)
+            with spending_from(budget):
+                reservation = await reserve(ask(100), END, pace.released)
             assert reservation is not None
             sent.append(time.monotonic())
             reservation.settle(Tokens(), 0.0)

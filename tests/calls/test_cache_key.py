@@ -17,9 +17,9 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from pydantic import BaseModel
 
 from consensus_flows.blocks import Sampling
+from consensus_flows.tasks.calls.cache_key import KEYED, LEFT_OUT, request_key
 from consensus_flows.tasks.calls.request import Answer, Message, Request
-from consensus_flows.tasks.calls.storage.cache_key import KEYED, LEFT_OUT, request_key
-from consensus_flows.tasks.calls.storage.result_folder import is_answer_record, private_folder
+from consensus_flows.tasks.calls.storage import is_answer_record, private_folder
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import Bomb, answer, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors
@@ -39,7 +39,7 @@ REQUEST_CHANGES: dict[str, Any] = {
     "response_schema": None,
     "reader": "json",
     "sample": 1,
-    "prompt_version": "2",
+    "kind": "completion",
 }
 SAMPLING_CHANGES: dict[str, Any] = {
     "temperature": 0.6,
@@ -67,9 +67,7 @@ def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_every_field_is_keyed_or_left_out() -> None:
-    assert set(Request.model_fields) == KEYED | LEFT_OUT, (
-        "decide about the new field in tasks/calls/storage/cache_key.py"
-    )
+    assert set(Request.model_fields) == KEYED | LEFT_OUT, "decide about the new field in tasks/calls/cache_key.py"
     assert not KEYED & LEFT_OUT
     assert set(REQUEST_CHANGES) == KEYED
     assert set(SAMPLING_CHANGES) == set(Sampling.model_fields), "the key holds all of them: add the new one here"
@@ -102,7 +100,7 @@ def test_the_key_is_the_same_tomorrow() -> None:
     """A change here makes everybody pay again: raise VERSION and say so in the changelog."""
     plain = Request(provider="openai", model="m", messages=(Message(role="user", content="ü"),))
     assert request_key(plain, "https://api.openai.com/v1") == (
-        "answer-96426905ab8a796187ce3d6276ec29107a338868f9b167e227a417863ae19161"
+        "answer-d1d25e7423d53aecbdf733b656f9229a9b00b6761c2ea218c237478ffc034ff6"
     )
 
 

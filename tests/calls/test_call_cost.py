@@ -22,12 +22,12 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from consensus_flows.blocks import Budget
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.pace.backpressure import _server, in_step, shorter
 from consensus_flows.tasks.calls.request import Answer
-from consensus_flows.tasks.calls.storage.result_folder import AT_HAND, PrivateFolder
-from consensus_flows.tasks.calls.storage.single_flight import _ended
+from consensus_flows.tasks.calls.single_flight import _ended
+from consensus_flows.tasks.calls.storage import AT_HAND, PrivateFolder
+from consensus_flows.tasks.calls.task_run import _server, drained, throttle
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import asking, question
 from tests.vendors import LoopbackVendors, Reply, faults
@@ -152,9 +152,9 @@ async def test_a_cost_that_is_no_amount_is_not_known(server: LoopbackVendors, co
     request = question(model=f"unknown-{question().model}")
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": cost}
     server.script(request.model, then=Reply(text="fine", usage=usage))
-    with spending(Budget(max_calls=1)) as purse:
+    with spending(Budget(max_calls=1)) as budget:
         response = await Caller()(request)
-    assert (response.answered, response.cost_usd, purse.cost_usd) == (True, None, 0.0)
+    assert (response.answered, response.cost_usd, budget.cost_usd) == (True, None, 0.0)
 
 
 async def test_a_folder_keeps_few_records_at_hand(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_calls_wait_for_a_server_that_is_behind_but_not_for_ever(server: L
     waiting: Queue[int] = Queue()
     for number in range(20):
         waiting.put(number)
-    assert not await shorter(waiting, most=10, patience=0.1)
+    assert not await drained(waiting, most=10, patience=0.1)
 
     async def server_takes() -> None:
         while not waiting.empty():
@@ -182,7 +182,7 @@ async def test_calls_wait_for_a_server_that_is_behind_but_not_for_ever(server: L
             waiting.get()
 
     took = asyncio.create_task(server_takes())
-    assert await shorter(waiting, most=10, patience=30)
+    assert await drained(waiting, most=10, patience=30)
     assert 0 < waiting.qsize() <= 10
     await took
 
@@ -198,9 +198,9 @@ async def test_the_events_that_are_waited_for_are_those_of_prefect(
             return seen[-1]
 
     worker = EventsWorker.instance()
-    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/pace/backpressure.py"
+    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/task_run.py"
     monkeypatch.setattr(worker, "_queue", Watched())
     before = _server._calls
-    await in_step()
+    await throttle()
     assert seen == [0]
     assert _server._calls == before + 1, "and how fast the server answers is looked at too"

@@ -10,21 +10,24 @@ from prefect import flow
 from pydantic import SecretStr
 
 from consensus_flows.blocks import OpenAICompatibleCredentials
+from consensus_flows.tasks.calls import storage
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.storage.result_folder import AT_HAND
-from consensus_flows.tasks.calls.storage.single_flight import _under_way, once
+from consensus_flows.tasks.calls.single_flight import _under_way, once
 from consensus_flows.tasks.errors import BudgetError
 from consensus_flows.tasks.record import Response
 from tests.kits.asking import answer, asking, forget, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 
-CALLS = AT_HAND + 64
+AT_HAND = 64
+"""A quarter of what it keeps at hand otherwise."""
+CALLS = AT_HAND + 32
 
 
 @pytest.fixture(scope="module")
 def server(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackVendors]:
-    with asking(tmp_path_factory.mktemp("stress")) as vendors:
+    with pytest.MonkeyPatch.context() as patched, asking(tmp_path_factory.mktemp("stress")) as vendors:
+        patched.setattr(storage, "AT_HAND", AT_HAND)
         yield vendors
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from consensus_flows.blocks import Budget, Sampling
-from consensus_flows.tasks.calls.adapters.counts import charged, total, usage_of
-from consensus_flows.tasks.calls.money.budget import spending
-from consensus_flows.tasks.calls.money.worst_case import SENT_LIMITS, most_tokens, worst_case
+from consensus_flows.tasks.calls.budget import most_tokens, spending, worst_case
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.request import Usage as Tokens
+from consensus_flows.tasks.calls.vendors import all_vendors
+from consensus_flows.tasks.calls.vendors.vendor import charged, total, usage_of
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply
 
@@ -58,11 +58,11 @@ async def test_a_wrong_count_is_unknown_and_the_answer_is_kept(
 ) -> None:
     request = question(provider, sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=Reply(text="x", usage=GOOD[provider] | wrong))
-    with spending(Budget(max_tokens=1000)) as purse:
+    with spending(Budget(max_tokens=1000)) as budget:
         result, _ = await outcome(request)
         assert isinstance(result, Answer) and result.text == "x"
         assert (result.usage, result.cost_usd) == (Tokens(), None)
-        assert purse.tokens == 120, "it stays booked at its worst case"
+        assert budget.tokens == 120, "it stays booked at its worst case"
     assert f"{request.name} reported no token usage" in result.warnings
 
 
@@ -70,10 +70,10 @@ async def test_a_wrong_count_is_unknown_and_the_answer_is_kept(
 async def test_a_right_count_is_taken(server: LoopbackVendors, provider: str) -> None:
     request = question(provider, sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=Reply(text="x", usage=GOOD[provider]))
-    with spending(Budget(max_tokens=1000)) as purse:
+    with spending(Budget(max_tokens=1000)) as budget:
         result, _ = await outcome(request)
         assert isinstance(result, Answer) and not result.warnings
-        assert (result.usage.input_tokens, result.usage.output_tokens, purse.tokens) == (5, 5, 10)
+        assert (result.usage.input_tokens, result.usage.output_tokens, budget.tokens) == (5, 5, 10)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_a_text_has_no_more_tokens_than_bytes(text: str, tokens: int) -> None:
 
 
 def test_the_worst_case_of_a_call() -> None:
-    there = {wire: Endpoint("p", wire, "https://x", 9) for wire in ("openai", "anthropic", "google")}
+    there = {name: Endpoint("p", vendor, "https://x", 9) for name, vendor in all_vendors().items()}
     messages = (Message(role="system", content="Be brief."), Message(role="user", content="為什麼?"))
     request = Request(provider="p", model="m", messages=messages)
     assert worst_case(request, there["openai"]) == Tokens(input_tokens=9 + 10 + 2 * 16, output_tokens=4096)
-    assert worst_case(request, there["anthropic"]).output_tokens == SENT_LIMITS["anthropic"] == 8192, "what is sent"
+    assert worst_case(request, there["anthropic"]).output_tokens == 8192, "what is sent"
     asks = request.model_copy(update={"response_schema": {"type": "object"}, "sampling": Sampling(max_output_tokens=7)})
     assert worst_case(asks, there["google"]) == Tokens(input_tokens=51 + 18 + 16, output_tokens=7)

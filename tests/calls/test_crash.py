@@ -17,9 +17,9 @@ from tests.vendors import Reply, faults
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = """
-from consensus_flows.flows.consortium import ask_consortium
+from consensus_flows import ask
 from tests.kits.consortium_kit import config
-print(ask_consortium("What?", config()).model_dump_json())
+print(ask("What?", config()).model_dump_json())
 """
 
 

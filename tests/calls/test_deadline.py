@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from consensus_flows.blocks import Budget, OpenAICompatibleCredentials, Sampling
-from consensus_flows.tasks.calls.money.budget import spending
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.request import Answer
 from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import VENDORS, asking, outcome, question
@@ -32,9 +32,9 @@ async def test_a_request_under_way_is_cut_and_booked(server: LoopbackVendors, pr
     request = question(provider, sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=faults.hang())
     started = time.monotonic()
-    with spending(Budget(max_seconds=0.6)) as purse:
+    with spending(Budget(max_seconds=0.6)) as budget:
         (error, book), (heard, _) = await asyncio.gather(outcome(request), outcome(question(provider)))
-        assert purse.exhausted and purse.tokens >= 120
+        assert budget.exhausted and budget.tokens >= 120
     assert time.monotonic() - started < 5
     assert isinstance(error, BudgetError) and error.message == "the budget of 0.6 seconds is used up"
     assert isinstance(heard, Answer)
@@ -45,7 +45,7 @@ async def test_a_pause_that_outlasts_the_deadline_is_not_waited_for(server: Loop
     request = question("openrouter")
     server.script(request.model, then=faults.rate_limit(retry_after=100))
     started = time.monotonic()
-    with spending(Budget(max_seconds=30)) as purse:
+    with spending(Budget(max_seconds=30)) as budget:
         error, book = await outcome(request)
         assert (
             isinstance(error, BudgetError)
@@ -54,9 +54,9 @@ async def test_a_pause_that_outlasts_the_deadline_is_not_waited_for(server: Loop
         # Nor does another call wait on the same credentials.
         other, none = await outcome(question("openrouter"))
         assert isinstance(other, BudgetError) and "has to wait" in other.message
-        assert purse.refusal and not purse.exhausted
+        assert budget.refusal and not budget.exhausted
     assert time.monotonic() - started < 10
-    assert len(book.attempts) == 1 and not none.attempts and purse.calls == 1
+    assert len(book.attempts) == 1 and not none.attempts and budget.calls == 1
 
 
 async def test_a_backoff_that_outlasts_the_deadline_is_not_waited_for(

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from consensus_flows.blocks import Budget
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.tasks.calls.budget import spending
+from consensus_flows.tasks.calls.cache_key import request_key
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.embed import MAX_CHARACTERS, embedding_request, is_embedding
+from consensus_flows.tasks.calls.embeddings import MAX_CHARACTERS, embedding_request, packed, read_vector
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
-from consensus_flows.tasks.calls.money.budget import spending
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.calls.storage.cache_key import request_key
-from consensus_flows.tasks.calls.storage.result_folder import is_answer_record
-from consensus_flows.tasks.calls.vectors import packed, read_vector
+from consensus_flows.tasks.calls.storage import is_answer_record
 from consensus_flows.tasks.counting.agreement import agreement, medoid
 from consensus_flows.tasks.counting.clusters import clusters
 from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, cosine
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.readers import UnreadableError
 from tests.kits.asking import stored
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, Usage, embed, faults
 
 calls = [
@@ -52,15 +52,15 @@ def test_a_vector_is_read_as_it_was_written_but_for_its_length(values):
     length = math.sqrt(math.fsum(value * value for value in values))
     if length == 0:
         with pytest.raises(UnreadableError, match="direction"):
-            read_vector(packed(values), None)
+            read_vector(packed(values))
         return
-    assert read_vector(packed(values), None) == pytest.approx([value / length for value in values])
+    assert read_vector(packed(values)) == pytest.approx([value / length for value in values])
 
 
 @pytest.mark.parametrize("text", ["", "####", "abc", packed([0, 0]), packed([math.nan, 1]), packed([math.inf])])
 def test_what_is_no_vector_is_not_read(text):
     with pytest.raises(UnreadableError):
-        read_vector(text, None)
+        read_vector(text)
 
 
 def test_a_cosine_below_nothing_counts_as_nothing():
@@ -92,8 +92,8 @@ def test_a_vector_has_a_key_of_its_own():
     """Its fields are those of every request, and a test of those lists them all."""
     wanted = request()
     chat = Request(provider="openai", model=wanted.model, messages=(Message(role="user", content="a red cat"),))
-    assert is_embedding(wanted)
-    assert not is_embedding(chat)
+    assert wanted.kind == "embedding"
+    assert chat.kind == "chat"
     keys = [
         request_key(one, address)
         for address in ("https://a", "https://b")
@@ -142,7 +142,7 @@ class TestCalls:
         found = await Caller()(request(model="m"))
         assert found.embedding == pytest.approx((0.6, 0.8))
         assert found.cost_usd is None, "unknown, and not nothing"
-        assert found.warnings == ["openai/m reported no token usage"]
+        assert kinds(found) == [("adjusted", "openai/m", None)]
 
     @pytest.mark.parametrize("provider", ["openai", "google"])
     @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ class TestCalls:
 
     async def test_a_budget_covers_it_before_it_is_sent(self, vendors):
         vendors.script(MODELS["openai"], then=Reply(usage=Usage(input=40)))
-        with spending(Budget(max_calls=1, max_tokens=100)) as purse:
+        with spending(Budget(max_calls=1, max_tokens=100)) as budget:
             assert (await Caller()(request(text="x" * 60))).error is None
             refused = await Caller()(request(text="y" * 60))
-        assert purse.tokens == 40, "no output is set aside for it"
+        assert budget.tokens == 40, "no output is set aside for it"
         assert refused.error is not None
         assert refused.error.kind == "budget"
         assert vendors.count(kind="embeddings") == 1

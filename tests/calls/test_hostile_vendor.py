@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from consensus_flows.blocks import Budget, Sampling
+from consensus_flows.tasks.calls.budget import OVERRUNS, spending
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.money.budget import EXCESS, spending
 from consensus_flows.tasks.calls.request import Answer
 from tests.kits.asking import VENDORS, answer, asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
@@ -40,11 +40,11 @@ async def test_a_response_that_is_too_large_is_not_read(server: LoopbackVendors,
     for reply in (Reply(text="a" * 2 * MB), packed(1), packed(2)):
         request = question(provider, sampling=Sampling(max_output_tokens=10))
         server.script(request.model, then=reply)
-        with spending(Budget(max_tokens=1000)) as purse:
+        with spending(Budget(max_tokens=1000)) as budget:
             error, book = await outcome(request)
             assert error.kind == "malformed" and len(error.message) < 300
             assert [sent.maybe_billed for sent in book.attempts] == [True, True]
-            assert purse.tokens == 2 * 30, "both stay booked at their worst case"
+            assert budget.tokens == 2 * 30, "both stay booked at their worst case"
 
 
 async def test_a_large_response_below_the_maximum_is_read(server: LoopbackVendors) -> None:
@@ -77,10 +77,10 @@ async def test_no_tokens_beside_a_text_are_no_usage(
 ) -> None:
     request = question(provider, sampling=Sampling(max_output_tokens=100))
     server.script(request.model, then=Reply(text="x", usage=Usage(*counts)))
-    with spending(Budget(max_tokens=1000)) as purse:
+    with spending(Budget(max_tokens=1000)) as budget:
         result, book = await outcome(request)
         assert isinstance(result, Answer) and book.attempts[0].usage is None
-        assert purse.tokens == 120
+        assert budget.tokens == 120
     assert any("a token usage that cannot be true" in warning for warning in result.warnings)
 
 
@@ -91,10 +91,10 @@ async def test_a_cost_or_a_count_that_cannot_be_takes_no_more_than_the_worst_cas
     ):
         request = question("openrouter", model="openai/gpt-4o-mini", sampling=Sampling(max_output_tokens=100))
         server.script(request.model, then=Reply(text="x", usage=counts))
-        with spending(Budget(max_cost_usd=1)) as purse:
+        with spending(Budget(max_cost_usd=1)) as budget:
             response = await Caller(fresh=True)(request)
-            assert purse.cost_usd < 0.001 and purse.tokens <= 120
-        assert any(doubt in warning for warning in response.warnings), response.warnings
+            assert budget.cost_usd < 0.001 and budget.tokens <= 120
+        assert any(doubt in warning.message for warning in response.warnings), response.warnings
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ async def test_what_a_model_takes_beyond_its_worst_case_is_reserved_for_the_next
     server: LoopbackVendors, counts: Usage, limits: dict[str, Any], most: int
 ) -> None:
     model = f"openai/gpt-4o-mini{'' if counts.cost else '-2024-07-18'}"
-    EXCESS.clear()
+    OVERRUNS.clear()
     request = question("openrouter", model=model, sampling=Sampling(max_output_tokens=100))
     server.script(model, then=Reply(text="x", usage=counts, delay=0.05))
     requests = [request.model_copy(update={"sample": n}) for n in range(16)]
-    with spending(Budget(**limits)) as purse:
+    with spending(Budget(**limits)) as budget:
         found = [result for result, _ in await asyncio.gather(*(outcome(request, fresh=True) for request in requests))]
         assert sum(isinstance(result, Answer) for result in found) == most
-        assert purse.cost_usd <= 0.05 and purse.tokens <= 500_000
+        assert budget.cost_usd <= 0.05 and budget.tokens <= 500_000
 
 
 async def test_the_first_call_does_not_go_alone_where_the_budget_has_plenty_left(server: LoopbackVendors) -> None:

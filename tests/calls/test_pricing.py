@@ -15,11 +15,11 @@ from tests.vendors import LoopbackVendors
 IMPORTING = """
 import asyncio
 from consensus_flows.blocks import OpenAICredentials
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.record import Usage
 
-end = Endpoint("openai", "openai", "https://api.openai.com/v1", 1, credentials=OpenAICredentials(api_key="k"))
+end = _endpoint("openai", OpenAICredentials(api_key="k"))
 
 async def later(seconds):
     await asyncio.sleep(seconds)

@@ -14,21 +14,22 @@ from consensus_flows.blocks.credentials import (
     OpenAICredentials,
 )
 from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
-from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.pump import run_pump
+from consensus_flows.tasks.calls.cache_key import LEFT_OUT, request_key
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.failures import Fault, classify
-from consensus_flows.tasks.calls.money.pricing import price
-from consensus_flows.tasks.calls.money.service_tier import FLEX_FACTOR, tier_at
+from consensus_flows.tasks.calls.pricing import FLEX_FACTOR, price
 from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.providers import _endpoint as _endpoint_of
 from consensus_flows.tasks.calls.request import Request
-from consensus_flows.tasks.calls.storage.cache_key import LEFT_OUT, request_key
+from consensus_flows.tasks.calls.vendors import all_vendors
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import answer, asking, outcome, question
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, faults
 from tests.vendors import Usage as Counts
 
@@ -68,11 +69,8 @@ async def test_nothing_is_sent_to_a_vendor_without_it_and_the_answer_says_so(ser
     assert found.warnings == (f"{request.name} has no flex tier: not asked for",)
 
 
-def _endpoint(
-    credentials: type[ModelCredentials], provider: str, address: str | None = None, **fields: Any
-) -> Endpoint:
-    made = credentials(api_key=SecretStr("k"), base_url=address)
-    return Endpoint(provider, fields.get("wire", made.wire), made.address, 1, credentials=made)
+def _endpoint(credentials: type[ModelCredentials], provider: str, address: str | None = None) -> Endpoint:
+    return _endpoint_of(provider, credentials(api_key=SecretStr("k"), base_url=address))
 
 
 @pytest.mark.parametrize(
@@ -80,18 +78,17 @@ def _endpoint(
     [
         (_endpoint(OpenAICredentials, "openai"), True),
         (_endpoint(OpenAICredentials, "my-gateway", "https://gateway.example/v1"), True),
-        (_endpoint(OpenAICredentials, "openai", wire="openai-embeddings"), False),
         (_endpoint(GoogleCredentials, "google"), True),
         (_endpoint(OpenAICompatibleCredentials, "router", "https://openrouter.ai/api/v1"), True),
         (_endpoint(OpenAICompatibleCredentials, "router", "https://notopenrouter.ai/api/v1"), False),
         # Groq's flex is not cheaper, and other servers may refuse what they do not know.
         (_endpoint(OpenAICompatibleCredentials, "groq", "https://api.groq.com/openai/v1"), False),
-        (Endpoint("local", "openai", "local:x", 1), False),
+        (Endpoint("local", all_vendors()["local"], "local:x", 1), False),
     ],
 )
 def test_who_has_it(endpoint, offered):
-    assert tier_at(endpoint, "flex") == ("flex" if offered else None)
-    assert tier_at(endpoint, None) is None
+    assert endpoint.tier("flex") == ("flex" if offered else None)
+    assert endpoint.tier(None) is None and endpoint.tier("flex", "embedding") is None
 
 
 async def test_what_the_vendor_says_it_served_decides_the_price(server):
@@ -254,7 +251,7 @@ async def test_a_run_asks_members_and_judges_in_its_tier(results, vendors):
         "flex"
     ] * 2
     assert [seen.params.get("service_tier") for seen in asked(vendors, "two")] == [None]
-    assert "anthropic/two has no flex tier: not asked for" in record.warnings
+    assert kinds(record) == [("adjusted", "anthropic/two", None)]
     iteration = record.iterations[0]
     assert [call.service_tier for call in (*iteration.responses, *iteration.judgements)] == ["flex", None, "flex"]
     assert not record.degraded
@@ -287,7 +284,6 @@ def test_flex_is_waited_for_unless_a_timeout_is_given():
     assert PumpConfig.model_validate(later).timeout_s() == FLEX_TIMEOUT_S
     with pytest.raises(ValidationError, match="service_tier"):
         PumpConfig.model_validate(members | {"service_tier": "cheap"})
-    assert PreferConfig.model_fields["service_tier"].json_schema_extra == {"position": 61}
 
 
 def test_the_option(monkeypatch, capsys, prefect_server, vendors):

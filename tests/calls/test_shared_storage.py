@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, temporary_se
 
 from consensus_flows.tasks.calls.ask import ask
 from consensus_flows.tasks.calls.request import Answer, Message, Request
-from consensus_flows.tasks.calls.storage.checked_storage import CheckedStorage
+from consensus_flows.tasks.calls.storage import CheckedStorage
 from tests.vendors import LoopbackVendors, Reply
 
 

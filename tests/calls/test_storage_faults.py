@@ -20,14 +20,17 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
 from consensus_flows.flows.consortium import consortium
-from consensus_flows.tasks.calls.storage.result_folder import LOOKED_S, NOT_STORED, REJECTED, ROOM, PrivateFolder
+from consensus_flows.tasks.calls.storage import LOOKED_S, ROOM, PrivateFolder
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.writer import close_writers
-from consensus_flows.tasks.recording import NOT_RECORDED
+from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.asking import Bomb, answer, outcome, question, stored
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, config, judged, say
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
+
+NOT_STORED = "could not be stored"
+"""What the warning says on the terminal and in the log."""
 
 pytestmark = [
     pytest.mark.usefixtures("results"),
@@ -76,7 +79,7 @@ async def test_a_history_on_a_full_disk_is_a_warning_and_no_lost_answer(
     vendors.script("arbiter", then=judged(90))
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{small_disk / 'history.db'}")
     with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
-        assert not [text for text in (await consortium("Room?", config())).warnings if NOT_RECORDED in text]
+        assert kinds(await consortium("Room?", config())) == []
         close_writers()
         fill(small_disk)
         record = await consortium("No room?", config())
@@ -85,9 +88,9 @@ async def test_a_history_on_a_full_disk_is_a_warning_and_no_lost_answer(
         again = await consortium("Room again?", config())
         close_writers()
     assert record.answer == "the synthesis" == again.answer
-    (warning,) = [text for text in record.warnings if NOT_RECORDED in text]
-    assert "full" in warning or "I/O error" in warning
-    assert not [text for text in again.warnings if NOT_RECORDED in text]
+    assert kinds(record) == [("not_recorded", None, None)]
+    assert "full" in record.warnings[0].message or "I/O error" in record.warnings[0].message
+    assert kinds(again) == []
 
 
 async def test_a_disk_that_fills_up_while_the_model_answers(
@@ -106,9 +109,8 @@ async def test_a_disk_that_fills_up_while_the_model_answers(
     # With no room left the arbiter is not asked: it would be paid for and lost.
     record = await state.aresult()
     assert [one.text for one in record.iterations[0].responses if one.model == "three"] == ["paid for"]
-    (warning,) = [text for text in record.warnings if "openai/three#1" in text]
-    assert NOT_STORED in warning
-    assert str(small_disk) in warning
+    (warning,) = [one for one in record.warnings if one.member == "openai/three#1"]
+    assert warning.kind == "not_stored" and str(small_disk) in warning.message
     assert NOT_STORED in caplog.text
     assert vendors.count("arbiter") == 0
     (refused,) = {call.error.message for call in record.iterations[0].judgements if call.error}
@@ -119,12 +121,12 @@ async def test_a_disk_that_fills_up_while_the_model_answers(
     (small_disk / "ballast").unlink()
     say(vendors, three="paid for again")
     second = await consortium("What?", config(quorum=3))
-    lost = {model for model in ("one", "two", "three") if any(f"{model}#1: {NOT_STORED}" in w for w in record.warnings)}
+    lost = {model for model in ("one", "two", "three") if ("not_stored", f"openai/{model}#1", None) in kinds(record)}
     assert "three" in lost, "whoever answered before the disk was full is stored"
     for model in ("one", "two", "three"):
         assert vendors.count(model) == (2 if model in lost else 1)
     assert vendors.count("arbiter") == 1
-    assert not any(NOT_STORED in text for text in second.warnings)
+    assert "not_stored" not in {kind for kind, _, _ in kinds(second)}
 
 
 async def test_without_room_nothing_is_sent(small_disk: Path, vendors: LoopbackVendors) -> None:
@@ -164,9 +166,7 @@ async def test_what_fails_at_the_first_look_and_not_at_the_second_is_stored(
     """Prefect goes on without a key where it could not be computed, and the call is made: its answer must be kept."""
     request, found = question(), shutil.disk_usage("/")
     looks = iter([found._replace(free=0)])
-    monkeypatch.setattr(
-        "consensus_flows.tasks.calls.storage.result_folder.shutil.disk_usage", lambda _path: next(looks, found)
-    )
+    monkeypatch.setattr("consensus_flows.tasks.calls.storage.shutil.disk_usage", lambda _path: next(looks, found))
     vendors.script(request.model, then=Reply(text="paid for"))
     first, book = await outcome(request)
     assert (first.text, len(book.attempts)) == ("paid for", 1)
@@ -205,11 +205,11 @@ def test_an_answer_that_cannot_be_stored_is_said_on_every_channel(
         failing(patch, how)
         ran = consensus("pump", "What?", "-m", "openai/one", "--output", tmp_path / "record.json")
         assert ran.code == 0, ran.err
-        assert f"openai/one#1: {NOT_STORED}" in ran.err
+        assert NOT_STORED in ran.err
         quiet = consensus("pump", "What?", "-m", "openai/one", "--json", "--fresh")
         assert NOT_STORED in quiet.err, "who prints the record alone is told as well"
-        assert NOT_STORED in quiet.out
-    assert NOT_STORED in (tmp_path / "record.json").read_text()
+        assert [one["kind"] for one in json.loads(quiet.out)["warnings"]] == ["not_stored"]
+    assert [one["kind"] for one in json.loads((tmp_path / "record.json").read_text())["warnings"]] == ["not_stored"]
     again = consensus("pump", "What?", "-m", "openai/one")
     assert NOT_STORED not in again.err
     assert vendors.count("one") == 3
@@ -226,7 +226,7 @@ async def test_an_old_answer_left_in_place_is_not_taken_for_the_new_one(
         failing(patch, full)
         record = await consortium("What?", config(fresh=True))
     assert record.iterations[0].responses[0].text == "new"
-    assert sum(NOT_STORED in text for text in record.warnings) == 4, record.warnings
+    assert [kind for kind, _, _ in kinds(record)].count("not_stored") == 4, record.warnings
     third = await consortium("What?", config())
     assert third.iterations[0].responses[0].text == "old"
     assert [len(asked(vendors, model)) for model in ("one", "two", "three", "arbiter")] == [2, 2, 2, 2]
@@ -265,8 +265,8 @@ def test_a_damaged_record_is_never_paid_for_again_in_silence(
     path.write_bytes(damage(path.read_bytes()))
     again = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert (first.code, again.code, vendors.count("one")) == (0, 0, 2)
-    assert REJECTED in json.loads(again.out)["warnings"][0]
-    assert REJECTED in again.err
+    assert json.loads(again.out)["warnings"][0]["kind"] == "rejected"
+    assert "a stored answer was damaged" in again.err
     assert "moved aside" in caplog.text
     third = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert not json.loads(third.out)["warnings"]
@@ -296,10 +296,10 @@ async def test_a_history_on_a_read_only_disk_is_a_warning_and_no_lost_answer(
     vendors.script("arbiter", then=judged(90))
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{small_disk / 'history.db'}")
     with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
-        assert not [text for text in (await consortium("First?", config())).warnings if NOT_RECORDED in text]
+        assert kinds(await consortium("First?", config())) == []
         close_writers()
         remount(small_disk, "ro")
         record = await consortium("Second?", config())
         close_writers()
     assert record.answer == "the synthesis"
-    assert [text for text in record.warnings if NOT_RECORDED in text]
+    assert kinds(record) == [("not_recorded", None, None)]

@@ -11,13 +11,14 @@ import genai_prices
 import pytest
 
 from consensus_flows.blocks import Sampling
-from consensus_flows.tasks.calls.adapters.openai_chat import strict
-from consensus_flows.tasks.calls.adapters.repair import Repairs, refused_parameter
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.calls.vendors.openai import VENDOR, strict
+from consensus_flows.tasks.calls.vendors.vendor import Repairs
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults, json_reply
 from tests.vendors import Usage as Counts
 
@@ -247,7 +248,8 @@ async def test_a_refused_parameter_is_left_out_and_remembered(
     warning = f"{request.name} refuses {name}: sent without it"
     response = await Caller()(request)
     assert response.error is None
-    assert (response.warnings, response.attempts, response.cost_usd) == ([warning], 2, None)
+    assert (kinds(response), response.attempts, response.cost_usd) == ([("adjusted", request.name, None)], 2, None)
+    assert response.warnings[0].message == warning
     first, second = seen(server, request)
     assert first.params != second.params
     # The next question of this model goes right at once, and says so only if it asked for the parameter.
@@ -370,7 +372,7 @@ def test_repairs_are_merged() -> None:
     one = Repairs(frozenset({"a"}), frozenset({"b"}), 1)
     other = Repairs(frozenset({"c"}), frozenset(), 2)
     assert one | other == Repairs(frozenset({"a", "c"}), frozenset({"b"}), 2)
-    assert refused_parameter(Fault(500, message="Unsupported: 'temperature'"), frozenset({"temperature"})) is None
+    assert VENDOR.refused(Fault(500, message="Unsupported: 'temperature'"), frozenset({"temperature"})) is None
 
 
 COUNTS = Counts(input=1000, output=100, cached=400, reasoning=30)
@@ -460,7 +462,7 @@ async def test_thoughts_are_no_answer(provider: str, server: LoopbackVendors) ->
 
 
 def test_the_local_model_is_told_how_long_its_texts_may_be():
-    from consensus_flows.tasks.calls.adapters.openai_chat import bounded
+    from consensus_flows.tasks.calls.vendors.local import bounded
     from consensus_flows.tasks.judging.judgements import arbiter_verdict
 
     schema = bounded(dict(arbiter_verdict("synthesis", 2, comparison=False).json_schema()), 512)

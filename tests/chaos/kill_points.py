@@ -19,8 +19,8 @@ FREE = [f"free/{name}:free" for name in ("a", "b", "c")]
 JUDGE = "openai/judge"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "consortium": {"members": PANEL, "arbiter": JUDGE, "min_iterations": 2, "max_iterations": 2},
-    "learn": {"members": PANEL, "aggregator": JUDGE, "iterations": 1},
-    "moa": {
+    "consensus-learning": {"members": PANEL, "aggregator": JUDGE, "iterations": 1},
+    "mixture-of-agents": {
         "layers": [{"members": PANEL}, {"members": PANEL[:2]}],
         "aggregator": JUDGE,
     },
@@ -28,26 +28,26 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "pump": {"members": PANEL},
     "prefer": {"members": PANEL, "rounds": 2},
     "completion": {"members": [f"openrouter/{name}" for name in FREE]},
-    "prefer_prompts": {"members": PANEL, "rounds": 1},
+    "batch_records": {"members": PANEL, "rounds": 1},
     "check_models": {"members": PANEL, "cases": [{"prompt": f"What is {n}?"} for n in range(3)]},
     "openrouter_working_models": {"models": FREE, "interval": 0.05},
     "batch": {"members": PANEL, "arbiter": JUDGE, "min_iterations": 2, "max_iterations": 2},
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = {
     "consortium": ("consortium-iteration",),
-    "learn": ("consensus-learning-round",),
-    "moa": ("mixture-of-agents-layer",),
+    "consensus-learning": ("consensus-learning-round",),
+    "mixture-of-agents": ("mixture-of-agents-layer",),
     "vote": ("vote-result",),
     "pump": ("pump-answers",),
     "prefer": ("prefer-round", "prefer-summary"),
     "completion": ("pump-answers",),
-    "prefer_prompts": ("prefer-prompts",),
+    "batch_records": ("batch-summary",),
     "check_models": ("check-models",),
     "openrouter_working_models": ("openrouter-working-models-trials",),
     "batch": ("batch-summary",),
 }
 """What each flow shows of an iteration, where it has some, and of its result."""
-ENDS = {"check_models": "checked"}
+ENDS = {"check_models": "row"}
 """Events that tell of a part that is done, where it is no iteration."""
 KEPT = {"openrouter_working_models": "tried"}
 """Events that tell of an answer that is kept, where it is not in the result store: trials have a file of their own."""
@@ -139,12 +139,10 @@ def install(point: str, watch: Watch) -> None:
 
 def flow_of(name: str) -> Any:
     """The flow of a name."""
-    module, flow = {
-        "learn": ("consensus_learning", "consensus_learning"),
-        "moa": ("mixture_of_agents", "mixture_of_agents"),
-        "openrouter_working_models": ("openrouter_models", "openrouter_working_models"),
-    }.get(name, (name, name))
-    return getattr(import_module(f"flows.{module}"), flow)
+    flow = name.replace("-", "_")
+    flow = "batch" if flow == "batch_records" else flow
+    module = "openrouter_models" if flow == "openrouter_working_models" else flow
+    return getattr(import_module(f"consensus_flows.flows.{module}"), flow)
 
 
 async def run(name: str, folder: Path) -> Any:
@@ -157,6 +155,13 @@ async def run(name: str, folder: Path) -> Any:
         summary = await flow(str(source), str(output), flow="consortium", config=settings, concurrency=3)
         rows = [json.loads(line) for line in output.read_text().splitlines()]
         return [summary.status, summary.done, [[row["id"], row["answer"], row["status"]] for row in rows]]
+    if name == "batch_records":
+        prompts, records = folder / "prompts", folder / "records"
+        prompts.mkdir(exist_ok=True)
+        for number in range(PROMPTS):
+            (prompts / f"{number}.md").write_text(f"What is {number}?")
+        await flow(str(prompts), str(records / OUTPUT), flow="prefer", config=settings, records=str(records))
+        return [results_of(records / f"{number}.json") for number in range(PROMPTS)]
     annotation = flow.fn.__annotations__["config"]
     made = next(iter(getattr(annotation, "__args__", ())), annotation).model_validate(settings)
     if name == "openrouter_working_models":
@@ -166,13 +171,6 @@ async def run(name: str, folder: Path) -> Any:
     if name == "check_models":
         report = await flow(made)
         return [[call.text for call in calls] for calls in report.responses]
-    if name == "prefer_prompts":
-        prompts = folder / "prompts"
-        prompts.mkdir(exist_ok=True)
-        for number in range(PROMPTS):
-            (prompts / f"{number}.md").write_text(f"What is {number}?")
-        found = await flow(str(prompts), str(folder / "records"), made)
-        return [results_of(Path(one.file)) for one in found.outcomes]
     record = await flow("What?", made)
     return [record.answer, record.status]
 
@@ -212,10 +210,10 @@ def main() -> None:
     """Import what the flows need, and fork for each job."""
     for name in CONFIGURATIONS:
         flow_of(name)
-    from consensus_flows.tasks.calls.adapters import adapter_of
+    from consensus_flows.tasks.calls.vendors import all_vendors
 
-    for wire in ("openai", "anthropic", "google"):
-        adapter_of(wire)  # type: ignore[arg-type]
+    for vendor in all_vendors().values():
+        vendor.load()
     assert threading.active_count() == 1, threading.enumerate()
     for line in sys.stdin:
         child = os.fork()

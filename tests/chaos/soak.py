@@ -14,7 +14,7 @@ from prefect import flow
 
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.pump import run_pump
-from consensus_flows.tasks.calls.clients import close_clients
+from consensus_flows.tasks.calls.providers import close_clients
 
 AT_ONCE = 10
 MEMBERS = ["openai/m1", "anthropic/m2", "google/m3", "openrouter/m4", "openai/m5"]

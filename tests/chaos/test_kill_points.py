@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL
 
 from consensus_flows.tasks.calls import providers
 from tests.chaos.figures import tell
-from tests.chaos.kill_points import ARTIFACTS, CONFIGURATIONS, FREE, KEPT, ROWS, TOLD
+from tests.chaos.kill_points import ARTIFACTS, CONFIGURATIONS, FREE, KEPT, PROMPTS, ROWS, TOLD
 from tests.kits.openrouter_server import FREE as NOTHING
 from tests.kits.openrouter_server import OpenRouterServer, described
 from tests.vendors import ANY, Reply, SeenRequest, json_reply
@@ -27,9 +27,9 @@ from tests.vendors.wire import digest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEED = 1
 LATENCY_S = 0.1
-CALLS_OF_A_ROW = 8
-"""Two iterations of three members and an arbiter."""
-SEVERAL = {"batch", "prefer_prompts", "check_models"}
+CALLS_OF_A_ROW = {"batch": 8, "batch_records": 6}
+"""Two iterations of three members and an arbiter; three members that all judge."""
+SEVERAL = {"batch", "batch_records", "check_models"}
 """Flows that work on several questions at once: where one ends, calls of others are under way."""
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -164,9 +164,9 @@ def points_of(flow: str, quiet: Ended, clean: int) -> list[tuple[str, int]]:
     for key in ARTIFACTS[flow]:
         points += [(f"artifact_written:{key}", nth) for nth in sorted({1, quiet.artifacts.count(key)})]
     points.append(("artifact_written", len(quiet.artifacts)))
-    if flow == "batch":
+    if flow.startswith("batch"):
         points += [
-            ("row_written", chance.randint(1, ROWS)),
+            ("row_written", chance.randint(1, ROWS if flow == "batch" else PROMPTS)),
             ("journal_finished", 1),
             ("output_complete", 1),
             ("output_renamed", 1),
@@ -222,7 +222,7 @@ def check(flow: str, point: str, nth: int, before: int, kept: int) -> None:
         case "iteration_ended":
             assert kept >= nth and (flow in SEVERAL or kept == before), case
         case "row_written":
-            assert kept >= nth * CALLS_OF_A_ROW, case
+            assert kept >= nth * CALLS_OF_A_ROW[flow], case
         case _:
             assert kept >= 1, case
     if point.startswith(("journal", "output")) or point == "artifact_written":

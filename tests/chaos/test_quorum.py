@@ -8,6 +8,7 @@ from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import vote
 from consensus_flows.tasks.record import Record
 from tests.chaos.figures import tell
+from tests.kits.kinds import kinds
 from tests.vendors import ANY, LoopbackVendors, Reply, SeenRequest, faults
 
 pytestmark = [
@@ -42,6 +43,6 @@ async def test_an_answer_exactly_if_the_survivors_reach_the_quorum(vendors: Loop
         for name in MEMBERS:
             cause = f"{name}#1: {name}: bad_request: HTTP 400: cause of {name.partition('/')[2]}"
             assert (cause in (record.error or "")) == (name in failing and not enough)
-            assert (f"{name}#1: bad_request" in record.warnings) == (name in failing)
+            assert (("bad_request", f"{name}#1", 1) in kinds(record)) == (name in failing)
     assert vendors.count() == 64 * len(MEMBERS)
     tell("quorum", members=len(MEMBERS), quorum=QUORUM, subsets=64, answered=answered, requests=vendors.count())

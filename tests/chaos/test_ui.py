@@ -22,9 +22,10 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from consensus_flows.flows.consortium import page
 from consensus_flows.tasks.judging.hazards import marked
 from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
-from consensus_flows.tasks.reports.report import calls_table, iteration_markdown
+from consensus_flows.tasks.reports.report import calls_table
 from tests.chaos.figures import tell
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -167,7 +168,7 @@ async def test_nothing_runs_and_nothing_is_fetched(
     @flow
     async def attacked() -> dict[str, Any]:
         return {
-            "markdown": await acreate_markdown_artifact(iteration_markdown(one), "attacks-markdown", "Iteration 1"),
+            "markdown": await acreate_markdown_artifact(page(one), "attacks-markdown", "Iteration 1"),
             "table": await acreate_table_artifact(calls_table(one), "attacks-table", "Calls"),
         }
 

@@ -9,11 +9,9 @@ import pytest
 
 from consensus_flows.deployments.commands.algorithms.chat import chat
 from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
-from consensus_flows.deployments.commands.algorithms.rows import one_line, put_rows
-from consensus_flows.deployments.commands.history.runs import moment
-from consensus_flows.deployments.options import ConsortiumOptions
+from consensus_flows.deployments.commands.history import moment, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop
-from consensus_flows.tasks.history.writer import close_writers
+from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged, say
 from tests.kits.history_kit import START, rows
@@ -109,8 +107,8 @@ def test_at_a_terminal_interrupts_drop_the_line_and_ctrl_d_ends(consensus, vendo
 
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(builtins, "input", typing)
-    options = ConsortiumOptions(member=["openai/one", "openai/two"], arbiter="openai/arbiter")
-    assert chat(panel=options, conversation=ConversationOptions(), raw=True) is Exit.ANSWER
+    options = {"members": ["openai/one", "openai/two"], "arbiter": "openai/arbiter"}
+    assert chat(given=options, conversation=ConversationOptions(), raw=True) is Exit.ANSWER
     out, err = capsys.readouterr()
     assert out == "the answer\nthe answer\n"
     assert err.count("> ") == 4

@@ -79,7 +79,7 @@ async def test_one_flow_run_with_a_progress_artifact_and_a_table(vendors):
         body = {"artifacts": {"flow_run_id": {"any_": [report.flow_run_id]}}}
         artifacts = (await client.request("POST", "/artifacts/filter", json=body)).json()
     found = {one["key"]: one["data"] for one in artifacts}
-    assert float(found["check-models-progress"]) == 100
+    assert float(found["batch-progress"]) == 100
     table = json.loads(found["check-models"])
     assert [row["as expected"] for row in table] == ["yes", "no"] * 3
     again = await check_models(config(cases=cases))

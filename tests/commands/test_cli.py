@@ -1,17 +1,14 @@
 """The command line: what goes to stdout and what to stderr, exit codes, bad input before any paid call."""
 
-import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from consensus_flows.deployments.cli import main, tokens
-from consensus_flows.deployments.terminal import Stop
+from consensus_flows.deployments.cli import tokens
+from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, faults, json_reply
 
 PANEL = ["-m", "openai/a", "-m", "anthropic/b", "-m", "google/c", "--arbiter", "openai/judge"]
@@ -25,33 +22,16 @@ JUDGEMENT = {
 }
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def consensus(
     results: str,
     vendors: LoopbackVendors,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Callable[..., Ran]:
+) -> Command:
     """Run the command in this process, against the tests' server and the loopback vendors."""
-    monkeypatch.setattr("consensus_flows.deployments.server.use_server", lambda info: None)
     vendors.script("judge", then=json_reply(JUDGEMENT))
-
-    def run(*arguments: str, stdin: str | None = None) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["consensus", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), out, err)
-
-    return run
+    return commands(monkeypatch, capsys)
 
 
 def test_answer_on_stdout_and_the_rest_on_stderr(consensus):
@@ -241,10 +221,13 @@ def test_check_says_what_is_there(consensus, vendors):
 def test_tokens_put_the_main_command_first():
     assert tokens(["What is love?"]) == ["consortium", "What is love?"]
     assert tokens(["-m", "a/b", "x"]) == ["consortium", "-m", "a/b", "x"]
-    assert tokens(["save", "x", "--flow", "consortium", "-m", "a/b"]) == ["save --flow consortium", "x", "-m", "a/b"]
     assert tokens(["keys", "list"]) == ["keys", "list"]
-    with pytest.raises(Stop, match="nonsense"):
-        tokens(["save", "x", "--flow", "nonsense"])
+
+
+def test_an_unknown_flow_is_named(consensus):
+    for command in ("save", "batch"):
+        ran = consensus(command, "x", "--flow", "nonsense")
+        assert ran.code == 2 and "nonsense" in ran.err and "mixture-of-agents" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from consensus_flows.flows.openrouter_models import openrouter_working_models
 from consensus_flows.tasks.calls import providers
 from consensus_flows.tasks.calls.attempt import REPAIRS
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
-from consensus_flows.tasks.openrouter.account import account, free_models, list_models
-from consensus_flows.tasks.openrouter.trials import FILES, TRIED, Trial, Trials
+from consensus_flows.tasks.openrouter import FILES, TRIED, Trial, Trials, account, free_models, list_models
 from tests.kits.command_kit import commands
 from tests.kits.openrouter_server import FREE, OpenRouterServer, described
 from tests.vendors import Reply, faults
@@ -234,7 +233,7 @@ async def test_bad_input_tries_nothing(server, tmp_path):
 
 
 def test_trials_at_another_address_are_not_of_this_account(tmp_path):
-    from consensus_flows.tasks.openrouter.trials import read_trials, write_trials
+    from consensus_flows.tasks.openrouter import read_trials, write_trials
 
     trials = Trials(address="https://one")
     trials.add(Trial(model="a", endpoint="completions", works=True))

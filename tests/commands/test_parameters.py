@@ -21,9 +21,8 @@ from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.openrouter_models import openrouter_working_models
-from consensus_flows.flows.prefer_prompts import prefer_prompts
 from consensus_flows.flows.pump import pump
-from consensus_flows.tasks.batches.journal_path import dated
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.check_cases import read_cases
 from consensus_flows.tasks.confinement import FOLDER, deployed, place
 from consensus_flows.tasks.errors import ConfigurationError
@@ -205,7 +204,7 @@ async def test_another_kind_of_block_is_no_provider(vendors: LoopbackVendors, wo
     assert state.is_failed()
     assert "vault" in state.message
     assert "canary0secret" not in state.message
-    state = await worker(pump, prompt="What?", saved="vault")
+    state = await worker(pump, prompt="What?", config="vault")
     assert "no configuration is saved as 'vault'" in state.message
     assert vendors.count() == 0
 
@@ -318,7 +317,7 @@ async def test_a_deployed_batch_works_in_its_folder(
         assert "pip install 'consensus-flows[" in state.message or scheme == "abfss", state.message
 
 
-@pytest.mark.parametrize("field", ["prompts", "output"])
+@pytest.mark.parametrize("field", ["input", "output", "records"])
 async def test_a_deployed_run_writes_nothing_outside_of_its_folder(
     field: str, vendors: LoopbackVendors, worker: Any, tmp_path: Path
 ) -> None:
@@ -326,9 +325,9 @@ async def test_a_deployed_run_writes_nothing_outside_of_its_folder(
     (worker.folder / "questions" / "one.md").write_text("What?")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "one.md").write_text("canary0file")
-    folders = {"prompts": "questions", "output": "records"} | {field: "../elsewhere"}
+    folders = {"input": "questions", "output": "records/out.jsonl", "records": "records"} | {field: "../elsewhere"}
     config = {"members": ["openai/one", "openai/two", "openai/three"]}
-    state = await worker(prefer_prompts, config=config, **folders)
+    state = await worker(batch, flow="prefer", config=config, **folders)
     assert state.is_failed()
     assert f"{field}: '../elsewhere' leads out of" in state.message
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["one.md"]

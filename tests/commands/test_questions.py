@@ -1,12 +1,12 @@
 """The question of every command that takes one: the same options, wherever it comes from; and what help says."""
 
 import io
+import json
 import sys
 
 import pytest
 
 from consensus_flows.deployments.cli import app, tokens
-from consensus_flows.deployments.terminal import Stop
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged, say
 from tests.vendors import LoopbackVendors
@@ -66,34 +66,40 @@ def test_an_unknown_option_is_no_question(command, consensus, vendors):
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("given", "prompt", "others"),
     [
-        (["--raw", "-"], ["consortium", "--raw", "--prompt=-"]),
-        (["-c", "-"], ["consortium", "-c", "--prompt=-"]),
-        (["--fresh", "-", "-m", "a/b"], ["consortium", "--fresh", "--prompt=-", "-m", "a/b"]),
-        (["--temperature=0", "-"], ["consortium", "--temperature=0", "--prompt=-"]),
-        (["-p", "-"], ["consortium", "-p", "-"]),
-        (["--prompt-file", "-"], ["consortium", "--prompt-file", "-"]),
-        (["--system", "-"], ["consortium", "--system", "-"]),
-        (["--raw", "-5 plus 3?"], ["consortium", "--raw", "--prompt=-5 plus 3?"]),
-        (["--system", "- be brief"], ["consortium", "--system", "- be brief"]),
-        (["--system=- be brief"], ["consortium", "--system=- be brief"]),
-        (["learn", "--stop-when-stable", "-"], ["learn", "--stop-when-stable", "--prompt=-"]),
-        (["moa", "--json", "-"], ["moa", "--json", "--prompt=-"]),
-        (["openrouter", "completion", "--raw", "-"], ["openrouter", "completion", "--raw", "--prompt=-"]),
-        (["openrouter", "completion", "--prompt-file", "-"], ["openrouter", "completion", "--prompt-file", "-"]),
-        (["keys", "set", "x", "--from-env", "-"], ["keys", "set", "x", "--from-env", "-"]),
-        (["save", "x", "--flow", "vote", "--system", "-"], ["save --flow vote", "x", "--system", "-"]),
+        (["--raw", "-"], "-", {}),
+        (["-c", "-"], "-", {}),
+        (["--fresh", "-", "-m", "a/b"], "-", {"fresh": True, "members": ["a/b"]}),
+        (["--temperature=0", "-"], "-", {"sampling": {"temperature": 0}}),
+        (["-p", "-"], "-", {}),
+        (["--system", "-"], None, {"system": "-"}),
+        (["--raw", "-5 plus 3?"], "-5 plus 3?", {}),
+        (["-5"], "-5", {}),
+        (["--system", "- be brief"], None, {"system": "- be brief"}),
+        (["--system=- be brief"], None, {"system": "- be brief"}),
+        (["- be brief", "--system", "x"], "- be brief", {"system": "x"}),
+        (["consensus-learning", "--stop-when-stable", "-"], "-", {"stop_when_stable": True}),
+        (["learn", "-"], "-", {}),
+        (["moa", "--layer", "a/b", "-"], "-", {"layers": ["a/b"]}),
     ],
 )
-def test_a_lone_dash_is_the_question_unless_an_option_waits_for_it(given, read):
-    assert tokens(given) == read
+def test_a_lone_dash_is_the_question_unless_an_option_waits_for_it(given, prompt, others):
+    _, bound, _ = app.parse_args(tokens(given), exit_on_error=False, print_error=False)
+    assert bound.arguments.get("prompt") == prompt
+    assert bound.arguments.get("given", {}) == others
+
+
+def test_a_text_that_begins_with_a_dash_is_saved(consensus):
+    assert consensus("save", "dashes", "--flow", "vote", "-m", "openai/one", "--system", "-").code == 0
+    assert json.loads(consensus("show", "dashes").out)["system"] == "-"
+    assert consensus("remove", "dashes").code == 0
 
 
 @pytest.mark.parametrize("given", [["batch", "-"], ["batch", "--flow", "vote", "--skip-bad", "-"]])
-def test_a_batch_is_not_read_from_a_pipe(given):
-    with pytest.raises(Stop, match="name a file"):
-        tokens(given)
+def test_a_batch_is_not_read_from_a_pipe(given, consensus):
+    ran = consensus(*given, "-o", "out.jsonl", "-m", "openai/one")
+    assert ran.code == 2 and "name a file" in ran.err
 
 
 def help_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -13,8 +13,8 @@ from tests.vendors import LoopbackVendors
 
 VOTERS = ["-m", "openai/one", "-m", "openai/two", "-m", "openai/three"]
 OTHERS = {
-    "learn": [*VOTERS, "--aggregator", "openai/one"],
-    "moa": ["--layer", "openai/one,openai/two", "--final", "openai/three"],
+    "consensus-learning": [*VOTERS, "--aggregator", "openai/one"],
+    "mixture-of-agents": ["--layer", "openai/one,openai/two", "--final", "openai/three"],
     "vote": VOTERS,
     "pump": VOTERS,
     "prefer": VOTERS,
@@ -83,7 +83,7 @@ def test_other_members_are_asked_in_place_of_those_saved(consensus, night, vendo
     ("kind", "options", "named"),
     [
         ("vote", ["--arbiter", "openai/arbiter", "--max-iterations", "2"], "--arbiter, --max-iterations"),
-        ("moa", ["-m", "openai/one"], "-m"),
+        ("mixture-of-agents", ["-m", "openai/one"], "-m"),
         ("pump", ["--confidence-threshold", "0.5"], "--confidence-threshold"),
     ],
 )
@@ -100,11 +100,11 @@ def test_options_that_the_saved_flow_does_not_have_are_named(  # noqa: PLR0917 -
 
 
 def test_an_option_that_the_saved_flow_of_a_batch_does_not_have_is_named(consensus, night, vendors, tmp_path):
-    night("--flow", "moa", *OTHERS["moa"])
+    night("--flow", "moa", *OTHERS["mixture-of-agents"])
     (tmp_path / "rows.txt").write_text("How many?\n")
     ran = consensus("batch", tmp_path / "rows.txt", "-o", tmp_path / "out.jsonl", "--name", "night", "-m", "openai/one")
     assert (ran.code, vendors.count()) == (2, 0)
-    assert "-m: 'night' is saved for moa" in ran.err
+    assert "-m: 'night' is saved for mixture-of-agents" in ran.err
 
 
 def test_a_file_over_what_is_saved_keeps_the_rest_of_a_group(consensus, night, vendors, tmp_path):
@@ -120,7 +120,7 @@ def test_a_file_over_what_is_saved_keeps_the_rest_of_a_group(consensus, night, v
 
 def test_groups_are_laid_over_each_other_key_by_key(tmp_path):
     from consensus_flows.blocks.vote import VoteConfig
-    from consensus_flows.deployments.options import PanelOptions, settings
+    from consensus_flows.deployments.options import settings
 
     saved = {
         "members": ["openai/one"],
@@ -133,7 +133,7 @@ def test_groups_are_laid_over_each_other_key_by_key(tmp_path):
         'members = ["openai/two"]\n[budget]\nmax_calls = 5\n[sampling]\ntemperature = 0\nextra = {b = 2}\n'
         '[weights]\n"openai/two" = 3\n'
     )
-    assert settings(VoteConfig, PanelOptions(config=file, max_tokens=7), saved) == {
+    assert settings(VoteConfig, {"config": file, "budget": {"max_tokens": 7}}, saved) == {
         "members": ["openai/two"],
         "budget": {"max_cost_usd": 1.0, "max_calls": 5, "max_tokens": 7},
         "sampling": {"max_output_tokens": 64, "temperature": 0, "extra": {"a": 1, "b": 2}},
@@ -159,7 +159,14 @@ def test_an_instruction_given_as_an_option_lies_over_the_file(consensus, vendors
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"prompts": {"final": "Written in the file.", "initial": "Be brief."}}))
     ran = consensus(
-        "moa", "How many?", *OTHERS["moa"], "--config", file, "--final-prompt", tmp_path / "final.md", "--raw"
+        "moa",
+        "How many?",
+        *OTHERS["mixture-of-agents"],
+        "--config",
+        file,
+        "--final-prompt",
+        tmp_path / "final.md",
+        "--raw",
     )
     assert ran.code == 0, ran.err
     (last,) = asked(vendors, "three")
@@ -169,7 +176,7 @@ def test_an_instruction_given_as_an_option_lies_over_the_file(consensus, vendors
 
 
 def test_another_approach_does_without_the_aggregator_that_was_saved(consensus, night, vendors):
-    night("--flow", "learn", *OTHERS["learn"], "--iterations", "0")
+    night("--flow", "learn", *OTHERS["consensus-learning"], "--iterations", "0")
     ran = consensus("learn", "How many?", "--name", "night", "--approach", "majority", "--extract", "number", "--raw")
     assert (ran.code, ran.out, vendors.count()) == (0, "7\n", 3), ran.err
     # But one that is given beside it is refused.
@@ -179,11 +186,11 @@ def test_another_approach_does_without_the_aggregator_that_was_saved(consensus, 
 
 
 def test_a_judge_of_pairs_does_without_the_count_that_was_saved(consensus, night, monkeypatch):
-    import consensus_flows.deployments.commands.algorithms.vote as command
+    from consensus_flows.deployments import algorithm_commands
 
     seen = []
     night("--flow", "vote", *VOTERS, "--extract", "number", "--stop-when", "2", "--waves", "2")
-    monkeypatch.setattr(command, "run_config", lambda prompt, config, out: seen.append(config) or 0)
+    monkeypatch.setattr(algorithm_commands, "ask", lambda one, prompt, config, out: seen.append(config) or 0)
     assert consensus("vote", "How many?", "--name", "night", "--pairwise-judge", "openai/arbiter").code == 0
     assert (seen[0].pairwise_judge, seen[0].extract, seen[0].stop_when) == ("openai/arbiter", "text", None)
 
@@ -211,10 +218,22 @@ def test_one_that_can_no_longer_be_used_is_listed_named_and_removed(consensus, n
 
     with monkeypatch.context() as earlier:
         earlier.setattr(ConsensusLearningConfig, "refuse_unless", lambda *_: None)
-        night("--flow", "learn", *OTHERS["learn"], "--reasoning-effort", "low", "--alike", "0.7")
+        night("--flow", "learn", *OTHERS["consensus-learning"], "--reasoning-effort", "low", "--alike", "0.7")
     ran = consensus("list")
-    assert ran.code == 0 and "night\tlearn" in ran.out and "alike: centralized_llm does not use it" in ran.err
+    assert (
+        ran.code == 0 and "night\tconsensus-learning" in ran.out and "alike: centralized_llm does not use it" in ran.err
+    )
     for arguments in (("show", "night"), ("How many?", "--name", "night"), ("check", "night", "--offline")):
         ran = consensus(*arguments)
         assert ran.code == 2 and "alike: centralized_llm does not use it" in ran.out + ran.err, arguments
     assert vendors.count() == 0
+
+
+def test_the_seed_of_orders_is_known_by_its_old_name(consensus, vendors, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"members": ["openai/one"], "seed": 5}))
+    ran = consensus("vote", "How many?", "--config", file, "--seed", "7", "--json")
+    assert json.loads(ran.out)["seed"] == 5 and "order_seed" in ran.err
+    assert [seen.params["seed"] for seen in vendors.seen] == [7]
+    ran = consensus("vote", "How many?", "--config", file, "--order-seed", "3", "--json")
+    assert json.loads(ran.out)["seed"] == 3

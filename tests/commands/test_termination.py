@@ -13,8 +13,8 @@ import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
 
+from consensus_flows.tasks.asking import gather_panel
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.panel import gather_panel
 from consensus_flows.tasks.termination import heeding_termination
 from tests.kits import processes
 

@@ -16,6 +16,7 @@ from consensus_flows.tasks.judging.pairwise import bubble, win_shares
 from consensus_flows.tasks.readers import UnreadableError
 from consensus_flows.tasks.record import Comparison
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults, json_reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted")
@@ -90,14 +91,14 @@ async def test_a_judge_never_compares_its_own_answer(panel):
     record = await run_vote("What?", config(pairwise_judge="anthropic/two"))
     assert record.iterations[0].responses[1].text == "worth 4"
     assert not any("worth 4" in seen.prompt for seen in asked(panel, "two"))
-    assert "anthropic/two is also a member: its own answer is not compared" in record.warnings
+    assert ("self_preference", "anthropic/two", None) in kinds(record)
 
 
 async def test_a_failed_member_is_not_compared(panel):
     panel.script("two", then=faults.bad_request())
     record = await run_vote("What?", config())
     assert (record.answer, record.degraded, len(record.comparisons)) == ("worth 3", True, 3)
-    assert "anthropic/two#1: bad_request" in record.warnings
+    assert ("bad_request", "anthropic/two#1", 1) in kinds(record)
 
 
 async def test_below_the_quorum_nothing_is_compared(panel):
@@ -117,8 +118,7 @@ async def test_rubbish_is_asked_for_again_and_then_decides_nothing(panel):
     panel.script("judge", then=moody)
     record = await run_vote("What?", config())
     assert (record.answer, record.degraded) == ("worth 3", True)
-    assert "openai/judge could not compare 3 of 6 pairs: these count for neither side" in record.warnings
-    assert "not ranked, because in no comparison that could be read: anthropic/two#1" in record.warnings
+    assert {("unparsed", "openai/judge", None), ("not_ranked", None, None)} <= set(kinds(record))
     unread = [one for one in record.comparisons if one.said == (None, None)]
     assert len(unread) == 3
     assert record.iterations[0].synthesis.ranking == ["openai/four#1", "google/three#1", "openai/one#1"]
@@ -156,7 +156,7 @@ async def test_a_judge_that_fails_leaves_the_answer_nearest_to_the_others(panel)
     record = await run_vote("What?", config())
     assert record.answer in TEXTS.values()
     assert record.degraded
-    assert any("could not compare the answers" in warning for warning in record.warnings)
+    assert ("stand_in", None, None) in kinds(record)
 
 
 async def test_the_best_are_fused(panel):
@@ -176,7 +176,7 @@ async def test_a_fuser_that_answers_rubbish_leaves_the_best_answer(panel):
     panel.script("fuser", then=Reply(text="rubbish"))
     record = await run_vote("What?", config(fuse="openai/fuser"))
     assert (record.answer, record.degraded, panel.count("fuser")) == ("worth 4", True, 2)
-    assert any("could not fuse" in warning for warning in record.warnings)
+    assert ("not_fused", "openai/fuser", None) in kinds(record)
 
 
 def test_a_judgement_is_one_of_three_words():

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.credentials import AnthropicCredentials
 from consensus_flows.blocks.sampling import Sampling
-from consensus_flows.tasks.calls.money.budget import Purse
-from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.budget import BudgetTracker
+from consensus_flows.tasks.calls.cache_key import KEYED, request_key
+from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
-from consensus_flows.tasks.calls.storage.cache_key import KEYED, request_key
 from consensus_flows.tasks.counting.agreement import agreement
 from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import BudgetError
-from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
+from consensus_flows.tasks.record import CallError, Iteration, Record, Response, RunWarning, Synthesis, Usage
 
 slow = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 votes = st.lists(st.one_of(st.none(), st.sampled_from("abcd")), max_size=9)
@@ -110,7 +110,7 @@ requests = st.builds(
     response_schema=st.sampled_from(schemas),
     reader=st.sampled_from(["", "json"]),
     sample=st.integers(0, 2),
-    prompt_version=st.sampled_from(["", "v"]),
+    kind=st.sampled_from(["chat", "completion"]),
     label=plain,
     timeout=st.sampled_from([1.0, 2.0]),
     service_tier=st.sampled_from([None, "flex"]),
@@ -145,7 +145,7 @@ def written(value: Any) -> str:
     return json.dumps(value, default=lambda found: found.model_dump(mode="json"), sort_keys=True)
 
 
-END = Endpoint("anthropic", "anthropic", "https://api.anthropic.com", 9, credentials=AnthropicCredentials(api_key="k"))
+END = _endpoint("anthropic", AnthropicCredentials(api_key="k"))
 
 
 @slow
@@ -157,11 +157,11 @@ END = Endpoint("anthropic", "anthropic", "https://api.anthropic.com", 9, credent
 )
 async def test_a_budget_is_never_exceeded_whoever_spends_at_once(most_calls, most_tokens, calls, seed):
     chance = random.Random(seed)
-    outer = Purse(Budget(max_calls=most_calls, max_tokens=most_tokens, max_cost_usd=0.05))
-    inner = Purse(Budget(max_calls=max(1, most_calls // 2)), outer)
+    outer = BudgetTracker(Budget(max_calls=most_calls, max_tokens=most_tokens, max_cost_usd=0.05))
+    inner = BudgetTracker(Budget(max_calls=max(1, most_calls // 2)), outer)
     price_out = 5e-6
 
-    async def spend(purse: Purse, limit: int, used: int, lost: bool) -> None:
+    async def spend(budget: BudgetTracker, limit: int, used: int, lost: bool) -> None:
         request = Request(
             provider="anthropic",
             model="claude-haiku-4-5",
@@ -169,7 +169,7 @@ async def test_a_budget_is_never_exceeded_whoever_spends_at_once(most_calls, mos
             sampling=Sampling(max_output_tokens=limit),
         )
         try:
-            reservation = await purse.reserve(request, END)
+            reservation = await budget.reserve(request, END)
         except BudgetError:
             return
         await asyncio.sleep(chance.random() / 1000)
@@ -181,16 +181,16 @@ async def test_a_budget_is_never_exceeded_whoever_spends_at_once(most_calls, mos
 
     async def watch() -> None:
         for _ in range(5):
-            for purse in (outer, inner):
-                check(purse)
+            for budget in (outer, inner):
+                check(budget)
             await asyncio.sleep(0)
 
-    def check(purse: Purse) -> None:
-        limits = purse.limits
-        assert limits.max_calls is None or purse.calls <= limits.max_calls
-        assert limits.max_tokens is None or purse.tokens <= limits.max_tokens
-        assert limits.max_cost_usd is None or purse.cost_usd <= limits.max_cost_usd + 1e-12
-        assert purse.calls >= 0 and purse.tokens >= 0 and purse.cost_usd > -1e-12
+    def check(budget: BudgetTracker) -> None:
+        limits = budget.limits
+        assert limits.max_calls is None or budget.calls <= limits.max_calls
+        assert limits.max_tokens is None or budget.tokens <= limits.max_tokens
+        assert limits.max_cost_usd is None or budget.cost_usd <= limits.max_cost_usd + 1e-12
+        assert budget.calls >= 0 and budget.tokens >= 0 and budget.cost_usd > -1e-12
 
     spending = [spend(chance.choice([outer, inner]), *call) for call in calls]
     await asyncio.gather(watch(), *spending)
@@ -209,6 +209,9 @@ answers = st.builds(
     latency_s=st.floats(0, 100),
     warnings=st.lists(plain, max_size=2).map(tuple),
 )
+warnings = st.builds(
+    RunWarning, kind=plain, message=plain, member=st.none() | plain, iteration=st.none() | st.integers(1, 5)
+)
 responses = st.builds(
     Response,
     member=plain,
@@ -219,13 +222,14 @@ responses = st.builds(
     cost_usd=st.none() | st.floats(0, 10),
     error=st.none() | st.builds(CallError, kind=st.sampled_from(["server", "quota"]), message=plain),
     hazards=st.lists(plain, max_size=2),
+    warnings=st.lists(warnings, max_size=2),
 )
 records = st.builds(
     Record,
     flow=plain,
     prompt=plain,
     answer=st.none() | plain,
-    warnings=st.lists(plain, max_size=3),
+    warnings=st.lists(warnings, max_size=3),
     confidence=st.none() | st.floats(0, 1),
     iterations=st.lists(
         st.builds(

@@ -14,6 +14,7 @@ from consensus_flows.tasks.judging.readings import comparable, distinct, grouped
 from consensus_flows.tasks.readers import UnreadableError
 from consensus_flows.tasks.record import Record
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, json_reply
 
 MEMBERS = ["openai/one", "openai/two", "openai/three", "openai/four", "openai/five"]
@@ -148,4 +149,4 @@ class TestVote:
         record = await elect(vendors, "the USA", "the United States", "Canada", "Canada, I say")
         assert (record.answer, record.degraded) == ("Canada", True)
         assert [one.votes for one in record.tally] == [2, 1, 1]
-        assert "openai/reader could not tell which readings mean the same: they count as written" in record.warnings
+        assert ("not_merged", "openai/reader", None) in kinds(record)

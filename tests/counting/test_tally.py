@@ -7,9 +7,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from consensus_flows.tasks.record import JudgeRanking, Record
+from consensus_flows.tasks.reports.pictures import picture
 from consensus_flows.tasks.reports.record_files import read_preferences
 from consensus_flows.tasks.reports.tally import agreed, rank_rows, table_rows, tally
-from consensus_flows.tasks.reports.tally_picture import picture
 from tests.kits.command_kit import commands
 from tests.kits.preference_kit import MEMBERS, ONE, THREE, TWO, panel, prefers
 from tests.vendors import faults
@@ -123,10 +123,10 @@ def test_a_folder_of_prompts_and_its_tally(consensus, vendors, tmp_path):
         (prompts / name).write_text(text)
     ran = consensus("prefer", *PANEL, "--prompts", prompts, "--output", records)
     assert ran.code == 0, ran.err
-    assert sorted(path.name for path in records.iterdir()) == ["01.json", "02.json"]
+    assert sorted(path.name for path in records.iterdir()) == ["01.json", "02.json", "answers.jsonl"]
     assert Record.model_validate_json((records / "02.json").read_text()).prompt == "Second?"
     assert TWO in ran.out
-    assert f"01: best {TWO}" in ran.err
+    assert f"First?: best {TWO}" in ran.err
     assert vendors.count() == 12
     again = json.loads(consensus("prefer", *PANEL, "--prompts", prompts, "--output", records, "--json").out)
     assert [one["cached_calls"] for one in again["outcomes"]] == [6, 6]
@@ -154,7 +154,7 @@ def test_a_prompt_without_an_answer_is_told_and_does_not_stop_the_others(consens
         vendors.script(model, faults.bad_request(), then=faults.bad_request())
     ran = consensus("prefer", *PANEL, "--prompts", tmp_path, "--output", tmp_path / "out")
     assert ran.code == 1
-    assert "✗ 01: 1 of 3 members answered" in ran.err
+    assert "First?: 1 of 3 members answered" in ran.err
     failed = Record.model_validate_json((tmp_path / "out" / "02.json").read_text())
     assert (failed.status, failed.answer) == ("failed", None)
     ran = consensus("tally", tmp_path / "out")
@@ -166,7 +166,7 @@ def test_a_prompt_without_an_answer_is_told_and_does_not_stop_the_others(consens
     [
         (["--prompts", "{folder}"], "--prompts needs --output DIR"),
         (["--prompts", "{folder}", "--output", "{folder}/out", "-p", "x"], "there are two prompts"),
-        (["--prompts", "{folder}", "--output", "{folder}/out"], "there is no .md or .txt file"),
+        (["--prompts", "{folder}", "--output", "{folder}/out"], "there is no file *.md or *.txt in the folder"),
         (["--prompts", "{folder}/nowhere", "--output", "{folder}/out"], "there is no folder"),
     ],
 )

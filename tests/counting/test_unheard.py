@@ -9,6 +9,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.extraction.extract import extract
 from consensus_flows.tasks.record import Vote
 from tests.kits.consortium_kit import asked, say
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults, json_reply
 
 pytestmark = [
@@ -45,7 +46,7 @@ async def test_one_voice_of_three_elects_nobody(vendors):
     assert (record.answer, record.status, record.degraded) == (None, "failed", True)
     assert "1 of 3 members could be heard, and the quorum is 2. openai/one#1: openai/reader: auth" in record.error
     assert [(vote.answer, vote.heard) for vote in record.votes] == [(None, False), (None, False), ("42", True)]
-    assert not any("abstains" in warning for warning in record.warnings)
+    assert "abstained" not in {kind for kind, _, _ in kinds(record)}
 
 
 async def test_where_enough_are_heard_the_cause_is_named(vendors):
@@ -53,8 +54,8 @@ async def test_where_enough_are_heard_the_cause_is_named(vendors):
     vendors.script("reader", then=reading(faults.unauthorized(), "seven"))
     record = await run_vote("How many?", config())
     assert (record.answer, record.status, record.degraded, record.unanimous) == ("42", "finished", True, False)
-    assert "openai/three#1 was not heard: its answer could not be read (auth)" in record.warnings
-    assert not any("abstains" in warning for warning in record.warnings)
+    assert ("unparsed", "openai/three#1", None) in kinds(record)
+    assert "abstained" not in {kind for kind, _, _ in kinds(record)}
     assert [vote.heard for vote in record.votes] == [True, True, False]
 
 
@@ -63,7 +64,7 @@ async def test_no_answer_is_an_abstention_and_was_heard(vendors):
     vendors.script("reader", then=lambda seen: json_reply({"answer": "" if "who knows" in seen.prompt else "42"}))
     record = await run_vote("How many?", config(quorum=3))
     assert (record.answer, record.degraded, [vote.heard for vote in record.votes]) == ("42", False, [True] * 3)
-    assert "openai/three#1 abstains: no answer could be read (llm)" in record.warnings
+    assert kinds(record) == [("abstained", "openai/three#1", None)]
 
 
 async def test_a_failed_member_was_not_heard_and_rubbish_is_no_abstention(vendors):
@@ -72,7 +73,7 @@ async def test_a_failed_member_was_not_heard_and_rubbish_is_no_abstention(vendor
     vendors.script("reader", then=reading(Reply(text="rubbish"), "say"))
     record = await run_vote("How many?", config(quorum=1))
     assert (record.answer, record.degraded, [vote.heard for vote in record.votes]) == ("42", True, [False, True, False])
-    assert "openai/three#1 was not heard: its answer could not be read (malformed)" in record.warnings
+    assert ("unparsed", "openai/three#1", None) in kinds(record)
 
 
 async def test_a_quorum_that_is_asked_for_is_one_of_those_who_are_heard(vendors):
@@ -87,7 +88,7 @@ async def test_a_budget_that_ends_at_the_extractor(vendors):
     vendors.script("reader", then=reading(Reply(text="rubbish")))
     record = await run_vote("How many?", config(budget={"max_calls": 4}))
     assert (record.answer, record.status, sum(vote.heard for vote in record.votes)) == ("42", "budget", 1)
-    assert sum("was not heard: its answer could not be read (budget)" in warning for warning in record.warnings) == 2
+    assert [kind for kind, _, _ in kinds(record)].count("unparsed") == 2
 
 
 async def test_the_extractor_knows_the_conversation_and_the_instructions(vendors):

@@ -14,20 +14,27 @@ import pytest
 
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.history.address import FILE, HEAD, history_place
-from consensus_flows.tasks.history.conversation import Conversation, continuing
-from consensus_flows.tasks.history.database import Database
-from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.history.address import FILE, known_address
+from consensus_flows.tasks.history.conversations import Conversation, continuing
+from consensus_flows.tasks.history.database import Database, newest_revision
 from consensus_flows.tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
-from consensus_flows.tasks.history.rows import call_rows, run_row, shared, won
-from consensus_flows.tasks.history.saving import save
 from consensus_flows.tasks.history.schema import metadata
-from consensus_flows.tasks.history.writer import close_writers, writer_of
-from consensus_flows.tasks.recording import NOT_RECORDED, recorded
-from consensus_flows.tasks.reports.report import start_record
+from consensus_flows.tasks.history.writing import (
+    agreement_with_answer,
+    call_rows,
+    close_writers,
+    run_row,
+    save,
+    won,
+    writer_of,
+)
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.watch import tell, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
+from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
 
 RUNS, CALLS = 20, 10
@@ -82,7 +89,7 @@ def test_concurrent_runs_in_threads_lose_no_row(file):
             return writer_of(file).write(one).result(60)
         database = Database(file)
         try:
-            return database.save(lambda connection: save(connection, one))
+            return database.write(lambda connection: save(connection, one))
         finally:
             database.close()
 
@@ -104,7 +111,7 @@ async def test_concurrent_flows_lose_no_row(file, results, vendors):
     stored = dict(rows(file, "SELECT id, record FROM runs"))
     for one in records:
         assert json.loads(stored[one.flow_run_id]) == one.model_dump(mode="json")
-    assert not any(NOT_RECORDED in warning for one in records for warning in one.warnings)
+    assert not any(warning.kind == "not_recorded" for one in records for warning in one.warnings)
 
 
 def test_a_new_file_is_private_and_has_all_tables(file, database):
@@ -115,7 +122,7 @@ def test_a_new_file_is_private_and_has_all_tables(file, database):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert rows(file, "PRAGMA journal_mode") == [("wal",)]
     assert database.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
-    assert rows(file, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    assert rows(file, "SELECT version_num FROM alembic_version") == [(newest_revision(),)]
 
 
 def test_the_newest_migration_is_the_one_that_is_looked_for():
@@ -124,7 +131,7 @@ def test_the_newest_migration_is_the_one_that_is_looked_for():
 
     settings = Config()
     settings.set_main_option("script_location", str(ROOT / "tasks/history/migrations"))
-    assert ScriptDirectory.from_config(settings).get_heads() == [HEAD]
+    assert ScriptDirectory.from_config(settings).get_heads() == [newest_revision()]
 
 
 def test_a_history_of_a_newer_version_is_left_alone(file, database):
@@ -133,7 +140,7 @@ def test_a_history_of_a_newer_version_is_left_alone(file, database):
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(HistoryError, match="another version"):
-        Database(file).save(lambda connection: save(connection, entry(record("run-2"))))
+        Database(file).write(lambda connection: save(connection, entry(record("run-2"))))
     assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -141,45 +148,34 @@ def test_by_default_it_is_in_the_home_folder_of_prefect(monkeypatch):
     from prefect.settings import get_current_settings
 
     monkeypatch.delenv("CONSENSUS_HISTORY_URL")
-    assert history_place() == get_current_settings().home / FILE
+    assert known_address() == get_current_settings().home / FILE
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
-    assert history_place() is None
+    assert known_address() is None
 
 
-def test_sqlalchemy_is_not_imported_to_write_a_run(file, database):
-    """It costs half a second of CPU, which every command would pay."""
-    written(database, entry(record("run-1")))
+def test_sqlalchemy_is_imported_only_by_the_thread_that_writes(file):
+    """It costs a quarter of a second, which a run spends waiting for the models anyway."""
     code = f"""
-import sys, consensus_flows.deployments.cli, consensus_flows.deployments.commands.algorithms.chat, consensus_flows.flows.consortium
+import sys, threading, consensus_flows.deployments.cli, consensus_flows.deployments.commands.algorithms.chat, consensus_flows.flows.consortium
 import pathlib, tests.kits.history_kit as kit
-from consensus_flows.tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.history.writing import close_writers, writer_of
+print("sqlalchemy" in sys.modules)
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "sqlalchemy":
+            print(threading.current_thread().name)
+sys.meta_path.insert(0, Finder)
 writer_of(pathlib.Path({str(file)!r})).write(kit.entry(kit.record("run-2"))).result(30)
 close_writers()
-print("sqlalchemy" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    assert rows(file, "SELECT count(*) FROM runs") == [(2,)]
-
-
-def test_both_drivers_write_the_same(file, database):
-    from consensus_flows.tasks.history.sqlite_file import SqliteFile
-
-    written(database, entry(record("run-1", conversation_id="c"), in_=Conversation("c")))
-    other = SqliteFile(file)
-    other.save(lambda transaction: save(transaction, entry(record("run-2"), in_=Conversation("c"))))
-    other.close()
-    tables = ("runs", "iterations", "calls", "turns")
-    for found in (rows(file, f"SELECT * FROM {table}") for table in tables):
-        half = len(found) // 2
-        assert half
-        for left, right in zip(found[:half], found[half:], strict=True):
-            assert repr(left).replace("run-1", "run-2") == repr(right)
+    assert done.stdout.split() == ["False", "history"]
+    assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
 def broken_histories(file):
     """Ways in which a history cannot be written, as what the environment says."""
-    Database(file).save(lambda connection: save(connection, entry()))
+    Database(file).write(lambda connection: save(connection, entry()))
     yield f"sqlite:///file:{file}?mode=ro&uri=true"
     garbage = file.with_name("garbage.db")
     garbage.write_bytes(b"this is no database " * 100)
@@ -198,8 +194,8 @@ async def test_a_broken_history_is_a_warning_and_never_a_lost_answer(file, resul
         monkeypatch.setenv("CONSENSUS_HISTORY_URL", url)
         found = await consortium("What?", config())
         assert found.answer == "the answer" and found.conversation_id is None
-        (warning,) = [one for one in found.warnings if one.startswith(NOT_RECORDED)]
-        assert "secret-password" not in warning
+        (warning,) = [one for one in found.warnings if one.kind == "not_recorded"]
+        assert "secret-password" not in warning.message
     assert rows(file, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -209,14 +205,14 @@ async def test_a_history_that_is_held_by_another_program_is_waited_for(file, dat
     holder = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, holder.execute, ["COMMIT"]).start()
-    assert not any(NOT_RECORDED in one for one in (await consortium("Long enough?", config())).warnings)
-    monkeypatch.setattr("consensus_flows.tasks.history.sqlite_file.BUSY_S", 0.2)
+    assert kinds(await consortium("Long enough?", config())) == []
+    monkeypatch.setattr("consensus_flows.tasks.history.database.BUSY_S", 0.2)
     close_writers()
     holder.execute("BEGIN IMMEDIATE")
     found = await consortium("Too long?", config())
     holder.execute("COMMIT")
     holder.close()
-    assert found.answer is not None and "locked" in found.warnings[-1]
+    assert found.answer is not None and "locked" in found.warnings[-1].message
 
 
 async def test_a_failed_run_is_written_with_every_cause(file, results, vendors):
@@ -229,30 +225,30 @@ async def test_a_failed_run_is_written_with_every_cause(file, results, vendors):
     assert rows(file, "SELECT count(*) FROM calls WHERE error_kind = 'auth'") == [(3,)]
 
 
-class Heard:
+class AfterAnswers:
     """Tells when so many calls have ended."""
 
     def __init__(self, number):
-        self.enough = asyncio.Event()
+        self.reached = asyncio.Event()
         self._left = number
 
     async def told(self, event, value):
         self._left -= event == "answered"
         if self._left == 0:
-            self.enough.set()
+            self.reached.set()
 
 
-async def test_a_run_that_is_broken_off_is_written_with_the_calls_it_paid_for(file, results, vendors):
+async def test_a_run_that_is_interrupted_is_written_with_the_calls_it_paid_for(file, results, vendors):
     vendors.script("three", then=Reply(text="late", delay=20))
-    heard = Heard(2)
-    with watched_by(heard):
+    enough = AfterAnswers(2)
+    with watched_by(enough):
         running = asyncio.ensure_future(consortium("What?", config()))
-    await heard.enough.wait()
+    await enough.reached.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     ((status, error, calls),) = rows(file, "SELECT status, error, calls FROM runs")
-    assert (status, error, calls) == ("failed", "the run was broken off: CancelledError", 2)
+    assert (status, error, calls) == ("failed", "the run was interrupted: CancelledError", 2)
     members = rows(file, "SELECT member FROM calls WHERE error_kind IS NULL ORDER BY member")
     assert members == [("openai/one#1",), ("openai/two#1",)]
 
@@ -266,7 +262,7 @@ async def test_several_records_of_one_flow_run_are_kept_apart(file):
 
     with continuing(Conversation()):
         # A flow inside another one is recorded once, by the outer one.
-        async with recorded(in_conversation=False), recorded():
+        async with record_runs(in_conversation=False), record_runs():
             await asyncio.gather(*(run(f"question {number}") for number in range(3)))
     ids = rows(file, "SELECT id FROM runs ORDER BY position")
     assert ids == [("flow-run-1",), ("flow-run-1-2",), ("flow-run-1-3",)]
@@ -287,8 +283,8 @@ async def test_one_run_that_no_database_takes_does_not_take_others_along(file, m
 
 async def test_nothing_is_written_when_the_history_is_off(file, monkeypatch):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
-    async with recorded():
-        await tell("ended", start_record("x", "What?"))
+    async with record_runs():
+        await tell("ended", Record(flow="x", prompt="What?"))
     assert not file.exists()
 
 
@@ -305,16 +301,18 @@ def test_who_won_and_who_agreed():
     (iteration,) = made.iterations
     lost, chosen, other = iteration.responses
     assert [won(made, iteration, one) for one in (lost, chosen, other)] == [False, True, False]
-    assert shared(made, iteration, chosen) == 1.0
-    assert shared(made, iteration, other) == 0.5
-    assert shared(made, iteration, lost) is None, "a failed member agrees with nobody"
+    assert agreement_with_answer(made, iteration, chosen) == 1.0
+    assert agreement_with_answer(made, iteration, other) == 0.5
+    assert agreement_with_answer(made, iteration, lost) is None, "a failed member agrees with nobody"
     iteration.synthesis.votes = {"2": [chosen.member], "3": [other.member]}
     iteration.synthesis.value = "2"
-    assert [shared(made, iteration, one) for one in (chosen, other)] == [1.0, 0.0], "the same value, not like words"
+    assert [agreement_with_answer(made, iteration, one) for one in (chosen, other)] == [1.0, 0.0], (
+        "the same value, not like words"
+    )
     abstained = response(9)
-    assert shared(made, iteration, abstained) is None
+    assert agreement_with_answer(made, iteration, abstained) is None
     iteration.synthesis = None
-    assert shared(made, iteration, chosen) is None, "a list of answers is no answer to agree with"
+    assert agreement_with_answer(made, iteration, chosen) is None, "a list of answers is no answer to agree with"
     assert not won(made, iteration, chosen)
 
 

@@ -21,12 +21,17 @@ from consensus_flows import blocks
 from consensus_flows.blocks import (
     AnthropicCredentials,
     Budget,
+    ConsensusLearning,
     Consortium,
     ConsortiumConfig,
     GoogleCredentials,
+    MixtureOfAgents,
     OpenAICompatibleCredentials,
     OpenAICredentials,
+    Prefer,
+    Pump,
     Sampling,
+    Vote,
     parse_member,
     parse_model,
 )
@@ -41,6 +46,11 @@ SLUGS = {
     GoogleCredentials: "google-gemini-credentials",
     OpenAICompatibleCredentials: "openai-compatible-credentials",
     Consortium: "consortium",
+    ConsensusLearning: "consensus-learning",
+    MixtureOfAgents: "mixture-of-agents",
+    Vote: "vote",
+    Pump: "pump",
+    Prefer: "prefer",
 }
 CREDENTIALS: list[type[ModelCredentials]] = [
     OpenAICredentials,
@@ -66,7 +76,11 @@ class TestBlocks(BlockStandardTestSuite):
 def test_slugs_pictures_and_pages() -> None:
     assert {block: block.get_block_type_slug() for block in SLUGS} == SLUGS
     for block in SLUGS:
-        assert block._documentation_url == Secret._documentation_url
+        # Prefect's documentation moved in 3.9, and the old address leads to the new one.
+        assert (
+            str(block._documentation_url).partition("/latest/")[2]
+            == str(Secret._documentation_url).partition("/latest/")[2]
+        )
         assert str(block._logo_url).startswith(str(Secret._logo_url).rsplit("/", 1)[0])
 
 
@@ -338,3 +352,11 @@ def test_settings_laid_over_others() -> None:
     )
     assert Sampling(temperature=0, seed=0).over(base) == base.model_copy(update={"temperature": 0, "seed": 0})
     assert Sampling.model_validate_json(Sampling(seed=1).model_dump_json()).over(base).temperature == 0.5
+
+
+def test_a_form_shows_an_algorithms_own_settings_first() -> None:
+    fields = ConsortiumConfig.model_json_schema()["properties"]
+    shown = sorted(fields, key=lambda name: int(fields[name]["position"]))
+    assert shown[:3] == ["members", "arbiter", "fallback_arbiters"]
+    assert shown[-3:] == ["prompt_set", "embedding_model", "service_tier"]
+    assert [fields[name]["position"] for name in shown] == list(range(1, len(shown) + 1))

@@ -57,7 +57,7 @@ def test_server_settings_are_those_of_prefect_toml():
 
 
 async def test_a_schedule_makes_runs(prefect_server):
-    """With SQLAlchemy 2.1 Prefect 3.8's server cannot: its scheduler fails every minute, and no schedule ever fires."""
+    """Prefect 3.8 cannot with SQLAlchemy 2.1: its scheduler fails every minute, and no schedule ever fires."""
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.schedules import Cron
@@ -92,7 +92,7 @@ async def deployed(results, vendors, monkeypatch):
     from consensus_flows.blocks.pump import Pump, PumpConfig
     from consensus_flows.flows.pump import pump
 
-    say(vendors, own="of the deployment", night="of the saved one", given="of the run")
+    say(vendors, own="of the deployment", night="of the saved one", given="of the run", usual="of the default")
     await Pump(config=PumpConfig(members=["openai/night"])).asave("night", overwrite=True)
 
     async def run(own: dict[str, Any], **given: Any) -> Any:
@@ -109,6 +109,16 @@ async def deployed(results, vendors, monkeypatch):
     await Pump.adelete("night")
 
 
+@pytest.fixture
+async def saved_default(prefect_server):
+    """The configuration that is meant where none is named."""
+    from consensus_flows.blocks.pump import Pump, PumpConfig
+
+    await Pump(config=PumpConfig(members=["openai/usual"])).asave("default", overwrite=True)
+    yield
+    await Pump.adelete("default")
+
+
 OWN, GIVEN = {"members": ["openai/own"]}, {"members": ["openai/given"]}
 
 
@@ -116,18 +126,19 @@ OWN, GIVEN = {"members": ["openai/own"]}, {"members": ["openai/given"]}
     ("own", "given", "answer"),
     [
         ({"config": OWN}, {}, "of the deployment"),
-        ({"config": OWN}, {"saved": None}, "of the deployment"),
-        ({"config": OWN}, {"saved": ""}, "of the deployment"),  # as a form may leave it
-        ({"config": OWN}, {"saved": "night"}, "of the saved one"),
-        # As the form of the UI sends it, which shows the deployment's and fills in what is not set.
-        ({"config": OWN}, {"config": OWN | {"quorum": None, "budget": {}}, "saved": "night"}, "of the saved one"),
+        ({"config": OWN}, {"config": "night"}, "of the saved one"),
         ({"config": OWN}, {"config": GIVEN}, "of the run"),
-        ({"saved": "night"}, {}, "of the saved one"),
-        ({"saved": "night"}, {"config": GIVEN}, "of the run"),
-        ({}, {"saved": "night"}, "of the saved one"),
+        # As the form of the UI sends it, which fills in what is not set.
+        ({"config": OWN}, {"config": GIVEN | {"quorum": None, "budget": {}}}, "of the run"),
+        ({"config": OWN}, {"config": None}, "of the default"),
+        ({"config": OWN}, {"config": ""}, "of the default"),  # as a form may leave it
+        ({"config": "night"}, {}, "of the saved one"),
+        ({"config": "night"}, {"config": GIVEN}, "of the run"),
+        ({}, {"config": "night"}, "of the saved one"),
+        ({}, {}, "of the default"),
     ],
 )
-async def test_what_a_run_is_given_comes_before_what_its_deployment_sets(deployed, own, given, answer):
+async def test_what_a_run_is_given_comes_before_what_its_deployment_sets(deployed, saved_default, own, given, answer):
     state = await deployed(own, **given)
     assert state.is_completed(), state.message
     assert (await state.result()).answer == answer
@@ -136,36 +147,35 @@ async def test_what_a_run_is_given_comes_before_what_its_deployment_sets(deploye
 @pytest.mark.parametrize(
     ("own", "given", "said"),
     [
-        ({"config": OWN}, {"config": GIVEN, "saved": "night"}, "saved: 'night' is named, and config is given too"),
-        ({}, {"config": GIVEN, "saved": "night"}, "give one of them"),
-        ({"config": OWN, "saved": "night"}, {}, "give one of them"),
-        ({"config": OWN}, {"saved": "nowhere"}, "no configuration is saved as 'nowhere'"),
+        ({"config": OWN}, {"config": "nowhere"}, "no configuration is saved as 'nowhere'"),
+        ({"config": "nowhere"}, {}, "no configuration is saved as 'nowhere'"),
+        ({"config": OWN}, {"config": None}, "no configuration is saved as 'default'"),
         ({}, {}, "no configuration is saved as 'default'"),
     ],
 )
-async def test_what_contradicts_itself_is_refused_before_any_call(deployed, vendors, own, given, said):
+async def test_what_is_not_saved_is_refused_before_any_call(deployed, vendors, own, given, said):
     state = await deployed(own, **given)
     assert state.is_failed() and said in state.message
     assert vendors.count() == 0
 
 
-def _flows_with_saved() -> list[Flow]:
-    flows = [load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False) for one in DEPLOYMENTS]
-    return [flow for flow in flows if "saved" in parameter_schema(flow).properties]
-
-
-async def test_every_flow_refuses_both_and_says_what_each_is_for(monkeypatch, prefect_server, vendors, tmp_path):
+async def test_every_flow_of_one_question_takes_the_name_of_a_saved_configuration(
+    monkeypatch, prefect_server, vendors, tmp_path
+):
     monkeypatch.chdir(ROOT)
-    flows = _flows_with_saved()
-    assert len(flows) >= 9
-    for flow in flows:
-        (deployment,) = (one for one in DEPLOYMENTS if one["entrypoint"].endswith(f".{flow.fn.__name__}"))
-        given = {"prompt": "Why?", **deployment["parameters"], "saved": "night"}
-        known = parameter_schema(flow).properties
-        values = flow.validate_parameters({name: value for name, value in given.items() if name in known})
-        with pytest.raises(ConfigurationError, match="saved: 'night' is named, and config is given too"):
-            await flow.fn(**values)
-        assert "in place of config" in known["saved"]["description"], flow.name
+    (tmp_path / "one.md").write_text("Why?")
+    values = {"prompt": "Why?", "prompts": str(tmp_path), "output": str(tmp_path / "records"), "config": "nowhere"}
+    checked = []
+    for deployment in DEPLOYMENTS:
+        flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+        config = (known := parameter_schema(flow).properties).get("config", {})
+        if not any(kind.get("type") == "string" for kind in config.get("anyOf", [])):
+            continue
+        given = flow.validate_parameters({name: value for name, value in values.items() if name in known})
+        with pytest.raises(ConfigurationError, match="no configuration is saved as 'nowhere'"):
+            await flow.fn(**given)
+        checked.append(deployment["name"])
+    assert len(checked) >= 8, checked
     assert vendors.count() == 0
 
 

@@ -25,17 +25,17 @@ def test_every_environment_variable_is_in_the_example():
     )
     used = set(re.findall(r"\bCONSENSUS_[A-Z_]+", code))
     used |= {f"CONSENSUS_{name}" for name in re.findall(r'\bsetting\("((?!CONSENSUS_)[A-Z_]+)"', code)}
-    from consensus_flows.tasks.calls.providers import BUILT_IN
+    from consensus_flows.tasks.calls.providers import built_in
 
-    for provider in BUILT_IN.values():
+    for provider in built_in().values():
         used |= {*provider.keys, *([provider.base_url_variable] if provider.base_url_variable else [])}
     shown = set(re.findall(r"^#([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
     assert used <= shown, f"not in .env.example: {sorted(used - shown)}"
 
 
 def test_every_command_is_in_the_readme_or_its_page():
-    from consensus_flows.deployments.kinds import KINDS
+    from consensus_flows.flows.algorithms import BUILT_IN
 
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in KINDS:
-        assert f"consensus {name}" in pages
+    for one in BUILT_IN:
+        assert f"consensus {one.alias or one.name}" in pages

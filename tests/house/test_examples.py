@@ -1,29 +1,45 @@
-"""Every script in examples/, run as a user runs it: with the local model, and without any key."""
+"""Every script in examples/, run as a user runs it, without any key; one on the local model, the others on loopback."""
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from consensus_flows.blocks import OpenAICompatibleCredentials
 from tests.calls.test_local_model import needs_model
 from tests.kits.batch_kit import ROOT, environment_of
+from tests.vendors import LoopbackVendors, Reply
 
-SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+SCRIPTS = {script.stem: script for script in sorted((ROOT / "examples").glob("*.py"))}
+ON_THE_MODEL = "pump"
+
+
+@pytest.fixture
+async def fast_model(prefect_server: None, vendors: LoopbackVendors) -> AsyncIterator[None]:
+    """Let the loopback vendor answer as `local/smollm2`: saved credentials come before the built-in provider."""
+    vendors.script("smollm2", then=lambda seen: Reply() if seen.schema else Reply(text="It is 12."))
+    await OpenAICompatibleCredentials(api_key="sk-test-local", base_url=vendors.openai_url).save("local")
+    yield
+    await OpenAICompatibleCredentials.adelete("local")
+
+
+def run(script: Path, folder: Path) -> None:
+    (folder / "home").mkdir(mode=0o700)
+    command = [sys.executable, script.relative_to(ROOT)]
+    done = subprocess.run(command, cwd=ROOT, env=environment_of(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "Traceback" not in done.stderr
 
 
 @needs_model
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
-def test_an_example_runs(script: Path, prefect_server: None, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir(mode=0o700)
-    done = subprocess.run(
-        [sys.executable, script.relative_to(ROOT)],
-        cwd=ROOT,
-        env=environment_of(tmp_path),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() and "Traceback" not in done.stderr
+def test_an_example_runs_on_the_local_model(prefect_server: None, tmp_path: Path) -> None:
+    run(SCRIPTS[ON_THE_MODEL], tmp_path)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(SCRIPTS.keys() - {ON_THE_MODEL}))
+def test_an_example_runs(name: str, fast_model: None, tmp_path: Path) -> None:
+    run(SCRIPTS[name], tmp_path)

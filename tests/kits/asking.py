@@ -18,8 +18,8 @@ from prefect.settings import (
 
 from consensus_flows.tasks.calls import providers
 from consensus_flows.tasks.calls.ask import ask_task
-from consensus_flows.tasks.calls.attempt import REPAIRS, Ledger, ledger
-from consensus_flows.tasks.calls.money.budget import EXCESS
+from consensus_flows.tasks.calls.attempt import REPAIRS, CallLog, call_log
+from consensus_flows.tasks.calls.budget import OVERRUNS
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from tests.vendors import LoopbackVendors
 
@@ -62,7 +62,7 @@ def forget() -> None:
     """Forget what was learned of providers and models."""
     providers._saved.clear()
     REPAIRS.clear()
-    EXCESS.clear()
+    OVERRUNS.clear()
 
 
 def question(provider: str = "openai", text: str = "Why?", **fields: Any) -> Request:
@@ -71,14 +71,14 @@ def question(provider: str = "openai", text: str = "Why?", **fields: Any) -> Req
     return Request(provider=provider, messages=(Message(role="user", content=text),), **fields)
 
 
-async def outcome(request: Request, *, fresh: bool = False) -> tuple[Any, Ledger]:
+async def outcome(request: Request, *, fresh: bool = False) -> tuple[Any, CallLog]:
     """Ask; return the answer or the error, and the requests that were sent for it."""
-    book = Ledger()
-    token = ledger.set(book)
+    book = CallLog()
+    token = call_log.set(book)
     try:
         state: Any = await ask_task(fresh=fresh)(request, return_state=True)
     finally:
-        ledger.reset(token)
+        call_log.reset(token)
     return await state.aresult(raise_on_failure=False), book
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus_flows.tasks.batches.row import BadRow, Row
+from consensus_flows.tasks.batches.rows import BadRow, Row
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError
 

@@ -1,6 +1,7 @@
 """What the tests of batches share: inputs, outputs, panels, and a batch in a process of its own."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prefect.settings import PREFECT_API_URL
 
 from consensus_flows.blocks.pump import PumpConfig
@@ -70,6 +72,18 @@ def column(path: Path, name: str) -> list[Any]:
 def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what differs between a run that asks and one that finds its answers in the store."""
     return [{k: v for k, v in row.items() if k not in {"cost_usd", "cached_calls", "duration_s"}} for row in rows]
+
+
+def disk_full_for(patch: pytest.MonkeyPatch, kind: str) -> None:
+    """Let a journal take every line but those of a kind."""
+    write = os.write
+
+    def written(file: int, line: Any) -> int:
+        if bytes(line).startswith(f'{{"{kind}"'.encode()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, line)
+
+    patch.setattr(os, "write", written)
 
 
 def batch_of(source: Path, output: Path, **options: Any) -> Batch:

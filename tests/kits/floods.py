@@ -8,9 +8,9 @@ import httpx
 from openai import AsyncOpenAI
 
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.tasks.calls.adapters.repair import refused_parameter
 from consensus_flows.tasks.calls.failures import classify, fault_of
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.tasks.calls.redact import redact
+from consensus_flows.tasks.calls.vendors.openai import VENDOR
 from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.judging import judge, judgements  # noqa: F401  # they register readers
 from consensus_flows.tasks.judging.hazards import hazards_of
@@ -112,8 +112,8 @@ def _error_page(text: str) -> None:
             response = httpx.Response(status, request=request, **body)  # type: ignore[arg-type]
             fault = fault_of(_client()._make_status_error_from_response(response))  # type: ignore[arg-type]
             classify(fault)
-            refused_parameter(fault, frozenset({"temperature", "response_format"}))
-            scrub(fault.message)
+            VENDOR.refused(fault, frozenset({"temperature", "response_format"}))
+            redact(fault.message)
 
 
 def _sources(text: str) -> None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consensus_flows.tasks.history.conversation import Conversation
-from consensus_flows.tasks.history.rows import Entry, Turn
+from consensus_flows.tasks.history.conversations import Conversation
+from consensus_flows.tasks.history.writing import Entry, Turn
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def record(run: str | None = "run-1", calls: int = 10, **fields: Any) -> Record:
 
 def entry(made: Record | None = None, *, after: float = 0, in_: Conversation | None = None, **fields: Any) -> Entry:
     """A run that ended so many seconds after the first one."""
-    turn = Turn.of(in_, in_.messages) if in_ else None
+    turn = Turn.after(in_, in_.messages) if in_ else None
     moment = START + timedelta(seconds=after)
     return Entry(made or record(), moment, moment + timedelta(seconds=1), turn=turn, **fields)
 
@@ -58,9 +58,9 @@ def rows(file: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def written(database: "Database", *entries: Entry) -> list[str]:
-    from consensus_flows.tasks.history.saving import save
+    from consensus_flows.tasks.history.writing import save
 
-    return [database.save(lambda connection, one=one: save(connection, one)) for one in entries]
+    return [database.write(lambda connection, one=one: save(connection, one)) for one in entries]
 
 
 def in_processes(number: int, code: str, url: str) -> None:
@@ -72,8 +72,8 @@ def in_processes(number: int, code: str, url: str) -> None:
 import os, sys, threading
 from tests.kits.history_kit import *
 from consensus_flows.tasks.history.database import Database
-from consensus_flows.tasks.history.lookup import latest, named
-from consensus_flows.tasks.history.writer import close_writers, writer_of
+from consensus_flows.tasks.history.reading import latest, named
+from consensus_flows.tasks.history.writing import close_writers, writer_of
 gate, opener = os.pipe()
 back, ready = os.pipe()
 def go():

@@ -14,6 +14,7 @@ from consensus_flows.tasks.prompting.turns import Learner, feedback
 from consensus_flows.tasks.readers import _readers
 from tests.kits.asking import question
 from tests.kits.consortium_kit import asked, config, judged, ranking, say
+from tests.kits.kinds import kinds
 from tests.kits.preference_kit import config as preferring
 from tests.kits.preference_kit import member
 from tests.vendors import Reply, faults
@@ -67,7 +68,7 @@ async def test_the_parsed_result_is_the_arbiter_s(name, method, vendors):
     (response,) = [one for one in record.iterations[0].responses if one.model == "one"]
     assert response.text == attack, "the record keeps what was written"
     assert hazards <= set(response.hazards)
-    assert any(text.startswith("openai/one#1: its text holds ") for text in record.warnings)
+    assert ("attack", "openai/one#1", None) in kinds(record)
     assert not any(one.hazards for one in record.iterations[0].responses if one.model != "one")
     (shown,) = asked(vendors, "arbiter")
     tags = set(re.findall(r"^\[answer \w+ ([0-9a-f]{12})\]$", shown.prompt, re.MULTILINE)) - {"0123456789ab"}
@@ -192,7 +193,7 @@ async def test_a_failure_that_cannot_be_read_is_booked(vendors, monkeypatch):
     def broken(error):
         raise RecursionError(error)
 
-    monkeypatch.setattr("consensus_flows.tasks.calls.attempt.fault_of", broken)
+    monkeypatch.setattr("consensus_flows.tasks.calls.failures.fault_of", broken)
     request = question()
     vendors.script(request.model, then=faults.failure(500, "down"))
     response = await Caller()(request)

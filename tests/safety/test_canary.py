@@ -35,13 +35,12 @@ from consensus_flows.blocks import (
 )
 from consensus_flows.blocks.credentials import ModelCredentials
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.scrub import scrub
-from consensus_flows.tasks.calls.secret_forms import is_telling, strike
+from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.record import Response
 from tests.kits.asking import asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults
 
-# None of them looks like a key of any vendor, so that only knowing the key can strike it out.
+# None of them looks like a key of any vendor, so that only knowing the key can redact it.
 CANARY = "canary0bird-of-the-mine"
 BLOCKS: dict[str, type[ModelCredentials]] = {
     "canary-openai": OpenAICredentials,
@@ -223,18 +222,20 @@ def test_a_placeholder_for_a_key_is_no_secret_in_an_answer() -> None:
     """What servers on one's own machine are given for a key are words that an answer may have in its own right."""
     assert not any(
         map(
-            is_telling,
+            is_distinctive,
             ("ollama", "not-needed", "12345678", "0" * 20, "qwen2.5-7b", "token-abc123", "sk-no-key-required"),
         )
     )
-    assert all(map(is_telling, ("sk-0123456789abcdef", "0123456789abcdef", "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH")))
+    assert all(
+        map(is_distinctive, ("sk-0123456789abcdef", "0123456789abcdef", "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH"))
+    )
 
 
 def test_a_long_text_is_searched_at_once() -> None:
     key = "sk-proj-" + "aB3_-x9Q" * 20
     for text in ("the quick brown sk-proj fox\n" * 40_000, "s" * 1_000_000, "s        " * 110_000, "\\" * 1_000_000):
         started = time.thread_time()
-        assert strike(text, [key]) == text
+        assert redact_secrets(text, [key]) == text
         assert time.thread_time() - started < 2
 
 
@@ -253,15 +254,15 @@ def test_a_long_text_is_searched_at_once() -> None:
         "bearer abcdef123456",
     ],
 )
-def test_what_looks_like_a_key_is_struck_out(key: str) -> None:
+def test_what_looks_like_a_key_is_redacted(key: str) -> None:
     """Even one that we do not know: a gateway may say the key that it uses itself."""
-    assert key.rsplit(maxsplit=1)[-1] not in scrub(f"Incorrect API key provided: {key}.")
-    assert key.rsplit(maxsplit=1)[-1] not in scrub(f'{{"key": "{key}"}}')
+    assert key.rsplit(maxsplit=1)[-1] not in redact(f"Incorrect API key provided: {key}.")
+    assert key.rsplit(maxsplit=1)[-1] not in redact(f'{{"key": "{key}"}}')
 
 
-def test_known_secrets_are_struck_out_before_the_text_is_cut() -> None:
+def test_known_secrets_are_redacted_before_the_text_is_cut() -> None:
     secret = "plain0secret"
     for length in range(480, 520):
-        assert "plain" not in scrub("x" * length + secret, [secret]), length
-    assert scrub("a risk-based, or-else text; hf is fine") == "a risk-based, or-else text; hf is fine"
-    assert len(scrub("x" * 10_000)) == 500
+        assert "plain" not in redact("x" * length + secret, [secret]), length
+    assert redact("a risk-based, or-else text; hf is fine") == "a risk-based, or-else text; hf is fine"
+    assert len(redact("x" * 10_000)) == 500

@@ -37,7 +37,6 @@ from consensus_flows.flows.consortium import consortium
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents
 from consensus_flows.flows.openrouter_models import openrouter_working_models
 from consensus_flows.flows.prefer import prefer
-from consensus_flows.flows.prefer_prompts import prefer_prompts
 from consensus_flows.flows.pump import pump
 from consensus_flows.flows.vote import vote
 from tests.kits.asking import asking
@@ -67,8 +66,13 @@ def flows(folder: Path, members: list[str], judge: str) -> dict[str, Any]:
         ),
         "check": lambda: check_models(CheckModelsConfig(members=members), return_state=True),
         "completion": lambda: completion(Q, PumpConfig(members=members[:1]), return_state=True),
-        "prompts": lambda: prefer_prompts(
-            str(folder / "prompts"), str(folder / "records"), PreferConfig(members=members), return_state=True
+        "prompts": lambda: batch(
+            str(folder / "prompts"),
+            str(folder / "records" / "answers.jsonl"),
+            flow="prefer",
+            config={"members": members},
+            records=str(folder / "records"),
+            return_state=True,
         ),
         "batch": lambda: batch(
             str(folder / "rows.jsonl"),

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -14,32 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from consensus_flows.blocks.budget import Budget
+from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
-from consensus_flows.deployments.commands.settings.saved import find
-from consensus_flows.deployments.kinds import module_of, options_for, options_of
 from consensus_flows.deployments.last_word import LastWord
-from consensus_flows.deployments.options import OUTPUT, PanelOptions, RunOptions
+from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.flows.algorithms import ALGORITHMS, Name
+from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
-from consensus_flows.tasks.batches.journal_path import dated
-from consensus_flows.tasks.batches.outcome import BatchSummary
 from consensus_flows.tasks.batches.source import Source
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.batches.summary import BatchSummary
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.watch import watched_by
+from consensus_flows.tasks.watch import Watcher, watched_by
 
-BUDGET = {
-    "max_calls": "max_calls",
-    "max_tokens": "max_tokens",
-    "max_cost": "max_cost_usd",
-    "deadline": "max_seconds",
-}
-"""Options of a run that are those of the whole batch here, and their fields."""
 FROM_1 = validators.Number(gte=1, lte=1000)
 
 
@@ -64,99 +55,119 @@ class BatchOptions:
     """Go on without rows that cannot be used, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost of each model, and stop."""
+    records: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
+    reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """With --flow moa, the column of recorded answers that stand in for the first layer."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
 
-def _command(kind: Name) -> Callable[..., Exit]:
-    """Make the command for one kind of flow, with that flow's options."""
-    options = options_of(kind)
+def command(flow: str | None) -> Callable[..., Exit]:
+    """Make the command for one algorithm, with its options; or for a saved configuration of any."""
 
-    def run(input: str, *, batch: BatchOptions, panel: options | None = None) -> Exit:  # type: ignore[valid-type]
-        """Run a flow on every row of a file; killed half-way it is simply started again, and goes on where it was.
+    def run(
+        input: Annotated[str, SENTENCE],
+        *,
+        flow: Flow = flow,
+        batch: BatchOptions,
+        given: Given | None = None,
+    ) -> Exit:
+        """Run a flow on every row of a file; --flow names it, --name a saved configuration.
 
-        --max-calls, --max-tokens and --max-cost are those of the whole batch, --deadline that of this start of it.
+        Killed half-way it is simply started again, and continues where it was. --max-calls, --max-tokens and --max-cost are
+        those of the whole batch, --deadline that of this start of it.
 
         Args:
             input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
+            flow: The algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its
+                own options.
             batch: What is read and written.
-            panel: The flow's own options.
+            given: The settings.
         """
-        return _run(input, batch, panel or options(), kind)
+        return _run(input, batch, given or {}, flow)
 
+    run.__annotations__["given"] = options_type(algorithm(flow).config_class()) if flow else PanelOptions
     return run
 
 
-def run_command(
-    input: str,
+def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> Exit:
+    if source == "-":
+        raise Stop("input: a batch is read twice, and stdin only once: name a file")
+    given = {**given}
+    try:
+        budget = Budget.model_validate(given.pop("budget", {}))
+    except ValidationError as error:
+        raise Stop(explain(error, {"max_cost_usd": "--max-cost", "max_seconds": "--deadline"})) from None
+    one, config = choose(options.name, given, flow)
+    if options.dry_run:
+        return _estimate(source, options, one, config)
+    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+    return run_batch_flow(
+        source,
+        options.output,
+        one.name,
+        config,
+        lambda summary, ui_url: _told(summary, options, ui_url),
+        view=view,
+        interrupted=f"finished rows are kept, and the same command continues with the others{shards}",
+        budget=budget,
+        prompt_column=options.prompt_column,
+        prompt_template=options.prompt_template,
+        id_column=options.id_column,
+        concurrency=options.concurrency,
+        skip_bad=options.skip_bad,
+        records=options.records,
+        reference_column=options.reference_column,
+        shards=options.shards,
+    )
+
+
+def run_batch_flow(
+    source: str,
+    output: str,
+    flow: str,
+    config: Any,
+    report: Callable[[BatchSummary, str], Exit],
     *,
-    flow: Annotated[Name | None, Parameter(group=OUTPUT)] = None,
-    batch: BatchOptions,
-    panel: PanelOptions | None = None,
+    view: Watcher | None,
+    interrupted: str,
+    **parameters: Any,
 ) -> Exit:
-    """Run a flow on every row of a file, as it is saved.
+    """Run the batch flow, for this command and for every other one that asks many questions.
 
     Args:
-        input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
-        flow: The kind of flow, with its own options, which `consensus batch --flow vote --help` shows; default: that of
-            --name, else consortium.
-        batch: What is read and written.
-        panel: Who is asked in place of those saved, and conditions of every row's run.
+        source: The rows.
+        output: The file of answers.
+        flow: What is run on each row.
+        config: Its configuration.
+        report: Prints what came of it, given the address of the UI, and returns the exit code.
+        view: Shows how far it is; closed before anything is reported, if it can be.
+        interrupted: What is said after Ctrl-C.
+        parameters: Further parameters of the flow.
     """
-    return _run(input, batch, panel or PanelOptions(), flow)
-
-
-def __getattr__(name: str) -> Callable[..., Exit]:
-    """Make `batch_vote` and its like when they are asked for: each needs the modules of its flow."""
-    kind = name.removeprefix("batch_")
-    if kind in ALGORITHMS:
-        return _command(kind)
-    raise AttributeError(name)
-
-
-def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | None) -> Exit:
-    try:
-        budget = Budget(**{field: getattr(panel, option) for option, field in BUDGET.items()})
-    except ValidationError as error:
-        names = {field: f"--{option.replace('_', '-')}" for option, field in BUDGET.items()}
-        raise Stop(explain(error, names)) from None
-    panel = replace(panel, **dict.fromkeys(BUDGET))
-    found = find(options.name, kind) if options.name else None
-    if kind is None and found is None:
-        raise Stop("say which flow: --name SAVED, or --flow consortium|learn|moa|vote|pump|prefer with its options")
-    algorithm: Name = kind or found.kind  # type: ignore[union-attr]
-    own = options_for(algorithm, panel, options.name)
-    config = module_of(algorithm).configure(own, found.values if found else None)
-    if options.dry_run:
-        return _estimate(source, options, config)
     warm_up(model.provider for model in config.models())
     info = connect()
-    view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    close = getattr(view, "close", lambda: None)
 
-    def report(summary: BatchSummary) -> Exit:
-        if view is not None:
-            view.close()
-        return _told(summary, options, info.ui_url)
+    def reported(summary: BatchSummary) -> Exit:
+        close()
+        return report(summary, info.ui_url)
 
-    last = LastWord(info.api_url, "batch_written", report)
+    last = LastWord(info.api_url, "batch_written", reported)
 
     async def work() -> BatchSummary:
         with watched_by(*([view] if view else []), last):
             try:
                 done: BatchSummary = await batch(
                     source,
-                    options.output,
-                    flow=algorithm,
+                    output,
+                    flow=flow,
                     config=config.model_dump(mode="json", exclude_defaults=True),
-                    prompt_column=options.prompt_column,
-                    prompt_template=options.prompt_template,
-                    id_column=options.id_column,
-                    concurrency=options.concurrency,
-                    skip_bad=options.skip_bad,
-                    budget=budget,
-                    shards=options.shards,
+                    **parameters,
                 )
             except QuorumError as error:
                 done = getattr(error, "record", None)  # type: ignore[assignment]
@@ -169,14 +180,11 @@ def _run(source: str, options: BatchOptions, panel: RunOptions, kind: Name | Non
     try:
         return last.run(work())
     except (KeyboardInterrupt, TerminationSignal) as signal:
-        if view is not None:
-            view.close()
-        shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
-        say(f"consensus: interrupted; finished rows are kept, and the same command goes on with the others{shards}")
+        close()
+        say(f"consensus: interrupted; {interrupted}")
         raise SystemExit(130 if isinstance(signal, KeyboardInterrupt) else 143) from None
     finally:
-        if view is not None:
-            view.close()
+        close()
 
 
 def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
@@ -190,7 +198,7 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
     return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
 
 
-def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
+def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Exit:
     """Print what the batch would take, and call no model."""
     connect()
     work = Batch(
@@ -201,14 +209,14 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
             id_column=options.id_column,
         ),
         dated(options.output),
-        "consortium",
+        one.name,
         config,
         skip_bad=options.skip_bad,
     )
 
     async def estimated() -> Estimate:
         inventory = await checked(work)
-        return await estimate(config, inventory.rows, inventory.size)
+        return await estimate(config, one.plan(config), inventory.rows, inventory.size)
 
     found = asyncio.run(estimated())
     if options.json:
@@ -217,13 +225,13 @@ def _estimate(source: str, options: BatchOptions, config: Any) -> Exit:
     table = Table(box=None, header_style="dim")
     for name in ("model", "calls", "input tokens", "output tokens", "cost"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    for one in found.models:
+    for model in found.models:
         table.add_row(
-            Text(one.model + (f" ({one.service_tier})" if one.service_tier else "")),
-            _range(one.calls_least, one.calls_most),
-            _range(one.input_tokens_least, one.input_tokens_most),
-            _range(one.output_tokens_least, one.output_tokens_most),
-            _dollars(one.cost_usd_least, one.cost_usd_most),
+            Text(model.model + (f" ({model.service_tier})" if model.service_tier else "")),
+            _range(model.calls_least, model.calls_most),
+            _range(model.input_tokens_least, model.input_tokens_most),
+            _range(model.output_tokens_least, model.output_tokens_most),
+            _dollars(model.cost_usd_least, model.cost_usd_most),
         )
     Console().print(table)
     put(

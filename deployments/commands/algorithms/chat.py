@@ -1,19 +1,21 @@
 """`consensus chat`: a conversation with a panel, turn after turn."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.deployments.algorithm_commands import Given, Name, ask, choose
 from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
-from consensus_flows.deployments.commands.settings.saved import Ask, panel_of
-from consensus_flows.deployments.options import OUTPUT, ConsortiumOptions
+from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, say
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.history.conversation import Conversation
+from consensus_flows.tasks.history.conversations import Conversation
 
 PROMPT = "> "
 HELP = "/new begins a new conversation, /quit or Ctrl-D ends"
@@ -21,8 +23,8 @@ HELP = "/new begins a new conversation, /quit or Ctrl-D ends"
 
 def chat(
     *,
-    name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
-    panel: ConsortiumOptions | None = None,
+    name: Name = None,
+    given: Given | None = None,
     conversation: ConversationOptions | None = None,
     raw: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> Exit:
@@ -33,17 +35,17 @@ def chat(
 
     Args:
         name: Name of a saved configuration; `default` if nothing else is given.
-        panel: Who is asked and who judges; laid over what is saved, of whatever flow.
+        given: The settings; they override what is saved, of whatever flow.
         conversation: Which conversation is gone on with.
         raw: Print the answers alone.
     """
-    panel, conversation = panel or ConsortiumOptions(), conversation or ConversationOptions()
+    conversation = conversation or ConversationOptions()
     current = conversation.conversation
-    ask = panel_of(name, panel)
+    one, config = choose(name, given or {})
     if not raw:
         say(f"{_where(current)} {HELP}.")
     failed = False
-    for line in _lines():
+    for line in lines():
         if line in {"/quit", "/exit"}:
             break
         if line in {"/help", "/?"}:
@@ -52,19 +54,22 @@ def chat(
             current = Conversation()
             say("A new conversation.")
         elif line:
-            failed |= not _turn(ask, line, current, raw=raw)
+            failed |= not _turn(partial(ask, one, line, config), current, raw=raw)
     if not raw and current.parent:
         say(f"To go on: consensus chat --cid {current.id}")
     return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
 
 
-def _turn(ask: Ask, line: str, current: Conversation, *, raw: bool) -> bool:
+chat.__annotations__["given"] = options_type(ConsortiumConfig)
+
+
+def _turn(turn: Callable[[TurnOptions], Exit], current: Conversation, *, raw: bool) -> bool:
     """Ask, and tell whether there was an answer; the conversation then goes on after it."""
     out = TurnOptions(raw=raw)
     out.brief = True
     out.conversation = current
     try:
-        return ask(line, out) in {Exit.ANSWER, Exit.BUDGET}
+        return turn(out) in {Exit.ANSWER, Exit.BUDGET}
     except ConsensusError as error:
         say(f"consensus: {error}")
     except KeyboardInterrupt:
@@ -72,7 +77,7 @@ def _turn(ask: Ask, line: str, current: Conversation, *, raw: bool) -> bool:
     return False
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """Return what is typed, or piped in, line by line."""
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin)

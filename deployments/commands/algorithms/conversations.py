@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from consensus_flows.deployments.options import OUTPUT
 from consensus_flows.deployments.terminal import Stop
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.history.conversation import Conversation
-from consensus_flows.tasks.history.errors import HistoryError
+from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.history.conversations import Conversation
 
 
 @Parameter(name="*")
@@ -35,13 +35,13 @@ class ConversationOptions:
         if self.go_on and self.cid is not None:
             raise Stop("--continue and --cid both name a conversation: give one of them")
         # Imported only now, because it costs half a second.
-        from consensus_flows.deployments.commands.history.runs import ask_where
+        from consensus_flows.deployments.commands.history import find_history
         from consensus_flows.tasks.history.database import opened
-        from consensus_flows.tasks.history.lookup import latest, named
+        from consensus_flows.tasks.history.reading import latest, named
 
         option = "--continue" if self.cid is None else f"--cid {self.cid}"
         try:
-            ask_where()
+            find_history()
             with opened() as history:
                 return history.read(
                     latest if self.cid is None else lambda connection: named(connection, self.cid or "")

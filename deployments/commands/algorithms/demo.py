@@ -2,9 +2,10 @@
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.sampling import Sampling
-from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.algorithm_commands import ask
+from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, say
-from consensus_flows.flows.consortium import consortium
+from consensus_flows.flows.algorithms import MAIN, algorithm
 
 QUESTION = "What is the capital of France?"
 MODEL = "local/smollm2"
@@ -29,6 +30,4 @@ def demo(prompt: str = QUESTION, *, out: TurnOptions | None = None) -> Exit:
     out = out or TurnOptions()
     if not out.json and not out.raw:
         say(f"Question: {prompt}")
-    return run_flow(
-        lambda: consortium(prompt, config, conversation=out.turns()), [str(member) for member in config.panel()], out
-    )
+    return ask(algorithm(MAIN), prompt, config, out)

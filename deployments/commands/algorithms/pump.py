@@ -3,44 +3,30 @@
 import hashlib
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.algorithm_commands import Given, Name, ask, choose
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
-from consensus_flows.deployments.commands.settings.saved import load, save_block
-from consensus_flows.deployments.options import OUTPUT, PANEL, PanelOptions, configured
-from consensus_flows.deployments.run import TurnOptions, run_flow
+from consensus_flows.deployments.options import OUTPUT, options_type
+from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
 from consensus_flows.deployments.view import cost
-from consensus_flows.flows.pump import pump
-from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.flows.pump import heading
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record, Response
-from consensus_flows.tasks.reports.pump_report import heading
-
-REQUIRED = {"members": "-m provider/model, as often as you like"}
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class PumpOptions(PanelOptions):
-    """Who is asked."""
-
-    quorum: Annotated[int | None, Parameter(group=PANEL)] = None
-    """Members that must answer; default one."""
-
-
-def run_command(
+def command(
     prompt: Prompt = None,
     *,
     source: QuestionOptions | None = None,
     responses: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
-    name: Annotated[str | None, Parameter(group=OUTPUT)] = None,
-    panel: PumpOptions | None = None,
+    name: Name = None,
+    given: Given | None = None,
     out: TurnOptions | None = None,
 ) -> Exit:
     """Ask many models at once, and print every answer as it comes under its model's name with its time.
@@ -52,49 +38,28 @@ def run_command(
         prompt: The question; - reads it from standard input.
         source: Where else it is read.
         responses: Folder into which each answer is written, one file a member.
-        name: Name of a saved configuration.
-        panel: Who is asked.
+        name: Name of a saved configuration; options override its settings.
+        given: The settings.
         out: What is printed and written.
     """
     text = (source or QuestionOptions()).question(prompt)
-    saved = load(name, "pump") if name else None
-    config = configure(panel or PumpOptions(), saved)
-    return run_config(text, config, out or TurnOptions(), folder(responses, "--responses") if responses else None)
+    one, config = choose(name, given or {}, "pump")
+    into = folder(responses, "--responses") if responses else None
+
+    def written(record: Record) -> dict[str, Any]:
+        if into is not None:
+            write_responses(into, record)
+        return record.model_dump(mode="json")
+
+    return ask(one, text, config, out or TurnOptions(), shape=written)
 
 
-def save(name: str, *, panel: PumpOptions | None = None) -> Exit:
-    """Save a panel for `consensus pump --name NAME`.
-
-    Args:
-        name: Lower-case letters, digits and dashes.
-        panel: Who is asked.
-    """
-    config = configure(panel or PumpOptions(), None)
-    return save_block(name, Pump(config=config), config.models())
+command.__annotations__["given"] = options_type(PumpConfig)
 
 
-def configure(panel: PumpOptions, under: dict[str, Any] | None) -> PumpConfig:
-    """Make the configuration of options that lie over others."""
-    return configured(PumpConfig, panel, under, **REQUIRED)
-
-
-def run_config(prompt: str, config: PumpConfig, out: TurnOptions, responses: Path | None = None) -> Exit:
-    """Run a configuration, and write each answer into a file of its own if a folder is given."""
-
-    async def start() -> Record:
-        record: Record | None = None
-        try:
-            record = await pump(prompt, config, conversation=out.turns())
-            return record
-        except ConsensusError as error:
-            record = getattr(error, "record", None)
-            raise
-        finally:
-            if responses is not None and record is not None:
-                write_responses(responses, record)
-
-    members = [str(member) for member in config.panel()]
-    return run_flow(start, members, out, view=AsTheyCome(len(members), config.prompt_set), show=_end)
+def view(config: PumpConfig) -> "AsTheyCome":
+    """Return what prints the answers."""
+    return AsTheyCome(len(config.panel()), config.prompt_set)
 
 
 class AsTheyCome:
@@ -127,7 +92,8 @@ def divided_text(response: Response) -> str:
     return "\n".join([response.text or "", *(["", "Sources that it names:", *sources] if sources else [])])
 
 
-def _end(record: Record, ui_url: str) -> None:
+def show(record: Record, ui_url: str) -> None:
+    """Print on stderr how the run ended."""
     responses = record.iterations[0].responses if record.iterations else []
     for warning in dict.fromkeys(record.warnings):
         say(f"  ! {warning}")
@@ -148,7 +114,7 @@ def write_responses(folder: Path, record: Record) -> None:
 
     The file of a member that failed is removed: what an earlier run left there is no answer to this question.
     """
-    for response in record.iterations[0].responses:
+    for response in record.iterations[0].responses if record.iterations else []:
         path = folder / file_name(response)
         if response.answered:
             write_whole(path, f"{response.text}\n")

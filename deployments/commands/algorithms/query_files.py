@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from consensus_flows.deployments.commands.algorithms.questions import read_text
-from consensus_flows.deployments.terminal import Stop
+from consensus_flows.deployments.terminal import Stop, read_text
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.reports.recorded import Recorded, numbered
 

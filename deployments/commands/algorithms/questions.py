@@ -6,11 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consensus_flows.deployments.options import OUTPUT
-from consensus_flows.deployments.terminal import Stop, read_prompt
+from consensus_flows.deployments.options import OUTPUT, SENTENCE
+from consensus_flows.deployments.terminal import Stop, read_prompt, read_text
 
-Prompt = Annotated[str | None, Parameter(name=["--prompt", "-p"], group=OUTPUT)]
-"""The argument of a command that is the question; what looks like an option is none, or a slip would be asked and paid for."""
+Prompt = Annotated[str | None, SENTENCE, Parameter(name=["--prompt", "-p"], group=OUTPUT)]
+"""The argument of a command that is the question."""
 
 
 @Parameter(name="*")
@@ -44,23 +44,6 @@ class QuestionOptions:
             return read_prompt("-", stdin=None)
         text = read_text(self.prompt_file, "--prompt-file")
         return f"{text}\n\n{read_prompt(None, stdin=True)}" if self.stdin else text
-
-
-def read_text(path: Path, option: str) -> str:
-    """Return the text of a file that was named by `option`.
-
-    Raises:
-        Stop: If it cannot be read, is no text, or is empty.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except OSError as error:
-        raise Stop(f"{option} {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Stop(f"{option} {path} is no text in UTF-8") from None
-    if not text:
-        raise Stop(f"{option} {path} is empty")
-    return text
 
 
 def folder(path: Path, option: str) -> Path:

@@ -14,9 +14,17 @@ from consensus_flows.deployments.options import RunOptions, configured
 from consensus_flows.deployments.run import OutputOptions, run_flow
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.openrouter.account import PROVIDER, account, free_models, list_models
-from consensus_flows.tasks.openrouter.trials import FILES, TRIED, Trial, write_models
+from consensus_flows.tasks.calls.providers import close_clients
+from consensus_flows.tasks.openrouter import (
+    FILES,
+    PROVIDER,
+    TRIED,
+    Trial,
+    account,
+    free_models,
+    list_models,
+    write_models,
+)
 from consensus_flows.tasks.watch import watched_by
 
 app = App(name="openrouter", help="OpenRouter's own: credits, models, which free ones work, a completion, a chat.")
@@ -152,7 +160,7 @@ def one_model(model: str, options: RunOptions | None) -> PumpConfig:
     if name.startswith(f"{PROVIDER}/") and name.count("/") > 1:  # `openrouter/auto` is a model of its own
         name = name.removeprefix(f"{PROVIDER}/")
     members = [f"{PROVIDER}/{name}"]
-    config = configured(PumpConfig, options or RunOptions(), {"members": members})
+    config = configured(PumpConfig, options, {"members": members})
     if config.members != members:
         raise Stop("members: --config names some, and --model names another: leave them out of the file")
     return config

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.deployments.commands.algorithms.chat import lines
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
 from consensus_flows.deployments.commands.openrouter.account import one_model
 from consensus_flows.deployments.options import RunOptions
@@ -26,8 +28,8 @@ from consensus_flows.deployments.terminal import (
 )
 from consensus_flows.deployments.view import cost, state
 from consensus_flows.flows.pump import pump
+from consensus_flows.tasks.calls.providers import warm_up
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.calls.warm_up import warm_up
 from consensus_flows.tasks.prompts import prompt as prompt_file_text
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.watch import watched_by
@@ -158,26 +160,15 @@ def _improve(session: Session, first: str, turns: int, improvement: str) -> bool
 
 
 def _talk(session: Session, first: str | None) -> bool:
-    """Read questions until there are none; the result is that of the last turn."""
+    """Ask what is typed until there is nothing more; the result is that of the last turn."""
     if sys.stdin.isatty():
         say(f"Type {' or '.join(LEAVE)}, or end the input, to leave.")
-    good, text = True, first
-    while True:
-        if text is None:
-            text = _read()
-        if text is None or text.strip().lower() in LEAVE:
-            return good
-        if text.strip():
-            good = session.ask(text.strip())
+    good = True
+    for text in chain([first.strip()] if first else [], lines()):
+        if text.lower() in LEAVE:
+            break
+        if text:
+            good = session.ask(text)
             if good and session.last is not None and not session.out.json:
                 put(session.last)
-        text = None
-
-
-def _read() -> str | None:
-    if sys.stdin.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    try:
-        return input()
-    except EOFError:
-        return None
+    return good

@@ -6,18 +6,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consensus_flows.deployments.commands.history.runs import from_history
+from consensus_flows.deployments.commands.history import from_history
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.commands.settings.saved import find, saved_configurations
-from consensus_flows.deployments.kinds import block_class
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
-from consensus_flows.tasks.calls.clients import client_of, close_clients
-from consensus_flows.tasks.calls.failures import classify, fault_of
-from consensus_flows.tasks.calls.providers import BUILT_IN, LOCAL, Endpoint, check_models, endpoint_of
-from consensus_flows.tasks.calls.scrub import scrub
+from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.tasks.calls.providers import built_in, check_models, client_of, close_clients, endpoint_of
+from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.history.address import history_place, said_by
+from consensus_flows.tasks.history.address import known_address, source
 from consensus_flows.tasks.saved_config import DEFAULT
 
 PATIENCE_S = 15.0
@@ -53,7 +51,7 @@ def _history() -> str:
         number = from_history(count_runs)
     except Stop as stop:
         return stop.message
-    return f"{number} runs in {shown(history_place())} ({said_by()})"
+    return f"{number} runs in {shown(known_address())} ({source()})"
 
 
 def _calls(name: str) -> str:
@@ -62,21 +60,21 @@ def _calls(name: str) -> str:
     Raises:
         Stop: If there is none of that name, or a model of it cannot be asked.
     """
-    from consensus_flows.tasks.batches.planned import calls_in_words
-    from consensus_flows.tasks.batches.planning import planned_calls
+    from consensus_flows.tasks.batches.planning import calls_in_words
 
     saved = find(name)
-    config = block_class(saved.kind).model_fields["config"].annotation.model_validate(saved.values)
+    one = algorithm(saved.kind)
+    config = one.config_class().model_validate(saved.values)
     try:
         asyncio.run(check_models(config.models(), config.embedding()))
-        return f"{name} ({saved.kind}): {calls_in_words(planned_calls(config))}; without retries and second askings"
+        return f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings"
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None
 
 
 async def _providers(*, offline: bool) -> bool:
     found = [name for name, _, _ in await saved_keys()]
-    names = list(dict.fromkeys([*found, *BUILT_IN, LOCAL]))
+    names = list(dict.fromkeys([*found, *built_in()]))
     try:
         lines = await asyncio.gather(*(_provider(name, saved=name in found, offline=offline) for name in names))
     finally:
@@ -93,23 +91,19 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
     except ConfigurationError as error:
         return not saved, error.message
     where = (
-        "the model that runs here" if name == LOCAL else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+        "the model that runs here"
+        if endpoint.credentials is None
+        else f"{endpoint.address} ({'saved' if saved else 'environment'})"
     )
     if offline:
         return True, where
     started = time.monotonic()
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await _list_models(endpoint)
+            client = await client_of(endpoint, "smollm2")
+            await endpoint.vendor.list_models(client, PATIENCE_S)
     except Exception as error:
-        fault = fault_of(error)
-        return False, scrub(f"{where}: {classify(fault).kind}: {fault.message}", endpoint.secrets)
+        fault = endpoint.vendor.fault_of(error)
+        kind = endpoint.vendor.classify(fault).kind
+        return False, redact(f"{where}: {kind}: {fault.message}", endpoint.secrets)
     return True, f"{where} answers in {time.monotonic() - started:.2f} s"
-
-
-async def _list_models(endpoint: Endpoint) -> None:
-    client = await client_of(endpoint, "smollm2")
-    if endpoint.wire == "google":
-        await client.models.list()
-    else:
-        await client.models.list(timeout=PATIENCE_S)

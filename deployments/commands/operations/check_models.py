@@ -11,22 +11,19 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from consensus_flows.blocks.check_models import CheckModelsConfig, CheckRole
-from consensus_flows.deployments.commands.algorithms.questions import read_text
+from consensus_flows.deployments.batch_view import BatchLines
 from consensus_flows.deployments.commands.preferences.preference_view import table
 from consensus_flows.deployments.last_word import LastWord
-from consensus_flows.deployments.options import JUDGING, OUTPUT, PanelOptions, configured
+from consensus_flows.deployments.options import FILE, JUDGING, OUTPUT, PanelOptions, configured, overlaid
 from consensus_flows.deployments.run import OutputOptions
 from consensus_flows.deployments.server import connect
-from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
+from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, read_text, say, write_whole
 from consensus_flows.deployments.view import cost
 from consensus_flows.flows.check_models import check_models, rows
-from consensus_flows.tasks.calls.clients import close_clients
-from consensus_flows.tasks.calls.warm_up import warm_up
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.check_cases import CheckReport, read_cases
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.watch import Watcher, watched_by
-
-REQUIRED = {"members": "-m provider/model, as often as you like"}
 
 
 @Parameter(name="*")
@@ -50,7 +47,7 @@ def check_proposer(
         panel: The candidates.
         out: What is printed and written: the table on stdout, or with --json the JSON there and the table on stderr.
     """
-    return _run("proposer", check or CheckOptions(), panel or PanelOptions(), out or OutputOptions())
+    return _run("proposer", check or CheckOptions(), panel or {}, out or OutputOptions())
 
 
 def check_aggregator(
@@ -63,7 +60,7 @@ def check_aggregator(
         panel: The candidates.
         out: What is printed and written: the table on stdout, or with --json the JSON there and the table on stderr.
     """
-    return _run("aggregator", check or CheckOptions(), panel or PanelOptions(), out or OutputOptions())
+    return _run("aggregator", check or CheckOptions(), panel or {}, out or OutputOptions())
 
 
 def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputOptions) -> Exit:
@@ -73,7 +70,7 @@ def _run(role: CheckRole, check: CheckOptions, panel: PanelOptions, out: OutputO
     info = connect()
     quiet = out.json or out.raw
     last = LastWord(info.api_url, "done", lambda report: _report(report, out, output, info.ui_url))
-    return last.run(_checked(config, [*([] if quiet else [_Lines()]), last]))
+    return last.run(_checked(config, [*([] if quiet else [BatchLines()]), last]))
 
 
 def _report(report: CheckReport, out: OutputOptions, output: Path | None, ui_url: str) -> Exit:
@@ -106,9 +103,9 @@ def _configured(role: CheckRole, check: CheckOptions, panel: PanelOptions) -> Ch
     if check.instruction is not None:
         field = "initial" if role == "proposer" else "final"
         over["prompts"] = {field: read_text(check.instruction, "--instruction")}
-    config = configured(CheckModelsConfig, panel, {"role": role}, over, **REQUIRED)
+    config = configured(CheckModelsConfig, overlaid(CheckModelsConfig, over, panel), {"role": role})
     if config.role != role:
-        raise Stop(f"--config {panel.config} is for the role of {config.role}: use check-{config.role}")
+        raise Stop(f"--config {panel[FILE]} is for the role of {config.role}: use check-{config.role}")
     return config
 
 
@@ -123,16 +120,6 @@ async def _checked(config: CheckModelsConfig, watchers: Sequence[Watcher]) -> Ch
             return CheckReport.model_validate(report)
         finally:
             await close_clients()
-
-
-class _Lines:
-    """Says of each prompt when every candidate has been given it."""
-
-    async def told(self, event: str, value: Any) -> None:
-        """Print an event."""
-        if event == "checked":
-            words = " ".join(value.prompt.split())
-            say(f"  {words if len(words) <= 80 else f'{words[:79]}…'}")
 
 
 def _show(report: CheckReport, console: Console) -> None:

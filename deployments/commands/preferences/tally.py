@@ -11,10 +11,10 @@ from cyclopts import Parameter
 
 from consensus_flows.deployments.commands.preferences.preference_view import console, members_table, say_scores, table
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, say, write_whole
+from consensus_flows.tasks.reports.pictures import picture as draw
 from consensus_flows.tasks.reports.record_files import read_preferences
 from consensus_flows.tasks.reports.tally import Tally, rank_rows, table_rows
 from consensus_flows.tasks.reports.tally import tally as put_together
-from consensus_flows.tasks.reports.tally_picture import picture as draw
 
 
 def tally(

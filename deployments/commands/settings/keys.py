@@ -14,7 +14,7 @@ from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibl
 from consensus_flows.blocks.member import parse_model
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
-from consensus_flows.tasks.calls.providers import BLOCKS, BUILT_IN
+from consensus_flows.tasks.calls.providers import built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
 app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
@@ -88,7 +88,7 @@ def list_keys() -> Exit:
     """List the saved credentials, without the keys."""
     connect()
     for name, slug, data in asyncio.run(saved()):
-        put(f"{name}\t{slug}\t{data.get('base_url') or BLOCKS[slug].default_base_url or ''}")
+        put(f"{name}\t{slug}\t{data.get('base_url') or credential_blocks()[slug].default_base_url or ''}")
     return Exit.ANSWER
 
 
@@ -104,7 +104,7 @@ def remove(provider: str) -> Exit:
     async def delete() -> bool:
         slugs = [slug for name, slug, _ in await saved() if name == provider]
         for slug in slugs:
-            await BLOCKS[slug].adelete(provider)
+            await credential_blocks()[slug].adelete(provider)
         return bool(slugs)
 
     if not asyncio.run(delete()):
@@ -119,7 +119,7 @@ async def saved() -> list[tuple[str, str, dict[str, Any]]]:
 
     async with get_client() as client:
         response = await client.request(
-            "POST", "/block_documents/filter", json={"block_types": {"slug": {"any_": sorted(BLOCKS)}}}
+            "POST", "/block_documents/filter", json={"block_types": {"slug": {"any_": sorted(credential_blocks())}}}
         )
     return sorted((item["name"], item["block_type"]["slug"], item["data"]) for item in response.json())
 
@@ -135,12 +135,12 @@ def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredential
         parse_model(f"{provider}/x")
     except ValueError:
         raise Stop(f"{provider!r} is no provider name: lower-case letters, digits and dashes") from None
-    built_in = BUILT_IN.get(provider)
-    if built_in is not None:
-        return built_in.block, built_in.base_url
+    known = built_in().get(provider)
+    if known is not None and known.block is not None:
+        return known.block, known.base_url
     if base_url is None:
         raise Stop(
-            f"{provider!r} is none of {', '.join(BUILT_IN)}: give the address of its OpenAI-compatible server with --base-url"
+            f"{provider!r} is none of {', '.join(name for name, one in built_in().items() if one.block)}: give the address of its OpenAI-compatible server with --base-url"
         )
     return OpenAICompatibleCredentials, None
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
@@ -11,12 +11,9 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.deployments.kinds import KINDS, MAIN, block_class, module_of, options_for
-from consensus_flows.deployments.options import ConsortiumOptions
-from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.flows.algorithms import Name
+from consensus_flows.flows.algorithms import algorithm, algorithms
 from consensus_flows.tasks.calls.providers import check_models
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
@@ -26,7 +23,7 @@ class Saved(NamedTuple):
     """A saved configuration."""
 
     name: str
-    kind: Name
+    kind: str
     values: dict[str, Any]
     fault: str = ""
     """Why it cannot be used, if it was saved when other settings were valid."""
@@ -46,7 +43,11 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         config = getattr(block, "config", None)
         await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
         slug = block.get_block_type_slug()
-        others = [one.kind for one in await saved_configurations(name) if slug != slug_of(one.kind)]
+        others = [
+            one.kind
+            for one in await saved_configurations(name)
+            if slug != algorithm(one.kind).block_class().get_block_type_slug()
+        ]
         if others:
             raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
         await block.save(name, overwrite=True)
@@ -87,29 +88,6 @@ def _find(name: str) -> Saved:
     return found[0]
 
 
-Ask = Callable[[str, TurnOptions], Exit]
-"""What asks a panel, and prints and writes what was said."""
-
-
-def panel_of(name: str | None, options: ConsortiumOptions) -> Ask:
-    """Return what asks a saved configuration, of any flow, with options laid over it, or a consortium that is none.
-
-    Args:
-        name: Name of what is saved; None for `default`, unless the options name members or a file.
-        options: What was given; an option that the saved flow does not have is a mistake.
-
-    Raises:
-        Stop: If nothing of that name is saved, or the options do not fit it.
-    """
-    if name is None and options.member is None and options.config is None:
-        name = "default"
-    found = find(name) if name else None
-    kind = found.kind if found else MAIN
-    module = module_of(kind)
-    config = module.configure(options_for(kind, options, name), found.values if found else None)
-    return lambda prompt, out: module.run_config(prompt, config, out)
-
-
 def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """List the saved configurations.
 
@@ -147,21 +125,16 @@ def remove(name: str) -> Exit:
         name: Name of the configuration.
     """
     one = _find(name)
-    asyncio.run(block_class(one.kind).adelete(name))
+    asyncio.run(algorithm(one.kind).block_class().adelete(name))
     say(f"removed {name}")
     return Exit.ANSWER
-
-
-def slug_of(kind: Name) -> str:
-    """Return the slug of the block type in which configurations of this kind are saved."""
-    return str(block_class(kind).get_block_type_slug())
 
 
 async def saved_configurations(name: str | None = None) -> list[Saved]:
     """List the saved configurations of all kinds, or those called `name`."""
     from prefect.client.orchestration import get_client
 
-    kinds = {slug_of(kind): kind for kind in KINDS}
+    kinds = {one.block_class().get_block_type_slug(): one for one in algorithms().values()}
     body: dict[str, Any] = {"block_types": {"slug": {"any_": sorted(kinds)}}, "include_secrets": True}
     if name is not None:
         body["block_documents"] = {"name": {"any_": [name]}}
@@ -172,12 +145,12 @@ async def saved_configurations(name: str | None = None) -> list[Saved]:
         kind = kinds[document["block_type"]["slug"]]
         stored = document["data"]["config"]
         try:
-            config = block_class(kind).model_fields["config"].annotation.model_validate(stored)
+            config = kind.config_class().model_validate(stored)
         except ValidationError as error:
-            found.append(Saved(document["name"], kind, stored, explain(error)))
+            found.append(Saved(document["name"], kind.name, stored, explain(error)))
             continue
         # Prefect stores every field; only what differs from the default was chosen.
-        found.append(Saved(document["name"], kind, config.model_dump(mode="json", exclude_defaults=True)))
+        found.append(Saved(document["name"], kind.name, config.model_dump(mode="json", exclude_defaults=True)))
     return sorted(found)
 
 

@@ -1,0 +1,52 @@
+"""Settings that a person fills in, and the block in which the settings of an algorithm are saved."""
+
+from typing import Any
+
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+
+
+def _number(schema: dict[str, Any], settings: type["Settings"]) -> None:
+    """Tell Prefect's form where each field stands."""
+    for position, name in enumerate(settings.in_order(), 1):
+        schema["properties"][name]["position"] = position
+
+
+class Settings(BaseModel):
+    """A group of settings. A form and the help of a command show its fields in the order in which they are declared."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_number)
+
+    @classmethod
+    def in_order(cls) -> list[str]:
+        """The names of the fields as a form shows them."""
+        return list(cls.model_fields)
+
+
+def saved_config(name: str, config: type[Settings]) -> type[Block]:
+    """Make the type of block in which the configuration of an algorithm is saved.
+
+    Args:
+        name: The name that Prefect's UI shows. It also names the class, without spaces, and the slug, with dashes.
+        config: The configuration's model.
+    """
+    class_name = name.title().replace(" ", "")
+    return type(
+        class_name,
+        (Block,),
+        {
+            "__module__": config.__module__,
+            "__qualname__": class_name,
+            "__doc__": f"A saved configuration of the {name.lower()} flow.\n\nExample:\n    Load a saved configuration:\n"
+            f'    ```python\n    from {config.__module__} import {class_name}\n\n    saved = {class_name}.load("BLOCK_NAME")\n    ```\n',
+            "__annotations__": {"config": config},
+            "_block_type_name": name,
+            "_block_type_slug": name.lower().replace(" ", "-"),
+            # The picture that `prefect.filesystems` uses: a configuration is a small document.
+            "_logo_url": HttpUrl(
+                "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+            ),
+            "_documentation_url": HttpUrl("https://www.prefect.io/docs/latest/develop/blocks"),
+            "config": Field(description="The settings of the run."),
+        },
+    )

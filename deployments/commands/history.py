@@ -1,0 +1,433 @@
+"""`consensus runs`, `run`, `stats` and `history`: what is in the history, in which database it is, and for how long."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from getpass import getpass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from pydantic import ValidationError
+
+from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
+from consensus_flows.deployments.server import connect, find_server
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.history.address import (
+    VARIABLE,
+    find_address,
+    from_environment,
+    no_block_is_saved,
+    saved,
+    server_address,
+)
+from consensus_flows.tasks.record import RunWarning, Status
+
+if TYPE_CHECKING:
+    from consensus_flows.tasks.history.database import Database
+    from consensus_flows.tasks.history.reading import Filter
+
+app = App(name="history", help="The database of the history: where it is, and what is deleted from it.")
+
+_AGO = re.compile(r"(\d+)([mhdw])\Z")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+T = TypeVar("T")
+
+
+def list_history(
+    *,
+    flow: str | None = None,
+    status: Status | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    model: str | None = None,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """List the runs of the history, newest first.
+
+    In a pipe, a line a run with tabs between: id, start, flow, status, whether degraded, confidence, agreement, calls,
+    calls answered from the store, US dollars, seconds, prompt.
+
+    Args:
+        flow: Only runs of this flow, for example consortium or moa.
+        status: Only runs that ended like this.
+        since: Only runs that began since then: 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w ago.
+        until: Only runs that began before then, written like --since.
+        model: Only runs that called this model: provider/model, or model.
+        limit: How many at most.
+        json: As JSON.
+    """
+    from consensus_flows.tasks.history.reading import list_runs
+
+    wanted = wanted_runs(flow=flow, status=status, since=since, until=until, model=model)
+    found = from_history(lambda connection: list_runs(connection, wanted, limit))
+    if json:
+        put_json(found)
+        return Exit.ANSWER
+    put_rows(
+        ["id", "started", "flow", "status", "", "conf.", "agree", "calls", "stored", "USD", "s", "prompt"],
+        [
+            [
+                run["id"],
+                local_time(run["started_at"]),
+                run["flow"],
+                run["status"],
+                "degraded" if run["degraded"] else "",
+                figure(run["confidence"]),
+                figure(run["agreement"]),
+                str(run["calls"]),
+                str(run["cached_calls"]),
+                figure(run["cost_usd"], 4),
+                figure(run["duration_s"], 1),
+                one_line(run["prompt"], 200),
+            ]
+            for run in found
+        ],
+        wide="prompt",
+    )
+    if not found:
+        say("no such run is in the history")
+    return Exit.ANSWER
+
+
+def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """Show a run: how it ended, every call, and the answer.
+
+    Args:
+        id: The run's id, or as much of its beginning as fits no other.
+        json: The whole record as JSON, as the run itself printed it.
+    """
+    from consensus_flows.tasks.history.reading import read_run
+
+    row, record = from_history(lambda connection: read_run(connection, id))
+    if json:
+        put_json(record)
+        return Exit.ANSWER
+    facts = {
+        "run": row["id"],
+        "flow": row["flow"],
+        "started": local_time(row["started_at"]),
+        "status": row["status"] + (", degraded" if row["degraded"] else ""),
+        "confidence": figure(row["confidence"]),
+        "agreement": figure(row["agreement"]),
+        "calls": f"{row['calls']}, {row['cached_calls']} from the store",
+        "cost": "unknown" if row["cost_usd"] is None else f"${row['cost_usd']:.4f}",
+        "duration": f"{row['duration_s']:.1f} s",
+        "conversation": row["conversation_id"] or "-",
+    }
+    for name, value in facts.items():
+        put(f"{name:<14}{one_line(value)}")
+    for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):
+        put(f"{'warning':<14}{one_line(warning)}")
+    put(f"\n{record['prompt']}\n")
+    for iteration in record["iterations"]:
+        put(f"Iteration {iteration['number']}")
+        # Runs of before there were embeddings have no list of them.
+        embeddings = iteration.get("embeddings", [])
+        for role, calls in (
+            ("member", iteration["responses"]),
+            ("embedding", embeddings),
+            ("judge", iteration["judgements"]),
+        ):
+            for call in calls:
+                put(f"  {role:<10}{_call(call)}" if embeddings else f"  {role:<8}{_call(call)}")
+    put(f"\n{record['answer']}" if record["answer"] is not None else f"\nno answer: {record['error']}")
+    return Exit.ANSWER
+
+
+def _call(call: dict[str, Any]) -> str:
+    if call["error"]:
+        return f"{call['member']}: {call['error']['kind']}: {one_line(call['error']['message'], 160)}"
+    source = "from the store" if call["cached"] else f"{call['latency_s']:.1f} s"
+    return f"{call['member']} ({source}): {one_line(call['text'] or '', 160)}"
+
+
+def stats(
+    *,
+    flow: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    model: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """Say how each model did: calls, failures, latency, cost, wins, agreement with the final answer.
+
+    In a pipe, a line a model with tabs between: model, runs, calls, failures, calls answered from the store, median and
+    95th percentile of the seconds an answer took, US dollars, wins, agreement. A win is a run whose answer is that of the
+    model word for word. Agreement is 0 to 1, the mean over its answers as a member.
+
+    Args:
+        flow: Only runs of this flow, for example consortium or moa.
+        since: Only runs that began since then: 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w ago.
+        until: Only runs that began before then, written like --since.
+        model: Only this model: provider/model, or model.
+        json: As JSON.
+    """
+    from consensus_flows.tasks.history.reading import model_stats
+
+    wanted = wanted_runs(flow=flow, since=since, until=until, model=model)
+    found = from_history(lambda connection: model_stats(connection, wanted))
+    if json:
+        put_json([asdict(one) for one in found])
+        return Exit.ANSWER
+    put_rows(
+        ["model", "runs", "calls", "failed", "stored", "p50 s", "p95 s", "USD", "wins", "agree"],
+        [
+            [
+                one.model,
+                str(one.runs),
+                str(one.calls),
+                str(one.failures),
+                str(one.cached),
+                figure(one.p50_s),
+                figure(one.p95_s),
+                figure(one.cost_usd, 4),
+                str(one.wins),
+                figure(one.agreement),
+            ]
+            for one in found
+        ],
+        wide="model",
+    )
+    if not found:
+        say("no such call is in the history")
+    return Exit.ANSWER
+
+
+@app.command(name="set")
+def set_history(*, from_env: str | None = None) -> Exit:
+    """Save the address of the history as a block: it holds for every worker and command line of this server.
+
+    It is asked for without being shown, or taken from a variable or from standard input. The database is opened first, and
+    its tables are made.
+
+    Args:
+        from_env: Name of the environment variable that holds the address.
+    """
+    try:
+        block = HistoryDatabase.model_validate({"url": _read_url(from_env)})
+    except ValidationError as error:
+        raise Stop(explain(error, {"url": "URL"})) from None
+    from consensus_flows.tasks.history.database import Database, shown
+    from consensus_flows.tasks.history.reading import count_runs
+
+    url = block.url.get_secret_value()
+    try:
+        with closing(Database(url)) as database:
+            number = database.read(count_runs)
+    except HistoryError as error:
+        raise Stop(f"not saved: {error.message}") from None
+    connect()
+
+    async def save() -> None:
+        await block.save(HISTORY_BLOCK, overwrite=True)
+
+    asyncio.run(save())
+    saved[server_address()] = url
+    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that run already go on as before.")
+    if from_environment():
+        say(f"Here {VARIABLE} is set, which comes first.")
+    return Exit.ANSWER
+
+
+@app.command
+def remove() -> Exit:
+    """Remove the saved address: runs are recorded in a file on each machine again. The database stays as it is."""
+    connect()
+
+    async def delete() -> None:
+        await HistoryDatabase.adelete(HISTORY_BLOCK)
+
+    try:
+        asyncio.run(delete())
+    except ValueError:  # Prefect's word for a block that is not there
+        raise Stop(f"no address of a history is saved: there is no block {HISTORY_BLOCK!r}") from None
+    saved.pop(server_address(), None)
+    say("removed the address of the history")
+    return Exit.ANSWER
+
+
+@app.command
+def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
+    """Delete runs from the history that are older, with their calls. A conversation that went on later is kept whole.
+
+    Answers in the store, and what Prefect keeps of the runs, are not touched.
+
+    Args:
+        older_than_: How old: 90d, 12h, 4w.
+        dry_run: Say how many there are, and delete nothing.
+    """
+    from consensus_flows.tasks.history import pruning
+
+    before = older_than(older_than_)
+    with opened_history() as history:
+        if dry_run:
+            found = history.read(lambda connection: pruning.count_old(connection, before))
+        else:
+            found = pruning.prune(history, before)
+            if found.runs:
+                history.shrink()
+    kept = f"; {found.kept} as old are kept: their conversations went on" if found.kept else ""
+    put(f"{'would delete' if dry_run else 'deleted'} {found.runs} runs and {found.calls} calls{kept}")
+    return Exit.ANSWER
+
+
+def _read_url(from_env: str | None) -> str:
+    if from_env is not None:
+        url = os.environ.get(from_env, "")
+        if not url.strip():
+            raise Stop(f"--from-env {from_env}: this variable is not set")
+    elif sys.stdin.isatty():
+        url = getpass("URL of the database: ", stream=sys.stderr)
+    else:
+        url = sys.stdin.readline()
+    if not url.strip():
+        raise Stop("no address given: postgresql://user:password@host/name")
+    return url
+
+
+def from_history(work: Callable[[Any], T]) -> T:
+    """Read from the history.
+
+    Raises:
+        Stop: If it cannot be read, or does not hold what is wanted.
+    """
+    with opened_history() as history:
+        return history.read(work)
+
+
+@contextmanager
+def opened_history() -> Iterator["Database"]:
+    """Open the history, wherever it is; asking the server if need be.
+
+    Raises:
+        Stop: If it cannot be used.
+    """
+    from consensus_flows.tasks.history.database import opened
+
+    try:
+        find_history()
+        with opened() as history:
+            yield history
+    except HistoryError as error:
+        raise Stop(error.message) from None
+
+
+def find_history() -> None:
+    """Ask the Prefect server where the history is, unless that is known without it.
+
+    It is known if the environment says so, if the server was asked before, or if none runs and the database of the one that
+    would be started holds no address.
+
+    Raises:
+        HistoryError: If it does not say.
+        ServerUnavailable: If there is no server, and none can be started.
+    """
+    if from_environment():
+        return
+    if server_address() in saved or (find_server() is None and no_block_is_saved()):
+        return
+    connect()
+    asyncio.run(find_address())
+
+
+def wanted_runs(
+    *, flow: str | None, status: str | None = None, since: str | None, until: str | None, model: str | None
+) -> "Filter":
+    """Make a filter of options.
+
+    Raises:
+        Stop: If a time cannot be read.
+    """
+    from consensus_flows.tasks.history.reading import Filter
+
+    begin = moment(since, option="--since") if since else None
+    end = moment(until, option="--until") if until else None
+    if begin and end and begin >= end:
+        raise Stop(f"--since {since} is not before --until {until}")
+    from consensus_flows.flows.algorithms import full_name
+
+    return Filter(flow=full_name(flow) if flow else None, status=status, since=begin, until=end, model=model)
+
+
+def moment(text: str, now: datetime | None = None, option: str = "--since") -> datetime:
+    """Read a point in time: a date or a time of this place, or how long ago.
+
+    Args:
+        text: What was given.
+        now: The present; default: what the clock says.
+        option: For what it was given.
+
+    Raises:
+        Stop: If it is neither.
+    """
+    ago = _AGO.match(text.strip())
+    try:
+        if ago:
+            return (now or datetime.now(UTC)) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise Stop(f"{option} {text!r}: write 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w") from None
+
+
+def older_than(text: str, now: datetime | None = None) -> datetime:
+    """Read an age.
+
+    Args:
+        text: What was given.
+        now: The present; default: what the clock says.
+
+    Raises:
+        Stop: If it is none.
+    """
+    if not _AGO.match(text.strip()):
+        raise Stop(f"--older-than {text!r}: write how old, as 90d, 12h, 4w")
+    return moment(text, now, "--older-than")
+
+
+def put_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "") -> None:
+    """Print rows on stdout.
+
+    Args:
+        header: Names of the columns, for a terminal.
+        rows: Their texts.
+        wide: The column that is cut where the terminal is too narrow.
+    """
+    if not sys.stdout.isatty():
+        for row in rows:
+            put("\t".join(one_line(text) for text in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in header:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == wide else None)
+    for row in rows:
+        table.add_row(*(Text(one_line(text)) for text in row))
+    Console().print(table)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return a text on one line and without what a terminal would act on, cut at `limit` characters."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def local_time(moment: str) -> str:
+    """Return a point in time as this place's clock shows it, to the second."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """Return a figure, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"

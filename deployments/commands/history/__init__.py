@@ -1,1 +1,0 @@
-"""What has been run: runs, figures, the database, the stored answers."""

@@ -1,0 +1,51 @@
+"""`consensus store`: the stored answers, which are taken instead of asking and paying again."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from consensus_flows.deployments.commands.history import older_than
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, put
+from consensus_flows.tasks.calls.storage import old_answers
+
+app = App(name="store", help="The stored answers, which are taken instead of asking and paying again.")
+
+
+@app.command
+def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
+    """Delete stored answers that are older. A call whose answer is deleted is asked, and paid for, again when it recurs.
+
+    Results of flows in the same folder are not touched.
+
+    Args:
+        older_than_: How old: 90d, 12h, 4w.
+        dry_run: Say how many there are, and delete nothing.
+    """
+    age = (datetime.now(UTC) - older_than(older_than_)).total_seconds()
+    connect()  # it may name the storage
+    folder = asyncio.run(_folder())
+    found = old_answers(folder, age, delete=not dry_run)
+    put(f"{'would delete' if dry_run else 'deleted'} {found.number} answers, {found.size / 1e6:.1f} MB, in {folder}")
+    return Exit.ANSWER
+
+
+async def _folder() -> Path:
+    """Return the folder of the results.
+
+    Raises:
+        Stop: If they are not in one.
+    """
+    from prefect.filesystems import LocalFileSystem
+    from prefect.results import aget_default_result_storage
+
+    storage = await aget_default_result_storage()
+    if not isinstance(storage, LocalFileSystem):
+        raise Stop(
+            f"answers are stored in a {type(storage).__name__}, not in a folder: have the storage itself delete "
+            "objects named answer-* by age (a lifecycle rule)"
+        )
+    return storage._resolve_path("")  # noqa: SLF001 - Prefect has no public way to ask where a key goes

@@ -1,0 +1,36 @@
+"""Ask from a script or a notebook, without `await`."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.flows.algorithms import algorithm_of
+from consensus_flows.tasks.calls.providers import close_clients
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.record import Record
+
+
+def ask(prompt: str, config: RunConfig, conversation: Sequence[Message] = ()) -> Record:
+    """Run the flow of a configuration, and wait for its record. It works within a running event loop too, as in a notebook.
+
+    Args:
+        prompt: The question.
+        config: The configuration of any algorithm.
+        conversation: Earlier turns.
+
+    Raises:
+        ConfigurationError: Before any call, if something cannot be used.
+        QuorumError: If there is no answer.
+    """
+
+    async def run() -> Record:
+        try:
+            record: Record = await algorithm_of(config).flow()(prompt, config, conversation=list(conversation))
+            return record
+        finally:
+            await close_clients()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, run()).result()

@@ -1,0 +1,268 @@
+"""One question under way: what the rounds of every algorithm share, from its beginning to its record."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from prefect.blocks.core import Block
+from prefect.runtime import flow_run
+
+from consensus_flows.blocks.member import Member, ModelName
+from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.calls.budget import spending
+from consensus_flows.tasks.calls.call import Call, Caller
+from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.agreement import nearest
+from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.measuring import measure
+from consensus_flows.tasks.prompting.turns import Turns, apart
+from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
+from consensus_flows.tasks.recording import record_runs
+from consensus_flows.tasks.reports.report import Report, run_name
+from consensus_flows.tasks.saved_config import resolve_config
+from consensus_flows.tasks.watch import tell
+
+
+class Conversing(Protocol):
+    """A member's own conversation."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the member is asked next."""
+
+
+Config = TypeVar("Config", bound=RunConfig)
+Round = Literal["iteration", "round", "layer"]
+
+FLOW: dict[str, Any] = {
+    "flow_run_name": run_name,
+    "persist_result": True,
+    "result_serializer": "json",
+    "validate_parameters": True,
+}
+"""How every algorithm is a Prefect flow: `@flow(name=..., **FLOW)`."""
+
+
+@dataclass(frozen=True)
+class Run(Generic[Config]):
+    """One question under way.
+
+    Attributes:
+        prompt: The question.
+        config: The settings.
+        record: The record, which grows with every call.
+        call: Makes the calls.
+        system: Instructions of the user's own, those of the conversation included.
+        conversation: Earlier turns, without instructions.
+        given: Earlier turns as they were given, for who has instructions other than `system`.
+        word: What an iteration is called in the UI and in warnings; None where there is only one.
+    """
+
+    prompt: str
+    config: Config
+    record: Record
+    call: Call
+    system: str | None
+    conversation: tuple[Message, ...]
+    given: tuple[Message, ...]
+    word: Round | None
+
+    def turns(self) -> Turns:
+        """Return the conversation of a member that has not been asked yet."""
+        return Turns(self.prompt, self.system, self.conversation)
+
+    def label(self, iteration: Iteration) -> str:
+        """Name an iteration for a person, for example `round 2`."""
+        return f"{self.word or self.record.flow} {iteration.number}"
+
+    def warn(self, kind: str, message: str, iteration: Iteration | None = None, member: str | None = None) -> None:
+        """Add a warning to the record; where there are several iterations it says in which one."""
+        number = iteration.number if iteration is not None else None
+        if iteration is not None and self.word is not None:
+            message = f"{self.label(iteration)}: {message}"
+        self.record.warn(kind, message, member=member, iteration=number)
+
+    @asynccontextmanager
+    async def iteration(self) -> AsyncIterator[Iteration]:
+        """Begin the next iteration; at its end it is timed and shown."""
+        iteration = Iteration(number=len(self.record.iterations) + 1)
+        self.record.iterations.append(iteration)
+        began = time.monotonic()
+        yield iteration
+        iteration.duration_s = round(time.monotonic() - began, 4)
+        await tell("iterated", iteration)
+
+    async def ask(
+        self,
+        iteration: Iteration,
+        members: Sequence[Member],
+        conversations: Sequence[Conversing] | None = None,
+        *,
+        quorum: int,
+        label: str | None = None,
+        call: Call | None = None,
+    ) -> None:
+        """Ask members; their responses are added to the iteration.
+
+        Args:
+            iteration: The iteration.
+            members: Who is asked.
+            conversations: For each its own conversation; by default all are asked the question.
+            quorum: How many answers are needed before stragglers may be canceled.
+            label: What the round is called in the UI.
+            call: Makes the calls in place of the run's own.
+        """
+        given = conversations if conversations is not None else [self.turns()] * len(members)
+        iteration.responses += await ask_members(
+            members,
+            [turns.messages for turns in given],
+            self.config,
+            call or self.call,
+            quorum=quorum,
+            label=label or self.label(iteration),
+        )
+
+    async def measure(self, iteration: Iteration, label: str | None = None) -> Likeness:
+        """Measure how far the answers of an iteration agree, and return the measure."""
+        return await measure(iteration, self.record, self.config, self.call, label or self.label(iteration))
+
+    def stop_short(
+        self,
+        iteration: Iteration,
+        quorum: int,
+        likeness: Likeness,
+        unparsed: Mapping[str, CallError] | None = None,
+    ) -> bool:
+        """Tell whether an iteration missed its quorum, so that the run ends with it; an earlier answer then stands."""
+        record, cause = self.record, missed_quorum(iteration.responses, quorum, unparsed)
+        if cause is None:
+            return False
+        record.error = cause
+        earlier = any(one.synthesis for one in record.iterations)
+        if earlier:
+            record.warn("unfinished", f"{self.label(iteration)} was not finished: {cause}", iteration=iteration.number)
+        elif iteration.answered() and any(response.refused_by_budget for response in iteration.responses):
+            # The members did not fail, they were not asked: the best answer that the budget paid for is one.
+            iteration.synthesis = nearest(iteration.answered(), "stand-in", likeness)
+        if not (earlier or iteration.synthesis):
+            record.status = "failed"
+        return True
+
+    def answer_with(self, iteration: Iteration) -> None:
+        """Return the answer of this iteration."""
+        record, synthesis = self.record, iteration.synthesis
+        assert synthesis is not None
+        record.answer, record.confidence = synthesis.text, synthesis.confidence
+        record.agreement, record.agreement_measure = iteration.agreement, iteration.agreement_measure
+        record.best_iteration = iteration.number
+
+    def note_fallbacks(self, first: ModelName, did: str) -> None:
+        """Warn of every iteration in which another model than the `first` one did what that one was asked to do.
+
+        Args:
+            first: The model.
+            did: What it could not do, for example `judge`.
+        """
+        for one in self.record.iterations:
+            by = one.synthesis.arbiter if one.synthesis else None
+            if by not in {None, str(first)} and one.judgements[-1].answered:
+                self.warn("fallback", f"{first} could not {did}; {by} did", one, member=str(first))
+                self.record.degraded = True
+
+    def finish(self) -> None:
+        """Note every failed call, and add up."""
+        record = self.record
+        for one in record.iterations:
+            record.degraded |= len(one.answered()) < len(one.responses)
+            for call in (*one.responses, *one.judgements):
+                if call.error is not None:
+                    self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
+                record.add_warnings(call.warnings)
+        record.end_by_budget()
+        record.add_up()
+
+
+@asynccontextmanager
+async def begin(
+    flow: str,
+    prompt: str,
+    config: Config,
+    call: Call | None,
+    *,
+    conversation: Sequence[Message],
+    word: Round | None = None,
+) -> AsyncIterator[Run[Config]]:
+    """Begin a run; at the end of the block its record is complete.
+
+    Args:
+        flow: Name of the algorithm.
+        prompt: The question.
+        config: The settings.
+        call: Makes the calls; None for the `ask` task.
+        conversation: Earlier turns.
+        word: What an iteration is called.
+
+    Raises:
+        ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
+    """
+    if not prompt.strip():
+        raise ConfigurationError("prompt is empty: write a question")
+    await check_models(config.models(), config.embedding())
+    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
+    system, turns = apart(config.system, conversation)
+    run = Run(
+        prompt,
+        config,
+        record,
+        call or Caller(config.fresh, config.service_tier),
+        system,
+        turns,
+        tuple(conversation),
+        word,
+    )
+    started = time.monotonic()
+    await tell("started", record)
+    with spending(config.budget):
+        yield run
+    run.finish()
+    record.duration_s = round(time.monotonic() - started, 4)
+    await tell("ended", record)
+
+
+async def run_as_flow(
+    run: Callable[..., Awaitable[Record]],
+    block: type[Block],
+    report: Callable[[Config], Report],
+    prompt: str,
+    config: Config | str | None,
+    *,
+    conversation: Sequence[Message] | None = None,
+    in_conversation: bool = True,
+    **options: Any,
+) -> Record:
+    """Run an algorithm inside its Prefect flow: recorded in the history, shown in the UI.
+
+    Args:
+        run: The algorithm.
+        block: The block in which its configurations are saved.
+        report: Makes what is shown in the UI.
+        prompt: The question.
+        config: The settings, or the name of a saved configuration; None for the one called `default`.
+        conversation: Earlier turns.
+        in_conversation: Whether the run is a turn of a conversation.
+        options: Further arguments of the algorithm.
+
+    Raises:
+        NoAnswerError: If no answer came of it; it holds the record.
+    """
+    settings: Config = await resolve_config(block, config)
+    async with record_runs(report(settings), conversation=conversation, in_conversation=in_conversation):
+        record = await run(prompt, settings, conversation=tuple(conversation or ()), **options)
+    if record.answer is None:
+        raise NoAnswerError(record.error or "no member gave an answer", record)
+    return record

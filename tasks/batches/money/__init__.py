@@ -1,1 +1,0 @@
-"""What a batch may spend, and what its requests took."""

@@ -1,1 +1,0 @@
-"""What a call costs and may cost: prices, service tiers, budgets."""

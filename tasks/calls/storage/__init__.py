@@ -1,1 +1,0 @@
-"""Where answers are stored: under which key, for how long, in what folder, and once only."""

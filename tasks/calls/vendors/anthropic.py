@@ -1,0 +1,145 @@
+"""Anthropic: the Messages API."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+from consensus_flows.blocks.credentials import AnthropicCredentials
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.vendor import (
+    Provider,
+    Repairs,
+    Reply,
+    Vendor,
+    field_of,
+    malformed,
+    schema_instruction,
+    system_and_turns,
+    total,
+    usage_of,
+)
+from consensus_flows.tasks.record import Usage
+
+_FINISH: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+    "tool_use": "tool_calls",
+    "pause_turn": "tool_calls",
+}
+_STATUS = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+"""The status that goes with an error object, for one that comes with status 200."""
+_ARGUMENTS = ("max_tokens", "stop_sequences")
+"""Settings for which the SDK has arguments; models that still take the others read them from the body."""
+
+
+class Anthropic(Vendor):
+    """Messages. There are no embeddings, no seed, and no discount: its service tiers are about reserved capacity."""
+
+    name = "anthropic"
+    sdk = ("anthropic", "anthropic.types")
+    blocks = (AnthropicCredentials,)
+    providers: ClassVar[Mapping[str, Provider]] = {
+        "anthropic": Provider(
+            AnthropicCredentials, ("ANTHROPIC_API_KEY",), base_url_variable="ANTHROPIC_BASE_URL", price_id="anthropic"
+        )
+    }
+    parameters: ClassVar[Mapping[str, str | None]] = {
+        "max_output_tokens": "max_tokens",
+        "stop": "stop_sequences",
+        "reasoning_effort": "effort",
+        "seed": None,
+        "service_tier": None,
+    }
+    schema_parameters = Vendor.schema_parameters | {"output_config"}
+    sent_limit = 8192
+    """The API wants a limit. Above about 21,000 the SDK refuses to wait without streaming."""
+
+    def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Build the arguments of `messages.create`."""
+        from anthropic import transform_schema
+
+        system, turns = system_and_turns(request)
+        settings = self.settings(request, repairs)
+        effort = settings.pop("effort", None)
+        output: dict[str, Any] = {"effort": effort} if effort not in {None, "none", "minimal"} else {}
+        if request.response_schema is not None:
+            if repairs.schema_mode == 0:
+                output["format"] = {"type": "json_schema", "schema": transform_schema(dict(request.response_schema))}
+            else:
+                system.append(schema_instruction(request))
+        arguments = {name: settings.pop(name) for name in _ARGUMENTS if name in settings}
+        optional = {
+            "system": "\n\n".join(system),
+            "output_config": output,
+            "extra_body": settings | request.sampling.extra,
+        }
+        return {
+            "model": request.model,
+            "messages": turns,
+            "max_tokens": request.sampling.max_output_tokens or self.sent_limit,
+            **arguments,
+            **{name: value for name, value in optional.items() if value},
+        }
+
+    def unsent(self, request: Request) -> tuple[str, ...]:
+        """Name what has no parameter, an effort below `low` among it."""
+        low = ("reasoning_effort",) if request.sampling.reasoning_effort in {"none", "minimal"} else ()
+        return (*super().unsent(request), *low)
+
+    def refused(self, fault: Fault, sent: Collection[str]) -> str | None:
+        """Return the refused parameter; `output_config` holds the effort beside the format."""
+        name = super().refused(fault, sent)
+        if name == "output_config" and "effort" in sent and ("format" not in sent or "effort" in fault.message):
+            return "effort"
+        return name
+
+    async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
+        """Send one message."""
+        return await client.messages.create(**body, timeout=request.timeout)
+
+    def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:  # noqa: ARG002  # as for all
+        """Read a message."""
+        from anthropic.types import Message
+
+        if not isinstance(response, Message) or response.content is None:
+            error = (getattr(response, "model_extra", None) or {}).get("error")
+            if isinstance(error, Mapping):
+                status = _STATUS.get(str(error.get("type")), 500)
+                return Reply(fault=Fault(status, body={"error": dict(error)}, message=str(error.get("message", ""))))
+            return Reply(fault=malformed("the response is no message"))
+        text = "".join(block.text for block in response.content if block.type == "text")
+        finish = _FINISH.get(response.stop_reason or "", "other")
+        return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")
+
+    async def list_models(self, client: Any, timeout: float) -> None:
+        """Ask for the list of models."""
+        await client.models.list(timeout=timeout)
+
+
+VENDOR = Anthropic()
+
+
+def _usage(response: Any) -> Usage | None:
+    usage = response.usage
+    cached, written = field_of(usage, "cache_read_input_tokens"), field_of(usage, "cache_creation_input_tokens")
+    own = field_of(usage, "input_tokens")
+    return usage_of(
+        # Cached input is counted apart.
+        None if own is None else total(own, cached, written),
+        field_of(usage, "output_tokens"),
+        cached=cached,
+        written=written,
+        reasoning=field_of(usage, "output_tokens_details", "thinking_tokens"),
+    )

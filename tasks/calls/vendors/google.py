@@ -1,0 +1,218 @@
+"""Google: the Gemini API."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from consensus_flows.blocks.credentials import GoogleCredentials, ModelCredentials
+from consensus_flows.tasks.calls import failures
+from consensus_flows.tasks.calls.embeddings import packed
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.vendor import (
+    Provider,
+    Repairs,
+    Reply,
+    Vendor,
+    given,
+    malformed,
+    schema_instruction,
+    system_and_turns,
+    total,
+    usage_of,
+)
+from consensus_flows.tasks.record import Usage
+
+_FINISH: dict[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "UNEXPECTED_TOOL_CALL": "tool_calls",
+    "TOO_MANY_TOOL_CALLS": "tool_calls",
+    "MALFORMED_FUNCTION_CALL": "tool_calls",
+    "LANGUAGE": "content_filter",
+}
+_WITH_TASK = ("gemini-embedding-001", "text-embedding-")
+"""Beginnings of the names of those models that are told what a vector is for; later ones refuse it."""
+
+
+class Google(Vendor):
+    """`generate_content` and `embed_content`."""
+
+    name = "google"
+    sdk = ("google.genai.client", "google.genai.types", "google.genai.errors")
+    blocks = (GoogleCredentials,)
+    providers: ClassVar[Mapping[str, Provider]] = {
+        "google": Provider(
+            GoogleCredentials,
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            base_url_variable="GOOGLE_GEMINI_BASE_URL",
+            price_id="google",
+        )
+    }
+    kinds = frozenset({"chat", "embedding"})
+    parameters: ClassVar[Mapping[str, str | None]] = {"stop": "stop_sequences"}
+    aliases: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("thinking_level", "thinking_budget", "thinking_config"), "reasoning_effort"
+    )
+    schema_parameters = Vendor.schema_parameters | {"response_json_schema", "response_mime_type"}
+
+    def has_tier(self, provider: str, credentials: ModelCredentials | None) -> bool:  # noqa: ARG002  # as for all
+        """Every model may be asked for in it."""
+        return True
+
+    def settings(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Return the settings for which `generate_content` has a field."""
+        found = super().settings(request, repairs)
+        return {name: value for name, value in found.items() if name in _fields()}
+
+    def unsent(self, request: Request) -> tuple[str, ...]:
+        """Name the others."""
+        return tuple(name for name in given(request) if self.parameters.get(name, name) not in _fields())
+
+    def fault_of(self, error: BaseException) -> Fault:
+        """Read a fault; the SDK has the status as `code`, the body as `details`, and reads what a model wrote as JSON too.
+
+        Numbers of thousands of digits, and lists in lists without end, are then errors of its own.
+        """
+        from google.genai.errors import APIError, UnknownApiResponseError
+
+        if isinstance(error, APIError):
+            return failures.status_fault(error, error.code, error.details)
+        digits = isinstance(error, ValueError) and "integer string conversion" in str(error)
+        if isinstance(error, UnknownApiResponseError) or digits:
+            return Fault(message="the response is no JSON", transport="malformed")
+        return super().fault_of(error)
+
+    def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Build the arguments, the config still as plain fields."""
+        if request.kind == "embedding":
+            arguments: dict[str, Any] = {"model": request.model, "contents": request.messages[-1].content}
+            if request.model.removeprefix("models/").startswith(_WITH_TASK):
+                arguments["task_type"] = "SEMANTIC_SIMILARITY"
+            return arguments
+        system, turns = system_and_turns(request)
+        settings = self.settings(request, repairs)
+        if request.response_schema is not None:
+            if repairs.schema_mode < 2:
+                settings["response_mime_type"] = "application/json"
+            if repairs.schema_mode == 0:
+                settings["response_json_schema"] = dict(request.response_schema)
+            else:
+                system.append(schema_instruction(request))
+        if system:
+            settings["system_instruction"] = "\n\n".join(system)
+        if request.sampling.extra:
+            settings["extra_body"] = dict(request.sampling.extra)
+        return {"model": request.model, "messages": turns, **settings}
+
+    async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
+        """Send one call."""
+        from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions, Part
+
+        fields = dict(body)
+        model, extra, effort = fields.pop("model"), fields.pop("extra_body", None), fields.pop("reasoning_effort", None)
+        options = HttpOptions(timeout=int(request.timeout * 1000), extra_body=extra)
+        if request.kind == "embedding":
+            text = fields.pop("contents")
+            embedding = EmbedContentConfig(**fields, http_options=options)
+            return await client.models.embed_content(model=model, contents=text, config=embedding)
+        contents = [
+            Content(role="model" if turn["role"] == "assistant" else "user", parts=[Part(text=turn["content"])])
+            for turn in fields.pop("messages")
+        ]
+        config = GenerateContentConfig(
+            **fields, http_options=options, thinking_config=_thinking(effort) if effort else None
+        )
+        return await client.models.generate_content(model=model, contents=contents, config=config)
+
+    def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:  # noqa: ARG002  # as for all
+        """Read a response."""
+        return _read_embedding(response) if request.kind == "embedding" else _read_answer(response)
+
+    async def list_models(self, client: Any, timeout: float) -> None:  # noqa: ARG002  # the caller's own holds
+        """Ask for the list of models."""
+        await client.models.list()
+
+
+VENDOR = Google()
+
+
+@cache
+def _fields() -> frozenset[str]:
+    from google.genai.types import GenerateContentConfig
+
+    return frozenset({*GenerateContentConfig.model_fields, "reasoning_effort"})
+
+
+def _read_answer(response: Any) -> Reply:
+    from google.genai.types import GenerateContentResponse
+
+    if not isinstance(response, GenerateContentResponse):
+        return Reply(fault=malformed("the response is no generate_content response"))
+    usage = _usage(response)
+    if not response.candidates:
+        feedback = response.prompt_feedback
+        if feedback and feedback.block_reason:
+            reason = feedback.block_reason.value
+            return Reply(None, "content_filter", usage, None, response.model_version, f"prompt blocked: {reason}")
+        if usage is None and response.model_version is None:
+            # The SDK drops fields it does not know, and an error object is one: what is left is nothing.
+            return Reply(fault=malformed("neither an answer nor its usage in the response"))
+        return Reply(usage=usage, model=response.model_version, detail="no candidate in the response")
+    candidate = response.candidates[0]
+    parts = (candidate.content.parts if candidate.content else None) or []
+    text = "".join(part.text for part in parts if part.text and not part.thought)
+    reason = candidate.finish_reason.value if candidate.finish_reason else "none"
+    finish = _FINISH.get(reason, "other")
+    return Reply(text, finish, usage, None, response.model_version, f"finishReason {reason}", None, _tier(response))
+
+
+def _read_embedding(response: Any) -> Reply:
+    """Read the vector. Older models do not say how many tokens were counted."""
+    from google.genai.types import EmbedContentResponse
+
+    if not isinstance(response, EmbedContentResponse):
+        return Reply(fault=malformed("the response is no embed_content response"))
+    counted = response.usage_metadata
+    usage = usage_of(counted.prompt_token_count, 0) if counted is not None else None
+    if not response.embeddings:
+        if usage is None:
+            return Reply(fault=malformed("no embedding in the response"))
+        return Reply(usage=usage, detail="no embedding in the response")
+    return Reply(packed(response.embeddings[0].values or ()), "stop", usage)
+
+
+def _tier(response: Any) -> str | None:
+    """The tier that served the call: Google says it in a header, in the body only where it has other usage to tell."""
+    headers = (response.sdk_http_response.headers if response.sdk_http_response else None) or {}
+    found = next((value for name, value in headers.items() if name.lower() == "x-gemini-service-tier"), None)
+    return found.lower() if found else None
+
+
+def _thinking(effort: str) -> Any:
+    from google.genai.types import ThinkingConfig, ThinkingLevel
+
+    if effort == "none":
+        return ThinkingConfig(thinking_budget=0)
+    return ThinkingConfig(thinking_level=ThinkingLevel({"max": "XHIGH"}.get(effort, effort.upper())))
+
+
+def _usage(response: Any) -> Usage | None:
+    usage = response.usage_metadata
+    if usage is None or usage.prompt_token_count is None:
+        return None
+    thoughts = usage.thoughts_token_count
+    return usage_of(
+        total(usage.prompt_token_count, usage.tool_use_prompt_token_count),
+        # Thoughts are billed as output and counted apart; what is 0 is left out.
+        total(usage.candidates_token_count, thoughts),
+        cached=usage.cached_content_token_count,
+        reasoning=thoughts,
+    )

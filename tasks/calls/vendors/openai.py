@@ -1,0 +1,253 @@
+"""OpenAI, and every server that speaks its formats: OpenRouter, Hugging Face, vLLM, Ollama, llama.cpp."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
+from consensus_flows.tasks.calls.embeddings import packed
+from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.vendor import (
+    Provider,
+    Repairs,
+    Reply,
+    Vendor,
+    charged,
+    field_of,
+    malformed,
+    schema_instruction,
+    usage_of,
+)
+from consensus_flows.tasks.record import Usage
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+_UNSUPPORTED = frozenset({"minLength", "maxLength", "uniqueItems", "default", "examples"})
+"""Keywords that OpenAI's strict mode refuses; the reader checks them."""
+_NOT_OF_COMPLETIONS = ("reasoning_effort", "service_tier")
+
+
+class OpenAI(Vendor):
+    """Chat completions, embeddings and legacy completions."""
+
+    name = "openai"
+    sdk = ("openai", "openai.types.chat")
+    blocks: ClassVar[tuple[type[ModelCredentials], ...]] = (OpenAICredentials, OpenAICompatibleCredentials)
+    providers: ClassVar[Mapping[str, Provider]] = {
+        "openai": Provider(
+            OpenAICredentials, ("OPENAI_API_KEY",), base_url_variable="OPENAI_BASE_URL", price_id="openai"
+        ),
+        "openrouter": Provider(
+            OpenAICompatibleCredentials,
+            ("OPENROUTER_API_KEY",),
+            base_url="https://openrouter.ai/api/v1",
+            base_url_variable="OPENROUTER_BASE_URL",
+            price_id="openrouter",
+        ),
+        "huggingface": Provider(
+            OpenAICompatibleCredentials, ("HF_TOKEN",), base_url="https://router.huggingface.co/v1"
+        ),
+    }
+    kinds = frozenset({"chat", "embedding", "completion"})
+    parameters: ClassVar[Mapping[str, str | None]] = {"max_output_tokens": "max_tokens"}
+    alternatives: ClassVar[Mapping[str, str]] = {"max_tokens": "max_completion_tokens"}
+    # OpenRouter and other gateways pass on what the vendors behind them say.
+    aliases: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("thinking_level", "thinking_budget", "thinking_config"), "reasoning_effort"
+    )
+    schema_parameters = Vendor.schema_parameters | {"output_config", "response_json_schema", "response_mime_type"}
+
+    def has_tier(self, provider: str, credentials: ModelCredentials | None) -> bool:
+        """OpenAI has it, and OpenRouter passes it on; each bills the tier that it says it has served.
+
+        Groq sells more calls under that name, at the full price, and other servers may answer an unknown parameter with
+        an error.
+        """
+        if credentials is None or isinstance(credentials, OpenAICredentials):
+            return credentials is not None
+        host = urlsplit(credentials.address).hostname or ""
+        return provider == "openrouter" or host == "openrouter.ai" or host.endswith(".openrouter.ai")
+
+    def refused(self, fault: Fault, sent: Collection[str]) -> str | None:
+        """Return the refused parameter; a 404 of OpenRouter's says that no provider of the model has the tier."""
+        if fault.status == 404 and "service_tier" in sent and "no endpoints" in fault.message.lower():
+            return "service_tier"
+        return super().refused(fault, sent)
+
+    def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Build the arguments; the SDK merges `extra_body` into the body that it sends."""
+        if request.kind == "embedding":
+            # base64 is a quarter of the bytes, and what the SDK itself asks for; a server without it sends numbers.
+            return {"model": request.model, "input": request.messages[-1].content, "encoding_format": "base64"}
+        settings = self.settings(request, repairs)
+        if request.kind == "completion":
+            # There are no roles: messages are one text, a blank line between two.
+            prompt = "\n\n".join(message.content for message in request.messages)
+            settings = {name: value for name, value in settings.items() if name not in _NOT_OF_COMPLETIONS}
+            return {"model": request.model, "prompt": prompt, "extra_body": settings | request.sampling.extra}
+        messages = [message.model_dump() for message in request.messages]
+        if request.response_schema is not None:
+            if repairs.schema_mode == 0:
+                schema = {"name": "answer", "schema": self.schema(request), "strict": True}
+                settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+            else:
+                messages = _with_system(messages, schema_instruction(request))
+                if repairs.schema_mode == 1:
+                    settings["response_format"] = {"type": "json_object"}
+        return {"model": request.model, "messages": messages, "extra_body": settings | request.sampling.extra}
+
+    def schema(self, request: Request) -> Any:
+        """Return the schema of the answer as the server wants it."""
+        return strict(request.response_schema)
+
+    def unsent(self, request: Request) -> tuple[str, ...]:
+        """Name what legacy completions have not; of a chat, what a server does not take, it refuses."""
+        if request.kind != "completion":
+            return ()
+        given = {"reasoning_effort": request.sampling.reasoning_effort, "response_schema": request.response_schema}
+        return tuple(name for name, value in given.items() if value is not None)
+
+    async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
+        """Send one request."""
+        api = {"chat": client.chat.completions, "completion": client.completions, "embedding": client.embeddings}
+        return await api[request.kind].create(**body, timeout=request.timeout)
+
+    def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:
+        """Read a response; what only describes the answer must not cost it, because the SDK checks no types."""
+        if request.kind == "embedding":
+            reply = _read_embedding(response)
+        elif request.kind == "completion":
+            reply = _read_completion(response, limited="max_tokens" in body["extra_body"])
+        else:
+            reply = _read_chat(response)
+        told = field_of(response, "usage", "cost")
+        return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
+
+    async def list_models(self, client: Any, timeout: float) -> None:
+        """Ask for the list of models."""
+        await client.models.list(timeout=timeout)
+
+
+VENDOR = OpenAI()
+
+
+def _read_chat(response: Any) -> Reply:
+    from openai.types.chat import ChatCompletion
+
+    if not isinstance(response, ChatCompletion):
+        return Reply(fault=malformed("the response is no chat completion"))
+    choice = response.choices[0] if response.choices else None
+    error = _error(response, choice)
+    usage, cost = _usage(response)
+    if error is not None:
+        # Even beside a text: what was written before generation broke is no complete answer.
+        return Reply(usage=usage, cost_usd=cost, fault=fault_in_body(error))
+    message = choice.message if choice is not None else None
+    model, tier = (value if isinstance(value, str) else None for value in (response.model, response.service_tier))
+    if choice is None or message is None:
+        return Reply(usage=usage, cost_usd=cost, model=model, detail="no choice in the response")
+    finish = _FINISH.get(choice.finish_reason or "", "other")
+    if message.refusal:
+        return Reply(None, "content_filter", usage, cost, model, message.refusal, None, tier)
+    if not isinstance(message.content, str | None):
+        fault = malformed("the content of the response is no text")
+        return Reply(usage=usage, cost_usd=cost, model=model, fault=fault)
+    detail = f"finish_reason {choice.finish_reason}"
+    return Reply(message.content, finish, usage, cost, model, detail, None, tier)
+
+
+def _read_completion(response: Any, *, limited: bool) -> Reply:
+    """Read a completion: all but the place of the text is as in a chat completion.
+
+    A continuation has no end of its own. One that stops at the length that was asked for is complete, not cut off.
+    """
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+
+    if not isinstance(response, Completion):
+        return Reply(fault=malformed("the response is no completion"))
+    fields: dict[str, Any] = response.to_dict(mode="python")
+    choices = fields.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        choice["message"] = {"role": "assistant", "content": choice.pop("text", None)}
+    reply = _read_chat(ChatCompletion.construct(**fields))
+    return replace(reply, finish="other") if limited and reply.finish == "length" else reply
+
+
+def _read_embedding(response: Any) -> Reply:
+    from openai.types import CreateEmbeddingResponse
+
+    if not isinstance(response, CreateEmbeddingResponse):
+        return Reply(fault=malformed("the response is no list of embeddings"))
+    error = (response.model_extra or {}).get("error")
+    if error:
+        return Reply(fault=fault_in_body(error))
+    usage, cost = usage_of(field_of(response.usage, "prompt_tokens"), 0), charged(field_of(response.usage, "cost"))
+    served: Any = response.model
+    model = served if isinstance(served, str) else None
+    if not response.data:
+        return Reply(usage=usage, cost_usd=cost, model=model, detail="no embedding in the response")
+    vector: Any = response.data[0].embedding
+    return Reply(vector if isinstance(vector, str) else packed(vector), "stop", usage, cost, model)
+
+
+def _error(response: Any, choice: Any) -> Any:
+    """Find the error object that OpenRouter and others put into a response of status 200."""
+    for part in (response, choice):
+        found = (getattr(part, "model_extra", None) or {}).get("error")
+        if found:
+            return found
+    return {"message": "generation ended with an error"} if getattr(choice, "finish_reason", "") == "error" else None
+
+
+def fault_in_body(error: Any) -> Fault:
+    """Read an error object that came with HTTP status 200, as OpenRouter sends it."""
+    fields = error if isinstance(error, Mapping) else {"message": str(error)}
+    code = str(fields.get("code"))
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
+    return Fault(status, body={"error": dict(fields)}, message=str(fields.get("message") or "error in the response"))
+
+
+def strict(schema: Any) -> Any:
+    """Return `schema` as OpenAI's strict mode wants it: closed objects, all properties required."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: strict(value) for key, value in schema.items() if key not in _UNSUPPORTED}
+    if result.get("type") == "object" and "properties" in result:
+        result["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
+        result["additionalProperties"] = False
+        result["required"] = list(result["properties"])
+    return result
+
+
+def _usage(response: Any) -> tuple[Usage | None, float | None]:
+    usage = response.usage
+    counted = usage_of(
+        field_of(usage, "prompt_tokens"),
+        field_of(usage, "completion_tokens"),
+        cached=field_of(usage, "prompt_tokens_details", "cached_tokens"),
+        reasoning=field_of(usage, "completion_tokens_details", "reasoning_tokens"),
+    )
+    cost = charged(field_of(usage, "cost"))
+    if cost is None or not field_of(usage, "is_byok"):
+        return counted, cost
+    # With a key of one's own at the vendor behind OpenRouter, `cost` is OpenRouter's fee alone.
+    details = field_of(usage, "cost_details")
+    upstream = charged((details.get("upstream_inference_cost") if isinstance(details, Mapping) else None) or 0.0)
+    return counted, None if upstream is None else cost + upstream
+
+
+def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    if messages and messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]

@@ -1,1 +1,0 @@
-"""OpenRouter's account, its list of models, and what of it works."""
