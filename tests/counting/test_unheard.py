@@ -44,7 +44,7 @@ async def test_one_voice_of_three_elects_nobody(vendors):
     vendors.script("reader", then=reading(faults.unauthorized(), "seven", "eight"))
     record = await run_vote("How many?", config())
     assert (record.answer, record.status, record.degraded) == (None, "failed", True)
-    assert "1 of 3 members could be heard, and the quorum is 2. openai/one#1: openai/reader: auth" in record.error
+    assert "1 of 3 members could be parsed, and the quorum is 2. openai/one#1: openai/reader: auth" in record.error
     assert [(vote.answer, vote.heard) for vote in record.votes] == [(None, False), (None, False), ("42", True)]
     assert "abstained" not in {kind for kind, _, _ in kinds(record)}
 
@@ -106,7 +106,7 @@ async def test_the_extractor_knows_the_conversation_and_the_instructions(vendors
         assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
         assert turns[1]["content"] == earlier[0].content
         assert "And in 1942?" in turns[-1]["content"]
-        assert "The answers had to follow these instructions:\n\nOne word." in turns[-1]["content"]
+        assert "The answers had to follow these instructions:\nOne word." in turns[-1]["content"]
     assert record.answer == "surely" or record.tie
     sent = vendors.count()
     await run_vote("And in 1942?", config(system="One word."), conversation=earlier)
