@@ -25,7 +25,7 @@ from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
-from consensus_flows.tasks.saved_config import name_of_saved, validated
+from consensus_flows.tasks.saved_config import DEFAULT, validated
 from consensus_flows.tasks.watch import tell
 
 
@@ -42,8 +42,7 @@ async def batch(
     output: str,
     *,
     flow: FlowName | None = None,
-    config: dict[str, Any] | None = None,
-    saved: str | None = None,
+    config: dict[str, Any] | str | None = None,
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
@@ -62,9 +61,7 @@ async def batch(
             where the run is, or an fsspec address such as s3://bucket/prompts.csv.
         output: File of answers (.jsonl, .csv, .parquet), likewise; {date} in it stands for the day of the run.
         flow: The algorithm; empty: that of the saved configuration.
-        config: Its settings. Empty: a saved configuration.
-        saved: Name of a saved configuration to run in place of config, whatever config the deployment sets. Both empty: the
-            one called default.
+        config: Its settings, or the name of a saved configuration. Empty: the one called default.
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the line number.
@@ -77,12 +74,7 @@ async def batch(
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
     """
-    name = flow or MAIN
-    if (of_saved := await name_of_saved(config, saved, algorithm(name).config_class().model_validate)) is not None:
-        # A config that gives way to a saved one is the deployment's, and so is the flow beside it.
-        name, settings = await load_saved(of_saved, flow if config is None else None)
-    else:
-        settings = validated(algorithm(name).config_class(), config or {})
+    name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     if reference_column is not None and name != "mixture-of-agents":
@@ -114,6 +106,14 @@ async def batch(
         else:
             summary = await run_batch(await _or_unfinished(work, address, inventory), inventory=inventory)
     return _or_failure(summary)
+
+
+async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tuple[str, Any]:
+    """Return the algorithm and its settings."""
+    if isinstance(config, dict):
+        name = flow or MAIN
+        return name, validated(algorithm(name).config_class(), config)
+    return await load_saved(config or DEFAULT, flow)
 
 
 async def _or_unfinished(work: Batch, address: str, inventory: Inventory) -> Batch:

@@ -225,8 +225,6 @@ class _Shards:
                 "output": shard.address,
                 "flow": batch.algorithm,
                 "config": batch.config.model_dump(mode="json", exclude_defaults=True),
-                # What a parameter is not given for here, the deployment decides: it may name a saved configuration.
-                "saved": None,
                 "prompt_column": prompt_column,
                 "prompt_template": prompt_template,
                 "id_column": id_column,

@@ -1,10 +1,8 @@
 """The configuration that a flow runs with: the one it is given, or a saved one of any kind."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_args
 
 from prefect.blocks.core import Block
-from prefect.context import FlowRunContext
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
@@ -49,56 +47,6 @@ async def resolve_config(block_class: type[Block], config: Config | str | None) 
         return config
     config_class: type[Config] = block_class.model_fields["config"].annotation  # type: ignore[assignment]
     return await load_config(block_class, config_class, config or DEFAULT)
-
-
-async def name_of_saved(config: Any, saved: str | None, read: Callable[[Any], Any]) -> str | None:
-    """Return the name of the saved configuration to run, or None where it is `config`.
-
-    A deployment sets one of the two for all its runs, and a run may be given the other, which then comes first: what is
-    said of one run is never ignored. Where neither is given it is the one called `default`.
-
-    Args:
-        config: The parameter `config`.
-        saved: The parameter `saved`.
-        read: Reads the `config` of the deployment, which is plain JSON, so that the two can be compared.
-
-    Raises:
-        ConfigurationError: If the run is given both.
-    """
-    if config is None:
-        return saved or DEFAULT
-    if not saved:  # the form of the UI may send an empty text
-        return None
-    own = await _parameters_of_deployment()
-    config_is_own, saved_is_own = _same(own.get("config"), config, read), own.get("saved") == saved
-    if config_is_own and not saved_is_own:
-        return saved
-    if saved_is_own and not config_is_own:
-        return None
-    raise ConfigurationError(
-        f"saved: {saved!r} is named, and config is given too: give one of them, and leave the other empty"
-    )
-
-
-async def _parameters_of_deployment() -> dict[str, Any]:
-    """Return what the deployment of this flow run sets; nothing where it is of none."""
-    context = FlowRunContext.get()
-    deployment = context.flow_run.deployment_id if context and context.flow_run else None
-    if deployment is None:
-        return {}
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        return dict((await client.read_deployment(deployment)).parameters)
-
-
-def _same(plain: Any, config: Any, read: Callable[[Any], Any]) -> bool:
-    if plain is None:
-        return False
-    try:
-        return bool(read(plain) == read(config))
-    except (ConfigurationError, ValidationError):
-        return False
 
 
 async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:

@@ -197,12 +197,12 @@ async def test_the_flow_takes_a_saved_configuration_or_one_that_is_given(vendors
     await Vote(config={"members": ["openai/a", "openai/b"]}).save("batch-panel", overwrite=True)
     source, out = prompts(tmp_path, 2), tmp_path / "out.jsonl"
     try:
-        summary = await batch(str(source), str(out), saved="batch-panel")
+        summary = await batch(str(source), str(out), config="batch-panel")
         assert (summary.algorithm, summary.calls) == ("vote", 4)
         with pytest.raises(ConfigurationError, match=r"batch-panel.*pump"):
-            await batch(str(source), str(out), flow="pump", saved="batch-panel")
-        with pytest.raises(ConfigurationError, match="saved: no configuration is saved as 'nowhere'"):
-            await batch(str(source), str(out), saved="nowhere")
+            await batch(str(source), str(out), flow="pump", config="batch-panel")
+        with pytest.raises(ConfigurationError, match="config: no configuration is saved as 'nowhere'"):
+            await batch(str(source), str(out), config="nowhere")
         await _saved_twice(source, out)
     finally:
         await Vote.adelete("batch-panel")
@@ -213,9 +213,9 @@ async def _saved_twice(source, out):
 
     await Pump(config=PUMP).save("batch-panel", overwrite=True)
     try:
-        with pytest.raises(ConfigurationError, match="is saved for vote and for pump: say which flow"):
-            await batch(str(source), str(out), saved="batch-panel")
-        assert (await batch(str(source), str(out), flow="pump", saved="batch-panel")).algorithm == "pump"
+        with pytest.raises(ConfigurationError, match="is saved for pump and for vote, say which in flow"):
+            await batch(str(source), str(out), config="batch-panel")
+        assert (await batch(str(source), str(out), flow="pump", config="batch-panel")).algorithm == "pump"
     finally:
         await Pump.adelete("batch-panel")
 
@@ -227,7 +227,7 @@ async def _saved_twice(source, out):
         ({"flow": "vote", "config": {"members": ["openai/a"], "colour": "red"}}, "config.colour: "),
         ({"flow": "pump", "config": {"members": ["openai/a:0"]}}, "count"),
         ({"flow": "pump", "config": PUMP, "shard": 3, "shards": 2}, "shard is 3"),
-        ({"flow": "pump", "config": PUMP, "saved": "night"}, "saved: 'night' is named, and config is given too"),
+        ({"flow": "pump", "config": "nowhere"}, "no configuration is saved as 'nowhere'"),
     ],
 )
 async def test_what_is_wrong_in_the_parameters_is_named_before_any_call(vendors, tmp_path, given, named):

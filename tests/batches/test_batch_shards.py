@@ -121,7 +121,7 @@ async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path
     source, out = prompts(tmp_path, 4), tmp_path / "out.jsonl"
     await Vote(config=CONFIG).save("of-every-night", overwrite=True)
     try:
-        await deployed(parameters={"input": str(source), "output": str(out), "saved": "of-every-night", "shards": 2})
+        await deployed(parameters={"input": str(source), "output": str(out), "config": "of-every-night", "shards": 2})
         run = await arun_deployment("batch/batch", timeout=240, poll_interval=1)
     finally:
         await Vote.adelete("of-every-night")

@@ -159,12 +159,9 @@ async def test_what_is_not_saved_is_refused_before_any_call(deployed, vendors, o
     assert vendors.count() == 0
 
 
-async def test_every_flow_of_one_question_takes_the_name_of_a_saved_configuration(
-    monkeypatch, prefect_server, vendors, tmp_path
-):
+async def test_every_flow_takes_the_name_of_a_saved_configuration(monkeypatch, prefect_server, vendors, tmp_path):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "one.md").write_text("Why?")
-    values = {"prompt": "Why?", "prompts": str(tmp_path), "output": str(tmp_path / "records"), "config": "nowhere"}
+    values = {"prompt": "Why?", "input": str(tmp_path), "output": str(tmp_path / "answers.jsonl"), "config": "nowhere"}
     checked = []
     for deployment in DEPLOYMENTS:
         flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
@@ -179,8 +176,7 @@ async def test_every_flow_of_one_question_takes_the_name_of_a_saved_configuratio
     assert vendors.count() == 0
 
 
-async def test_a_batch_goes_by_the_flow_of_what_is_saved(results, vendors, tmp_path, monkeypatch):
-    """The deployment's flow belongs to the config that gives way."""
+async def test_a_run_of_a_batch_names_another_flow_and_what_is_saved_for_it(results, vendors, tmp_path, monkeypatch):
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow_async
 
@@ -196,7 +192,9 @@ async def test_a_batch_goes_by_the_flow_of_what_is_saved(results, vendors, tmp_p
         async with get_client() as client:
             flow_id = await client.create_flow(batch)
             deployment = await client.create_deployment(flow_id=flow_id, name="batch", parameters=own)
-            made = await client.create_flow_run_from_deployment(deployment, parameters={"saved": "night"})
+            made = await client.create_flow_run_from_deployment(
+                deployment, parameters={"flow": "pump", "config": "night"}
+            )
             state = await run_flow_async(batch, flow_run=made, parameters=made.parameters, return_type="state")
             await client.delete_deployment(deployment)
         assert state.is_completed(), state.message
