@@ -72,7 +72,7 @@ class BatchLines:
         self._counts = BatchCounts()
         self._told = time.monotonic()
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event."""
         self._counts.note(event, value)
         if event == "batch_started" and value.resumed:
@@ -97,7 +97,7 @@ class BatchTable:
         self._task: TaskID | None = None
         self._notice = ""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event, and bring the view up to date."""
         self._counts.note(event, value)
         if event == "batch_started":

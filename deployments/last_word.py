@@ -44,7 +44,7 @@ class LastWord:
         self._over = threading.Event()
         """The command goes on; the process may not."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Report when the work is done, and begin to watch the time."""
         if event == self._event and self._code is None:
             self._once(value)

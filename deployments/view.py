@@ -31,7 +31,7 @@ def state(response: Response) -> str:
 class Lines:
     """Tells what happens in plain lines."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
         if event == "answered":
             say(f"  {'✗' if value.error else '✓'} {value.member}: {state(value)}")
@@ -49,7 +49,7 @@ class LiveTable:
         self._started = time.monotonic()
         self._live: Live | None = None
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Bring the table up to date."""
         from rich.console import Console
         from rich.live import Live

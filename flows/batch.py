@@ -26,7 +26,7 @@ from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.saved_config import DEFAULT, validated
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.watch import emit
 
 
 def run_name() -> str:
@@ -122,7 +122,7 @@ async def _or_unfinished(work: Batch, address: str, inventory: Inventory) -> Bat
         # Its output would become that of another input.
         found = one._replace(resumes=one.resumes and one.rows == inventory.sha256)
         get_run_logger().warning("%s", found.describe(work.output))
-        await tell("notice", found.describe(work.output))
+        await emit("notice", found.describe(work.output))
         if found.resumes:
             check_output(found.output)
             return replace(work, output=found.output)

@@ -34,7 +34,7 @@ from consensus_flows.tasks.batches.summary import BatchSummary, Progress, descri
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.watch import emit
 
 DEPLOYMENT = "batch/batch"
 """What is run when the flow that starts the shards was not started by a deployment itself."""
@@ -90,11 +90,11 @@ async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: s
     ending = f".shards-{_short(plan)}"
     if (found := await asyncio.to_thread(unfinished_shards, address, ending)) is not None:
         get_run_logger().warning("%s", found.describe(batch.output))
-        await tell("notice", found.describe(batch.output))
+        await emit("notice", found.describe(batch.output))
         batch = replace(batch, output=found.output)
     folder = _folder(f"{batch.output}{ending}")
     work = _Shards(batch, shares, folder, inventory)
-    await tell("batch_started", work.progress)
+    await emit("batch_started", work.progress)
     try:
         await work.finish()
     except ObjectNotFound:
@@ -104,12 +104,12 @@ async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: s
     summary = await asyncio.to_thread(_merge, batch, work.shards, inventory)
     summary.duration_s = round(time.monotonic() - started, 4)
     summary.calls_per_s = round(summary.calls / max(summary.duration_s, 1e-9), 2)
-    await tell("batch_written", summary)
+    await emit("batch_written", summary)
     if summary.status == "finished":
         # Whoever is killed before finds in it what the shards have done, and ends what was left.
         await asyncio.to_thread(_clear, folder)
     # What comes now may wait for the Prefect server.
-    await tell("batch_ended", summary)
+    await emit("batch_ended", summary)
     return summary
 
 
@@ -182,7 +182,7 @@ class _Shards:
 
     async def _ended(self, done: dict[str, Any]) -> None:
         self.progress.add_shard(done)
-        await tell("shard", done)
+        await emit("shard", done)
 
     async def _report_waiting(self) -> None:
         """Say now and then which shards no worker has taken: without a worker this would go on in silence for ever."""
@@ -196,7 +196,7 @@ class _Shards:
                 f"prefect worker start --pool {self._pool}"
             )
             get_run_logger().warning("%s", text)
-            await tell("notice", text)
+            await emit("notice", text)
 
     async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
         """Find a run of the shard that somebody has started before and that has not ended."""
@@ -269,7 +269,7 @@ class _Shards:
             )
         else:
             why = f": {state.message.rstrip('.')}" if state.message else ""
-            await tell(
+            await emit(
                 "notice",
                 f"shard {shard.number} of {len(self.shards)} has ended without a result{why}; it is started again",
             )

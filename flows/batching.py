@@ -33,7 +33,7 @@ from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
 from consensus_flows.tasks.record import Record, Response, Usage
 from consensus_flows.tasks.reports.recorded import recorded_answers
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 
 IN_A_ROW = 25
 """So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""
@@ -117,12 +117,12 @@ async def run_batch(
         await asyncio.to_thread(run.write, summary)
         if leave is not None:
             await asyncio.to_thread(leave, summary, inventory)
-        await tell("batch_written", summary)
+        await emit("batch_written", summary)
         if summary.status == "finished":
             # Whoever is killed before finds the rows and the bill in it, and ends what was left.
             journal.remove()
         # What comes now may wait for the Prefect server.
-        await tell("batch_ended", summary)
+        await emit("batch_ended", summary)
     finally:
         journal.close()
     return summary
@@ -233,7 +233,7 @@ class _Run:
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
         )
-        await tell("batch_started", self._progress)
+        await emit("batch_started", self._progress)
         rows = self._rows()
         with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
@@ -315,7 +315,7 @@ class _Run:
                 self._journal.add(row, result)
                 self._watch(row, record)
             self._progress.add(result)
-            await tell("row", result)
+            await emit("row", result)
 
     def _leave(self, row: Row, error: str | None) -> dict[str, Any]:
         """Let the next run do a row, and say in the output why this one did not."""

@@ -33,7 +33,7 @@ from consensus_flows.tasks.record import CallError, Record, Response
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.recorded import Recorded
 from consensus_flows.tasks.reports.report import cell
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 
 CASES_AT_ONCE = 4
 """Prompts that are worked on at once."""
@@ -153,7 +153,7 @@ async def check_models(config: CheckModelsConfig) -> CheckReport:
     """
     with watched_by(BatchReport()):
         report = await run_check_models(config)
-    await tell("done", report)
+    await emit("done", report)
     try:
         await acreate_table_artifact(rows(report), "check-models", f"Candidates as {config.role}s")
     except Exception as error:  # a run that is paid for does not end because its table cannot be shown

@@ -227,7 +227,7 @@ def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
     most = config.iterations + 1
     least = 1 if config.approach == "decentralized" else min(2, most) if config.stop_when_stable else most
     rounds = least, most
-    yield from member_calls(config, members, rounds, told=config.improvement_prompt or prompt("improve"))
+    yield from member_calls(config, members, rounds, guidance=config.improvement_prompt or prompt("improve"))
     for model in config.aggregators()[:1]:
         own = sum(len(turn.content) for turn in (*config.aggregator_context, *config.aggregator_prompt))
         yield judge_calls(

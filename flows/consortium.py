@@ -190,7 +190,7 @@ def plan(config: ConsortiumConfig) -> Iterator[Planned]:
     """Plan the calls of a run as long as every model answers."""
     members = config.panel()
     rounds = config.min_iterations, config.max_iterations
-    yield from member_calls(config, members, rounds, told=prompt("iterate"))
+    yield from member_calls(config, members, rounds, guidance=prompt("iterate"))
     ranks = config.judging_method == "rank"
     characters = prompt_length(
         "arbiter_system", "arbiter", "arbiter_ranking" if ranks else "arbiter_synthesis", "later_round"

@@ -33,7 +33,7 @@ from consensus_flows.tasks.reports.report import (
     quoted,
 )
 from consensus_flows.tasks.saved_config import ConfigOrName
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.watch import emit
 
 
 async def run_mixture_of_agents(
@@ -110,7 +110,7 @@ async def _ask(run: MixtureRun, layer: Layer, iteration: Iteration, before: Sequ
         if before:
             iteration.shown[str(member)] = [response.member for response in order]
         conversations.append(task.messages([response.text or "" for response in order], seed))
-    await tell("asking", [str(member) for member in members])
+    await emit("asking", [str(member) for member in members])
     iteration.responses = await ask_members(
         members, conversations, config, run.call, quorum=config.needed(), label=run.label(iteration)
     )
@@ -144,7 +144,7 @@ async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
     parts = windows(len(answers), config.window, config.reserved)
     for place, part in enumerate(parts, 1):
         async with run.iteration() as iteration:
-            await tell("asking", [f"{config.aggregators()[0]}#1"])
+            await emit("asking", [f"{config.aggregators()[0]}#1"])
             made, iteration.judgements = await synthesize(
                 task,
                 [answers[index] for index in part],
@@ -251,12 +251,12 @@ def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
     before = [0, *(len(layer.panel()) for layer in layers)]
     for layer, seen in zip(layers, before, strict=False):
         panel = config.panel_of(layer)
-        told = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
-        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, told_first=told)
+        instructions = prompt_length("moa_aggregate", "moa_answers") if seen else prompt_length("moa_initial")
+        yield from member_calls(panel, layer.panel(), (1, 1), reads=seen, instructions=instructions)
     parts = windows(before[-1], config.window, config.reserved)
     calls = len(parts), len(parts)
     read = before[-1] + config.reserved * (len(parts) - 1)
-    told = prompt_length("moa_final", "moa_answers") + len(config.system or "")
+    instructions = prompt_length("moa_final", "moa_answers") + len(config.system or "")
     yield judge_calls(
-        config.aggregators()[0], "aggregator", calls, (read, read), told, settings=config.aggregator_sampling()
+        config.aggregators()[0], "aggregator", calls, (read, read), instructions, settings=config.aggregator_sampling()
     )

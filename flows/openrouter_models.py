@@ -32,7 +32,7 @@ from consensus_flows.tasks.openrouter import (
     write_trials,
 )
 from consensus_flows.tasks.reports.record_files import record_folder
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 
 MINUTE_S = 60.0
 """How long nothing is sent after OpenRouter has said that its limit of requests a minute is reached."""
@@ -73,7 +73,7 @@ async def try_models(
     wanted = [str(model["id"]) for model in models]
     todo = trials.untried(wanted, again=config.again)
     result = WorkingModels()
-    await tell("started", todo)
+    await emit("started", todo)
 
     async def start() -> None:
         await pace.released()  # while the server asks to wait, or all would go at once afterwards
@@ -95,7 +95,7 @@ async def try_models(
         trials.add(trial)
         result.tried_now += 1
         write_trials(folder, trials, models)
-        await tell("tried", trial)
+        await emit("tried", trial)
 
     # Slow answers overlap; only the starts are spaced.
     async with asyncio.TaskGroup() as group:
@@ -119,7 +119,7 @@ class _Progress:
         self._bar: Any = None
         self._todo = self._done = 0
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Bring the bar up to date."""
         if event == "started":
             self._todo = len(value)

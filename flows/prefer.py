@@ -171,11 +171,13 @@ def plan(config: PreferConfig) -> Iterator[Planned]:
     for _ in range(config.rounds):
         yield from member_calls(config, members, (1, 1))
     seen = len(members) - (not config.include_self)
-    told = (
+    instructions = (
         prompt_length("preference_system", "preference")
         + len((config.criteria or prompt("criteria")) + (config.system or ""))
         + SCHEMA_CHARACTERS
     )
     for member in members:
         read = [count * seen for count in rounds]
-        yield judge_calls(member.name, "judge of the others", rounds, read, told, settings=config.judge_settings)
+        yield judge_calls(
+            member.name, "judge of the others", rounds, read, instructions, settings=config.judge_settings
+        )

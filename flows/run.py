@@ -25,7 +25,7 @@ from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Re
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.saved_config import resolve_config
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.watch import emit
 
 
 class Conversing(Protocol):
@@ -95,7 +95,7 @@ class Run(Generic[Config]):
         began = time.monotonic()
         yield iteration
         iteration.duration_s = round(time.monotonic() - began, 4)
-        await tell("iterated", iteration)
+        await emit("iterated", iteration)
 
     async def ask(
         self,
@@ -226,12 +226,12 @@ async def begin(
         word,
     )
     started = time.monotonic()
-    await tell("started", record)
+    await emit("started", record)
     with spending(config.budget):
         yield run
     run.finish()
     record.duration_s = round(time.monotonic() - started, 4)
-    await tell("ended", record)
+    await emit("ended", record)
 
 
 async def run_as_flow(

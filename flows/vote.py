@@ -354,15 +354,15 @@ def plan(config: VoteConfig) -> Iterator[Planned]:
         model, settings = parse_member(config.extractor)[0], config.judge_settings
         # Members that wrote the same are read once in each wave.
         calls = math.ceil(asked / size), len(members)
-        told = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
-        yield judge_calls(model, "extractor", calls, calls, told, settings=settings)
+        instructions = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
+        yield judge_calls(model, "extractor", calls, calls, instructions, settings=settings)
         # After each wave it says which readings mean the same, if there are two that differ.
         comparing = 0, math.ceil(len(members) / size) - (size == 1 or len(members) == 1)
-        told = (
+        instructions = (
             prompt_length("same_meaning_system", "same_meaning") + READING_CHARACTERS * len(members) + SCHEMA_CHARACTERS
         )
         if comparing[1]:
-            yield judge_calls(model, "extractor", comparing, (0, 0), told, settings=settings)
+            yield judge_calls(model, "extractor", comparing, (0, 0), instructions, settings=settings)
 
 
 def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
@@ -384,13 +384,13 @@ def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
     calls = tuple(2 * min(number, config.comparisons or pairs) for number in some)
     if count < 2:
         return
-    told = len(config.system or "") + SCHEMA_CHARACTERS
+    instructions = len(config.system or "") + SCHEMA_CHARACTERS
     yield judge_calls(
         judge,
         "pairwise judge",
         (calls[0], calls[1]),
         [2 * number for number in calls],
-        prompt_length("compare_system", "compare") + told,
+        prompt_length("compare_system", "compare") + instructions,
         settings=config.judge_settings,
     )
     if config.fuse is not None:
@@ -400,6 +400,6 @@ def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
             "fuser",
             (1, 2),  # a long answer is written in a call of its own
             (best, 2 * best + 1),
-            prompt_length("fuse_system", "fuse", "fuse_answer") + told,
+            prompt_length("fuse_system", "fuse", "fuse_answer") + instructions,
             settings=config.judge_settings,
         )

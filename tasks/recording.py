@@ -16,7 +16,7 @@ from consensus_flows.tasks.history.conversations import Conversation, Turn, curr
 from consensus_flows.tasks.history.writing import Entry, Writer, writer_of
 from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.termination import heeding_termination
-from consensus_flows.tasks.watch import Watcher, tell, watched_by
+from consensus_flows.tasks.watch import Watcher, emit, watched_by
 
 WAIT_S = 60.0
 """Seconds that the end of a run waits for the history at most."""
@@ -79,7 +79,7 @@ class Recorder:
         self._answers: list[Response] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event of a run."""
         if event == "started":
             self._running[id(value)] = _Running(value, datetime.now(UTC), flow_run.name)
@@ -137,7 +137,7 @@ class Recorder:
         if self._conversation is not None and self._turn is not None and record.answer is not None:
             self._conversation.add(record.prompt, record.answer, run_id, self._turn.given)
         if entry.error is None:  # it was not interrupted
-            await tell("recorded", record)
+            await emit("recorded", record)
 
 
 def _add_answers(record: Record, answers: Sequence[Response]) -> None:

@@ -12,18 +12,18 @@ from prefect.logging import get_logger
 class Watcher(Protocol):
     """Is told of what happens: `event` is `started`, `answered`, `iterated`, `ended`, `recorded` or `done`, `value` what it is about."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event."""
 
 
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 
-async def tell(event: str, value: Any) -> None:
-    """Tell every watcher. One that fails is logged: a run that is paid for does not end because a view broke."""
+async def emit(event: str, value: Any) -> None:
+    """Tell every watcher of an event. One that fails is logged: a run that is paid for does not end because a view broke."""
     for watcher in _watchers.get():
         try:
-            await watcher.told(event, value)
+            await watcher.on_event(event, value)
         except Exception as error:
             get_logger("consensus").warning("%s could not show %s: %r", type(watcher).__name__, event, error)
 

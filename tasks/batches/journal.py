@@ -90,7 +90,7 @@ class Journal:
         if self._rows.pop(number, None) is not None:
             self._write({"forget": number})
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Enter a call for which something was sent, when it ends and not when its row does.
 
         Raises:

@@ -90,8 +90,8 @@ def member_calls(
     members: Sequence[Member],
     rounds: tuple[int, int],
     *,
-    told: str = "",
-    told_first: int = 0,
+    guidance: str = "",
+    instructions: int = 0,
     reads: int = 0,
     compared: bool = True,
 ) -> Iterator[Planned]:
@@ -101,8 +101,8 @@ def member_calls(
         config: Their settings.
         members: Who is asked.
         rounds: In how many rounds, at least and at most; each sees its answers before and what was made of them.
-        told: What a member is told between two rounds.
-        told_first: Characters of instructions in every call.
+        guidance: What a member is shown between two rounds.
+        instructions: Characters of instructions in every call.
         reads: Answers of others that it sees in every call.
         compared: Whether it is measured how far their answers agree.
     """
@@ -110,7 +110,7 @@ def member_calls(
     shown = sum(len(example.user) + len(example.assistant) for example in prompting.examples)
     added = len(config.system or "") + len(prompting.system + prompting.before + prompting.after) + shown
     # In round n the texts between n - 1 rounds are part of the conversation: on the average of n rounds half of them.
-    between = len(told) * (rounds[1] - 1) // 2
+    between = len(guidance) * (rounds[1] - 1) // 2
     if compared:
         yield from _embedded(config, len(members), rounds[1])
     for member in members:
@@ -120,7 +120,7 @@ def member_calls(
             task="member",
             least=rounds[0],
             most=rounds[1],
-            characters=added + told_first + between,
+            characters=added + instructions + between,
             read_least=reads * rounds[0] + 2 * rounds_before(rounds[0]),
             read_most=reads * rounds[1] + 2 * rounds_before(rounds[1]),
             max_output_tokens=config.settings_of(member).max_output_tokens,

@@ -19,7 +19,7 @@ from consensus_flows.tasks.calls.storage import holds, was_rejected
 from consensus_flows.tasks.calls.task_run import run_call
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
-from consensus_flows.tasks.watch import tell
+from consensus_flows.tasks.watch import emit
 
 _FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 Call = Callable[..., Awaitable[Response]]
@@ -90,7 +90,7 @@ class Caller:
             response.text = getattr(result, "text", None)
             response.latency_s = round(time.monotonic() - started, 4)
         _add_up(response, log)
-        await tell("answered", response)
+        await emit("answered", response)
         return response
 
 

@@ -34,7 +34,7 @@ class BatchReport:
         self._moving: asyncio.Task[None] | None = None
         self._moved = 0.0
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event of the batch; those of its rows' runs are none of ours."""
         if event == "batch_started":
             self._progress = value

@@ -69,7 +69,7 @@ class Report:
         self._written: asyncio.Task[None] | None = None
         self._progress: dict[str, UUID] = {}
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event of the run."""
         if event == "started":
             self._record = value

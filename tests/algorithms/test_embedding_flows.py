@@ -243,7 +243,7 @@ async def test_a_run_that_is_broken_off_bills_them_too(vendors):
     seen: list[Record] = []
 
     class Looking:
-        async def told(self, event: str, value: Any) -> None:
+        async def on_event(self, event: str, value: Any) -> None:
             if event == "started":
                 seen.append(value)
 

@@ -29,7 +29,7 @@ class Ties:
     def __init__(self) -> None:
         self.count = 0
 
-    async def told(self, event, value):
+    async def on_event(self, event, value):
         self.count += event == "ended" and bool(value.tie)
 
 

@@ -31,7 +31,7 @@ class Heard:
     def __init__(self) -> None:
         self.notices: list[str] = []
 
-    async def told(self, event: str, value: object) -> None:
+    async def on_event(self, event: str, value: object) -> None:
         if event == "notice":
             self.notices.append(str(value))
 

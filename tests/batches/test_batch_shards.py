@@ -285,10 +285,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the parent says."""
     found: list[Any] = []
 
-    async def tell(event: str, value: Any) -> None:
+    async def emit(event: str, value: Any) -> None:
         found.append((event, value))
 
-    monkeypatch.setattr("consensus_flows.flows.batch_shards.tell", tell)
+    monkeypatch.setattr("consensus_flows.flows.batch_shards.emit", emit)
     return found
 
 

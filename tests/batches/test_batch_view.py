@@ -18,17 +18,17 @@ async def test_the_live_view_counts(capsys):
         "cost_usd": 0.5,
     }
     progress = Progress(algorithm="vote", wanted=10, resumed=4)
-    await view.told("batch_started", progress)
-    await view.told("answered", Response(**call, text="x"))
-    await view.told("answered", Response(**call | {"attempts": 0}, text="x"))
+    await view.on_event("batch_started", progress)
+    await view.on_event("answered", Response(**call, text="x"))
+    await view.on_event("answered", Response(**call | {"attempts": 0}, text="x"))
     for status, text in (("finished", "x"), ("failed", None), ("not_started", None)):
         row = RowResult(id="1", status=status, answer=text, degraded=status == "finished").model_dump()
         progress.add(row)
-        await view.told("row", row)
+        await view.on_event("row", row)
     counts: BatchCounts = view._counts
     assert "6 of 10 rows · 1 failed, 1 degraded · 1 calls sent, 1 from the store · $0.5000" in counts.line()
     assert counts.models == {"openai/a": [1, 0, 2.0]}
-    await view.told("batch_ended", None)
+    await view.on_event("batch_ended", None)
     view.close()
 
 
@@ -39,8 +39,8 @@ async def test_the_views_of_a_batch_in_shards(capsys):
     table, lines = BatchTable(), BatchLines()
     progress = Progress(algorithm="vote", wanted=8)
     for view in (table, lines):
-        await view.told("batch_started", progress)
-        await view.told("notice", "1 of 2 shards wait")
+        await view.on_event("batch_started", progress)
+        await view.on_event("notice", "1 of 2 shards wait")
     assert "1 of 2 shards wait" in capsys.readouterr().err
     shown = Console(width=120)
     with shown.capture() as captured:
@@ -48,7 +48,7 @@ async def test_the_views_of_a_batch_in_shards(capsys):
     assert "! 1 of 2 shards wait" in captured.get() and "mean s" not in captured.get()
     progress.add_shard(SHARD)
     for view in (table, lines):
-        await view.told("shard", SHARD)
+        await view.on_event("shard", SHARD)
         counts: BatchCounts = view._counts
         assert "4 of 8 rows · 1 failed, 2 degraded · 9 calls sent, 3 from the store · $0.2500" in counts.line()
     assert "4 of 8 rows" in capsys.readouterr().err, "every shard is a line"
@@ -61,8 +61,8 @@ async def test_the_views_of_a_batch_in_shards(capsys):
 async def test_lines_are_told_too_while_long_rows_go_on(capsys, monkeypatch):
     monkeypatch.setattr("consensus_flows.deployments.batch_view.EVERY_S", -1.0)
     view = BatchLines()
-    await view.told("batch_started", Progress(algorithm="vote", wanted=8))
-    await view.told(
+    await view.on_event("batch_started", Progress(algorithm="vote", wanted=8))
+    await view.on_event(
         "answered", Response(member="openai/a#1", provider="openai", model="a", attempts=1, text="x", latency_s=1.0)
     )
     assert "0 of 8 rows" in capsys.readouterr().err

@@ -17,8 +17,8 @@ ROWS = 6
 CONFIG = {"members": ["openai/gpt-4o-mini"]}
 WINDOWS = {
     "rows written": ("consensus_flows.flows.batching", "_Run.write", "after"),
-    "before the end is told": ("consensus_flows.flows.batching", "tell", "before batch_written"),
-    "end told": ("consensus_flows.flows.batching", "tell", "after batch_written"),
+    "before the end is told": ("consensus_flows.flows.batching", "emit", "before batch_written"),
+    "end told": ("consensus_flows.flows.batching", "emit", "after batch_written"),
     "before the journal goes": ("consensus_flows.tasks.batches.journal", "Journal.remove", "before"),
 }
 OF_A_SHARD = {

@@ -76,7 +76,7 @@ class Watch:
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of the end of a call or of an iteration."""
         self.iterations += event == self._ends
         if event == self._kept and value.error is None:

@@ -12,7 +12,7 @@ import pytest
 
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.terminal import Exit, Stop
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 
 ROOT = Path(__file__).parent.parent.parent
 DONE = """
@@ -21,8 +21,8 @@ from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.terminal import Exit, put
 last = LastWord({url!r}, "recorded", lambda value: put(value) or Exit.BUDGET, patience=1.0)
 async def main():
-    await last.told("iterated", "not this")
-    await last.told("recorded", "the answer")
+    await last.on_event("iterated", "not this")
+    await last.on_event("recorded", "the answer")
     await asyncio.sleep({hangs})  # as Prefect waits for its server
 last.run(main())
 {after}
@@ -97,7 +97,7 @@ class Reported:
         async def work() -> str:
             with watched_by(self.last):
                 if done:
-                    await tell("recorded", "the record")
+                    await emit("recorded", "the record")
                     assert self.values == ["the record"], "before Prefect ends the run"
                 if error is not None:
                     raise error

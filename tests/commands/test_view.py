@@ -21,10 +21,10 @@ def drawn(view):
 async def test_the_table_says_who_has_answered_and_who_is_waited_for():
     view = LiveTable(["openai/a#1", "openai/b#1"])
     assert "Iteration 1" in drawn(view)
-    await view.told("answered", response("openai/a#1", text="yes", latency_s=1.25))
+    await view.on_event("answered", response("openai/a#1", text="yes", latency_s=1.25))
     shown = drawn(view)
     assert "✓" in shown and "1.2 s" in shown and "putting the answers together" not in shown
-    await view.told(
+    await view.on_event(
         "answered", response("openai/b#1", error=CallError(kind="auth", message="openai/b: auth: HTTP 401"))
     )
     shown = drawn(view)
@@ -34,8 +34,8 @@ async def test_the_table_says_who_has_answered_and_who_is_waited_for():
 
 async def test_lines_tell_the_same_where_there_is_no_terminal(capsys):
     lines = Lines()
-    await lines.told("answered", response("openai/a#1", text="yes", cached=True))
-    await lines.told("iterated", Iteration(number=2, agreement=0.5, synthesis=Synthesis(text="t", confidence=0.25)))
+    await lines.on_event("answered", response("openai/a#1", text="yes", cached=True))
+    await lines.on_event("iterated", Iteration(number=2, agreement=0.5, synthesis=Synthesis(text="t", confidence=0.25)))
     told = capsys.readouterr()
     assert told.out == ""
     assert "✓ openai/a#1: from the store" in told.err

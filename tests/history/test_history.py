@@ -31,7 +31,7 @@ from consensus_flows.tasks.history.writing import (
 )
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.recording import record_runs
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.kits.history_kit import ROOT, entry, failed, in_processes, record, response, rows, written
 from tests.kits.kinds import kinds
@@ -232,7 +232,7 @@ class AfterAnswers:
         self.reached = asyncio.Event()
         self._left = number
 
-    async def told(self, event, value):
+    async def on_event(self, event, value):
         self._left -= event == "answered"
         if self._left == 0:
             self.reached.set()
@@ -256,9 +256,9 @@ async def test_a_run_that_is_interrupted_is_written_with_the_calls_it_paid_for(f
 async def test_several_records_of_one_flow_run_are_kept_apart(file):
     async def run(prompt):
         made = record("flow-run-1", prompt=prompt)
-        await tell("started", made)
+        await emit("started", made)
         await asyncio.sleep(0)
-        await tell("ended", made)
+        await emit("ended", made)
 
     with continuing(Conversation()):
         # A flow inside another one is recorded once, by the outer one.
@@ -284,7 +284,7 @@ async def test_one_run_that_no_database_takes_does_not_take_others_along(file, m
 async def test_nothing_is_written_when_the_history_is_off(file, monkeypatch):
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", "off")
     async with record_runs():
-        await tell("ended", Record(flow="x", prompt="What?"))
+        await emit("ended", Record(flow="x", prompt="What?"))
     assert not file.exists()
 
 

@@ -83,10 +83,10 @@ async def test_the_live_table_shows_who_is_asked():
         return captured.get()
 
     table = LayerTable([])
-    await table.told("asking", ["openai/a#1", "openai/b#1"])
-    await table.told("answered", response(latency_s=1.0))
+    await table.on_event("asking", ["openai/a#1", "openai/b#1"])
+    await table.on_event("answered", response(latency_s=1.0))
     assert "✓" in shown()
     assert "openai/b#1" in shown()
-    await table.told("asking", ["openai/e#1"])
+    await table.on_event("asking", ["openai/e#1"])
     assert "openai/b#1" not in shown()
     assert "openai/e#1" in shown()

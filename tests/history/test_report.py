@@ -15,7 +15,7 @@ from consensus_flows.flows.consortium import consortium, page
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
 from consensus_flows.tasks.reports.report import LIMIT, calls_table, cell, key, quoted, run_name
-from consensus_flows.tasks.watch import tell, watched_by
+from consensus_flows.tasks.watch import emit, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.vendors import faults
 
@@ -235,20 +235,20 @@ async def test_a_run_without_an_answer_is_shown_too(vendors):
 
 async def test_a_view_that_breaks_does_not_end_the_run(caplog):
     class Broken:
-        async def told(self, event, value):
+        async def on_event(self, event, value):
             raise RuntimeError("no terminal")
 
     class Fine:
         def __init__(self):
             self.heard = []
 
-        async def told(self, event, value):
+        async def on_event(self, event, value):
             self.heard.append(event)
 
     fine = Fine()
     with watched_by(Broken(), fine):
-        await tell("started", None)
-    await tell("ended", None)
+        await emit("started", None)
+    await emit("ended", None)
     assert fine.heard == ["started"]
     assert "Broken could not show started" in caplog.text
 

@@ -13,18 +13,18 @@ from consensus_flows.tasks.reports.report import percent
 class LayerLines(Lines):
     """Tells in plain lines what happens in each layer."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
         if event == "iterated":
             say(heading(value))
         else:
-            await super().told(event, value)
+            await super().on_event(event, value)
 
 
 class LayerTable(LiveTable):
     """Shows a table of the models of the layer that is asked."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Bring the table up to date."""
         if event == "asking":
             self._members = list(value)
@@ -33,7 +33,7 @@ class LayerTable(LiveTable):
             self._live.console.print(heading(value), markup=False, highlight=False)
             self._members, self._done, self._number = [], {}, value.number + 1
         else:
-            await super().told(event, value)
+            await super().on_event(event, value)
 
 
 def layer_view() -> LayerLines | LayerTable:

@@ -184,7 +184,7 @@ class _Done:
         self._words = words
         self._count = self._wanted = 0
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Print the end of a question's run."""
         if event == "batch_started":
             self._wanted, self._count = value.wanted, value.resumed

@@ -70,7 +70,7 @@ class AsTheyCome:
         self._prompted_by = prompted_by
         self._began = time.monotonic()
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Print an answer."""
         if event == "started":
             self._began = time.monotonic()

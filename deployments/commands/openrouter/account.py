@@ -169,7 +169,7 @@ def one_model(model: str, options: RunOptions | None) -> PumpConfig:
 class _Lines:
     """Tells of each trial in a line."""
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
         if event == "started":
             say(f"{len(value)} trials to do")

@@ -144,7 +144,7 @@ class _Heard:
 
     record: Record | None = None
 
-    async def told(self, event: str, value: Any) -> None:
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of the record."""
         if event == "recorded":
             self.record = value
