@@ -59,6 +59,7 @@ def _by_flow(verb: str, flow: str | None, tokens: tuple[str, ...], make: Callabl
         error_console=app.error_console,
         result_action="return_value",
         version_flags=[],
+        suppress_keyboard_interrupt=app.suppress_keyboard_interrupt,
     )
     command.default(make())
     return command(list(tokens), exit_on_error=False, print_error=True)

@@ -9,12 +9,13 @@ from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.flows.pump import report, run_pump
 from consensus_flows.flows.run import FLOW, run_as_flow
 from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.saved_config import ConfigOrName
 
 
-async def run_completion(prompt: str, config: PumpConfig) -> Record:
+async def run_completion(prompt: str, config: PumpConfig, *, conversation: tuple[Message, ...] = ()) -> Record:
     """Let every member of the panel go on with `prompt`; see `run_pump`.
 
     Raises:
@@ -25,7 +26,9 @@ async def run_completion(prompt: str, config: PumpConfig) -> Record:
     for place, sampling in {"sampling": config.sampling, **config.member_settings}.items():
         if sampling.reasoning_effort is not None:
             raise ConfigurationError(f"{place}.reasoning_effort: legacy completions do not reason: leave it out")
-    return await run_pump(prompt, config, Caller(fresh=config.fresh, kind="completion"), name="completion")
+    return await run_pump(
+        prompt, config, Caller(fresh=config.fresh, kind="completion"), conversation=conversation, name="completion"
+    )
 
 
 @flow(name="completion", **FLOW)

@@ -106,7 +106,7 @@ def prompt_set(name: str) -> PromptSet:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
         raise ConfigurationError(f"prompt_set: {path}: {'; '.join(lines)}") from None
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or nested without end
-        raise ConfigurationError(f"prompt_set: {path} is no TOML: {error}") from None
+        raise ConfigurationError(f"prompt_set: {path} is not TOML: {error}") from None
 
 
 def is_path(name: str) -> bool:

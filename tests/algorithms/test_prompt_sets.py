@@ -97,7 +97,7 @@ def test_one_s_own_set_hides_the_shipped_one_and_a_path_is_taken_as_it_is(own):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("system = ", "no TOML"),
+        ("system = ", "not TOML"),
         ('sistem = "x"', "sistem"),
         ('[[examples]]\nuser = "x"', "examples.0.assistant"),
         ('[[examples]]\nuser = " "\nassistant = "x"', "examples.0.user"),
@@ -369,7 +369,7 @@ def test_the_sets_are_listed_and_shown(own, consensus):
     assert prompt_set("copy") == prompt_set("few-shot")
     (own / "bad.toml").write_text("x")
     ran = consensus("prompts", "list")
-    assert ran.code == 2 and "bad.toml is no TOML" in ran.err
+    assert ran.code == 2 and "bad.toml is not TOML" in ran.err
     assert consensus("prompts", "show", "nope").code == 2
 
 

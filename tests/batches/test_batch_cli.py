@@ -331,7 +331,7 @@ def test_help_and_no_flow():
     shown = run("--flow", "vote", "--help")
     assert "consensus batch --flow vote --output" in shown.stdout and "--stop-when" in shown.stdout
     wrong = run("prompts.csv", "-m", "openai/a")
-    assert wrong.returncode == 2 and "batch --flow consortium" in wrong.stderr and "--output" in wrong.stderr
+    assert wrong.returncode == 2 and "--output" in wrong.stderr
 
 
 def test_an_interruption_before_it_begins_is_told_too(consensus, monkeypatch, tmp_path):
@@ -349,7 +349,7 @@ def test_a_termination_that_prefect_raises_is_told_in_a_sentence(consensus, monk
 
     monkeypatch.setattr("consensus_flows.deployments.commands.algorithms.batch.batch", ended)
     ran = consensus("batch", prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE)
-    assert ran.code == 143 and "the same command goes on" in ran.err
+    assert ran.code == 143 and "the same command continues" in ran.err
 
 
 def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path):
@@ -364,4 +364,4 @@ def test_an_interruption_is_told_in_a_sentence(results, vendors, tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130, said
-    assert "Traceback" not in said and "the same command goes on" in said and journal.exists() and not out.exists()
+    assert "Traceback" not in said and "the same command continues" in said and journal.exists() and not out.exists()

@@ -70,7 +70,7 @@ async def test_the_batch_is_not_finished_and_the_next_run_goes_on(vendors, tmp_p
     whole, first, second = source.read_bytes(), Answering(5, lambda: change(source)), Answering()
     summary = await run_batch(batch_of(source, out, concurrency=2), first)
     assert summary.status == "stopped"
-    assert f"{source} has changed while the batch was going on" in str(summary.error)
+    assert f"{source} has changed while the batch was running" in str(summary.error)
     assert left(out)
     assert first.count == summary.done == len(column(out, "id"))
     source.write_bytes(whole)
@@ -141,4 +141,4 @@ def test_the_command_says_it_and_ends_with_1(vendors, tmp_path):
     process = start([source, "-o", out, *ONE, "--concurrency", "2"], environment_of(tmp_path))
     _, said = process.communicate(timeout=110)
     assert process.returncode == 1, said
-    assert b"has changed while the batch was going on" in said and left(out)
+    assert b"has changed while the batch was running" in said and left(out)

@@ -111,7 +111,7 @@ async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, kill
         if case in {"another plan", "at work"}
         else [f"{str(left).removesuffix('.partial')} did not end: a batch with that output"]
     )
-    assert [notice.partition(" goes on")[0] for notice in heard.notices] == wanted
+    assert [notice.partition(" continues it")[0] for notice in heard.notices] == wanted
 
 
 def test_a_run_of_a_schedule_is_that_of_its_night(vendors, tmp_path, killed, monkeypatch):

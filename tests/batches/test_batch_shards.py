@@ -162,7 +162,7 @@ async def test_an_input_that_a_shard_has_read_otherwise(worker, vendors, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(batch_shards, "arun_deployment", run_deployment)
-        with pytest.raises(QuorumError, match=r"in\.jsonl has changed while the batch was going on"):
+        with pytest.raises(QuorumError, match=r"in\.jsonl has changed while the batch was running"):
             await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
     assert list(tmp_path.glob("out.jsonl.shards-*")), "what is done is kept"
     source.write_text(whole)

@@ -201,7 +201,6 @@ def test_some_of_them_do_run_when_prefect_reads_them(tmp_path: Path) -> None:
         "another class",
         "another class inside, hidden",
         "old format",
-        "old format beside the new",
     } <= set(ran)
 
 

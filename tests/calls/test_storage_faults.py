@@ -208,7 +208,7 @@ def test_an_answer_that_cannot_be_stored_is_said_on_every_channel(
         assert NOT_STORED in ran.err
         quiet = consensus("pump", "What?", "-m", "openai/one", "--json", "--fresh")
         assert NOT_STORED in quiet.err, "who prints the record alone is told as well"
-        assert [one["kind"] for one in json.loads(quiet.out)["warnings"]] == ["not_stored"]
+        assert "not_stored" in [one["kind"] for one in json.loads(quiet.out)["warnings"]]
     assert [one["kind"] for one in json.loads((tmp_path / "record.json").read_text())["warnings"]] == ["not_stored"]
     again = consensus("pump", "What?", "-m", "openai/one")
     assert NOT_STORED not in again.err

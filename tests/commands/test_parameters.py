@@ -368,8 +368,8 @@ def test_a_bomb_in_a_file_is_one_clear_error(text: str, consensus: Command, tmp_
         assert "bomb.json" in ran.err
     (tmp_path / "bomb.toml").write_text(f"system = {text}")
     ran = consensus("pump", "What?", "--config", tmp_path / "bomb.toml")
-    assert (ran.code, "bomb.toml is no TOML" in ran.err) == (2, True), ran.err[-500:]
-    with pytest.raises(ConfigurationError, match="is no TOML"):
+    assert (ran.code, "bomb.toml is not TOML" in ran.err) == (2, True), ran.err[-500:]
+    with pytest.raises(ConfigurationError, match="is not TOML"):
         prompt_set(str(tmp_path / "bomb.toml"))
 
 

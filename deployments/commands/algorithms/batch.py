@@ -31,6 +31,12 @@ from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.watch import Watcher, watched_by
 
+BUDGET_OPTIONS = {
+    "max_calls": "--max-calls",
+    "max_tokens": "--max-tokens",
+    "max_cost_usd": "--max-cost",
+    "max_seconds": "--deadline",
+}
 FROM_1 = validators.Number(gte=1, lte=1000)
 
 
@@ -100,7 +106,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
     try:
         budget = Budget.model_validate(given.pop("budget", {}))
     except ValidationError as error:
-        raise Stop(explain(error, {"max_cost_usd": "--max-cost", "max_seconds": "--deadline"})) from None
+        raise Stop(explain(error, BUDGET_OPTIONS)) from None
     one, config = choose(options.name, given, flow)
     if options.dry_run:
         return _estimate(source, options, one, config)
