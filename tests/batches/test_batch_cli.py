@@ -60,7 +60,7 @@ def test_rows_in_the_order_of_the_input_with_their_own_columns(consensus, vendor
 def test_every_flow(consensus, vendors, tmp_path, flow):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGURATIONS[flow]))
-    source, out = prompts(tmp_path, 2, word=f"With {flow}:"), tmp_path / "out.csv"
+    source, out = prompts(tmp_path, 2, word=f"Using {flow}:"), tmp_path / "out.csv"
     ran = consensus("batch", source, "-o", out, "--flow", flow, "--config", config, "--json")
     assert ran.code == 0, ran.err
     rows, summary = read(out), json.loads(ran.out)
