@@ -146,7 +146,7 @@ class ConsensusLearningConfig(PanelConfig):
     aggregator_settings: Sampling = Field(default_factory=Sampling, description="Sampling settings of the aggregator.")
     instance_settings: dict[str, Sampling] = Field(
         default_factory=dict,
-        description="Sampling settings of one instance, by provider/model#number; laid over those of its model.",
+        description="Sampling settings of one instance, by provider/model#number; they override those of its model.",
     )
 
     @classmethod

@@ -19,11 +19,11 @@ class Layer(Settings):
     )
     sampling: Sampling = Field(
         default_factory=Sampling,
-        description="Sampling settings of the layer; laid over those of the run.",
+        description="Sampling settings of the layer; they override those of the run.",
     )
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
-        description="Sampling settings of one model of the layer, by provider/model; laid over all others.",
+        description="Sampling settings of one model of the layer, by provider/model; they override all others.",
     )
     system: str | None = Field(None, description="System prompt of the layer in place of the run's.")
     quorum: int | None = Field(

@@ -54,7 +54,7 @@ class MixtureOfAgentsConfig(RunConfig):
     )
     aggregator_settings: Sampling = Field(
         default_factory=Sampling,
-        description="Sampling settings of the aggregator; laid over those of all.",
+        description="Sampling settings of the aggregator; they override those of all.",
     )
 
     @classmethod
@@ -115,7 +115,7 @@ class MixtureOfAgentsConfig(RunConfig):
         return [Layer(members=[f"{self.self_moa}:{self.samples}"])] if self.self_moa else self.layers
 
     def panel_of(self, layer: Layer) -> PanelConfig:
-        """Return the settings that hold in `layer`: its own laid over those of the run."""
+        """Return the settings that hold in `layer`: its own override those of the run."""
         members = layer.panel()
         names = {str(member.name) for member in members}
         own = {**self.member_settings}
@@ -137,7 +137,7 @@ class MixtureOfAgentsConfig(RunConfig):
         return [member for layer in self.proposer_layers() for member in layer.panel()]
 
     def aggregator_sampling(self) -> Sampling:
-        """Return the sampling settings of the aggregator: its own laid over those of the run."""
+        """Return the sampling settings of the aggregator: its own override those of the run."""
         return self.aggregator_settings.over(self.sampling)
 
     def aggregators(self) -> list[ModelName]:

@@ -40,7 +40,7 @@ class RunConfig(Settings):
     sampling: Sampling = Field(default_factory=Sampling, description="Sampling settings of all members.")
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
-        description="Sampling settings of one member, by provider/model; laid over those of all.",
+        description="Sampling settings of one member, by provider/model; they override those of all.",
     )
     budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
     order_seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")

@@ -37,7 +37,7 @@ class Sampling(Settings):
         return extra
 
     def over(self, base: "Sampling") -> "Sampling":
-        """Return these settings laid over `base`: what is set here wins, `extra` is merged key by key.
+        """Return these settings merged over `base`: what is set here wins, `extra` is merged key by key.
 
         An empty setting is not set: a saved configuration comes back with every field named, the empty ones too.
         """

@@ -177,7 +177,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.error}")
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
-        say(f"  ! {summary.not_started} rows were not started: the same command goes on with them{more}")
+        say(f"  ! {summary.not_started} rows were not started: the same command continues with them{more}")
     say(
         f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
         f"failed, {summary.not_started} not started · {summary.sent_calls} calls sent, {summary.cached_calls} from the store · {price} "

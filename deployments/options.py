@@ -227,7 +227,7 @@ def _holds(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:
 
 
 def overlaid(settings: type[Settings], over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others. A group of settings, such as the budget, is laid over the other one key by key."""
+    """Merge settings over others. A group of settings, such as the budget, is merged key by key."""
     result = {**under}
     for name, value in over.items():
         field, below = settings.model_fields.get(name), under.get(name)

@@ -40,7 +40,7 @@ class OutputOptions:
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class TurnOptions(ConversationOptions, OutputOptions):
-    """What is printed and written, and which conversation is gone on with."""
+    """What is printed and written, and which conversation is continued."""
 
 
 def run_flow(
@@ -126,7 +126,7 @@ def _show(
             summary(record, ui_url)
         if record.conversation_id:
             say(
-                f"The conversation: {record.conversation_id} (go on with the same panel and -c, or --cid {record.conversation_id[:8]})"
+                f"The conversation: {record.conversation_id} (continue it with the same panel and -c, or --cid {record.conversation_id[:8]})"
             )
     else:
         for warning in record.warnings:

@@ -54,7 +54,7 @@ async def batch(
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
 ) -> BatchSummary:
-    """Run an algorithm on every row of a file. Killed half-way it is simply run again, and goes on where it was.
+    """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
     Args:
         input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt) or folder of .md and .txt files, on the machine
@@ -66,7 +66,7 @@ async def batch(
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the line number.
         concurrency: Rows that are worked on at once.
-        skip_bad: Go on without rows that cannot be used.
+        skip_bad: Skip rows that cannot be used.
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
         reference_column: The column of recorded answers, a list or an object by member, that stand in for the first layer
             of a mixture of agents.

@@ -53,7 +53,7 @@ class Batch:
         algorithm: Name of the algorithm.
         config: Its configuration.
         concurrency: Rows that are worked on at once.
-        skip_bad: Whether to go on without rows that cannot be used.
+        skip_bad: Whether to skip rows that cannot be used.
         budget: What the whole batch may spend, in all its runs together; seconds are those of one run.
         part: Which rows: of every `part[1]` the one numbered `part[0]`, from 0.
         prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.

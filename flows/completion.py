@@ -1,4 +1,4 @@
-"""A legacy completion: a text goes to models at `/completions`, and what each goes on with comes back.
+"""A legacy completion: a text goes to models at `/completions`, and each model continues it.
 
 The counterpart of the pump for servers that still speak OpenAI's first format: OpenRouter, llama.cpp, vLLM.
 """
@@ -16,7 +16,7 @@ from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_completion(prompt: str, config: PumpConfig, *, conversation: tuple[Message, ...] = ()) -> Record:
-    """Let every member of the panel go on with `prompt`; see `run_pump`.
+    """Let every member of the panel continue `prompt`; see `run_pump`.
 
     Raises:
         ConfigurationError: Before any call, likewise if something is set that legacy completions do not have.
@@ -33,7 +33,7 @@ async def run_completion(prompt: str, config: PumpConfig, *, conversation: tuple
 
 @flow(name="completion", **FLOW)
 async def completion(prompt: str, config: ConfigOrName[PumpConfig] = None) -> Record:
-    """Let models go on with a text, at the legacy endpoint for completions.
+    """Let models continue a text, at the legacy endpoint for completions.
 
     Args:
         prompt: The text.

@@ -344,7 +344,7 @@ def read_sources(text: str) -> list[str]:
     """List the sources in `text`, one a line, as they were written, without bullets.
 
     A number before a source, like `[1]`, is kept, because the answer refers to it. In a list with bullets or numbers, a
-    line without one goes on with the source before it. A list that only says that there are none is empty.
+    line without one continues the source before it. A list that only says that there are none is empty.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     listed = any(_BULLET.match(line) for line in lines)
@@ -456,7 +456,7 @@ class Record(BaseModel):
     comparisons: list[Comparison] = Field(default_factory=list)
     """The pairs of answers that a judge compared."""
     conversation_id: str | None = None
-    """The conversation that goes on with this answer; see `consensus_flows.tasks.history`."""
+    """The conversation that continues with this answer; see `consensus_flows.tasks.history`."""
     citations: list[Citation] = Field(default_factory=list)
     """The sources behind the answer, and who named each; nobody has looked them up."""
 

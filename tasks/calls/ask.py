@@ -25,7 +25,7 @@ RETRIES = 4
 BACKOFF_S = 1.0
 _TASKS: dict[CallKind, tuple[str, str]] = {
     "chat": ("ask", "Ask a model; retried, cached and paced."),
-    "completion": ("complete", "Let a model go on with a text; retried, cached and paced."),
+    "completion": ("complete", "Let a model continue a text; retried, cached and paced."),
     "embedding": ("embed", "Turn a text into a vector; retried, cached and paced."),
 }
 """Name and description of the task of each kind of call."""
@@ -99,7 +99,7 @@ async def _prepare(request: Request, run: TaskRunContext | None) -> Prepared:
         transaction.commit_mode = CommitMode.EAGER
     found = prepared.get()
     if found is None or found.request != request or transaction is None or transaction.key != found.key:
-        # Prefect logs what fails while a key is computed, and goes on without a cache.
+        # Prefect logs what fails while a key is computed, and continues without a cache.
         endpoint = await endpoint_of(request.provider, request.model)
         found = Prepared(request, endpoint, request_key(request, endpoint.address))
         if run is not None:

@@ -58,7 +58,7 @@ class BatchOptions:
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
     """Rows that are worked on at once."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Go on without rows that cannot be used, and list them."""
+    """Skip rows that cannot be used, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost of each model, and stop."""
     records: Annotated[str | None, Parameter(group=OUTPUT)] = None
@@ -111,7 +111,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
     if options.dry_run:
         return _estimate(source, options, one, config)
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
-    shards = "; the shards that were started go on, and it takes them over" if options.shards > 1 else ""
+    shards = "; the shards that were started continue, and it takes them over" if options.shards > 1 else ""
     return run_batch_flow(
         source,
         options.output,

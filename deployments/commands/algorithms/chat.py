@@ -36,7 +36,7 @@ def chat(
     Args:
         name: Name of a saved configuration; `default` if nothing else is given.
         given: The settings; they override what is saved, of whatever flow.
-        conversation: Which conversation is gone on with.
+        conversation: Which conversation is continued.
         raw: Print the answers alone.
     """
     conversation = conversation or ConversationOptions()
@@ -56,7 +56,7 @@ def chat(
         elif line:
             failed |= not _turn(partial(ask, one, line, config), current, raw=raw)
     if not raw and current.parent:
-        say(f"To go on: consensus chat --cid {current.id}")
+        say(f"To continue: consensus chat --cid {current.id}")
     return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
 
 

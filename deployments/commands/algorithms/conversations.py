@@ -1,4 +1,4 @@
-"""The options with which every command goes on with a conversation."""
+"""The options with which every command continues a conversation."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +16,12 @@ from consensus_flows.tasks.history.conversations import Conversation
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class ConversationOptions:
-    """Which conversation is gone on with; by default a new one begins."""
+    """Which conversation is continued; by default a new one begins."""
 
     go_on: Annotated[bool, Parameter(name=["--continue", "-c"], group=OUTPUT, negative="")] = False
-    """Go on after your latest answer."""
+    """Continue after your latest answer."""
     cid: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """Go on with this conversation, after its latest answer; or after the answer of this run. An id or its beginning."""
+    """Continue this conversation after its latest answer, or after the answer of this run. An id or its beginning."""
 
     @cached_property
     def conversation(self) -> Conversation:

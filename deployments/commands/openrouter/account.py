@@ -139,7 +139,7 @@ def completion(
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Let a model go on with a text, at the legacy endpoint for completions.
+    """Let a model continue a text, at the legacy endpoint for completions.
 
     Args:
         prompt: The text; - reads it from standard input.
