@@ -46,6 +46,8 @@ class BatchReport:
                 self._moved, self._moving = now, asyncio.ensure_future(self._move(self._progress.finished))
         elif event == "batch_ended":
             _emit(value)
+            if self._moving is not None:
+                await self._moving  # or it could put the bar back after its end
             await asyncio.gather(*(_quietly(one) for one in self._end(value)))
 
     def _share(self, rows: int) -> float:

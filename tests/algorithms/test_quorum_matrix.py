@@ -53,7 +53,7 @@ def calls(failing: frozenset[int], asked: Counter[str] | None = None, *, turns: 
             asked[request.model] += 1
         if request.model == "arbiter":
             return made.model_copy(update={"text": judged(90).text if request.response_schema else "the mixture"})
-        if request.reader == "preference":
+        if request.reader.startswith("preference"):
             labels = request.response_schema["properties"]["ranks"]["required"]
             text = json.dumps(
                 {"can_rank": True, "ranks": {label: rank for rank, label in enumerate(sorted(labels), 1)}}

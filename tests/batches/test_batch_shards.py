@@ -126,7 +126,7 @@ async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path
     finally:
         await Vote.adelete("of-every-night")
     assert run.state and run.state.is_completed(), run.state
-    assert (await run.state.result(raise_on_failure=True))["done"] == 4 == len(read(out))
+    assert (await run.state.result(raise_on_failure=True)).done == 4 == len(read(out))
     runs = await shard_runs(out)
     assert [run.state.name for run in runs if run.state] == ["Completed"] * 2, "each was started once"
 
