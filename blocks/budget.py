@@ -8,9 +8,9 @@ from consensus_flows.blocks.settings import Settings
 class Budget(Settings):
     """Limits of a run. Each is checked before a call by reserving the call's worst case."""
 
-    max_calls: int | None = Field(None, ge=1, description="Most requests sent, retries included.")
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens, input and output together.")
-    max_cost_usd: float | None = Field(None, gt=0, description="Most US dollars spent.")
+    max_calls: int | None = Field(None, ge=1, description="Maximum number of requests, retries included.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens, input and output together.")
+    max_cost_usd: float | None = Field(None, gt=0, description="Maximum cost in US dollars.")
     max_seconds: float | None = Field(
         None,
         gt=0,

@@ -73,7 +73,7 @@ class Snowflake(Settings):
         le=1000,
         description="Rounds in a row that must confirm a value before it is settled.",
     )
-    max_rounds: int = Field(100, ge=1, le=10_000, description="Most rounds, settled or not.")
+    max_rounds: int = Field(100, ge=1, le=10_000, description="Maximum number of rounds, settled or not.")
 
 
 class ConsensusLearningConfig(PanelConfig):

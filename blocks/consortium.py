@@ -32,8 +32,8 @@ class ConsortiumConfig(PanelConfig):
         le=1,
         description="Stop when the arbiter is this confident and wants no further round; 0.8 is 80 %.",
     )
-    max_iterations: int = Field(3, ge=1, description="Most iterations.")
-    min_iterations: int = Field(1, ge=1, description="Fewest iterations.")
+    max_iterations: int = Field(3, ge=1, description="Maximum number of iterations.")
+    min_iterations: int = Field(1, ge=1, description="Minimum number of iterations.")
     keep: Literal["best", "last"] = Field(
         "best",
         description="Return the iteration of the highest confidence, or the last one.",

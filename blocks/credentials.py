@@ -48,10 +48,16 @@ class ModelCredentials(CredentialsBlock):
         description="Hosts beside loopback to which the key may travel over plain http.",
     )
     max_concurrency: int = Field(
-        default=32, ge=1, title="Maximum concurrency", description="Most calls under way at once in one process."
+        default=32,
+        ge=1,
+        title="Maximum concurrency",
+        description="Maximum number of calls under way at once in one process.",
     )
     requests_per_minute: int | None = Field(
-        default=None, ge=1, title="Requests per minute", description="Most calls started a minute in one process."
+        default=None,
+        ge=1,
+        title="Requests per minute",
+        description="Maximum number of calls started a minute in one process.",
     )
 
     @field_validator("api_key", check_fields=False)

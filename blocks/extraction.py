@@ -38,4 +38,4 @@ def parse_extraction(text: str) -> Extraction:
         if len({label.casefold() for label in labels}) < len(labels):
             raise ValueError(f"{text!r} names a label twice")
         return Extraction("label", labels=labels)
-    raise ValueError(f"{text!r} is no extraction: write {FORMS}")
+    raise ValueError(f"{text!r} is not an extraction: write {FORMS}")

@@ -26,7 +26,7 @@ class FreeModelsConfig(Settings):
     max_output_tokens: int = Field(
         64,
         ge=1,
-        description="Most tokens of an answer; one that is cut off works too.",
+        description="Maximum number of tokens of an answer; one that is cut off works too.",
     )
     again: bool = Field(
         False,

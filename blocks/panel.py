@@ -1,5 +1,6 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -114,9 +115,9 @@ class RunConfig(Settings):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: {what}")
 
+    @abstractmethod
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
-        raise NotImplementedError
 
     def timeout_s(self) -> float:
         """The seconds that one request may take."""

@@ -19,7 +19,9 @@ class Sampling(Settings):
     temperature: float | None = Field(None, ge=0, le=2, description="Randomness, 0 to 2.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
     top_k: int | None = Field(None, ge=1, description="Sample from so many most likely tokens.")
-    max_output_tokens: int | None = Field(None, ge=1, description="Most tokens in an answer, reasoning included.")
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="Maximum number of tokens in an answer, reasoning included."
+    )
     stop: tuple[str, ...] = Field((), description="Texts at which the answer ends.")
     seed: int | None = Field(None, description="Seed, where the vendor takes one.")
     reasoning_effort: ReasoningEffort | None = Field(None, description="How long a reasoning model may think.")

@@ -89,7 +89,7 @@ FLAGS = {
     "MixtureOfAgentsConfig.aggregator_settings.max_output_tokens": Flag(
         ("--final-max-output-tokens",),
         SAMPLING,
-        help="Most tokens in the aggregator's answer; default: as for all models.",
+        help="Maximum number of tokens in the aggregator's answer; default: as for all models.",
     ),
     "MixtureOfAgentsConfig.prompts.initial": Flag(
         ("--initial-prompt",), JUDGING, TextFile, "File with the instruction of the first layer."

@@ -358,7 +358,7 @@ async def test_what_cannot_be_asked_is_found_before_any_call(vendors, prompt, se
         ({"aggregator": None}, "centralized_llm needs one"),
         ({"aggregator": "openai/x:2"}, "aggregator\n.*has a count"),
         ({"iterations": -1}, "iterations"),
-        ({"extract": "colour"}, "extract\n.*is no extraction"),
+        ({"extract": "colour"}, "extract\n.*is not an extraction"),
         ({"extract": "llm"}, "extract\n.*llm asks a model"),
         ({"instance_settings": {"openai/one#2": {}}}, "instance_settings: 'openai/one#2' is no member"),
         ({"decentralized": {"alpha": 0.5}}, "decentralized.alpha"),

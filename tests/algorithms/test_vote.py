@@ -91,7 +91,7 @@ def test_every_vote_is_counted_once(values):
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"extract": "regex"}, "'regex' is no extraction"),
+        ({"extract": "regex"}, "'regex' is not an extraction"),
         ({"extract": "llm"}, "extractor: give the model"),
         ({"extractor": "openai/x"}, "extractor: give the model"),
         ({"stop_when": 4}, "stop_when is 4, but all members together have 3 votes"),
@@ -337,7 +337,7 @@ def test_the_command_line_gives_the_settings(monkeypatch):
     ("arguments", "cause"),
     [
         (["-m", "openai/a", "--stop-when", "2"], "stop_when is 2"),
-        (["-m", "openai/a", "--extract", "jason"], "--extract: 'jason' is no extraction"),
+        (["-m", "openai/a", "--extract", "jason"], "--extract: 'jason' is not an extraction"),
         (["--extract", "number"], "members: give -m provider/model"),
         (["-m", "openai/a", "--weights", "b=1"], "'b' names no member"),
     ],

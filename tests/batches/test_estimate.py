@@ -11,7 +11,7 @@ import pytest
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
-from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.blocks.vote import VoteConfig
@@ -152,8 +152,8 @@ async def test_an_extractor_reads_once_what_is_the_same(results, vendors):
 
 
 def test_a_configuration_of_no_flow_is_refused():
-    with pytest.raises(TypeError, match="RunConfig is not the configuration of an algorithm"):
-        planned_calls(RunConfig())
+    with pytest.raises(TypeError, match="PanelConfig is not the configuration of an algorithm"):
+        planned_calls(PanelConfig(members=["openai/one"]))
 
 
 def test_the_calls_in_words():
