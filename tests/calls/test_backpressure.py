@@ -9,8 +9,8 @@ from threading import Thread
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from consensus_flows.tasks.calls import task_run
-from consensus_flows.tasks.calls.task_run import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
+from consensus_flows.tasks.calls import pacing
+from consensus_flows.tasks.calls.pacing import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
 
 SLOW_S = 0.15
 
@@ -92,9 +92,9 @@ def slow_server() -> Iterator[ThreadingHTTPServer]:
 
 def test_the_time_is_that_of_a_health_check(slow_server: ThreadingHTTPServer) -> None:
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{slow_server.server_port}/api"}):
-        task_run._client.cache_clear()
-        assert task_run._answer_time() >= 0.1
+        pacing._client.cache_clear()
+        assert pacing._answer_time() >= 0.1
         slow_server.shutdown()
         slow_server.server_close()
-        assert task_run._answer_time() == 0, "a server that is away holds nobody up"
-    task_run._client.cache_clear()
+        assert pacing._answer_time() == 0, "a server that is away holds nobody up"
+    pacing._client.cache_clear()
