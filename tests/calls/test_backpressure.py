@@ -28,7 +28,7 @@ async def _seconds(pace: ServerPace, calls: int) -> float:
 
 
 async def test_a_question_is_not_paced_and_a_batch_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     probes: list[float] = []
 
     def slow() -> float:
@@ -42,14 +42,14 @@ async def test_a_question_is_not_paced_and_a_batch_is(monkeypatch: pytest.Monkey
     assert pace.latency == 0, "one slow answer is chance"
     await pace.turn()
     assert pace.latency == SLOW_S
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 60.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 60.0)
     await pace.turn()
     assert await _seconds(pace, 5) >= 5 * spacing(SLOW_S)
     assert len(probes) == 3, "no more than one in so many seconds asks"
 
 
 async def test_the_pace_is_that_of_before_when_the_server_is_quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     answers = [SLOW_S, SLOW_S, 0.002]
     pace = ServerPace(lambda: answers.pop(0))
     pace._calls = FIRST_CALLS
@@ -59,7 +59,7 @@ async def test_the_pace_is_that_of_before_when_the_server_is_quick_again(monkeyp
 
 
 async def test_a_server_that_is_far_away_is_not_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     answers = [SLOW_S, SLOW_S, 0.5, 0.5]
     pace = ServerPace(lambda: answers.pop(0), far=lambda: True)
     pace._calls = FIRST_CALLS
