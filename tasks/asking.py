@@ -14,7 +14,7 @@ from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ErrorKind
-from consensus_flows.tasks.judging.hazards import marked
+from consensus_flows.tasks.prompting.fence import marked
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import CallError, Response
 

@@ -12,8 +12,7 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.counting.agreement import agreement
-from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.counting.agreement import Likeness, agreement
 from consensus_flows.tasks.readers import EMBEDDING
 from consensus_flows.tasks.record import Iteration, Record, Response
 

@@ -17,9 +17,7 @@ from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelErro
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message, Request, request_key
 from consensus_flows.tasks.calls.storage import is_answer_record
-from consensus_flows.tasks.counting.agreement import agreement, medoid
-from consensus_flows.tasks.counting.clusters import clusters
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, cosine
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, agreement, clusters, cosine, medoid
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import MAX_CHARACTERS, embedding_request
 from consensus_flows.tasks.readers import UnreadableError, packed, read_vector

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.credentials import AnthropicCredentials
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.tasks.calls.budget import BudgetTracker
 from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.calls.request import KEYED, Answer, Message, Request, request_key
