@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     from consensus_flows.tasks.reports.report import Report as Report
 
 _NAMES = {
-    "blocks.budget": ("Budget",),
     "blocks.consensus_learning": ("ConsensusLearning", "ConsensusLearningConfig"),
     "blocks.consortium": ("Consortium", "ConsortiumConfig"),
     "blocks.credentials": (
@@ -85,7 +84,7 @@ _NAMES = {
     "blocks.prefer": ("Prefer", "PreferConfig"),
     "blocks.pump": ("Pump", "PumpConfig"),
     "blocks.sampling": ("Sampling",),
-    "blocks.settings": ("saved_config",),
+    "blocks.settings": ("Budget", "saved_config"),
     "blocks.vote": ("Vote", "VoteConfig"),
     "deployments.server": ("connect",),
     "flows.algorithms": ("Algorithm",),
