@@ -17,15 +17,15 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
-from prefect.deployments.runner import EntrypointType
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
 
 from consensus_flows import blocks
 from consensus_flows.deployments.server import connect, server_environment, stop_server
 from consensus_flows.deployments.server_access import PROFILE
 from consensus_flows.deployments.terminal import Exit, Stop, say
-from consensus_flows.tasks.confinement import FOLDER
+from consensus_flows.tasks.files import FOLDER
 
 POOL = "consensus"
 TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
