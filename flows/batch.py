@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
@@ -25,6 +25,7 @@ from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.verdict import concluded, of_batch
 from consensus_flows.tasks.saved_config import DEFAULT, validated
 from consensus_flows.tasks.watch import emit
 
@@ -37,6 +38,7 @@ def run_name() -> str:
 
 
 @flow(name="batch", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+@concluded(of_batch)
 async def batch(
     input: str,
     output: str,
