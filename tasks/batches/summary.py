@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from consensus_flows.tasks.batches.results import NOT_STARTED
+from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
+from consensus_flows.tasks.batches.review import reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
 
@@ -28,6 +29,11 @@ class RowSums(BaseModel):
     """Rows with an answer."""
     failed: int = 0
     degraded: int = 0
+    ties: int = 0
+    abstained: int = 0
+    """Rows without an answer because too few members agree."""
+    to_review: int = 0
+    """Rows that a person should look at."""
     not_started: int = 0
     """Rows that were left: the budget ended, or the batch was stopped."""
     calls: int = 0
@@ -40,11 +46,15 @@ class RowSums(BaseModel):
         self.rows += 1
         if result["status"] == NOT_STARTED:
             self.not_started += 1
+        elif result["status"] == ABSTAINED:
+            self.abstained += 1
         elif result["answer"] is None:
             self.failed += 1
         else:
             self.done += 1
             self.degraded += bool(result["degraded"])
+        self.ties += bool(result.get("tie"))
+        self.to_review += bool(reasons(result))
         self.calls += result["calls"] or 0
         self.cached_calls += result["cached_calls"] or 0
         if result["agreement"] is not None:
@@ -63,11 +73,22 @@ class Progress(RowSums):
     @property
     def finished(self) -> int:
         """Rows that are finished, by this run and by earlier ones."""
-        return self.resumed + self.done + self.failed
+        return self.resumed + self.done + self.failed + self.abstained
 
     def add_shard(self, sums: Mapping[str, Any]) -> None:
         """Count the rows of a shard that has ended, those of its earlier runs among them."""
-        for name in ("rows", "done", "failed", "degraded", "not_started", "calls", "cached_calls"):
+        for name in (
+            "rows",
+            "done",
+            "failed",
+            "degraded",
+            "ties",
+            "abstained",
+            "to_review",
+            "not_started",
+            "calls",
+            "cached_calls",
+        ):
             setattr(self, name, getattr(self, name) + sums.get(name, 0))
 
 
@@ -105,7 +126,11 @@ class BatchSummary(RowSums):
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output, and note why it has no answer."""
         super().add(result)
-        if result["answer"] is None and result["status"] != NOT_STARTED and len(self.failures) < SHOWN_FAILURES:
+        if (
+            result["answer"] is None
+            and result["status"] not in {NOT_STARTED, ABSTAINED}
+            and len(self.failures) < SHOWN_FAILURES
+        ):
             self.failures.append(f"{result['id']}: {result['error'] or result['status']}"[:500])
 
     def add_bill(self, totals: Totals) -> None:
