@@ -182,7 +182,7 @@ class Run(Generic[Config]):
             for call in (*one.responses, *one.judgements):
                 if call.error is not None:
                     self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
-                record.add_warnings(call.warnings)
+                record.add_warnings(call.warnings, one.number)
         record.end_by_budget()
         record.add_up()
 
