@@ -66,7 +66,7 @@ async def batch(
         config: Its settings, or the name of a saved configuration. Empty: the one called default.
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
-        id_column: The column that tells rows apart; empty: id where there is one, else the line number.
+        id_column: The column that tells rows apart; empty: id where there is one, else the row number.
         concurrency: Rows that are worked on at once.
         skip_bad: Skip rows that cannot be used.
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
@@ -99,7 +99,7 @@ async def batch(
         reference_column=reference_column,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
-    async with record_runs(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+    async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)
         if shard is not None:
             summary = await run_batch(work, leave=partial(leave_summary, work.output), inventory=inventory)

@@ -415,6 +415,8 @@ class Record(BaseModel):
 
     flow: str
     flow_run_id: str | None = None
+    run_id: str | None = None
+    """The id of this run in the history, where its flow run makes many: a row of a batch. Else it is that of the flow run."""
     prompt: str
     answer: str | None = None
     status: Status = "finished"

@@ -1,58 +1,18 @@
-"""What a row of the output says of its run, and what all rows come to."""
+"""What all rows of a batch come to."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from consensus_flows.tasks.batches.rows import BadRow, Row
+from consensus_flows.tasks.batches.results import NOT_STARTED
+from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
-from consensus_flows.tasks.record import Record
 
-NOT_STARTED = "not_started"
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
 BINS = 10
 """Columns of the histogram of agreement, each a tenth wide."""
-
-
-class RowResult(BaseModel):
-    """The columns that every output begins with, in order. Those named like a field of the record hold that field.
-
-    A new column is a new field here, and nothing else.
-    """
-
-    id: str
-    answer: str | None = None
-    status: str = NOT_STARTED
-    degraded: bool = False
-    confidence: float | None = None
-    agreement: float | None = None
-    cost_usd: float | None = None
-    calls: int = 0
-    cached_calls: int = 0
-    error: str | None = None
-    warnings: str | None = None
-    duration_s: float | None = None
-    possibly_billed: int = 0
-
-
-RESULT_COLUMNS: dict[str, type] = {
-    name: (get_args(field.annotation) or (field.annotation,))[0] for name, field in RowResult.model_fields.items()
-}
-"""The names of these columns, and what is in them."""
-
-
-def outcome(row: Row, record: Record) -> dict[str, Any]:
-    """Return the columns that a finished run gives a row of the output."""
-    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name)}
-    values |= {"id": row.id, "warnings": "; ".join(dict.fromkeys(map(str, record.warnings))) or None}
-    return RowResult.model_validate(values).model_dump()
-
-
-def not_started(row: Row, error: str | None = None) -> dict[str, Any]:
-    """Return the columns of a row that was left, and why."""
-    return RowResult(id=row.id, error=error).model_dump()
 
 
 def describe(bad: BadRow) -> str:
