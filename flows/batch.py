@@ -15,6 +15,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
+from consensus_flows.flows.run import DEFAULT, validated
 from consensus_flows.flows.saved_algorithm import load_saved
 from consensus_flows.tasks.batches.addresses import confined, dated
 from consensus_flows.tasks.batches.output import check_output
@@ -26,7 +27,6 @@ from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.verdict import concluded, of_batch
-from consensus_flows.tasks.saved_config import DEFAULT, validated
 from consensus_flows.tasks.watch import emit
 
 

@@ -468,11 +468,16 @@ class Record(BaseModel):
 
     def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
         """Add a warning, unless it is there already."""
-        self.add_warnings([RunWarning(kind=kind, message=message, member=member, iteration=iteration)])
+        self.add_warnings([RunWarning(kind=kind, message=message, member=member)], iteration)
 
-    def add_warnings(self, warnings: Iterable[RunWarning]) -> None:
-        """Add those warnings that are not there yet."""
-        self.warnings += [one for one in dict.fromkeys(warnings) if one not in self.warnings]
+    def add_warnings(self, warnings: Iterable[RunWarning], iteration: int | None = None) -> None:
+        """Add those warnings that are not there yet, with the iteration in which they came first."""
+        known = {(one.kind, one.member, one.message) for one in self.warnings}
+        for one in warnings:
+            key = one.kind, one.member, one.message
+            if key not in known:
+                known.add(key)
+                self.warnings.append(one.model_copy(update={"iteration": iteration}))
 
     def end_by_budget(self) -> None:
         """Say of a run that the budget ended it, where it refused any call.

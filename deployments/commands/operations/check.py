@@ -12,11 +12,11 @@ from consensus_flows.deployments.commands.settings.saved import find, saved_conf
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.run import DEFAULT
 from consensus_flows.tasks.calls.providers import built_in, check_models, client_of, close_clients, endpoint_of
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.address import known_address, source
-from consensus_flows.tasks.saved_config import DEFAULT
 
 PATIENCE_S = 15.0
 
