@@ -20,7 +20,7 @@ from consensus_flows.flows.saved_algorithm import load_saved
 from consensus_flows.tasks.batches.addresses import confined, dated
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
-from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -52,6 +52,12 @@ async def batch(
     skip_bad: bool = False,
     records: str | None = None,
     reference_column: str | None = None,
+    wide: bool = False,
+    abstain_below: Annotated[float, Field(gt=0, le=1)] | None = None,
+    review: str | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
+    sample: Annotated[int, Field(ge=1)] | None = None,
+    sample_seed: int = 0,
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
@@ -72,6 +78,13 @@ async def batch(
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
         reference_column: The column of recorded answers, a list or an object by member, that stand in for the first layer
             of a mixture of agents.
+        wide: Write a column for each member in place of the nested answers.
+        abstain_below: Give no answer where a smaller share of the members agrees, 0 to 1.
+        review: File (.csv, .jsonl) of the rows that a person should look at, with a page of the same name beside it; or the
+            page alone (.html).
+        limit: Run only the first rows, at most this many.
+        sample: Run only this many rows, drawn at random.
+        sample_seed: Draws other rows.
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
@@ -86,7 +99,11 @@ async def batch(
     address = confined(output, "output")
     work = Batch(
         source=Source(
-            confined(input, "input"), prompt_column=prompt_column, prompt_template=prompt_template, id_column=id_column
+            confined(input, "input"),
+            prompt_column=prompt_column,
+            prompt_template=prompt_template,
+            id_column=id_column,
+            selection=Selection(limit, sample, sample_seed),
         ),
         output=confined(dated(address), "output"),
         algorithm=name,
@@ -97,6 +114,9 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
+        wide=wide,
+        abstain_below=abstain_below,
+        review=None if review is None else confined(dated(review), "review"),
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):

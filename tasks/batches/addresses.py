@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -57,6 +58,15 @@ class Place(NamedTuple):
         path = PurePosixPath(self.path.lower())
         compression = COMPRESSIONS.get(path.suffix)
         return (PurePosixPath(path.stem).suffix if compression else path.suffix), compression
+
+
+def unsupported(place: Place, endings: Iterable[str]) -> str:
+    """Say that no format has the ending of a file, and which have one."""
+    name = "".join(
+        PurePosixPath(place.path).suffixes[-2:] if place.suffixes()[1] else [PurePosixPath(place.path).suffix]
+    )
+    what = f"unsupported extension {name}" if name else f"{place.name} has no extension"
+    return f"{what}: use {', '.join(endings)}, all but .parquet also with .gz"
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

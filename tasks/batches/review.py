@@ -22,12 +22,12 @@ WORDS: dict[ReasonKind, str] = {
 
 
 def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
-    """Return why a person should look at a row, the weightiest reason first; nothing where it is fine or was not started.
+    """Return why a person should look at a row, the weightiest reason first; nothing where it is fine, was not started or is decided.
 
     Args:
         result: The row's columns; see `RowResult`.
     """
-    if result["status"] == NOT_STARTED:
+    if result["status"] in {NOT_STARTED, DECIDED}:
         return []
     abstained = result["status"] == ABSTAINED
     share = result.get("share")
