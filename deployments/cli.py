@@ -93,6 +93,21 @@ app.command(
     version_flags=[],
 )
 app.command(
+    "consensus_flows.deployments.commands.batches:app",
+    name="batches",
+    help="List the batches, newest first; `consensus batches show ID` shows the rows to look at.",
+)
+app.command(
+    "consensus_flows.deployments.commands.review:app",
+    name="review",
+    help="Bring decisions of a review file into the output of its batch.",
+)
+app.command(
+    "consensus_flows.deployments.commands.diff:diff",
+    name="diff",
+    help="Compare two outputs of batches row by row.",
+)
+app.command(
     "consensus_flows.deployments.commands.preferences.tally:tally",
     name="tally",
     help="Put the recorded preferences of a folder together.",

@@ -3,10 +3,11 @@
 import asyncio
 from dataclasses import replace
 from functools import partial
+from os import PathLike, fspath
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
@@ -18,6 +19,7 @@ from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import DEFAULT, validated
 from consensus_flows.flows.saved_algorithm import load_saved
 from consensus_flows.tasks.batches.addresses import confined, dated
+from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
@@ -37,7 +39,33 @@ def run_name() -> str:
     return f"{PurePosixPath(str(given.get('input') or '')).name}{part}"
 
 
-@flow(name="batch", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+class BatchFlow(Flow[..., Any]):
+    """The flow of a batch, which can be called with rows in place of a file."""
+
+    def __call__(self, input: object, output: str | PathLike[str] | None = None, **parameters: Any) -> Any:  # type: ignore[override]
+        """Run a batch.
+
+        Args:
+            input: A path or an address; or the rows: a data frame of pandas, Polars or Arrow, or a list of objects or texts.
+            output: File of answers; without one `to_frame()` of the result has them.
+            parameters: Further parameters of the flow.
+
+        Returns:
+            What awaits the `BatchSummary`.
+        """
+        source = fspath(input) if isinstance(input, str | PathLike) else kept_rows(input)
+        answers = unnamed_output(source, parameters) if output is None else fspath(output)
+        return super().__call__(source, answers, **parameters)
+
+
+@partial(
+    BatchFlow,
+    name="batch",
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
 @concluded(of_batch)
 async def batch(
     input: str,

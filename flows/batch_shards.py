@@ -32,7 +32,7 @@ from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import merged, write_output
 from consensus_flows.tasks.batches.review_file import Reviewer
 from consensus_flows.tasks.batches.rows import Inventory, input_changed
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
+from consensus_flows.tasks.batches.summary import BatchSummary, describe
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -152,7 +152,7 @@ class _Shards:
         # By their place: another batch of the same rows, with another output, has runs of its own.
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
-        self.progress = Progress(algorithm=batch.algorithm, wanted=inventory.rows)
+        self.progress = batch.progress(wanted=inventory.rows)
         place = None if batch.records is None else place_of(batch.records, "records")
         # The shards may stand elsewhere.
         self._records = place and (place.path if place.local else place.address)
@@ -310,6 +310,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         algorithm=batch.algorithm,
         input=batch.source.address,
         output=batch.output,
+        review=batch.review,
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),

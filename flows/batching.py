@@ -19,7 +19,7 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.tasks.batches.addresses import journal_path, same_place
+from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import check_output, check_records, write_output, write_part, write_record
 from consensus_flows.tasks.batches.results import member_key, not_started, outcome
@@ -93,9 +93,26 @@ class Batch:
             member_key(str(one)) for one in (config.panel() if isinstance(config, PanelConfig) else config.members())
         ]
 
+    def progress(self, wanted: int, resumed: int = 0) -> Progress:
+        """Return the progress of this batch, which begins."""
+        return Progress(
+            flow_run_id=flow_run.id,
+            input=self.source.whole_address,
+            output=self.whole_output(),
+            part=self.part[1] > 1,
+            algorithm=self.algorithm,
+            wanted=wanted,
+            resumed=resumed,
+        )
+
+    def whole_output(self) -> str:
+        """Return the output's address as it holds wherever one stands."""
+        place = place_of(self.output, "output")
+        return place.path if place.local else place.address
+
     def reviewer(self) -> Reviewer:
         """Return what rows go through on their way to the output."""
-        return Reviewer(self.output, self.review, self.abstain_below, self.source.prompt_of)
+        return Reviewer(self.whole_output(), self.review, self.abstain_below, self.source.prompt_of)
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
@@ -187,10 +204,10 @@ def _bad(inventory: Inventory) -> str:
     shown = [describe(bad) for bad in inventory.bad[:SHOWN]]
     more = f"\n... and {inventory.bad_rows - len(shown)} more" if inventory.bad_rows > len(shown) else ""
     if any("wrong encoding" in bad.message for bad in inventory.bad):
-        more += "\nText is read as UTF-8: if the file has another encoding, save it anew"
+        more += "\nText is read as UTF-8: if the file has another encoding, re-encode it"
     return (
-        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; mend them, or leave "
-        "them out with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
+        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; fix them, or skip "
+        "them with skip_bad:\n" + "\n".join(shown) + more
     )
 
 
@@ -240,7 +257,7 @@ class _Run:
         """Why the input is not what was inspected."""
         self._calls = 0
         """Those of rows that were cut among them."""
-        self._progress = Progress(algorithm=batch.algorithm, wanted=self._wanted(), resumed=journal.found)
+        self._progress = batch.progress(wanted=self._wanted(), resumed=journal.found)
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
         self._passed_over = False
@@ -256,6 +273,7 @@ class _Run:
             bad=self._inventory.bad_rows,
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
+            review=batch.review,
         )
         await emit("batch_started", self._progress)
         rows = self._rows()

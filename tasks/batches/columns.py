@@ -168,7 +168,7 @@ class Columns:
         if len(self._known) == 1:
             return next(iter(self._known))
         raise ConfigurationError(
-            f"prompt_column: say which column holds the prompt, or give a prompt_template; {self._listed()}"
+            f"prompt_column: name the column that is the prompt, or give prompt_template; {self._listed()}"
         )
 
     def _listed(self) -> str:
@@ -209,7 +209,7 @@ class Columns:
         # A digest and not the id: 100,000 of them take some megabytes, however long the ids are.
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         if digest in self._ids:
-            return ValueError(f"another row before has the id {_short(name)}")
+            return ValueError(f"duplicate id {_short(name)}")
         self._ids.add(digest)
         return name
 

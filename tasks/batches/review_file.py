@@ -97,7 +97,7 @@ class Reviewer:
         if why and self._review:
             self._members.update(dict.fromkeys(result.get("answers") or {}))
             pending = self._pending.get(result["id"])
-            written = decision.answer if decision else pending[1] if pending and pending[0] == prompt else ""
+            written = pending[1] if pending and pending[0] == prompt else decision.answer if decision else ""
             row = {**result, "reasons": why, "question": prompt, "decision": written}
             self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
         return one._replace(result=result)
@@ -121,7 +121,7 @@ class Reviewer:
             members = list(self._members) if flat else ["answers"]
             columns = [*_BEFORE, *members, *_AFTER, "output"]
             write_rows(file, (self._shown(row, flat=flat) for row in self._all()), columns)
-        title = f"{place_of(self._output, 'output').name}"
+        title = place_of(self._output, "output").name
         name = place_of(file, "review").name if file else ""
         write_file(page, lambda path: write_page(path, self._all(), title=title, file=name, of=of))
 
@@ -130,9 +130,8 @@ class Reviewer:
         return map(json.loads, self._rows)
 
     def _shown(self, row: dict[str, Any], *, flat: bool) -> dict[str, Any]:
-        place = place_of(self._output, "output")
         made = {name: row.get(name) for name in (*_BEFORE, *_AFTER)}
-        made["output"] = place.path if place.local else place.address
+        made["output"] = self._output
         if not flat:
             return made | {"answers": row["answers"]}
         made |= {"reasons": ", ".join(row["reasons"]), **flat_answers(row)}

@@ -106,7 +106,7 @@ def fault_in(value: Any) -> str | None:
             if fault := fault_in_text(one):
                 return fault
         elif isinstance(one, float) and not math.isfinite(one):
-            return f"the number {one} is too large" if math.isinf(one) else "NaN is no JSON value"
+            return f"the number {one} is too large" if math.isinf(one) else "NaN is not a JSON value"
         elif isinstance(one, dict | list):
             if depth > MAX_DEPTH:
                 return TOO_DEEP
@@ -131,7 +131,7 @@ def fault_in_text(text: str) -> str | None:
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, \\u{code:04x},"
-            return f"wrong encoding: {what} is no UTF-8"
+            return f"wrong encoding: {what} is not UTF-8"
     return None
 
 

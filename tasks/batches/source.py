@@ -248,7 +248,7 @@ def read_folder(fs: Any, path: str) -> Iterator[Item | Broken | list[str]]:
         try:
             text = fs.cat_file(one["name"]).decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            yield Broken(number, f"wrong encoding: byte 0x{error.object[error.start]:02x} is no UTF-8", name)
+            yield Broken(number, f"wrong encoding: byte 0x{error.object[error.start]:02x} is not UTF-8", name)
         except OSError as error:
             yield Broken(number, f"it cannot be read: {error.strerror or error}", name)
         else:
