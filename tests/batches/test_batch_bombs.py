@@ -176,7 +176,7 @@ NUMBERS = {
     "1e999999": "is too large",
     "1e99999999999999999999": "is too large",
     "-1E+99999999999999999999": "is too large",
-    "NaN": "NaN is no JSON value",
+    "NaN": "NaN is not a JSON value",
     "Infinity": "is too large",
     "-Infinity": "is too large",
 }

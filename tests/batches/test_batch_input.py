@@ -83,10 +83,10 @@ def test_a_folder_of_prompts(tmp_path):
     one, other, broken, empty = rows_of(folder)
     assert (one.id, one.prompt, one.columns) == ("a", "A", {"file": "a.txt", "prompt": "A"})
     assert (other.id, other.number, other.line) == ("b", 1, 2)
-    assert (broken.where, broken.message) == ("prompts/c.TXT", "wrong encoding: byte 0xff is no UTF-8")
+    assert (broken.where, broken.message) == ("prompts/c.TXT", "wrong encoding: byte 0xff is not UTF-8")
     assert (empty.where, empty.message) == ("prompts/d.md", "the prompt is empty")
     written(folder, "a.md", "another A")
-    assert "another row before has the id" in rows_of(folder)[1].message
+    assert "duplicate id" in rows_of(folder)[1].message
     assert [row.id for row in good(_only(folder, "b.md"), prompt_template="{file}: {prompt}")] == ["b"]
     assert good(folder, prompt_template="{file}: {prompt}")[0].prompt == "b.md: B"
 
@@ -122,8 +122,8 @@ def test_every_bad_line_of_a_csv_file_is_named(tmp_path):
     assert bad(path, id_column="id") == {
         4: "the prompt is empty",
         5: "it has 3 fields, and there are 2 columns",
-        6: "wrong encoding: byte 0xe9 is no UTF-8",
-        7: 'another row before has the id "1"',
+        6: "wrong encoding: byte 0xe9 is not UTF-8",
+        7: 'duplicate id "1"',
         8: "broken CSV: ',' expected after '\"'",
         10: "there is a NUL byte in it",
         11: "column 'id', the id, is empty",
@@ -164,10 +164,10 @@ def test_every_bad_line_of_a_json_lines_file_is_named(tmp_path):
         5: "column 'prompt' is empty",
         6: "column 'prompt' is an array, not a text",
         7: "it is a number, neither an object nor a text",
-        8: "NaN is no JSON value",
+        8: "NaN is not a JSON value",
         9: "the number inf is too large",
-        10: "wrong encoding: byte 0xe9 is no UTF-8",
-        11: "wrong encoding: half a character, \\ud83d, is no UTF-8",
+        10: "wrong encoding: byte 0xe9 is not UTF-8",
+        11: "wrong encoding: half a character, \\ud83d, is not UTF-8",
         12: "there is a NUL byte in it",
         13: "it is nested deeper than 64 levels",
         14: "it is nested deeper than 64 levels",
@@ -228,8 +228,8 @@ def test_a_line_that_is_too_long_is_bad_and_never_held(tmp_path, monkeypatch):
             "input: {} cannot be read: Compressed file ended before",
         ),
         ("q.parquet", b"PAR1", "input: it cannot be read as Parquet"),
-        ("q.xlsx", b"", "input: {} has no ending that tells its format: write .csv, .tsv, .jsonl"),
-        ("q.parquet.gz", b"", "input: {} has no ending that tells its format"),
+        ("q.xlsx", b"", "input: unsupported extension .xlsx: use .csv, .tsv, .jsonl"),
+        ("q.parquet.gz", b"", "input: unsupported extension .parquet.gz"),
     ],
 )
 def test_an_input_that_cannot_be_used_at_all(tmp_path, name, data, message):

@@ -305,10 +305,10 @@ async def test_a_batch_whose_bucket_closes_keeps_all_rows(bucket, vendors, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.json", "has no ending that tells its format: write .jsonl, .ndjson, .csv, .parquet"),
-        ("out", "has no ending that tells its format"),
-        ("out.parquet.gz", "has no ending that tells its format"),
-        ("out.csv.xz", "has no ending that tells its format"),
+        ("out.json", "unsupported extension .json: use .jsonl, .ndjson, .csv, .parquet"),
+        ("out", "out has no extension: use .jsonl"),
+        ("out.parquet.gz", "unsupported extension .parquet.gz"),
+        ("out.csv.xz", "unsupported extension .csv.xz"),
         ("", "is a folder: give a file in it"),
         ("missing/out.csv", "there is no folder "),
     ],
