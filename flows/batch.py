@@ -25,6 +25,7 @@ from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.verdict import concluded, of_batch
 from consensus_flows.tasks.saved_config import DEFAULT, validated
 from consensus_flows.tasks.watch import emit
 
@@ -37,6 +38,7 @@ def run_name() -> str:
 
 
 @flow(name="batch", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+@concluded(of_batch)
 async def batch(
     input: str,
     output: str,

@@ -24,6 +24,7 @@ from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
+from consensus_flows.tasks.reports.verdict import concluded, of_run
 from consensus_flows.tasks.saved_config import resolve_config
 from consensus_flows.tasks.watch import emit
 
@@ -234,6 +235,7 @@ async def begin(
     await emit("ended", record)
 
 
+@concluded(of_run)
 async def run_as_flow(
     run: Callable[..., Awaitable[Record]],
     block: type[Block],

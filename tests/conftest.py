@@ -7,8 +7,16 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+
+import certifi
 
 _HOME = tempfile.mkdtemp(prefix="consensus-tests-")
+# Every client of Prefect and of a vendor loads all authorities anew, 30 ms of CPU each time, and nothing here uses one of them.
+_AUTHORITY = Path(_HOME, "authority.pem")
+_AUTHORITY.write_text(
+    "".join(Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")[:2])
+)
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "CONSENSUS_"))]:
     del os.environ[_name]
 for _name in (
@@ -30,6 +38,8 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # A test that needs a server asks for `prefect_server`. Else Prefect would start one more, which takes ten seconds.
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_API_SSL_CERT_FILE": str(_AUTHORITY),
+    "SSL_CERT_FILE": str(_AUTHORITY),
     "DO_NOT_TRACK": "1",
     "CONSENSUS_BACKOFF_S": "0.01",
     # Some tests make calls outside of a flow, where there is no flow to log to.

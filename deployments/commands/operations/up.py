@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
-from consensus_flows.deployments.server import connect, stop_server
+from consensus_flows.deployments.server import connect, server_environment, stop_server
 from consensus_flows.deployments.server_access import PROFILE
 from consensus_flows.deployments.terminal import Exit, Stop, say
 
@@ -21,6 +21,7 @@ TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
 """What a run may set: not the command, the environment or the folder, with which it could run anything on this machine."""
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
 """Seconds between signs of life of a run; in prefect.yaml too, for pools that take an environment."""
+RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
@@ -36,6 +37,9 @@ def up() -> Exit:
     _prefect("deploy", "--all", "--prefect-file", str(root / "prefect.yaml"))
     pid = _worker()
     say(f"Up: {info.ui_url}/deployments, worker {pid} on pool {POOL!r}.")
+    if info.pid is not None:
+        days = int({**server_environment(), **os.environ}[RETENTION]) / 86400
+        say(f"Finished runs are kept in the UI for {days:g} days; set {RETENTION} (seconds) to change it.")
     profile = "" if info.auth_string is None else f" --profile {PROFILE}"
     say(
         f"""Try: prefect{profile} deployment run 'consortium/consortium' --param prompt="Why is the sky blue?" """.rstrip()
