@@ -42,7 +42,7 @@ _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
-def _panel(error: CycloptsError) -> CycloptsPanel:
+def _panel(error: CycloptsError) -> Any:
     """Say what is wrong with the arguments."""
     text = None
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:

@@ -1,7 +1,6 @@
 """The local model: no key, no cost, llama.cpp's own server behind OpenAI's format."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials, openai_client
@@ -42,9 +41,11 @@ class Local(OpenAI):
 
     async def list_models(self, client: Any, timeout: float) -> list[str]:  # noqa: ARG002  # nobody is asked
         """Name the model that a package carries, where that is installed."""
-        with suppress(LocalModelError):
-            return [SMOLLM2] if gguf_path(SMOLLM2) else []
-        return []
+        try:
+            gguf_path(SMOLLM2)
+        except LocalModelError:
+            return []
+        return [SMOLLM2]
 
     def schema(self, request: Request) -> Any:
         """Bound the schema to the length of an answer."""
