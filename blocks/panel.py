@@ -6,10 +6,9 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
-from consensus_flows.blocks.settings import Settings
+from consensus_flows.blocks.settings import Budget, Settings
 
 TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""

@@ -1,4 +1,4 @@
-"""Settings that a person fills in, and the block in which the settings of an algorithm are saved."""
+"""Settings that a person fills in, the budget among them, and the block in which the settings of an algorithm are saved."""
 
 from typing import Any
 
@@ -21,6 +21,19 @@ class Settings(BaseModel):
     def in_order(cls) -> list[str]:
         """The names of the fields as a form shows them."""
         return list(cls.model_fields)
+
+
+class Budget(Settings):
+    """Limits of a run. Each is checked before a call by reserving the call's worst case."""
+
+    max_calls: int | None = Field(None, ge=1, description="Maximum number of requests, retries included.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens, input and output together.")
+    max_cost_usd: float | None = Field(None, gt=0, description="Maximum cost in US dollars.")
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds after which no call starts, and those under way are cut.",
+    )
 
 
 def saved_config(name: str, config: type[Settings]) -> type[Block]:

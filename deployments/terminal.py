@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from consensus_flows.tasks.atomic_write import atomic_write, is_stream
+from consensus_flows.tasks.files import atomic_write, is_stream
 from consensus_flows.tasks.plain_text import visible
 
 STORED = "Answers that were paid for are stored: the same command takes them from the store"

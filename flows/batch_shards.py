@@ -25,7 +25,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Crashed
 
-from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import SHOWN, Batch
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.output import merged, write_output

@@ -15,8 +15,8 @@ from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal

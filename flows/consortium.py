@@ -117,7 +117,7 @@ def _tell_members(members: list[Turns], iteration: Iteration, seed: str) -> None
     assert iteration.synthesis is not None
     shown = guidance(iteration.synthesis, seed)
     for turns, response in zip(members, iteration.responses, strict=True):
-        turns.go_on(response.text if response.answered else None, shown)
+        turns.continue_after(response.text if response.answered else None, shown)
 
 
 def _best(record: Record, config: ConsortiumConfig) -> Iteration | None:

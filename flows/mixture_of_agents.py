@@ -17,8 +17,7 @@ from consensus_flows.tasks.asking import ask_members, missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.tasks.calls.pacing import Pace, pace_of
-from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.files import place
 from consensus_flows.tasks.openrouter import (
     Api,
     Trial,

@@ -16,8 +16,7 @@ from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
-from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.prompting.turns import Turns, apart

@@ -9,12 +9,12 @@ from typing import Any
 
 from consensus_flows.blocks.member import Member
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.tasks.calls.ask import cancellable
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.cancellation import cancellable
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ErrorKind
-from consensus_flows.tasks.judging.hazards import marked
+from consensus_flows.tasks.prompting.fence import marked
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import CallError, Response
 
@@ -83,7 +83,7 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
         while pending:
             wait = _time_left(took, quorum, straggler_grace, started)
             if wait is not None and wait <= 0:
-                cancellation.because(f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered")
+                cancellation.reason = f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered"
                 break
             done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             took |= {call: time.monotonic() - started for call in done}

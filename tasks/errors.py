@@ -80,3 +80,11 @@ class QuorumError(ConsensusError):
 
 class OutputError(ConsensusError):
     """What was worked out cannot be written; the message says what is kept and what to do."""
+
+
+class HistoryError(ConsensusError):
+    """The history cannot be read or written. A run never fails because of it."""
+
+
+class RowError(HistoryError):
+    """The database refuses this row, and may accept another."""

@@ -105,7 +105,7 @@ class Response(BaseModel):
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
     """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.budget`."""
     hazards: list[str] = Field(default_factory=list)
-    """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.judging.hazards`. It was shown as data."""
+    """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.prompting.fence`. It was shown as data."""
 
     @property
     def answered(self) -> bool:

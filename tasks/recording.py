@@ -1,21 +1,21 @@
 """What every flow puts around its algorithm: watchers look on, and the history gets every run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.history.address import find_address
-from consensus_flows.tasks.history.conversations import Conversation, Turn, current_conversation
-from consensus_flows.tasks.history.writing import Entry, Writer, writer_of
+from consensus_flows.tasks.history.writing import Conversation, Entry, Turn, Writer, current_conversation, writer_of
 from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.termination import heeding_termination
 from consensus_flows.tasks.watch import Watcher, emit, watched_by
 
 WAIT_S = 60.0
@@ -153,3 +153,38 @@ def _add_answers(record: Record, answers: Sequence[Response]) -> None:
         rest = [call for call in missing if call.embedding is None]
         (last.judgements if last.responses else last.responses).extend(rest)
     record.add_up()
+
+
+@contextmanager
+def heeding_termination() -> Iterator[None]:
+    """Let a run end by SIGTERM wherever the signal lands: raise in the block what the event loop would only report.
+
+    Prefect raises `TerminationSignal` in whatever runs at that moment. Where that is a callback of the event loop, asyncio
+    reports the exception and continues, and a run that was to be cancelled works on until it is killed.
+
+    Raises:
+        TerminationSignal: If one has landed in a callback.
+    """
+    loop, current, landed = asyncio.get_running_loop(), asyncio.current_task(), False
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal landed
+        if isinstance(context.get("exception"), TerminationSignal) and current is not None:
+            landed = True
+            current.cancel()
+        elif before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if landed and current is not None:
+            current.uncancel()
+            raise TerminationSignal(signal.SIGTERM) from None
+        raise
+    finally:
+        loop.set_exception_handler(before)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
 from consensus_flows.deployments.server import connect, find_server
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.address import (
     VARIABLE,
     find_address,

@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from consensus_flows.tasks.atomic_write import atomic_write, is_stream
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
@@ -25,6 +24,7 @@ from consensus_flows.tasks.batches.summary import RESULT_COLUMNS
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.writing import write_csv, write_json_lines
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.files import atomic_write, is_stream
 from consensus_flows.tasks.record import Record
 
 _NAME_BYTES = 200

@@ -14,10 +14,9 @@ from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pacing import pace_of
 from consensus_flows.tasks.calls.pricing import price
-from consensus_flows.tasks.calls.providers import Endpoint, client_of
+from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.settings import setting
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.readers import UnreadableError, check_readable

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import isfinite
 from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,9 +26,7 @@ from consensus_flows.blocks.addresses import proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.tasks.calls.request import CallKind
-from consensus_flows.tasks.calls.settings import setting
-from consensus_flows.tasks.calls.vendors import all_vendors
-from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor
+from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
 
 KEYLESS_CONCURRENCY = 4
@@ -146,6 +145,24 @@ def _instances(documents: Any) -> dict[str, ModelCredentials]:
                     f"the saved credentials {document['name']!r} cannot be used: check {fields}"
                 ) from None
     return found
+
+
+def setting(name: str, default: float) -> float:
+    """Read `CONSENSUS_<name>` from the environment.
+
+    Raises:
+        ConfigurationError: If it is no number, or below 0.
+    """
+    value = os.environ.get(f"CONSENSUS_{name}")
+    if not value:
+        return default
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if not isfinite(number) or number < 0:
+        raise ConfigurationError(f"CONSENSUS_{name} is {value!r}: write a number from 0 up")
+    return number
 
 
 async def endpoint_of(provider: str, model: str) -> Endpoint:

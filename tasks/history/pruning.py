@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
-from consensus_flows.tasks.history.schema import calls, conversations, iterations, runs, turns
+from consensus_flows.tasks.history.database import calls, conversations, iterations, runs, turns
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database

@@ -11,10 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
 
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.history import HistoryError
-from consensus_flows.tasks.history.conversations import Conversation
-from consensus_flows.tasks.history.schema import calls, conversations, runs, turns
-from consensus_flows.tasks.history.writing import Row, username
+from consensus_flows.tasks.errors import HistoryError
+from consensus_flows.tasks.history.database import calls, conversations, runs, turns
+from consensus_flows.tasks.history.writing import Conversation, Row, username
 from consensus_flows.tasks.record import known_cost
 
 LISTED = 5

@@ -19,8 +19,7 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
+from consensus_flows.tasks.prompting.prompt_sets import PromptSet, divide, prompt_set, prompt_sets
 from consensus_flows.tasks.record import Response, put_together, read_sources
 from tests.kits.command_kit import commands
 from tests.kits.kinds import kinds

@@ -12,8 +12,7 @@ from consensus_flows.tasks.calls.budget import most_tokens, spending, worst_case
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.request import Usage as Tokens
-from consensus_flows.tasks.calls.vendors import all_vendors
-from consensus_flows.tasks.calls.vendors.vendor import charged, total, usage_of
+from consensus_flows.tasks.calls.vendors.vendor import all_vendors, charged, total, usage_of
 from tests.kits.asking import asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply
 

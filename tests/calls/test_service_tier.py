@@ -17,14 +17,13 @@ from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.pump import run_pump
-from consensus_flows.tasks.calls.cache_key import LEFT_OUT, request_key
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.failures import Fault, classify
 from consensus_flows.tasks.calls.pricing import FLEX_FACTOR, price
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.providers import _endpoint as _endpoint_of
-from consensus_flows.tasks.calls.request import Request
-from consensus_flows.tasks.calls.vendors import all_vendors
+from consensus_flows.tasks.calls.request import LEFT_OUT, Request, request_key
+from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import answer, asking, outcome, question
 from tests.kits.command_kit import commands

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.commands.algorithms.batch import run_batch_flow
 from consensus_flows.deployments.commands.algorithms.layer_view import totals
 from consensus_flows.deployments.commands.algorithms.questions import folder

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import GoogleCredentials, ModelCredentials
 from consensus_flows.tasks.calls import failures
-from consensus_flows.tasks.calls.embeddings import packed
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.vendor import (
@@ -22,6 +21,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     total,
     usage_of,
 )
+from consensus_flows.tasks.readers import packed
 from consensus_flows.tasks.record import Usage
 
 _FINISH: dict[str, FinishReason] = {

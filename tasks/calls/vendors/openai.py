@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
-from consensus_flows.tasks.calls.embeddings import packed
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.vendor import (
@@ -21,6 +20,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     schema_instruction,
     usage_of,
 )
+from consensus_flows.tasks.readers import packed
 from consensus_flows.tasks.record import Usage
 
 _FINISH: dict[str, FinishReason] = {
