@@ -34,6 +34,8 @@ class Exit(IntEnum):
     NO_ANSWER = 1
     BAD_INPUT = 2
     BUDGET = 3
+    NEVER_ANSWERED = 4
+    """A batch has an answer for every row, and a member has none."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.

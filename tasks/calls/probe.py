@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.sampling import Sampling
-from consensus_flows.tasks.calls.ask import BACKOFF_S
 from consensus_flows.tasks.calls.attempt import CallLog, attempt, call_log
-from consensus_flows.tasks.calls.providers import Endpoint, client_of
+from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.calls.settings import setting
 from consensus_flows.tasks.errors import ErrorKind, ModelError
 from consensus_flows.tasks.plain_text import did_you_mean
+from consensus_flows.tasks.record import bill
 
 PATIENCE_S = 15.0
 """Seconds that a vendor has to answer."""
@@ -40,6 +39,11 @@ class Probed(NamedTuple):
     problems: dict[ModelName, str]
     tested: list[ModelName]
     cost_usd: float | None
+
+    def describe(self) -> str:
+        """Say which test calls were made."""
+        names = ", ".join(map(str, self.tested))
+        return f"{len(self.tested)} test calls beside all others, {bill(self.cost_usd)}: no list of models has {names}"
 
 
 async def offered(endpoint: Endpoint, model: str = "") -> list[str]:
