@@ -9,9 +9,9 @@ import pytest
 from consensus_flows.tasks.calls.breaker import Breaker
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import TakenOut
-from tests.kits.batch_kit import THREE, column, prompts, read, serve
+from tests.kits.batch_kit import THREE, answer, column, prompts, read, serve
 from tests.kits.command_kit import Command, commands
-from tests.vendors import LoopbackVendors, Reply, faults
+from tests.vendors import ANY, LoopbackVendors, Reply, faults
 
 
 @pytest.fixture
@@ -22,11 +22,10 @@ def consensus(results: str, vendors: LoopbackVendors, monkeypatch, capsys) -> Co
 
 def test_a_model_that_cannot_answer_is_found_before_the_first_row(consensus, vendors, tmp_path, monkeypatch):
     vendors.models = ["b", "c", "gpt-6-luna", "gpt-6.1-sol"]
-    vendors.script("gpt-6-lina", then=faults.not_found())
+    vendors.script(ANY, then=lambda seen: faults.not_found()(seen) if seen.model == "gpt-6-lina" else answer(seen))
     file, out = prompts(tmp_path, 3), tmp_path / "out.jsonl"
     panel = ["--flow", "vote", "-m", "openai/gpt-6-lina", "-m", "anthropic/b", "-m", "google/c"]
     for extra in ([], ["--dry-run"]):
-        vendors.script("/models", then=None)
         ran = consensus("batch", file, "-o", out, *panel, *extra)
         assert ran.code == 2 and not out.exists()
         assert "openai/gpt-6-lina" in ran.err and "Did you mean gpt-6-luna" in ran.err and vendors.openai_url in ran.err
