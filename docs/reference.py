@@ -16,6 +16,7 @@ from consensus_flows.deployments.cli import app
 from consensus_flows.deployments.commands.algorithms.batch import command as batch
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.batches.results import output_columns
+from consensus_flows.tasks.batches.results import output_columns
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,7 +62,7 @@ def record() -> str:
 def columns() -> str:
     """The columns of a batch's output."""
     head = "# Output columns\n\nWhat a [batch](../batch.md) writes for each row, in this order, before the row's own columns."
-    rows = "".join(f"\n| `{one.name}` | {_cell(one.meaning)} |" for one in output_columns())
+    rows = "".join(f"\n| `{column.name}` | {_cell(column.meaning)} |" for column in output_columns())
     return f"{head}\n\n| column | meaning |\n|---|---|{rows}"
 
 
