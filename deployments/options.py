@@ -295,7 +295,7 @@ def _checked_set(name: str) -> str:
         prompt_set(name)
         return str(path_of(name)) if is_path(name) else name
     except ConfigurationError as error:
-        raise Stop(f"--prompt-set: {error.message.removeprefix('prompt_set: ')}") from None
+        raise Stop(f"--prompt-set: {error.reason}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import check_output, check_records, write_output, write_part, write_record
+from consensus_flows.tasks.batches.results import not_started, outcome
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe, not_started, outcome
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller

@@ -32,7 +32,16 @@ class ConsensusError(Exception):
 
 
 class ConfigurationError(ConsensusError, ValueError):
-    """Something the user wrote cannot be used; found before any call is paid for."""
+    """Something the user wrote cannot be used; found before any call is paid for.
+
+    Attributes:
+        field: The setting or parameter that is wrong, where it is one; the message begins with it.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, reason: str = "", *, field: str = "") -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field, self.reason = field, reason
 
 
 class ModelError(ConsensusError):

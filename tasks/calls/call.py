@@ -76,7 +76,9 @@ class Caller:
                 setattr(response, name, getattr(result, name))
             # The same for all instances of a model, so that it is said once.
             response.warnings = [
-                RunWarning(kind="adjusted", message=text, member=request.name) for text in result.warnings
+                RunWarning(kind=kind, message=text, member=request.name)
+                for kind, texts in (("adjusted", result.warnings), ("odd_response", result.doubts))
+                for text in texts
             ]
             response.stored_cost_usd = result.cost_usd
             response.cached = not log.attempts

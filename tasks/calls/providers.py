@@ -74,8 +74,8 @@ class Endpoint:
         provider: Name of the provider.
         vendor: Whose API it speaks.
         address: Base URL, or the identity of local weights; part of the cache key.
-        max_concurrency: Most calls under way at once.
-        requests_per_minute: Most calls started a minute; None for no limit.
+        max_concurrency: Maximum number of concurrent calls.
+        requests_per_minute: Maximum number of calls started per minute; None for no limit.
         credentials: The block to make a client from; None where none are needed, and calls cost nothing.
         saved: Whether the credentials are a saved block.
         base_url: Where the address comes from.

@@ -54,7 +54,7 @@ class BatchOptions:
     prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """The prompt as a text with {column} in it, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The column that tells rows apart; default: id where there is one, else the line number."""
+    """The column that tells rows apart; default: id where there is one, else the row number."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
     """Rows that are worked on at once."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False

@@ -14,11 +14,11 @@ from consensus_flows.deployments.commands.settings.saved import find, saved_conf
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.run import DEFAULT
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
-from consensus_flows.tasks.saved_config import DEFAULT
 
 NO_LIST: frozenset[ErrorKind] = frozenset({"not_found", "bad_request", "malformed", "empty", "unknown"})
 """How a server fails that has no list of models."""
