@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.tasks.asking import Turns, guidance
 from consensus_flows.tasks.batches.planning import (
     COMPARISON_CHARACTERS,
     SCHEMA_CHARACTERS,
@@ -25,7 +26,6 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
-from consensus_flows.tasks.prompting.turns import Turns, guidance
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.reports.report import (
@@ -39,7 +39,6 @@ from consensus_flows.tasks.reports.report import (
     percent,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consortium(

@@ -12,7 +12,7 @@ from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
@@ -31,7 +31,6 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 from consensus_flows.tasks.watch import emit
 
 

