@@ -66,15 +66,15 @@ class MixturePrompts(Settings):
 
     initial: str | None = Field(
         None,
-        description="What the models of the first layer are told; an empty text for nothing.",
+        description="Instructions for the models of the first layer; an empty text for none.",
     )
     aggregate: str | None = Field(
         None,
         min_length=1,
-        description="What the models of the further layers are told to do with the answers before.",
+        description="Instructions for the models of the further layers: what to do with the answers before.",
     )
     final: str | None = Field(
         None,
         min_length=1,
-        description="What the aggregator is told to do with the answers.",
+        description="Instructions for the aggregator: what to do with the answers.",
     )

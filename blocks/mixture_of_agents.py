@@ -39,7 +39,7 @@ class MixtureOfAgentsConfig(RunConfig):
         None,
         ge=2,
         description=(
-            "Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far "
+            "Maximum number of answers that the aggregator sees at once; with more, it continues from its synthesis so far "
             "(Self-MoA-Seq). Default: all at once."
         ),
     )

@@ -200,7 +200,7 @@ def apart(system: str | None, conversation: Sequence[Message]) -> tuple[str | No
 
 
 class Turns:
-    """The conversation of one member, which goes on from its own earlier answer."""
+    """The conversation of one member, which continues from its own earlier answer."""
 
     def __init__(self, question: str, system: str | None = None, conversation: Sequence[Message] = ()) -> None:
         first = (Message(role="system", content=system),) if system else ()
