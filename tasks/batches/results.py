@@ -9,6 +9,8 @@ from consensus_flows.tasks.record import CallError, Iteration, Record, Response
 
 NOT_STARTED = "not_started"
 TIE = "tie"
+ABSTAINED = "abstained"
+DECIDED = "decided"
 
 
 class MemberAnswer(BaseModel):
@@ -39,7 +41,8 @@ class RowResult(BaseModel):
     """The panel's answer; empty if there is none."""
     status: str = NOT_STARTED
     """How the run ended: `finished`, `confident`, `agreed`, `max_iterations`, `budget`, `failed`; `tie` where several answers
-    have the most votes and the member listed first decided; `not_started` for a row that was left."""
+    have the most votes and the member listed first decided; `abstained` where too few agree for `--abstain-below`; `decided`
+    by a person; `not_started` for a row that was left."""
     degraded: bool = False
     """Whether a call failed, or a stand-in answered."""
     confidence: float | None = None
@@ -74,6 +77,12 @@ class RowResult(BaseModel):
     """What the arbiter reports of a minority. Only for a consortium."""
     hazards: dict[str, list[str]] | None = None
     """By member, what in its text looks like an attack on a judge or a reader."""
+    panel_answer: str | None = None
+    """What the panel answered, where `answer` is not that: it abstained, or a person decided."""
+    decided_by: str | None = None
+    """Who decided, where a person did."""
+    decided_at: str | None = None
+    """When, in UTC."""
     answers: dict[str, MemberAnswer] | None = None
     """By member (`provider/model`, further instances `provider/model#2`): `answer` (what was read out of the text where votes are
     counted, else empty), `text`, `cost_usd` (when the answer was made), `input_tokens`, `output_tokens`, `error`."""

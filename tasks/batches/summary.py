@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from consensus_flows.tasks.batches.results import NOT_STARTED
+from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
+from consensus_flows.tasks.batches.review import reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
+from consensus_flows.tasks.record import TakenOut
 
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
@@ -28,6 +30,11 @@ class RowSums(BaseModel):
     """Rows with an answer."""
     failed: int = 0
     degraded: int = 0
+    ties: int = 0
+    abstained: int = 0
+    """Rows without an answer because too few members agree."""
+    to_review: int = 0
+    """Rows that a person should look at."""
     not_started: int = 0
     """Rows that were left: the budget ended, or the batch was stopped."""
     calls: int = 0
@@ -40,11 +47,15 @@ class RowSums(BaseModel):
         self.rows += 1
         if result["status"] == NOT_STARTED:
             self.not_started += 1
+        elif result["status"] == ABSTAINED:
+            self.abstained += 1
         elif result["answer"] is None:
             self.failed += 1
         else:
             self.done += 1
             self.degraded += bool(result["degraded"])
+        self.ties += bool(result.get("tie"))
+        self.to_review += bool(reasons(result))
         self.calls += result["calls"] or 0
         self.cached_calls += result["cached_calls"] or 0
         if result["agreement"] is not None:
@@ -63,11 +74,22 @@ class Progress(RowSums):
     @property
     def finished(self) -> int:
         """Rows that are finished, by this run and by earlier ones."""
-        return self.resumed + self.done + self.failed
+        return self.resumed + self.done + self.failed + self.abstained
 
     def add_shard(self, sums: Mapping[str, Any]) -> None:
         """Count the rows of a shard that has ended, those of its earlier runs among them."""
-        for name in ("rows", "done", "failed", "degraded", "not_started", "calls", "cached_calls"):
+        for name in (
+            "rows",
+            "done",
+            "failed",
+            "degraded",
+            "ties",
+            "abstained",
+            "to_review",
+            "not_started",
+            "calls",
+            "cached_calls",
+        ):
             setattr(self, name, getattr(self, name) + sums.get(name, 0))
 
 
@@ -97,6 +119,12 @@ class BatchSummary(RowSums):
     possibly_billed: int = 0
     """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
     models: list[ModelSummary] = Field(default_factory=list)
+    requests: int = 0
+    """Requests that were sent for these calls, retries included."""
+    never_answered: list[str] = Field(default_factory=list)
+    """The models that were asked and have not answered once."""
+    taken_out: list[TakenOut] = Field(default_factory=list)
+    """The models that kept failing, and were not asked for the rest of the run."""
     duration_s: float = 0.0
     """Seconds that this run took."""
     calls_per_s: float = 0.0
@@ -105,10 +133,16 @@ class BatchSummary(RowSums):
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output, and note why it has no answer."""
         super().add(result)
-        if result["answer"] is None and result["status"] != NOT_STARTED and len(self.failures) < SHOWN_FAILURES:
+        if (
+            result["answer"] is None
+            and result["status"] not in {NOT_STARTED, ABSTAINED}
+            and len(self.failures) < SHOWN_FAILURES
+        ):
             self.failures.append(f"{result['id']}: {result['error'] or result['status']}"[:500])
 
     def add_bill(self, totals: Totals) -> None:
         """Say what was sent and paid, by all runs of the batch."""
         self.sent_calls, self.models = totals.sent, totals.models()
+        self.requests = sum(model.requests for model in self.models)
+        self.never_answered = [model.model for model in self.models if model.never_answered]
         self.cost_usd, self.possibly_billed = totals.cost_usd, totals.possibly_billed
