@@ -17,7 +17,7 @@ __all__ = ["AnthropicCredentials", "GoogleCredentials", "OpenAICompatibleCredent
 
 MAX_RESPONSE_MB = 16.0
 """The largest response that is read, unpacked. The longest answers of models have one; JSON of 16 MB made to be slow takes
-two seconds to parse, in which no other call goes on."""
+two seconds to parse, in which no other call continues."""
 
 # Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
 _LOGO = HttpUrl(

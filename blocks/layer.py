@@ -68,15 +68,15 @@ class MixturePrompts(Settings):
 
     initial: str | None = Field(
         None,
-        description="Instruction to the first layer; an empty text for none.",
+        description="Instructions for the first layer; an empty text for none.",
     )
     aggregate: str | None = Field(
         None,
         min_length=1,
-        description="Instruction to the further layers.",
+        description="Instructions for the further layers.",
     )
     final: str | None = Field(
         None,
         min_length=1,
-        description="Instruction to the aggregator.",
+        description="Instructions for the aggregator.",
     )

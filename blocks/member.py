@@ -63,7 +63,7 @@ def parse_member(text: str) -> tuple[ModelName, int]:
 
 
 def members_of(names: list[str]) -> list[Member]:
-    """List every instance of the named models in order; a model named twice goes on counting."""
+    """List every instance of the named models in order; a model named twice keeps counting."""
     seen: dict[ModelName, int] = {}
     members: list[Member] = []
     for text in names:

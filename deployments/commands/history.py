@@ -262,7 +262,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
 
     asyncio.run(save())
     saved[server_address()] = url
-    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that run already go on as before.")
+    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that are running keep the old one.")
     if from_environment():
         say(f"Here {VARIABLE} is set, which comes first.")
     return Exit.ANSWER
@@ -287,7 +287,7 @@ def remove() -> Exit:
 
 @app.command
 def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
-    """Delete runs from the history that are older, with their calls. A conversation that went on later is kept whole.
+    """Delete runs from the history that are older, with their calls. A conversation that continued later is kept whole.
 
     Answers in the store, and what Prefect keeps of the runs, are not touched.
 
@@ -305,7 +305,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_ru
             found = pruning.prune(history, before)
             if found.runs:
                 history.shrink()
-    kept = f"; {found.kept} as old are kept: their conversations went on" if found.kept else ""
+    kept = f"; {found.kept} as old are kept: their conversations continued" if found.kept else ""
     put(f"{'would delete' if dry_run else 'deleted'} {found.runs} runs and {found.calls} calls{kept}")
     return Exit.ANSWER
 
