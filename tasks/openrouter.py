@@ -28,7 +28,7 @@ from consensus_flows.tasks.calls.vendors.openai import VENDOR, fault_in_body
 from consensus_flows.tasks.calls.vendors.vendor import malformed
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.record import CallError
-from consensus_flows.tasks.reports.report import cell
+from consensus_flows.tasks.reports.markdown import cell
 
 PROVIDER = "openrouter"
 TIMEOUT_S = 30.0
