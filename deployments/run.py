@@ -16,7 +16,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from consensus_flows.deployments.view import Lines, LiveTable, outcome, summary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
-from consensus_flows.tasks.history.conversations import Conversation, continuing
+from consensus_flows.tasks.history.writing import Conversation, continuing
 from consensus_flows.tasks.record import NoAnswerError, Record
 from consensus_flows.tasks.watch import Watcher, watched_by
 
@@ -27,11 +27,11 @@ class OutputOptions:
     """What is printed and written."""
 
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUT)] = None
-    """File into which the whole record is written as JSON."""
+    """File for the whole record as JSON."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the whole record as JSON on stdout, and nothing else."""
     raw: Annotated[bool, Parameter(group=OUTPUT)] = False
-    """Print the answer alone: no view of the run, no summary."""
+    """Print only the answer: no progress, no summary."""
 
     brief = False
     """Whether a line will do for a summary; for commands that run many flows, and no option."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import new_samples
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
@@ -25,7 +25,6 @@ from consensus_flows.tasks.record import Iteration, JudgeRanking, Record, Synthe
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.preference_report import number_text, said_by, scores_lines, scores_table
 from consensus_flows.tasks.reports.report import Artifact, Report, calls_artifact, iteration_page
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_prefer(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
-from consensus_flows.flows.run import FLOW, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, member_calls
 from consensus_flows.tasks.calls.call import Call
@@ -17,7 +17,6 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.reports.markdown import cell, prose
 from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, answer_section, calls_table
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_pump(

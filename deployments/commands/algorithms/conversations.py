@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from consensus_flows.deployments.options import OUTPUT
 from consensus_flows.deployments.terminal import Stop
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.history import HistoryError
-from consensus_flows.tasks.history.conversations import Conversation
+from consensus_flows.tasks.errors import HistoryError
+from consensus_flows.tasks.history.writing import Conversation
 
 
 @Parameter(name="*")
@@ -19,9 +19,9 @@ class ConversationOptions:
     """Which conversation is continued; by default a new one begins."""
 
     go_on: Annotated[bool, Parameter(name=["--continue", "-c"], group=OUTPUT, negative="")] = False
-    """Continue after your latest answer."""
+    """Continue the latest conversation."""
     cid: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """Continue this conversation after its latest answer, or after the answer of this run. An id or its beginning."""
+    """Conversation or run to continue: its ID, or the start of it."""
 
     @cached_property
     def conversation(self) -> Conversation:
