@@ -70,7 +70,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).pid, flush=True)
 {run}
 """
-    worker = processes.start(
+    worker = processes.start_new(
         [sys.executable, "-c", code, "worker start"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     child = int(worker.stdout.readline())
