@@ -73,29 +73,30 @@ def run(arguments: list[str], cwd: str | None, env: dict[str, str], session: boo
     os.environ.update(env)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    how, what, *rest = arguments
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    sys.argv = [how if how == "-c" else what, *rest]
-    if what == COMMAND:
+    if arguments[:2] == ["-m", COMMAND]:
+        sys.argv = arguments[1:]
         entry = importlib.import_module(COMMAND).entry
         _read_settings_again()
         entry()
         return
     _read_settings_again()
-    if how == "-m":
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
         sys.path.insert(0, str(Path.cwd()))
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    elif how == "-c":
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
         sys.path.insert(0, "")
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main
-        exec(compile(what, "<string>", "exec"), main.__dict__)
+        exec(compile(arguments[1], "<string>", "exec"), main.__dict__)
     else:
-        sys.path.insert(0, str(Path(how).resolve().parent))
         sys.argv = arguments
-        runpy.run_path(how, run_name="__main__")
+        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def _read_settings_again() -> None:
