@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet
-CODE := consensus_flows/__init__.py blocks tasks flows deployments tests $(wildcard examples benchmarks)
+CODE := consensus_flows/__init__.py blocks tasks flows deployments tests $(wildcard examples benchmarks docs)
 
 # Tests run in several processes, each with a Prefect server of its own: one more than there are cores, since tests wait, too.
 # One that has no tests left takes some of another's.
@@ -12,7 +12,7 @@ PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit lint types up down bench lock clean
+.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ test-latest: ## The same in .venv-latest, with the newest versions that pyprojec
 	$(LATEST)/bin/ruff format --check $(CODE)
 	$(LATEST)/bin/mypy
 	$(LATEST)/bin/$(PYTEST)
+
+docs: setup ## Write the documentation site to build/site, and check its links
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 lint: setup ## Mend what ruff can mend, and format
 	$(VENV)/bin/ruff check --fix $(CODE)

@@ -1,7 +1,6 @@
 """What is saved: the credentials of a vendor, a saved configuration of a flow."""
 
 from consensus_flows.blocks import credentials
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 
@@ -15,6 +14,7 @@ from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import Vote, VoteConfig
 
 __all__ = [

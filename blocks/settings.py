@@ -1,4 +1,4 @@
-"""Settings that a person fills in, and the block in which the settings of an algorithm are saved."""
+"""Settings that a person fills in, the budget among them, and the block in which the settings of an algorithm are saved."""
 
 from typing import Any
 
@@ -21,6 +21,19 @@ class Settings(BaseModel):
     def in_order(cls) -> list[str]:
         """The names of the fields as a form shows them."""
         return list(cls.model_fields)
+
+
+class Budget(Settings):
+    """Limits of a run. Each is checked before a call by reserving the call's worst case."""
+
+    max_calls: int | None = Field(None, ge=1, description="Maximum number of requests, including retries.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of input and output tokens.")
+    max_cost_usd: float | None = Field(None, gt=0, description="Maximum cost in US dollars.")
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Deadline in seconds: no call starts afterwards, and calls in progress are canceled.",
+    )
 
 
 def saved_config(name: str, config: type[Settings]) -> type[Block]:
@@ -47,6 +60,6 @@ def saved_config(name: str, config: type[Settings]) -> type[Block]:
                 "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
             ),
             "_documentation_url": HttpUrl("https://www.prefect.io/docs/latest/develop/blocks"),
-            "config": Field(description="The settings of the run."),
+            "config": Field(description="Settings of the run."),
         },
     )

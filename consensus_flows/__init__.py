@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from consensus_flows.blocks.budget import Budget as Budget
     from consensus_flows.blocks.consensus_learning import ConsensusLearning as ConsensusLearning
     from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig as ConsensusLearningConfig
     from consensus_flows.blocks.consortium import Consortium as Consortium
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from consensus_flows.blocks.pump import Pump as Pump
     from consensus_flows.blocks.pump import PumpConfig as PumpConfig
     from consensus_flows.blocks.sampling import Sampling as Sampling
+    from consensus_flows.blocks.settings import Budget as Budget
     from consensus_flows.blocks.settings import saved_config as saved_config
     from consensus_flows.blocks.vote import Vote as Vote
     from consensus_flows.blocks.vote import VoteConfig as VoteConfig
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     from consensus_flows.tasks.reports.report import Report as Report
 
 _NAMES = {
-    "blocks.budget": ("Budget",),
     "blocks.consensus_learning": ("ConsensusLearning", "ConsensusLearningConfig"),
     "blocks.consortium": ("Consortium", "ConsortiumConfig"),
     "blocks.credentials": (
@@ -85,7 +84,7 @@ _NAMES = {
     "blocks.prefer": ("Prefer", "PreferConfig"),
     "blocks.pump": ("Pump", "PumpConfig"),
     "blocks.sampling": ("Sampling",),
-    "blocks.settings": ("saved_config",),
+    "blocks.settings": ("Budget", "saved_config"),
     "blocks.vote": ("Vote", "VoteConfig"),
     "deployments.server": ("connect",),
     "flows.algorithms": ("Algorithm",),

@@ -18,7 +18,7 @@ from consensus_flows.deployments.options import FILE, OUTPUT, configured, foreig
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.flows.algorithms import MAIN, Algorithm, algorithm, algorithms
-from consensus_flows.tasks.saved_config import DEFAULT
+from consensus_flows.flows.run import DEFAULT
 
 Name = Annotated[str | None, Parameter(group=OUTPUT)]
 Given = dict[str, Any]

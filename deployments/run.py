@@ -16,7 +16,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, checked_output, put, put_json, say, write_whole
 from consensus_flows.deployments.view import Lines, LiveTable, outcome, summary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
-from consensus_flows.tasks.history.conversations import Conversation, continuing
+from consensus_flows.tasks.history.writing import Conversation, continuing
 from consensus_flows.tasks.record import NoAnswerError, Record
 from consensus_flows.tasks.watch import Watcher, watched_by
 

@@ -49,7 +49,7 @@ from consensus_flows.deployments.server_access import (
 )
 from consensus_flows.deployments.server_away import speak_plainly
 from consensus_flows.deployments.terminal import say
-from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.files import atomic_write
 
 START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or more; one that fails ends much sooner.
 STOP_TIMEOUT_S = 15.0

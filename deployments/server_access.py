@@ -15,7 +15,7 @@ from prefect.settings import (
     save_profiles,
 )
 
-from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.files import atomic_write
 
 PROFILE = "consensus"
 """The Prefect profile that always names the server started last: `prefect --profile consensus ...`."""

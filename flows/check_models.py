@@ -15,8 +15,8 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.check_models import CheckCase, CheckModelsConfig
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.run import begin
 from consensus_flows.tasks.asking import ask_members

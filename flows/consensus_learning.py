@@ -5,23 +5,23 @@ the aggregator sees the question, answers are labelled and fenced, one failing m
 sees its own earlier answer. The decentralized approach is the consensus phase of arXiv:2402.16157.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from prefect import flow
 
-from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig, PromptType
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, nearest
 from consensus_flows.tasks.counting.consensus import decentralized, held_texts, majority, stable, tied
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.judging.aggregator import aggregate
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.measuring import likeness_of
-from consensus_flows.tasks.prompting.turns import Learner, feedback
-from consensus_flows.tasks.prompts import prompt
+from consensus_flows.tasks.prompting.fence import fenced
+from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Iteration, Record, Settlement
 from consensus_flows.tasks.reports.report import (
     Artifact,
@@ -32,7 +32,6 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consensus_learning(
@@ -59,7 +58,7 @@ async def run_consensus_learning(
     async with begin("consensus-learning", prompt, config, call, conversation=conversation, word="round") as run:
         if any(member.name in config.aggregators() for member in config.panel()):
             run.warn("self_preference", "the aggregator is also a member: it may prefer its own answer")
-        back = feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.order_seed))
+        back = Feedback(config.aggregated_prompt_type, config.improvement_prompt, str(config.order_seed))
         learners = [Learner(prompt, back, run.system, run.conversation) for _ in config.panel()]
         for _ in range(config.iterations + 1):
             async with run.iteration() as iteration:
@@ -73,7 +72,7 @@ async def run_consensus_learning(
     return run.record
 
 
-async def _round(run: Run[ConsensusLearningConfig], iteration: Iteration, learners: list[Learner]) -> bool:
+async def _round(run: Run[ConsensusLearningConfig], iteration: Iteration, learners: "list[Learner]") -> bool:
     """Run one round, and tell whether it was the last one."""
     config, record = run.config, run.record
     await run.ask(iteration, config.panel(), learners, quorum=config.needed())
@@ -135,13 +134,78 @@ async def _is_stable(run: Run[ConsensusLearningConfig]) -> bool:
     return stable(before, now, config.stability_threshold, likeness)
 
 
-def _tell_members(learners: list[Learner], iteration: Iteration) -> None:
+def _tell_members(learners: "list[Learner]", iteration: Iteration) -> None:
     """Tell every member what the round came to; without a central aggregator, what it holds itself."""
     assert iteration.synthesis is not None
     held = held_texts(iteration.answered(), iteration.settlement) if iteration.settlement else {}
     for learner, response in zip(learners, iteration.responses, strict=True):
         consensus = held.get(response.member, iteration.synthesis.text)
-        learner.go_on(response.text if response.answered else None, consensus)
+        learner.continue_after(response.text if response.answered else None, consensus)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How the consensus of a round goes back to the members in consensus learning.
+
+    Attributes:
+        role: In whose turn it stands. `system` joins the leading system message, because none may follow a user's turn.
+        improvement: What the member is asked to do with it; empty for the built-in text.
+        seed: Decides the tag that fences the consensus.
+    """
+
+    role: PromptType
+    improvement: str
+    seed: str
+
+
+class Learner:
+    """The conversation of one member."""
+
+    def __init__(
+        self, question: str, back: Feedback, system: str | None = None, conversation: Sequence[Message] = ()
+    ) -> None:
+        self._system = system
+        self._settled = tuple(conversation)
+        self._question = question
+        self._back = back
+        self._consensus: str | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the member is asked next."""
+        system = "\n\n".join(text for text in (self._system, self._consensus_for("system")) if text)
+        first = (Message(role="system", content=system),) if system else ()
+        return (*first, *self._settled, *self._asked())
+
+    def continue_after(self, answer: str | None, consensus: str) -> None:
+        """Continue after `answer` with the `consensus`; a member that gave none is asked the same, with the consensus."""
+        if answer is not None:
+            self._settled = (*self._settled, *self._asked(), Message(role="assistant", content=answer))
+            self._question = ""
+        self._consensus = consensus
+
+    def _asked(self) -> tuple[Message, ...]:
+        """The turns that have not been answered; they begin and end with the user's."""
+        if self._consensus is None:
+            return (Message(role="user", content=self._question),)
+        improvement = self._back.improvement.strip() or prompt("improve")
+        if self._back.role == "assistant":
+            return (
+                Message(role="user", content=self._question or prompt("consensus_asked")),
+                Message(role="assistant", content=self._consensus_for("assistant")),
+                Message(role="user", content=improvement),
+            )
+        parts = (self._question, self._consensus_for("user"), improvement)
+        return (Message(role="user", content="\n\n".join(part for part in parts if part)),)
+
+    def _consensus_for(self, role: PromptType) -> str:
+        """Return the quoted consensus if it goes into the turn of `role`; empty otherwise."""
+        if self._consensus is None or self._back.role != role:
+            return ""
+        # It is another member's answer word for word, or made of several: whatever the turn, these are not our words.
+        return fill(
+            "consensus", consensus=fenced({"of all participants": self._consensus}, self._back.seed, "consensus")
+        )
 
 
 def _conclude(run: Run[ConsensusLearningConfig]) -> None:

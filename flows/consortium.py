@@ -1,4 +1,4 @@
-"""The consortium: many models answer, an arbiter makes one answer of theirs, and they go on until it is confident.
+"""The consortium: many models answer, an arbiter makes one answer of theirs, and they continue until it is confident.
 
 The algorithm is that of llm-consortium (github.com/irthomasthomas/llm-consortium), with its failures mended: answers
 are shown anonymously and fenced, judgements come by schema, what was missing reaches the next round, and the best round
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.tasks.asking import Turns, guidance
 from consensus_flows.tasks.batches.planning import (
     COMPARISON_CHARACTERS,
     SCHEMA_CHARACTERS,
@@ -25,7 +26,6 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
-from consensus_flows.tasks.prompting.turns import Turns, guidance
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
 from consensus_flows.tasks.reports.report import (
@@ -39,7 +39,6 @@ from consensus_flows.tasks.reports.report import (
     percent,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_consortium(
@@ -117,7 +116,7 @@ def _tell_members(members: list[Turns], iteration: Iteration, seed: str) -> None
     assert iteration.synthesis is not None
     shown = guidance(iteration.synthesis, seed)
     for turns, response in zip(members, iteration.responses, strict=True):
-        turns.go_on(response.text if response.answered else None, shown)
+        turns.continue_after(response.text if response.answered else None, shown)
 
 
 def _best(record: Record, config: ConsortiumConfig) -> Iteration | None:

@@ -12,13 +12,12 @@ from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
@@ -32,7 +31,6 @@ from consensus_flows.tasks.reports.report import (
     iteration_page,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 from consensus_flows.tasks.watch import emit
 
 

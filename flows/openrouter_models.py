@@ -1,7 +1,7 @@
 """Which of OpenRouter's free models work: each is tried at both endpoints, spaced out, and what was tried is kept.
 
 In place of the script `tests.working_models` of flare-ai-consensus. Unlike there a limit of the account ends the run
-without being taken for a fault of the models, and the next run goes on where this one ended.
+without being taken for a fault of the models, and the next run continues where this one ended.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.tasks.calls.pacing import Pace, pace_of
-from consensus_flows.tasks.confinement import place
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.files import place
 from consensus_flows.tasks.openrouter import (
     Api,
     Trial,

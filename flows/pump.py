@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
-from consensus_flows.flows.run import FLOW, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, member_calls
 from consensus_flows.tasks.calls.call import Call
@@ -24,7 +24,6 @@ from consensus_flows.tasks.reports.report import (
     cell,
     quoted,
 )
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_pump(

@@ -13,7 +13,7 @@ from prefect import flow
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -34,7 +34,6 @@ from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extra
 from consensus_flows.tasks.record import CallError, Comparison, Iteration, Option, Record, Response, Synthesis
 from consensus_flows.tasks.record import Vote as CastVote
 from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, cell, iteration_page, percent, quoted
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_vote(

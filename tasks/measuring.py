@@ -1,14 +1,25 @@
-"""Measures how far answers agree, in every flow: by wording, or by embeddings where a model for them is given."""
+"""Measures how far answers agree, in every flow: by wording, or by embeddings where a model for them is given.
+
+One text is embedded a call: a text that comes again, in another round, run or order, is then found in the store and not
+paid for again. Vendors charge by the token, so that a call for many texts would cost the same.
+"""
 
 import asyncio
 from collections.abc import Mapping
 
+from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls.call import Call
-from consensus_flows.tasks.calls.embeddings import embedding_request
-from consensus_flows.tasks.counting.agreement import agreement
-from consensus_flows.tasks.counting.likeness import Likeness
+from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.counting.agreement import Likeness, agreement
+from consensus_flows.tasks.readers import EMBEDDING
 from consensus_flows.tasks.record import Iteration, Record, Response
+
+MAX_CHARACTERS = 24_000
+"""Characters of a text that are embedded, about 6,000 tokens of English: the models of OpenAI take 8,191."""
+_NO_OUTPUT = Sampling(max_output_tokens=1)
+"""An embedding has no output tokens; without a limit a budget would set aside those of a long answer."""
 
 
 async def measure(
@@ -63,7 +74,7 @@ async def likeness_of(
 
     calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
     iteration.embeddings += calls
-    record.add_warnings(warning for one in calls for warning in one.warnings)
+    record.add_warnings((warning for one in calls for warning in one.warnings), iteration.number)
     cause = _unusable(calls)
     if cause is not None:
         message = f"{label}: {model} could not embed every text, so wording is compared: {cause}"
@@ -80,3 +91,24 @@ def _unusable(calls: list[Response]) -> str | None:
         return failed.error.message if failed.error is not None else "there is no vector in the answer"
     sizes = {len(one.embedding or ()) for one in calls}
     return None if len(sizes) == 1 else f"vectors of {' and '.join(map(str, sorted(sizes)))} dimensions"
+
+
+def embedding_request(model: ModelName, text: str, *, label: str, timeout: float) -> Request:
+    """Return the request for the vector of `text`.
+
+    Args:
+        model: The embedding model.
+        text: The text; of a very long one, the first `MAX_CHARACTERS`.
+        label: Name of the call in the UI.
+        timeout: Seconds that one attempt may take.
+    """
+    return Request(
+        provider=model.provider,
+        model=model.model,
+        messages=(Message(role="user", content=text[:MAX_CHARACTERS]),),
+        sampling=_NO_OUTPUT,
+        reader=EMBEDDING,
+        kind="embedding",
+        label=label,
+        timeout=timeout,
+    )

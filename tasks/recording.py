@@ -1,21 +1,22 @@
 """What every flow puts around its algorithm: watchers look on, and the history gets every run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from uuid import uuid4
 
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.history.address import find_address
-from consensus_flows.tasks.history.conversations import Conversation, Turn, current_conversation
-from consensus_flows.tasks.history.writing import Entry, Writer, writer_of
+from consensus_flows.tasks.history.writing import Conversation, Entry, Turn, Writer, current_conversation, writer_of
 from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.termination import heeding_termination
 from consensus_flows.tasks.watch import Watcher, emit, watched_by
 
 WAIT_S = 60.0
@@ -26,7 +27,10 @@ _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 @asynccontextmanager
 async def record_runs(
-    *watchers: Watcher, conversation: Sequence[Message] | None = None, in_conversation: bool = True
+    *watchers: Watcher,
+    conversation: Sequence[Message] | None = None,
+    in_conversation: bool = True,
+    many: bool = False,
 ) -> AsyncIterator[None]:
     """Write every run in the block into the history, with `watchers` looking on.
 
@@ -36,12 +40,13 @@ async def record_runs(
         watchers: Who else looks on.
         conversation: The messages that the flow was given.
         in_conversation: Whether the run is a turn of the conversation that is continued; a list of questions is none.
+        many: Whether the flow run makes many runs, each with an id of its own.
     """
     if _recording.get():  # a flow around this one records already
         with watched_by(*watchers):
             yield
         return
-    recorder = Recorder(current_conversation() if in_conversation else None, tuple(conversation or ()))
+    recorder = Recorder(current_conversation() if in_conversation else None, tuple(conversation or ()), many=many)
     token = _recording.set(True)
     interrupted_by: BaseException | None = None
     try:
@@ -70,11 +75,12 @@ async def _find_writer() -> Writer | None:
 class Recorder:
     """A watcher that hands each run to the writer of the history when it ends, and adds its turn to the conversation."""
 
-    def __init__(self, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
+    def __init__(self, conversation: Conversation | None, given: tuple[Message, ...], *, many: bool = False) -> None:
         # The server may have to be asked where the history is; meanwhile the run goes on.
         self._writer = asyncio.ensure_future(_find_writer())
         self._conversation = conversation
         self._turn = Turn.after(conversation, given) if conversation else None
+        self._many = many
         self._running: dict[int, _Running] = {}
         self._answers: list[Response] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,6 +88,8 @@ class Recorder:
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event of a run."""
         if event == "started":
+            if self._many:
+                value.run_id = str(uuid4())
             self._running[id(value)] = _Running(value, datetime.now(UTC), flow_run.name)
             self._answers.clear()
             self._start(self._warm_up())
@@ -153,3 +161,38 @@ def _add_answers(record: Record, answers: Sequence[Response]) -> None:
         rest = [call for call in missing if call.embedding is None]
         (last.judgements if last.responses else last.responses).extend(rest)
     record.add_up()
+
+
+@contextmanager
+def heeding_termination() -> Iterator[None]:
+    """Let a run end by SIGTERM wherever the signal lands: raise in the block what the event loop would only report.
+
+    Prefect raises `TerminationSignal` in whatever runs at that moment. Where that is a callback of the event loop, asyncio
+    reports the exception and continues, and a run that was to be cancelled works on until it is killed.
+
+    Raises:
+        TerminationSignal: If one has landed in a callback.
+    """
+    loop, current, landed = asyncio.get_running_loop(), asyncio.current_task(), False
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal landed
+        if isinstance(context.get("exception"), TerminationSignal) and current is not None:
+            landed = True
+            current.cancel()
+        elif before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if landed and current is not None:
+            current.uncancel()
+            raise TerminationSignal(signal.SIGTERM) from None
+        raise
+    finally:
+        loop.set_exception_handler(before)

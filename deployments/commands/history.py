@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
 from consensus_flows.deployments.server import connect, find_server
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
-from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.address import (
     VARIABLE,
     find_address,
@@ -143,6 +143,36 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     return Exit.ANSWER
 
 
+def logs(
+    *,
+    count: Annotated[int, Parameter(name=["--count", "-n"], validator=Number(gte=1))] = 3,
+    query: Annotated[str | None, Parameter(name=["--query", "-q"])] = None,
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """Print the latest questions and their answers, the newest last. `consensus runs` lists more runs, one a line.
+
+    Args:
+        count: Number of runs to print.
+        query: Only runs with this text in the question or in the answer.
+        model: Only runs that called this model: provider/model, or model.
+        json: As JSON.
+    """
+    from consensus_flows.tasks.history.reading import Filter, list_runs
+
+    wanted = Filter(model=model, text=query)
+    found = from_history(lambda connection: list_runs(connection, wanted, count, answers=True))[::-1]
+    if json:
+        put_json(found)
+        return Exit.ANSWER
+    for run in found:
+        head = f"# {local_time(run['started_at'])}    {run['flow']}    id: {run['id']}"
+        put(f"{head}\n\n## Prompt\n\n{run['prompt']}\n\n## Response\n\n{run['answer'] or 'no answer'}\n")
+    if not found:
+        say("no such run is in the history")
+    return Exit.ANSWER
+
+
 def _call(call: dict[str, Any]) -> str:
     if call["error"]:
         return f"{call['member']}: {call['error']['kind']}: {one_line(call['error']['message'], 160)}"
@@ -232,7 +262,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
 
     asyncio.run(save())
     saved[server_address()] = url
-    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that run already go on as before.")
+    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that are running keep the old one.")
     if from_environment():
         say(f"Here {VARIABLE} is set, which comes first.")
     return Exit.ANSWER
@@ -257,7 +287,7 @@ def remove() -> Exit:
 
 @app.command
 def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
-    """Delete runs from the history that are older, with their calls. A conversation that went on later is kept whole.
+    """Delete runs from the history that are older, with their calls. A conversation that continued later is kept whole.
 
     Answers in the store, and what Prefect keeps of the runs, are not touched.
 
@@ -275,7 +305,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_ru
             found = pruning.prune(history, before)
             if found.runs:
                 history.shrink()
-    kept = f"; {found.kept} as old are kept: their conversations went on" if found.kept else ""
+    kept = f"; {found.kept} as old are kept: their conversations continued" if found.kept else ""
     put(f"{'would delete' if dry_run else 'deleted'} {found.runs} runs and {found.calls} calls{kept}")
     return Exit.ANSWER
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
-from consensus_flows.tasks.confinement import deployed, place
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.files import deployed, place
 
 EXTRAS = {
     "s3": "s3",

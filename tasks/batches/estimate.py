@@ -155,7 +155,7 @@ def _sum(costs: Sequence[float | None]) -> float | None:
 
 def _lengths() -> tuple[Lengths, str]:
     """Return what the history knows of the lengths of answers, and why it knows nothing."""
-    from consensus_flows.tasks.history import HistoryError
+    from consensus_flows.tasks.errors import HistoryError
     from consensus_flows.tasks.history.database import opened
     from consensus_flows.tasks.history.reading import mean_output_tokens
 

@@ -14,10 +14,9 @@ from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pacing import pace_of
 from consensus_flows.tasks.calls.pricing import price
-from consensus_flows.tasks.calls.providers import Endpoint, client_of
+from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.settings import setting
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.readers import UnreadableError, check_readable
@@ -129,6 +128,8 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *left_out,
             *vendor.notes(request, repairs),
             *(f"{request.name} has no parameter for {name}: not sent" for name in vendor.unsent(request)),
+        ),
+        doubts=(
             *(() if reply.usage or "token usage" in reply.doubts else (f"{request.name} reported no token usage",)),
             *(f"{request.name} reported a {what} that cannot be true: it is not used" for what in reply.doubts),
             *((f"{request.name} repeated the key in its answer: it was redacted",) if sent.redacted else ()),

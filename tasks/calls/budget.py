@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
 
-from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.request import Request

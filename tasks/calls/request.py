@@ -1,5 +1,10 @@
-"""What is asked of a model and what comes back: plain JSON, frozen, in modules that a stored result can name."""
+"""What is asked of a model, what comes back, and the key under which it is stored: plain JSON, frozen.
 
+A stored result names this module.
+"""
+
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -61,6 +66,26 @@ class Request(BaseModel):
         return self.label or self.name
 
 
+VERSION = 1
+"""Raised when the meaning of a stored answer changes."""
+
+KEYED = frozenset({"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "kind"})
+LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
+
+
+def request_key(request: Request, address: str) -> str:
+    """Return the key of `request` sent to `address`, as a sha256 over canonical JSON.
+
+    Args:
+        request: The request.
+        address: Base URL of the provider, or the identity of local weights.
+    """
+    fields = request.model_dump(mode="json", include=set(KEYED), exclude_none=True)
+    document = {"version": VERSION, "address": address, **fields}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"answer-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 class Answer(BaseModel):
     """A complete answer, as it is stored."""
 
@@ -77,3 +102,6 @@ class Answer(BaseModel):
     service_tier: str | None = None
     """The tier that the vendor says has served it, which decides the price."""
     warnings: tuple[str, ...] = ()
+    """What of the request was not sent as it was asked for."""
+    doubts: tuple[str, ...] = ()
+    """What is odd about the response: figures that are missing or cannot be true, a key that was repeated."""

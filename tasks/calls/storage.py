@@ -30,9 +30,9 @@ from prefect.utilities.importtools import to_qualified_name
 from pydantic import PrivateAttr
 from pydantic_core import from_json
 
-from consensus_flows.tasks.atomic_write import atomic_write
 from consensus_flows.tasks.calls.request import Answer
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.files import atomic_write
 
 ROOM = 1 << 20
 """Bytes that must be free before a call is paid for: room for its answer and for those under way beside it."""

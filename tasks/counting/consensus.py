@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.tasks.counting.agreement import nearest
-from consensus_flows.tasks.counting.clusters import clusters
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, clusters, nearest
 from consensus_flows.tasks.counting.decentralized import Outcome, settle
 from consensus_flows.tasks.counting.extraction.extract import Value, extract_all
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.plain_text import labels
 from consensus_flows.tasks.record import Adopted, Iteration, Response, Settlement, Synthesis

@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
-from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.errors import HistoryError
 
 FILE = "consensus-history.db"
 VARIABLE = "CONSENSUS_HISTORY_URL"

@@ -1,4 +1,4 @@
-"""Deletes old runs from the history. A conversation that goes on is kept from its first turn."""
+"""Deletes old runs from the history. A conversation that continues is kept from its first turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, func, select
 
-from consensus_flows.tasks.history.schema import calls, conversations, iterations, runs, turns
+from consensus_flows.tasks.history.database import calls, conversations, iterations, runs, turns
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -23,7 +23,7 @@ class Pruned:
     Attributes:
         runs: Runs, with their iterations, calls and turns.
         calls: Calls of these runs.
-        kept: Runs that are as old, of conversations that went on later.
+        kept: Runs that are as old, of conversations that continued later.
     """
 
     runs: int

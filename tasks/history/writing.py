@@ -1,4 +1,4 @@
-"""Writes runs: the rows of a run, and the one thread of a process that writes them.
+"""Writes runs: the conversation that a run continues, the rows of a run, and the one thread of a process that writes them.
 
 Runs that end at once are written in one transaction.
 """
@@ -9,18 +9,19 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from consensus_flows.tasks.counting.wording import similarity
-from consensus_flows.tasks.history import HistoryError, RowError
+from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.counting.agreement import similarity
+from consensus_flows.tasks.errors import HistoryError, RowError
 from consensus_flows.tasks.history.address import Address
-from consensus_flows.tasks.history.conversations import Turn
 from consensus_flows.tasks.record import Iteration, Record, Response
 
 if TYPE_CHECKING:
@@ -35,6 +36,70 @@ IDLE_S = 5.0
 CLOSE_S = 5.0
 
 Row = dict[str, Any]
+
+
+@dataclass
+class Conversation:
+    """A conversation up to one of its turns.
+
+    Attributes:
+        id: Id of the conversation.
+        parent: The run that is its last turn; None if it has none yet.
+        messages: What was said until then.
+    """
+
+    id: str = field(default_factory=lambda: str(uuid4()))
+    parent: str | None = None
+    messages: list[Message] = field(default_factory=list)
+
+    def add(self, prompt: str, answer: str, run_id: str | None, given: Sequence[Message] = ()) -> None:
+        """Add a turn; without `run_id` it is not in the history."""
+        self.messages += [*given, Message(role="user", content=prompt), Message(role="assistant", content=answer)]
+        if run_id is not None:
+            self.parent = run_id
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A run as a turn of a conversation.
+
+    Attributes:
+        conversation_id: Id of the conversation.
+        parent_id: The run that is the turn before.
+        given: Messages that the run was given beside those of the conversation.
+    """
+
+    conversation_id: str
+    parent_id: str | None
+    given: tuple[Message, ...] = ()
+
+    @classmethod
+    def after(cls, conversation: Conversation, given: Sequence[Message]) -> "Turn":
+        """Return the next turn of `conversation`.
+
+        Args:
+            conversation: The conversation.
+            given: All messages that the run was given; those of the conversation come first.
+        """
+        return cls(conversation.id, conversation.parent, tuple(given[len(conversation.messages) :]))
+
+
+_current: ContextVar[Conversation | None] = ContextVar("conversation", default=None)
+
+
+@contextmanager
+def continuing(conversation: Conversation | None) -> Iterator[None]:
+    """Make the run in the block a turn of `conversation`, if it ends with an answer."""
+    token = _current.set(conversation)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_conversation() -> Conversation | None:
+    """Return the conversation that this run continues."""
+    return _current.get()
 
 
 @dataclass(frozen=True)
@@ -179,7 +244,7 @@ def save(connection: "Connection", entry: Entry) -> str:
     """
     from sqlalchemy import func, insert, select
 
-    from consensus_flows.tasks.history.schema import calls, conversations, iterations, runs, turns
+    from consensus_flows.tasks.history.database import calls, conversations, iterations, runs, turns
 
     record = entry.record
     turn = entry.turn if record.answer is not None else None
@@ -193,6 +258,7 @@ def save(connection: "Connection", entry: Entry) -> str:
     if last:
         position = last + 1
         run_id = f"{run_id}-{position}"
+    run_id = record.run_id or run_id
     connection.execute(insert(runs), run_row(entry, run_id, position))
     for table, rows in ((iterations, iteration_rows(record, run_id)), (calls, call_rows(entry, run_id))):
         if rows:

@@ -22,11 +22,10 @@ from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.history import HistoryError
-from consensus_flows.tasks.history.conversations import Conversation, continuing
+from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.database import Database
 from consensus_flows.tasks.history.reading import latest, named
-from consensus_flows.tasks.history.writing import close_writers
+from consensus_flows.tasks.history.writing import Conversation, close_writers, continuing
 from tests.kits import processes
 from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, config, judged, say

@@ -296,7 +296,7 @@ async def test_without_layers_nobody_is_asked(vendors):
     ("values", "told"),
     [
         ({"layers": ["openai/a"]}, "aggregator: name the model"),
-        ({"layers": ["openai/a"], "aggregator": "openai/e:2"}, "has a count"),
+        ({"layers": ["openai/a"], "aggregator": "openai/e:2"}, "must not have a count"),
         ({"layers": ["justaname"], "aggregator": "openai/e"}, "provider/model"),
         ({"layers": [[]], "aggregator": "openai/e"}, "at least 1"),
         ({"layers": ["openai/a"], "self_moa": "openai/b"}, "give one of them"),

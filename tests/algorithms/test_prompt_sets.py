@@ -19,8 +19,7 @@ from consensus_flows.flows.pump import run_pump
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.prompting.prompt_sets import PromptSet, prompt_set, prompt_sets
+from consensus_flows.tasks.prompting.prompt_sets import PromptSet, divide, prompt_set, prompt_sets
 from consensus_flows.tasks.record import Response, put_together, read_sources
 from tests.kits.command_kit import commands
 from tests.kits.kinds import kinds
@@ -217,7 +216,7 @@ async def test_who_gives_no_marker_is_taken_whole_and_the_record_says_so(own, sa
     vendors.script("two", then=Reply(text="42, I should say"))
     record = await run_pump("?", pumped(prompt_set="mine"))
     assert [r.text for r in record.iterations[0].responses] == ["42", "42, I should say", "42"]
-    assert kinds(record) == [("unmarked", "anthropic/two#1", None)]
+    assert kinds(record) == [("unmarked", "anthropic/two#1", 1)]
 
 
 async def test_reasoning_does_not_vote(own, saying):

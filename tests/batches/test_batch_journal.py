@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batch_shards import share
 from consensus_flows.tasks.batches.addresses import dated, journal_path, same_place
 from consensus_flows.tasks.batches.journal import Journal

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consensus_flows.blocks.budget import Budget
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.batch_view import BatchCounts, batch_summary
 from consensus_flows.flows.batching import run_batch
 from consensus_flows.tasks.batches.journal import Journal

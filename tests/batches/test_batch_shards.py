@@ -210,7 +210,7 @@ async def _of_a_shard_with_rows(out: Path) -> int:
 
 @pytest.mark.usefixtures("results")
 async def test_a_budget_too_small_for_its_shards_starts_none(vendors, tmp_path):
-    from consensus_flows.blocks.budget import Budget
+    from consensus_flows.blocks.settings import Budget
 
     with pytest.raises(ConfigurationError, match=r"budget\.max_calls: 2 cannot be shared among 3 shards"):
         await batch(

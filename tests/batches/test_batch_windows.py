@@ -95,7 +95,7 @@ async def test_a_batch(environment, vendors, tmp_path, window):
 
 async def test_what_a_killed_run_has_left_of_its_output_goes(environment, vendors, tmp_path):
     source, out = prompts(tmp_path, ROWS), tmp_path / "out.jsonl"
-    killed(environment, source, out, ("consensus_flows.tasks.atomic_write", "_sync", "after"))
+    killed(environment, source, out, ("consensus_flows.tasks.files", "_sync", "after"))
     assert not out.exists() and list(tmp_path.glob(".*-*.jsonl")), "complete, and not yet in its place"
     (tmp_path / ".1-another.jsonl").touch()
     summary = await run_batch(batch_of(source, out, config=CONFIG))

@@ -20,12 +20,11 @@ from pydantic import SecretStr
 
 from consensus_flows.blocks import OpenAICompatibleCredentials, OpenAICredentials
 from consensus_flows.tasks.calls import providers
-from consensus_flows.tasks.calls.ask import ask, ask_task
+from consensus_flows.tasks.calls.ask import _under_way, ask, ask_task, once
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.pacing import Pace, _paces, pace_of
 from consensus_flows.tasks.calls.providers import _clients, client_of, close_clients
 from consensus_flows.tasks.calls.request import Answer, Message, Request
-from consensus_flows.tasks.calls.single_flight import _under_way, once
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.judging.judgements import Extraction
 from tests.kits import processes

@@ -9,8 +9,8 @@ from threading import Thread
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from consensus_flows.tasks.calls import task_run
-from consensus_flows.tasks.calls.task_run import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
+from consensus_flows.tasks.calls import pacing
+from consensus_flows.tasks.calls.pacing import FIRST_CALLS, MOST_SPACING_S, QUICK_S, ServerPace, spacing
 
 SLOW_S = 0.15
 
@@ -28,7 +28,7 @@ async def _seconds(pace: ServerPace, calls: int) -> float:
 
 
 async def test_a_question_is_not_paced_and_a_batch_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     probes: list[float] = []
 
     def slow() -> float:
@@ -42,14 +42,14 @@ async def test_a_question_is_not_paced_and_a_batch_is(monkeypatch: pytest.Monkey
     assert pace.latency == 0, "one slow answer is chance"
     await pace.turn()
     assert pace.latency == SLOW_S
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 60.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 60.0)
     await pace.turn()
     assert await _seconds(pace, 5) >= 5 * spacing(SLOW_S)
     assert len(probes) == 3, "no more than one in so many seconds asks"
 
 
 async def test_the_pace_is_that_of_before_when_the_server_is_quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     answers = [SLOW_S, SLOW_S, 0.002]
     pace = ServerPace(lambda: answers.pop(0))
     pace._calls = FIRST_CALLS
@@ -59,7 +59,7 @@ async def test_the_pace_is_that_of_before_when_the_server_is_quick_again(monkeyp
 
 
 async def test_a_server_that_is_far_away_is_not_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_run, "PROBE_EVERY_S", 0.0)
+    monkeypatch.setattr(pacing, "PROBE_EVERY_S", 0.0)
     answers = [SLOW_S, SLOW_S, 0.5, 0.5]
     pace = ServerPace(lambda: answers.pop(0), far=lambda: True)
     pace._calls = FIRST_CALLS
@@ -92,9 +92,9 @@ def slow_server() -> Iterator[ThreadingHTTPServer]:
 
 def test_the_time_is_that_of_a_health_check(slow_server: ThreadingHTTPServer) -> None:
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{slow_server.server_port}/api"}):
-        task_run._client.cache_clear()
-        assert task_run._answer_time() >= 0.1
+        pacing._client.cache_clear()
+        assert pacing._answer_time() >= 0.1
         slow_server.shutdown()
         slow_server.server_close()
-        assert task_run._answer_time() == 0, "a server that is away holds nobody up"
-    task_run._client.cache_clear()
+        assert pacing._answer_time() == 0, "a server that is away holds nobody up"
+    pacing._client.cache_clear()

@@ -17,8 +17,7 @@ from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_setti
 from pydantic import BaseModel
 
 from consensus_flows.blocks import Sampling
-from consensus_flows.tasks.calls.cache_key import KEYED, LEFT_OUT, request_key
-from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.request import KEYED, LEFT_OUT, Answer, Message, Request, request_key
 from consensus_flows.tasks.calls.storage import is_answer_record, private_folder
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import Bomb, answer, asking, outcome, question, stored

@@ -22,12 +22,12 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from consensus_flows.blocks import Budget
+from consensus_flows.tasks.calls.ask import _ended
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Caller
+from consensus_flows.tasks.calls.pacing import _server, drained, throttle
 from consensus_flows.tasks.calls.request import Answer
-from consensus_flows.tasks.calls.single_flight import _ended
 from consensus_flows.tasks.calls.storage import AT_HAND, PrivateFolder
-from consensus_flows.tasks.calls.task_run import _server, drained, throttle
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.asking import asking, question
 from tests.vendors import LoopbackVendors, Reply, faults
@@ -198,7 +198,7 @@ async def test_the_events_that_are_waited_for_are_those_of_prefect(
             return seen[-1]
 
     worker = EventsWorker.instance()
-    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/task_run.py"
+    assert isinstance(worker._queue, Queue), "Prefect keeps its events elsewhere: see tasks/calls/pacing.py"
     monkeypatch.setattr(worker, "_queue", Watched())
     before = _server._calls
     await throttle()

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from consensus_flows.blocks import OpenAICompatibleCredentials
 from consensus_flows.tasks.calls import storage
+from consensus_flows.tasks.calls.ask import _under_way, once
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.request import Answer, Request
-from consensus_flows.tasks.calls.single_flight import _under_way, once
 from consensus_flows.tasks.errors import BudgetError
 from consensus_flows.tasks.record import Response
 from tests.kits.asking import answer, asking, forget, question, stored

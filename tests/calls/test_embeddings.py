@@ -12,18 +12,15 @@ from consensus_flows.blocks import Budget
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.tasks.calls.budget import spending
-from consensus_flows.tasks.calls.cache_key import request_key
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.embeddings import MAX_CHARACTERS, embedding_request, packed, read_vector
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.calls.request import Message, Request, request_key
 from consensus_flows.tasks.calls.storage import is_answer_record
-from consensus_flows.tasks.counting.agreement import agreement, medoid
-from consensus_flows.tasks.counting.clusters import clusters
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness, cosine
+from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, agreement, clusters, cosine, medoid
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.readers import UnreadableError
+from consensus_flows.tasks.measuring import MAX_CHARACTERS, embedding_request
+from consensus_flows.tasks.readers import UnreadableError, packed, read_vector
 from tests.kits.asking import stored
 from tests.kits.kinds import kinds
 from tests.vendors import Reply, Usage, embed, faults
@@ -142,7 +139,7 @@ class TestCalls:
         found = await Caller()(request(model="m"))
         assert found.embedding == pytest.approx((0.6, 0.8))
         assert found.cost_usd is None, "unknown, and not nothing"
-        assert kinds(found) == [("adjusted", "openai/m", None)]
+        assert kinds(found) == [("odd_response", "openai/m", None)]
 
     @pytest.mark.parametrize("provider", ["openai", "google"])
     @pytest.mark.parametrize(

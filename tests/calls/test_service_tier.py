@@ -17,14 +17,13 @@ from consensus_flows.blocks.panel import FLEX_TIMEOUT_S
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.pump import run_pump
-from consensus_flows.tasks.calls.cache_key import LEFT_OUT, request_key
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.failures import Fault, classify
 from consensus_flows.tasks.calls.pricing import FLEX_FACTOR, price
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.providers import _endpoint as _endpoint_of
-from consensus_flows.tasks.calls.request import Request
-from consensus_flows.tasks.calls.vendors import all_vendors
+from consensus_flows.tasks.calls.request import LEFT_OUT, Request, request_key
+from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 from consensus_flows.tasks.record import Usage
 from tests.kits.asking import answer, asking, outcome, question
 from tests.kits.command_kit import commands
@@ -251,7 +250,7 @@ async def test_a_run_asks_members_and_judges_in_its_tier(results, vendors):
         "flex"
     ] * 2
     assert [seen.params.get("service_tier") for seen in asked(vendors, "two")] == [None]
-    assert kinds(record) == [("adjusted", "anthropic/two", None)]
+    assert kinds(record) == [("adjusted", "anthropic/two", 1)]
     iteration = record.iterations[0]
     assert [call.service_tier for call in (*iteration.responses, *iteration.judgements)] == ["flex", None, "flex"]
     assert not record.degraded

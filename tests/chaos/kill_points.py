@@ -210,7 +210,7 @@ def main() -> None:
     """Import what the flows need, and fork for each job."""
     for name in CONFIGURATIONS:
         flow_of(name)
-    from consensus_flows.tasks.calls.vendors import all_vendors
+    from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 
     for vendor in all_vendors().values():
         vendor.load()

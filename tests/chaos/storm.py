@@ -21,7 +21,7 @@ from prefect import flow
 
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.calls.vendors import all_vendors
+from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 from consensus_flows.tasks.record import Record
 from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest, Step, faults

@@ -23,7 +23,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from consensus_flows.flows.consortium import page
-from consensus_flows.tasks.judging.hazards import marked
+from consensus_flows.tasks.prompting.fence import marked
 from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
 from consensus_flows.tasks.reports.report import calls_table
 from tests.chaos.figures import tell

@@ -143,7 +143,7 @@ def test_a_wrong_file_of_prompts_is_named(text):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"cases": [{"prompt": "Why?"}, {"prompt": "Why?"}]}, "is there twice"),
+        ({"cases": [{"prompt": "Why?"}, {"prompt": "Why?"}]}, "is a duplicate"),
         ({"cases": [{"prompt": "Why?"}], "role": "aggregator"}, "number 1 has no answers"),
         ({"cases": [{"prompt": "  "}]}, "pattern"),
         ({"members": []}, "members"),

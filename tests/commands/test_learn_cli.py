@@ -151,7 +151,7 @@ def test_a_file_that_is_none(consensus, tmp_path):
     [
         (["--aggregator", "openai/x"], "members: give -m"),
         (PANEL, "aggregator: give --aggregator"),
-        ([*PANEL, "--approach", "majority", "--extract", "colour"], "--extract: 'colour' is not an extraction"),
+        ([*PANEL, "--approach", "majority", "--extract", "colour"], "--extract: unknown extraction 'colour'"),
         ([*PANEL, "--approach", "medoid", "--alpha", "0.2"], "--alpha: "),
         ([*PANEL, "--aggregator", "openai/x:2"], "--aggregator: "),
     ],

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, write_whole
-from consensus_flows.tasks.atomic_write import atomic_write
 from consensus_flows.tasks.batches.output import check_output, write_rows
+from consensus_flows.tasks.files import atomic_write
 from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent

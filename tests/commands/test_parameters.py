@@ -25,8 +25,8 @@ from consensus_flows.flows.openrouter_models import openrouter_working_models
 from consensus_flows.flows.pump import pump
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.check_cases import read_cases
-from consensus_flows.tasks.confinement import FOLDER, deployed, place
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.files import FOLDER, deployed, place
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.reports.flare import read_input

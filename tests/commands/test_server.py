@@ -105,7 +105,7 @@ def env(tmp_path):
 
 def begin(code, env):
     Path(env["PREFECT_HOME"]).mkdir(exist_ok=True)
-    return processes.start(
+    return processes.start_new(
         [sys.executable, "-c", code],
         env=env,
         cwd=env["PREFECT_HOME"],

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 
 from consensus_flows.tasks.asking import gather_panel
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.termination import heeding_termination
+from consensus_flows.tasks.recording import heeding_termination
 from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent

@@ -4,21 +4,23 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from consensus_flows.deployments.commands.operations import up
 from consensus_flows.deployments.terminal import Stop
 from tests.kits import processes
-from tests.kits.batch_kit import ROOT, environment_of
+from tests.kits.batch_kit import environment_of
 
 POOL_AND_WORKER = """
-import time
+import asyncio
 from consensus_flows.deployments.commands.operations import up
-from consensus_flows.deployments.terminal import Stop
-up._prefect("work-pool", "create", up.POOL, "--type", "process", "--overwrite")
-print(up._worker())
+asyncio.run(up.deploy())
+print(*up._worker())
 """
 
 
@@ -32,14 +34,19 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_down_ends_a_worker_that_was_started_where_interrupts_are_ignored(prefect_server, tmp_path):
+def test_up_from_any_folder_and_down_where_interrupts_are_ignored(prefect_server, tmp_path):
+    """A folder with settings, that could send prompts and keys elsewhere, and with packages that are called like ours."""
     environment = environment_of(tmp_path)
+    environment.pop("CONSENSUS_FILES", None)
     (tmp_path / "home").mkdir(mode=0o700)
+    mine = tmp_path / "mine"
+    (mine / "flows").mkdir(parents=True)
+    (mine / "prefect.toml").write_text("[api]\nurl = 'http://127.0.0.1:9/api'\n")
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=mine,
             env=environment,
             capture_output=True,
             text=True,
@@ -50,10 +57,16 @@ def test_down_ends_a_worker_that_was_started_where_interrupts_are_ignored(prefec
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    worker = int(run("-c", POOL_AND_WORKER))
+    pid, files = run("-P", "-c", POOL_AND_WORKER).split()
+    worker = int(pid)
     try:
-        assert running(worker)
-        assert "stopped: worker" in run("-m", "consensus_flows.deployments.cli", "down")
+        assert running(worker) and files == str(mine)
+        with get_client(sync_client=True) as client:
+            deployed = {one.name: one for one in client.read_deployments(limit=200) if one.work_pool_name == up.POOL}
+        assert set(deployed) >= {one["name"] for one in yaml.safe_load(up.DEPLOYMENTS.read_text())["deployments"]}
+        batch = deployed["batch"]
+        assert batch.entrypoint == "consensus_flows.flows.batch.batch" and not batch.pull_steps
+        assert "stopped: worker" in run("-P", "-m", "consensus_flows.deployments.cli", "down")
         assert not running(worker)
         log = (tmp_path / "home" / "consensus-worker.log").read_text()
         assert "stopped!" in log, "it was asked to end, and did so by itself"
@@ -75,14 +88,18 @@ print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).
     )
     child = int(worker.stdout.readline())
     note = tmp_path / "worker.json"
-    note.write_text(json.dumps({"pid": worker.pid}))
+    note.write_text(json.dumps({"pid": worker.pid, "files": str(tmp_path)}))
     monkeypatch.setattr(up, "_note", lambda: note)
     monkeypatch.setattr(up, "stop_server", lambda: None)
     monkeypatch.setattr(up, "STOP_TIMEOUT_S", 0.3)
     try:
         up.down()
         assert "stopped: worker" in capsys.readouterr().err
-        assert worker.wait(5) == -signal.SIGKILL and not running(child) and not note.exists()
+        assert worker.wait(5) == -signal.SIGKILL and not note.exists()
+        deadline = time.monotonic() + 20
+        while running(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     finally:
         processes.kill_tree(child)
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus_flows.tasks.counting.agreement import agreement, medoid
-from consensus_flows.tasks.counting.likeness import LEXICAL, Likeness
-from consensus_flows.tasks.counting.wording import MAX_WORDS, similarity, words
+from consensus_flows.tasks.counting.agreement import LEXICAL, MAX_WORDS, Likeness, agreement, medoid, similarity, words
 
 prose = st.text(alphabet=st.sampled_from("ab c.,1é中🙂"), max_size=40)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig, Snowflake
-from consensus_flows.tasks.counting.clusters import clusters
+from consensus_flows.tasks.counting.agreement import clusters
 from consensus_flows.tasks.counting.consensus import decentralized, held_texts
 from consensus_flows.tasks.counting.decentralized import needed_of, settle
 from consensus_flows.tasks.record import Response

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consensus_flows.blocks.budget import Budget
 from consensus_flows.blocks.credentials import AnthropicCredentials
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.settings import Budget
 from consensus_flows.tasks.calls.budget import BudgetTracker
-from consensus_flows.tasks.calls.cache_key import KEYED, request_key
 from consensus_flows.tasks.calls.providers import _endpoint
-from consensus_flows.tasks.calls.request import Answer, Message, Request
+from consensus_flows.tasks.calls.request import KEYED, Answer, Message, Request, request_key
 from consensus_flows.tasks.counting.agreement import agreement
 from consensus_flows.tasks.counting.ranking import borda, condorcet_winner, kendall_w
 from consensus_flows.tasks.counting.vote import count_votes

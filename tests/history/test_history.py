@@ -13,17 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from consensus_flows.flows.consortium import consortium
-from consensus_flows.tasks.errors import QuorumError
-from consensus_flows.tasks.history import HistoryError
+from consensus_flows.tasks.errors import HistoryError, QuorumError
 from consensus_flows.tasks.history.address import FILE, known_address
-from consensus_flows.tasks.history.conversations import Conversation, continuing
-from consensus_flows.tasks.history.database import Database, newest_revision
+from consensus_flows.tasks.history.database import Database, metadata, newest_revision
 from consensus_flows.tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
-from consensus_flows.tasks.history.schema import metadata
 from consensus_flows.tasks.history.writing import (
+    Conversation,
     agreement_with_answer,
     call_rows,
     close_writers,
+    continuing,
     run_row,
     save,
     won,

@@ -13,7 +13,8 @@ from consensus_flows.blocks import HistoryDatabase
 from consensus_flows.blocks.history import HISTORY_BLOCK
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks import recording
-from consensus_flows.tasks.history import HistoryError, address
+from consensus_flows.tasks.errors import HistoryError
+from consensus_flows.tasks.history import address
 from consensus_flows.tasks.history.database import Database, shown
 from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.command_kit import commands
@@ -162,7 +163,7 @@ def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
 
 @pytest.mark.parametrize("url", ["", "runs.db", "me:hush@host/name", "://hush@x"])
 def test_an_address_that_is_none_is_refused_without_being_quoted(url):
-    with pytest.raises(ValueError, match="database URL is wanted") as caught:
+    with pytest.raises(ValueError, match="not a database URL") as caught:
         HistoryDatabase(url=url)
     assert "hush" not in str(caught.value)
 
@@ -210,7 +211,7 @@ def test_prune_deletes_the_old_and_keeps_conversations_that_go_on(consensus, fil
     from consensus_flows.tasks.history.reading import latest
 
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{file}")
-    from consensus_flows.tasks.history.conversations import Conversation
+    from consensus_flows.tasks.history.writing import Conversation
 
     database = Database(file)
     going_on, ended = Conversation(), Conversation()
@@ -252,7 +253,7 @@ def test_prune_works_in_slices(file, monkeypatch):
 
 
 def test_a_turn_whose_parent_was_deleted_meanwhile_is_written(file):
-    from consensus_flows.tasks.history.conversations import Conversation
+    from consensus_flows.tasks.history.writing import Conversation
 
     database = Database(file)
     written(database, entry(record("late"), in_=Conversation("gone", "deleted-run")))

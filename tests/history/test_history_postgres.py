@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from consensus_flows.tasks.history import pruning
-from consensus_flows.tasks.history.conversations import Conversation
 from consensus_flows.tasks.history.database import Database
 from consensus_flows.tasks.history.reading import Filter, latest, list_runs, model_stats, named, read_run
-from consensus_flows.tasks.history.writing import close_writers, writer_of
+from consensus_flows.tasks.history.writing import Conversation, close_writers, writer_of
 from tests.kits.history_kit import START, entry, in_processes, record, written
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("none"))

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,6 +14,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 
+from consensus_flows.tasks.reports.verdict import Outcome
 from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -268,7 +269,7 @@ def test_runs_are_given_up_only_after_three_heartbeats():
         assert crashed["within"] >= 3 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
         # Only runs with this rhythm are looked at.
         assert crashed["match_related"]["prefect.resource.id"].removeprefix("prefect.tag.") in deployment["tags"]
-    final = {"Completed", "Failed", "Cancelled", "Crashed"}
+    final = {*get_args(Outcome), "Cancelled", "Crashed"}
     assert {f"prefect.flow-run.{name}" for name in final} < set(crashed["expect"])
 
 

@@ -13,10 +13,9 @@ from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.vendors.openai import VENDOR
 from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.judging import judge, judgements  # noqa: F401  # they register readers
-from consensus_flows.tasks.judging.hazards import hazards_of
 from consensus_flows.tasks.plain_text import visible
-from consensus_flows.tasks.prompting.answer_parts import divide
-from consensus_flows.tasks.prompting.fence import fenced
+from consensus_flows.tasks.prompting.fence import fenced, hazards_of
+from consensus_flows.tasks.prompting.prompt_sets import divide
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import put_together, read_sources
 

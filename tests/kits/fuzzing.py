@@ -29,11 +29,11 @@ from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.check_cases import read_cases
 from consensus_flows.tasks.counting.extraction.extract import extract_all
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.judging.hazards import hazards_of
 from consensus_flows.tasks.judging.judge import TEXT
 from consensus_flows.tasks.judging.judgements import arbiter_verdict
 from consensus_flows.tasks.plain_text import visible
-from consensus_flows.tasks.prompting.answer_parts import divide
+from consensus_flows.tasks.prompting.fence import hazards_of
+from consensus_flows.tasks.prompting.prompt_sets import divide
 from consensus_flows.tasks.readers import check_readable, json_object
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.reports.flare import read_input

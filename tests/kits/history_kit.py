@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consensus_flows.tasks.history.conversations import Conversation
-from consensus_flows.tasks.history.writing import Entry, Turn
+from consensus_flows.tasks.history.writing import Conversation, Entry, Turn
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
 from tests.kits import processes
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from consensus_flows.deployments.terminal import put, say
 from consensus_flows.flows.consortium import page
-from consensus_flows.tasks.judging.hazards import Hazard, hazards_of, marked
 from consensus_flows.tasks.plain_text import visible
-from consensus_flows.tasks.prompting.fence import LONGEST, fenced
+from consensus_flows.tasks.prompting.fence import LONGEST, Hazard, fenced, hazards_of, marked
 from consensus_flows.tasks.record import CallError, Iteration, Response, RunWarning, Synthesis
 from consensus_flows.tasks.reports.report import calls_table
 from tests.kits.kinds import kinds

@@ -15,7 +15,7 @@ from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, say
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.history.conversations import Conversation
+from consensus_flows.tasks.history.writing import Conversation
 
 PROMPT = "> "
 HELP = "/new begins a new conversation, /quit or Ctrl-D ends"

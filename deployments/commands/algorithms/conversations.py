@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from consensus_flows.deployments.options import OUTPUT
 from consensus_flows.deployments.terminal import Stop
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.history import HistoryError
-from consensus_flows.tasks.history.conversations import Conversation
+from consensus_flows.tasks.errors import HistoryError
+from consensus_flows.tasks.history.writing import Conversation
 
 
 @Parameter(name="*")

@@ -3,6 +3,7 @@
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import ask
+from consensus_flows.deployments.local_model import install_local_model
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, say
 from consensus_flows.flows.algorithms import algorithm
@@ -18,6 +19,7 @@ def demo(prompt: str = QUESTION, *, out: TurnOptions | None = None) -> Exit:
         prompt: The question.
         out: What is printed and written.
     """
+    install_local_model()
     # Not a consortium: a model this small answers, but cannot judge.
     config = VoteConfig(
         members=[f"{MODEL}:3"],

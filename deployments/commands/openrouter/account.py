@@ -89,7 +89,7 @@ def working_models(
 ) -> Exit:
     """Try each free model at both endpoints, and write those that work as JSON. What was tried is not tried again.
 
-    The exit code is 1 when a limit of the account ended the run early; the next run goes on from there.
+    The exit code is 1 when a limit of the account ended the run early; the next run continues from there.
 
     Args:
         output_dir: Folder of the files, and of what was tried; default: this one.

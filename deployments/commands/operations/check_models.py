@@ -98,7 +98,7 @@ def _configured(role: CheckRole, check: CheckOptions, panel: PanelOptions) -> Ch
         try:
             cases = read_cases(read_text(check.prompts, "--prompts"))
         except ConfigurationError as error:
-            raise Stop(f"--prompts {check.prompts}: {error.message.removeprefix('prompts: ')}") from None
+            raise Stop(f"--prompts {check.prompts}: {error.reason}") from None
         over["cases"] = [case.model_dump() for case in cases]
     if check.instruction is not None:
         field = "initial" if role == "proposer" else "final"

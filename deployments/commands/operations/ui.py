@@ -11,7 +11,7 @@ from prefect.settings import get_current_settings
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.server_access import SIGN_IN_PATH
 from consensus_flows.deployments.terminal import Exit, put, say
-from consensus_flows.tasks.atomic_write import atomic_write
+from consensus_flows.tasks.files import atomic_write
 
 
 def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:

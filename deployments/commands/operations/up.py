@@ -1,5 +1,6 @@
 """`consensus up` and `consensus down`: server, work pool, deployments and a worker on this machine."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,33 +10,47 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
 
-from consensus_flows.deployments.server import connect, stop_server
+from consensus_flows import blocks
+from consensus_flows.deployments.server import connect, server_environment, stop_server
 from consensus_flows.deployments.server_access import PROFILE
 from consensus_flows.deployments.terminal import Exit, Stop, say
+from consensus_flows.tasks.files import FOLDER
 
 POOL = "consensus"
 TEMPLATE = Path(__file__).parents[2] / "process-pool.json"
 """What a run may set: not the command, the environment or the folder, with which it could run anything on this machine."""
+DEPLOYMENTS = Path(__file__).parents[2] / "prefect.yaml"
+"""The repository's own, of which the wheel carries a copy."""
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
 """Seconds between signs of life of a run; in prefect.yaml too, for pools that take an environment."""
+RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
 
 def up() -> Exit:
-    """Start the server, make the work pool and the deployments of prefect.yaml, and start a worker in the background."""
-    root = Path.cwd()
-    if not (root / "prefect.yaml").is_file():
-        raise Stop("there is no prefect.yaml here: run this in the folder of the project")
+    """Start the server, the work pool, the deployments and a worker in the background; from any folder.
+
+    Runs of deployments read and write files in the folder where this was called, or in CONSENSUS_FILES, and nowhere else.
+    """
     info = connect()
-    _prefect("work-pool", "create", POOL, "--type", "process", "--base-job-template", str(TEMPLATE), "--overwrite")
-    _prefect("block", "register", "--module", "blocks")
-    _prefect("deploy", "--all", "--prefect-file", str(root / "prefect.yaml"))
-    pid = _worker()
-    say(f"Up: {info.ui_url}/deployments, worker {pid} on pool {POOL!r}.")
+    asyncio.run(deploy())
+    pid, files = _worker()
+    say(f"Up: {info.ui_url}/deployments, worker {pid} on pool {POOL!r}. Runs read and write files in {files}.")
+    if info.pid is not None:
+        days = int({**server_environment(), **os.environ}[RETENTION]) / 86400
+        say(f"Finished runs are kept in the UI for {days:g} days; set {RETENTION} (seconds) to change it.")
     profile = "" if info.auth_string is None else f" --profile {PROFILE}"
     say(
         f"""Try: prefect{profile} deployment run 'consortium/consortium' --param prompt="Why is the sky blue?" """.rstrip()
@@ -44,59 +59,80 @@ def up() -> Exit:
     return Exit.ANSWER
 
 
+async def deploy() -> None:
+    """Make the work pool, the block types and the deployments."""
+    async with get_client() as client:
+        await make_pool(client)
+        for kind in vars(blocks).values():
+            if Block.is_block_class(kind):
+                await kind.register_type_and_schema(client=client)
+    for one in yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]:
+        flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
+        limit = one["concurrency_limit"]
+        made = await flow.ato_deployment(
+            one["name"],
+            description=one["description"],
+            tags=one["tags"],
+            parameters=one["parameters"],
+            concurrency_limit=limit if isinstance(limit, int) else ConcurrencyLimitConfig.model_validate(limit),
+            work_pool_name=POOL,
+            entrypoint_type=EntrypointType.MODULE_PATH,  # so that its code is found from any folder
+        )
+        await made.aapply()
+
+
+async def make_pool(client: PrefectClient) -> None:
+    """Make the work pool, or bring its template up to date."""
+    pool = WorkPoolCreate(name=POOL, type="process", base_job_template=json.loads(TEMPLATE.read_text(encoding="utf-8")))
+    await client.create_work_pool(pool, overwrite=True)
+
+
 def down() -> Exit:
     """Stop the worker and the server that were started from here."""
-    pid = _running_worker()
-    if pid is not None:
+    worker = running_worker()
+    if worker is not None:
+        pid, _ = worker
         os.kill(pid, signal.SIGTERM)
-        if not _wait_for(lambda: _running_worker() is None, STOP_TIMEOUT_S):
+        if not _wait_for(lambda: running_worker() is None, STOP_TIMEOUT_S):
             for process in with_descendants(pid):
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
     _note().unlink(missing_ok=True)
     info = stop_server()
     say(
-        f"stopped: {', '.join(part for part, there in (('worker', pid), ('server', info)) if there) or 'nothing was running'}"
+        f"stopped: {', '.join(part for part, there in (('worker', worker), ('server', info)) if there) or 'nothing was running'}"
     )
     return Exit.ANSWER
 
 
-def _prefect(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        raise Stop(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}", Exit.NO_ANSWER)
-
-
-def _worker() -> int:
-    running = _running_worker()
+def _worker() -> tuple[int, Path]:
+    """Return the worker's process and the folder of its files."""
+    running = running_worker()
     if running is not None:
         return running
-    log = get_current_settings().home / "consensus-worker.log"
+    files = Path(os.environ.get(FOLDER) or ".").expanduser().resolve()
+    home = get_current_settings().home
+    log = home / "consensus-worker.log"
     log.touch(mode=0o600)
     with log.open("ab") as output:
         before = output.tell()  # what earlier workers have written
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
-            env=HEARTBEAT | os.environ,
+            [sys.executable, "-P", "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL],
+            env=HEARTBEAT | os.environ | {FOLDER: str(files)},
+            cwd=home,  # Prefect takes settings from the folder it is started in.
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
-    _note().write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
+    _note().write_text(json.dumps({"pid": process.pid, "files": str(files)}), encoding="utf-8")
     if not _wait_for(lambda: process.poll() is not None or b"started!" in log.read_bytes()[before:], START_TIMEOUT_S):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)
     if process.poll() is not None:
         raise Stop(f"the worker ended at once; its log is {log}", Exit.NO_ANSWER)
     process.returncode = 0  # It outlives this command on purpose.
-    return process.pid
+    return process.pid, files
 
 
 def _heed_interrupts() -> None:
@@ -117,13 +153,15 @@ def with_descendants(pid: int) -> set[int]:
     return found
 
 
-def _running_worker() -> int | None:
+def running_worker() -> tuple[int, Path] | None:
+    """Return the process of the worker that was started from here, and the folder of its files."""
     try:
-        pid = int(json.loads(_note().read_text(encoding="utf-8"))["pid"])
+        note = json.loads(_note().read_text(encoding="utf-8"))
+        pid, files = int(note["pid"]), Path(note["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
-    return pid if "worker start" in shown.stdout else None
+    return (pid, files) if "worker start" in shown.stdout else None
 
 
 def _note() -> Path:

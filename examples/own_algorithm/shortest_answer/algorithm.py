@@ -21,7 +21,7 @@ from consensus_flows import (
     run_as_flow,
     saved_config,
 )
-from consensus_flows.tasks.counting.wording import similarity
+from consensus_flows.tasks.counting.agreement import similarity
 
 
 class ShortestConfig(PanelConfig):

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
-from consensus_flows.tasks.calls.embeddings import packed
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.vendor import (
@@ -21,6 +20,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     schema_instruction,
     usage_of,
 )
+from consensus_flows.tasks.readers import packed
 from consensus_flows.tasks.record import Usage
 
 _FINISH: dict[str, FinishReason] = {
@@ -128,12 +128,12 @@ class OpenAI(Vendor):
             reply = _read_completion(response, limited="max_tokens" in body["extra_body"])
         else:
             reply = _read_chat(response)
-        told = field_of(response, "usage", "cost")
-        return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
+        reported = field_of(response, "usage", "cost")
+        return replace(reply, doubts=("cost",)) if reported is not None and reply.cost_usd is None else reply
 
-    async def list_models(self, client: Any, timeout: float) -> None:
+    async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
-        await client.models.list(timeout=timeout)
+        return [model.id async for model in client.models.list(timeout=timeout)]
 
 
 VENDOR = OpenAI()

@@ -1,12 +1,20 @@
-"""What a vendor is: how its API is asked, read and understood. The rest of the call layer knows no vendor."""
+"""What a vendor is: how its API is asked, read and understood. The rest of the call layer knows no vendor.
+
+There is one file for each. An installed package adds one by an entry point of the group `consensus_flows.vendors`. How to
+write one is in docs/extending.md; examples/own_vendor is one.
+"""
 
 import json
+import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from math import isfinite
+from pathlib import Path
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials
@@ -14,9 +22,11 @@ from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault, Verdict, refusal_of
 from consensus_flows.tasks.calls.request import CallKind, FinishReason, Request
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Usage
 
+GROUP = "consensus_flows.vendors"
 MOST_TOKENS = 20_000_000
 """The most that one call can take. The largest contexts have some ten million; what is above is not a count."""
 MOST_USD = 1000.0
@@ -112,8 +122,8 @@ class Vendor(ABC):
         """Read the SDK's response object."""
 
     @abstractmethod
-    async def list_models(self, client: Any, timeout: float) -> None:
-        """Ask for the list of models, which is not paid for: whether the key is good."""
+    async def list_models(self, client: Any, timeout: float) -> list[str]:
+        """Ask for the names of all models, which is not paid for; none where a server has no such list."""
 
     def fault_of(self, error: BaseException) -> Fault:
         """Read what went wrong from an exception of the SDK."""
@@ -217,6 +227,33 @@ class Vendor(ABC):
             ):
                 return name
         return None
+
+
+@cache
+def all_vendors() -> dict[str, Vendor]:
+    """Return every vendor by name: each module of this folder with a `VENDOR`, then those of installed packages.
+
+    Raises:
+        ConfigurationError: If an installed package's vendor cannot be loaded or takes a name that is taken.
+    """
+    modules = [
+        import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+    ]
+    found: dict[str, Vendor] = {module.VENDOR.name: module.VENDOR for module in modules if hasattr(module, "VENDOR")}
+    for point in entry_points(group=GROUP):
+        try:
+            vendor = point.load()
+        except Exception as error:
+            raise ConfigurationError(
+                f"the vendor {point.name!r} of {point.value!r} cannot be loaded: {error}"
+            ) from None
+        if not isinstance(vendor, Vendor):
+            raise ConfigurationError(f"the vendor {point.name!r} of {point.value!r} is not a Vendor")
+        taken = {name for one in found.values() for name in one.providers} & set(vendor.providers)
+        if vendor.name in found or taken:
+            raise ConfigurationError(f"the vendor {point.name!r} of {point.value!r} takes a name that is taken")
+        found[vendor.name] = vendor
+    return found
 
 
 SETTINGS = (*(name for name in Sampling.model_fields if name != "extra"), "service_tier")

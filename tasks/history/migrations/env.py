@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from consensus_flows.tasks.history.schema import metadata
+from consensus_flows.tasks.history.database import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata)
