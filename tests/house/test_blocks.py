@@ -292,9 +292,9 @@ def test_a_count_below_one(text: str) -> None:
     "text", ["", "gpt-6", "/gpt", "openai/", "openai/ ", "openai/:2", "Open AI/gpt", "OpenAI/gpt", "-a/gpt"]
 )
 def test_no_model(text: str) -> None:
-    with pytest.raises(ValueError, match="write provider/model"):
+    with pytest.raises(ValueError, match="use provider/model"):
         parse_member(text)
-    with pytest.raises(ValueError, match="write provider/model"):
+    with pytest.raises(ValueError, match="use provider/model"):
         parse_model(text)
 
 
