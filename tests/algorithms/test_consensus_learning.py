@@ -362,7 +362,7 @@ async def test_what_cannot_be_asked_is_found_before_any_call(vendors, prompt, se
         ({"extract": "llm"}, "extract\n.*llm is not supported here"),
         ({"instance_settings": {"openai/one#2": {}}}, "instance_settings: 'openai/one#2' is not a member"),
         ({"decentralized": {"alpha": 0.5}}, "decentralized.alpha"),
-        ({"aggregator_prompt": [{"role": "assistant", "content": "x"}]}, "end with one"),
+        ({"aggregator_prompt": [{"role": "assistant", "content": "x"}]}, "must be a user"),
     ],
 )
 def test_what_cannot_be_configured(settings, cause):

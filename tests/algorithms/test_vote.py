@@ -98,7 +98,7 @@ def test_every_vote_is_counted_once(values):
         ({"waves": 2}, "waves: requires stop_when"),
         ({"weights": {"nobody": 1}}, "'nobody' is not the name of exactly one"),
         ({"weights": {"one": 0}}, "must be above 0"),
-        ({"weights": "one"}, "write member=weight"),
+        ({"weights": "one"}, "use member=weight"),
         ({"fuse": "openai/x"}, "name one"),
         ({"comparisons": 3}, "name one"),
         ({"pairwise_judge": "openai/j", "stop_when": 2}, "counts no votes"),

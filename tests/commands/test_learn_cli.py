@@ -143,7 +143,7 @@ def test_a_file_that_is_none(consensus, tmp_path):
     assert (ran.code, "nothing.json cannot be read: No such file" in ran.err) == (2, True)
     (tmp_path / "broken.json").write_bytes(b"{\xff")
     ran = consensus("learn", "--input", str(tmp_path / "broken.json"))
-    assert (ran.code, "is no UTF-8 text" in ran.err) == (2, True)
+    assert (ran.code, "is not UTF-8" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,14 @@ def chat(
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Ask a model and let it improve its answer (default), or talk with it until you type exit (interactive).
+    """Ask a model and let it improve its answer (default), or chat with it until you type exit (interactive).
 
     Args:
-        model: OpenRouter's name of the model: author/slug, or author/slug:free.
-        prompt: The question; - reads it from standard input. In an interactive chat the first one, if you give it.
-        mode: One question and improvements of the answer, or as many questions as you like.
-        turns: How often the model answers in the default mode.
-        improvement_prompt: What it is asked after each answer in the default mode.
+        model: Model, as author/slug or author/slug:free.
+        prompt: Prompt; - reads it from standard input. Optional in an interactive chat.
+        mode: One prompt with improvements of the answer, or a conversation.
+        turns: Number of answers in the default mode.
+        improvement_prompt: Prompt after each answer in the default mode.
         source: Where else it is read.
         options: Sampling settings and limits; a budget is that of one turn.
         out: What is printed and written.
