@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -38,6 +37,7 @@ from consensus_flows.blocks import (
 from consensus_flows.blocks.addresses import checked_base_url
 from consensus_flows.blocks.credentials import ModelCredentials
 from consensus_flows.blocks.member import members_of
+from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 SLUGS = {
@@ -88,7 +88,7 @@ def test_slugs_pictures_and_pages() -> None:
 def test_they_can_be_registered(prefect_server: None) -> None:
     command = [sys.executable, "-m", "prefect", "block", "register", "-m", "consensus_flows.blocks"]
     environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100, cwd=ROOT)
+    done = processes.run(command, env=environment, text=True, timeout=100, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = [one for one in vars(blocks).values() if Block.is_block_class(one)]
     assert set(SLUGS) <= set(found)
