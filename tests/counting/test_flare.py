@@ -145,7 +145,7 @@ def test_a_mistake_is_named_by_its_path(file, said):
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"'])
 def test_what_is_no_such_file(text):
-    with pytest.raises(ConfigurationError, match="not valid JSON|this "):
+    with pytest.raises(ConfigurationError, match=r"not valid JSON|this "):
         read_input(text)
 
 
