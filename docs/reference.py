@@ -61,7 +61,7 @@ def record() -> str:
 def columns() -> str:
     """The columns of a batch's output."""
     head = "# Output columns\n\nWhat a [batch](../batch.md) writes for each row, in this order, before the row's own columns."
-    rows = "".join(f"\n| `{one.name}` | {_cell(one.meaning)} |" for one in output_columns())
+    rows = "".join(f"\n| `{column.name}` | {_cell(column.meaning)} |" for column in output_columns())
     return f"{head}\n\n| column | meaning |\n|---|---|{rows}"
 
 

@@ -1,6 +1,7 @@
 """A batch: one algorithm over every row of a file, as a flow; split over several runs of itself if that is wanted."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
@@ -39,10 +40,12 @@ def run_name() -> str:
     return f"{PurePosixPath(str(given.get('input') or '')).name}{part}"
 
 
-class BatchFlow(Flow[..., Any]):
+class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
     """The flow of a batch, which can be called with rows in place of a file."""
 
-    def __call__(self, input: object, output: str | PathLike[str] | None = None, **parameters: Any) -> Any:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, input: object, output: str | PathLike[str] | None = None, **parameters: Any
+    ) -> Coroutine[Any, Any, BatchSummary]:
         """Run a batch.
 
         Args:
@@ -89,6 +92,8 @@ async def batch(
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
+    probe: bool = True,
+    strict: bool = False,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
@@ -116,6 +121,9 @@ async def batch(
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
+        probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
+            reached.
+        strict: Fail the batch when a model never answers, or keeps failing and is taken out.
     """
     name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
@@ -146,6 +154,8 @@ async def batch(
         abstain_below=abstain_below,
         review=None if review is None else confined(dated(review), "review"),
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
+        probe=probe,
+        strict=strict,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)

@@ -27,10 +27,12 @@ from consensus_flows.tasks.batches.review_file import Reviewer, check_review
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
+from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import price
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, models_checked
+from consensus_flows.tasks.calls.probe import probe
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, models_checked
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
@@ -66,6 +68,8 @@ class Batch:
         abstain_below: The least share with which an answer stands.
         review: File, or page alone, of the rows that a person should look at.
         function: What runs a row; None for the algorithm.
+        probe: Whether to look for models that cannot answer before the first row.
+        strict: Whether a model that does not answer ends the batch.
     """
 
     source: Source
@@ -83,6 +87,8 @@ class Batch:
     abstain_below: float | None = None
     review: str | None = None
     function: Callable[..., Awaitable[Record]] | None = None
+    probe: bool = True
+    strict: bool = False
 
     def members(self) -> list[str] | None:
         """Return the members that have columns of their own, by their names in the output."""
@@ -186,7 +192,24 @@ async def checked(batch: Batch) -> Inventory:
     endpoints = await check_models(batch.config.models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
         await _check_prices(endpoints)
+    for text in conflicts(endpoints.values()):
+        await emit("notice", text)
+    # SDKs take seconds to import: here, and not in the time of the first rows.
+    await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints.values()}))
+    if batch.probe:
+        await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
+    found = await probe(endpoints, embedding)
+    if found.tested:
+        await emit("notice", found.describe())
+    if found.problems:
+        raise ConfigurationError(
+            f"{len(found.problems)} of {len(endpoints)} models cannot answer; --no-probe (probe: false) asks them all the same:\n"
+            + "\n".join(f"  {problem}" for problem in found.problems.values())
+        )
 
 
 async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
@@ -195,8 +218,8 @@ async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
     unknown = [str(name) for name, endpoint in paid.items() if await price(endpoint, name.model, one) is None]
     if unknown:
         raise ConfigurationError(
-            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is not known, so that no call of it could "
-            "be covered: limit calls or tokens instead"
+            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is unknown, so the limit cannot be "
+            "enforced: limit calls or tokens instead"
         )
 
 
@@ -206,7 +229,7 @@ def _bad(inventory: Inventory) -> str:
     if any("wrong encoding" in bad.message for bad in inventory.bad):
         more += "\nText is read as UTF-8: if the file has another encoding, re-encode it"
     return (
-        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; fix them, or skip "
+        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows are invalid; fix them, or skip "
         "them with skip_bad:\n" + "\n".join(shown) + more
     )
 
@@ -261,6 +284,9 @@ class _Run:
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
         self._passed_over = False
+        self._breaker = Breaker()
+        self._without: dict[int, tuple[Row, set[str]]] = {}
+        """Finished rows for which models gave no answer, for no reason of the row."""
 
     async def work(self) -> BatchSummary:
         """Do the rows that are not finished."""
@@ -286,6 +312,11 @@ class _Run:
             await asyncio.to_thread(os.sync)
         summary.duration_s = round(time.monotonic() - started, 4)
         summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
+        summary.taken_out = list(self._breaker.out.values())
+        if batch.strict:
+            self._undo(
+                {one.model for one in self._journal.totals.models() if one.never_answered} | {*self._breaker.out}
+            )
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
@@ -329,7 +360,7 @@ class _Run:
             raise group.exceptions[0] from None
 
     async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
-        while self._stop is None and not spent.exhausted:
+        while self._stop is None and not spent.exhausted and not (self._batch.strict and self._breaker.out):
             row = next(rows, None)
             if row is None:
                 return
@@ -337,7 +368,7 @@ class _Run:
                 self._passed_over = True
                 await asyncio.sleep(0)
                 continue
-            with spending(Budget()) as of_row:
+            with spending(Budget()) as of_row, breaking(self._breaker, row.id):
                 record = await self._do(row)
             self._calls += record.calls
             if self._journal.error is not None:
@@ -356,6 +387,13 @@ class _Run:
                 result = outcome(row, record)
                 self._journal.add(row, result)
                 self._watch(row, record)
+                silent = {
+                    call.provider + "/" + call.model
+                    for call in record.calls_made()
+                    if call.error and call.error.kind in KINDS
+                }
+                if silent:
+                    self._without[row.number] = row, silent
             self._progress.add(result)
             await emit("row", result)
 
@@ -392,6 +430,16 @@ class _Run:
                 self._journal.forget(failed.number)
                 self._leave(failed, error)
             self._failures.clear()
+
+    def _undo(self, silent: set[str]) -> None:
+        """Stop a strict batch over models that do not answer, and let the next run do again what they are missing from."""
+        if not silent:
+            return
+        self._stop = self._stop or f"strict: no answer of {', '.join(sorted(silent))}"
+        for row, missing in self._without.values():
+            if missing & silent:
+                self._journal.forget(row.number)
+                self._leave(row, self._stop)
 
     def write(self, summary: BatchSummary) -> None:
         """Write the output and sum it up; the rows go by one after the other and are never all in memory."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from consensus_flows.tasks.batches.addresses import Place, place_of, unsupported
+from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
 from consensus_flows.tasks.batches.results import ANSWERS, BY_MEMBER, RESULT_COLUMNS, flat_answers
@@ -104,7 +104,7 @@ def check_output(address: str, parameter: str = "output", *, page: bool = False)
     elif not is_stream(Path(place.path)):
         folder = _real(place).parent
         if not folder.is_dir():
-            raise ConfigurationError(f"{parameter}: there is no folder {folder}")
+            raise ConfigurationError(f"{parameter}: no such folder: {folder}")
         try:
             # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
             tempfile.TemporaryFile(dir=folder).close()
@@ -258,7 +258,10 @@ def ending_of(address: str, parameter: str) -> str:
     place = place_of(address, parameter)
     ending, compression = place.suffixes()
     if ending not in FORMATS or (compression and (ending == ".parquet" or compression != "gzip")):
-        raise ConfigurationError(f"{parameter}: {unsupported(place, FORMATS)}")
+        raise ConfigurationError(
+            f"{parameter}: {place.address} has an unsupported extension: use one of {', '.join(FORMATS)}; all but "
+            ".parquet also with .gz"
+        )
     return ending
 
 

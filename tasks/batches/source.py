@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from consensus_flows.tasks.batches.addresses import Place, place_of, unsupported
+from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.columns import Columns, Template
 from consensus_flows.tasks.batches.parquet import read_parquet
 from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, BadRow, Broken, Fingerprint, Inventory, Item, Row
@@ -189,7 +189,7 @@ class Source:
                     at = at if isinstance(one, list) else one.line
                     yield one
         except FileNotFoundError:
-            raise ConfigurationError(f"input: there is no file {self.address}") from None
+            raise ConfigurationError(f"input: no such file: {self.address}") from None
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             after = f" after {self._unit()} {at}" if at else ""
             reason = getattr(error, "strerror", None) or str(error)
@@ -207,14 +207,18 @@ class Source:
     def _format(self) -> tuple[str, str | None]:
         ending, compression = self._place.suffixes()
         if ending not in FORMATS or (compression and ending == ".parquet"):
-            raise ConfigurationError(f"input: {unsupported(self._place, FORMATS)}, or a folder of .md and .txt files")
+            known = ", ".join(FORMATS)
+            raise ConfigurationError(
+                f"input: {self.address} has an unsupported extension: use one of {known}; all but .parquet also with "
+                ".gz; or a folder of prompts"
+            )
         if not self._place.fs.exists(self._place.path):
-            raise ConfigurationError(f"input: there is no file {self.address}")
+            raise ConfigurationError(f"input: no such file: {self.address}")
         return ending, compression
 
     def _nothing(self, names: list[str] | None) -> str:
         if self._folder:
-            return f"there is no file {' or '.join('*' + ending for ending in ENDINGS)} in the folder {self.address}"
+            return f"no {' or '.join('*' + ending for ending in ENDINGS)} files in the folder {self.address}"
         return f"{self.address} has no rows" if names else f"{self.address} is empty"
 
     def _unit(self) -> str:

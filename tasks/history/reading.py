@@ -31,6 +31,8 @@ class Filter:
         since: When it began at the earliest.
         until: Before which moment it began.
         rows: Whether runs are wanted that are a row of a batch.
+        batches: Whether batches as a whole are wanted.
+        text: What stands in the question or in the answer.
         model: A model that was called, as `provider/model` or without the provider.
     """
 
@@ -40,6 +42,8 @@ class Filter:
     model: str | None = None
     until: datetime | None = None
     rows: bool = True
+    batches: bool = True
+    text: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what holds for a run that is wanted."""
@@ -52,9 +56,13 @@ class Filter:
             found.append(runs.c.started_at >= self.since)
         if self.until is not None:
             found.append(runs.c.started_at < self.until)
+        if self.text is not None:
+            found.append(or_(*(one.icontains(self.text, autoescape=True) for one in (runs.c.prompt, runs.c.answer))))
         if self.model is not None:
             made = calls.alias()  # a query over calls itself must not be taken for this one
             found.append(runs.c.id.in_(select(made.c.run_id).where(is_model(self.model, made))))
+        if not self.batches:
+            found.append(runs.c.position > 0)
         if not self.rows:
             batches = runs.alias()
             of_batch = select(batches.c.flow_run_id).where(batches.c.position == 0)
@@ -70,9 +78,13 @@ def is_model(name: str, of: FromClause = calls) -> ColumnElement[bool]:
     return or_(plain, and_(of.c.provider == provider, of.c.model == model)) if slash else plain
 
 
-def list_runs(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
-    """Return the latest runs without their answers, newest first."""
-    query = select(*LIST).where(*wanted.conditions()).order_by(runs.c.started_at.desc(), runs.c.id.desc())
+def list_runs(connection: Connection, wanted: Filter, limit: int, *, answers: bool = False) -> list[Row]:
+    """Return the latest runs, newest first, with their answers or without."""
+    query = (
+        select(*LIST, *([runs.c.answer] if answers else []))
+        .where(*wanted.conditions())
+        .order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    )
     return [_plain(row._mapping) for row in connection.execute(query.limit(limit))]  # noqa: SLF001 - that is its public name
 
 
@@ -113,12 +125,10 @@ def only(found: Sequence[str] | set[str], name: str, what: str) -> str:
         HistoryError: If there is none or several.
     """
     if not name.strip() or not found:
-        raise HistoryError(f"{name!r} is no {what}")
+        raise HistoryError(f"no {what} {name!r}")
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:LISTED])
-        raise HistoryError(
-            f"{name!r} is the beginning of several ids: {listed}{', ...' if len(found) > LISTED else ''}"
-        )
+        raise HistoryError(f"{name!r} matches several IDs: {listed}{', ...' if len(found) > LISTED else ''}")
     return next(iter(found))
 
 
@@ -136,7 +146,7 @@ def latest(connection: Connection) -> Conversation:
         .limit(1)
     ).scalar()
     if found is None:
-        raise HistoryError("there is no conversation to continue")
+        raise HistoryError("no conversation to continue")
     return _after(connection, found)
 
 
@@ -154,7 +164,7 @@ def named(connection: Connection, name: str) -> Conversation:
     for column in (conversations.c.id, turns.c.run_id):
         fits = column.startswith(name, autoescape=True)
         found |= set(connection.execute(select(column).where(fits).limit(LISTED + 1)).scalars())
-    full = name if name in found else only(found, name, "conversation or run with an answer in one")
+    full = name if name in found else only(found, name, "conversation or answered run")
     leaf = connection.execute(
         select(turns.c.run_id)
         .where(turns.c.conversation_id == full)

@@ -49,41 +49,45 @@ class BatchOptions:
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True)]
-    """File of answers (.jsonl, .csv, .parquet) or an fsspec address; {date} stands for the day. - prints JSONL on stdout."""
+    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day. - prints JSONL on stdout."""
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """Name of a saved configuration."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The column that is the prompt; default: prompt, question, or the only one."""
+    """Column of the prompt; default: prompt, question, or the only one."""
     prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The prompt as a text with {column} in it, instead of a column."""
+    """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The column that tells rows apart; default: id where there is one, else the row number."""
+    """Column that identifies a row; default: id if there is one, else the row number."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
-    """Rows that are worked on at once."""
+    """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Skip rows that cannot be used, and list them."""
+    """Skip invalid rows, and list them."""
     input_format: Annotated[InputFormat | None, Parameter(group=OUTPUT)] = None
-    """Format of standard input; default: JSON where it begins like that, else CSV."""
+    """Format of standard input; default: JSON if it starts like JSON, else CSV."""
     limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
-    """Run only the first rows. A later run of all takes their answers from the store."""
+    """Run only the first rows, to try. A later run of all rows reuses their answers."""
     sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
-    """Run only this many rows, drawn at random."""
+    """Run only this many random rows."""
     sample_seed: Annotated[int, Parameter(group=OUTPUT)] = 0
-    """Draw other rows."""
+    """Seed of --sample."""
     wide: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Write a column for each member in place of the nested answers."""
+    """Write one column per member instead of the nested answers."""
     abstain_below: Annotated[float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1))] = None
-    """Give no answer where a smaller share of the members agrees, 0 to 1."""
+    """Give no answer if a smaller share of the members agrees, 0 to 1."""
     review: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """File (.csv, .jsonl) of the rows to look at, with an HTML page of the same name beside it; or the page alone (.html)."""
+    """File (.csv, .jsonl) of the rows to review, with an HTML page of the same name beside it; or only the page (.html)."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Print the number of calls and the estimated cost of each model, and stop."""
+    """Print the number of calls and the estimated cost by model, and exit."""
     records: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
+    """Folder for the whole record of each row as JSON, as `consensus tally` reads it."""
     reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """With --flow moa, the column of recorded answers that stand in for the first layer."""
+    """Column of recorded answers to use as the first layer, with --flow moa."""
+    probe: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Check the models against the vendors' lists of models before the first row."""
+    strict: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Fail the batch if a model never answers or is disabled. Without it, the exit code is 4 if a model never answered."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
-    """Split the rows over so many deployment runs, for as many workers as there are."""
+    """Number of deployment runs over which to split the rows."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
@@ -98,16 +102,19 @@ def command(flow: str | None) -> Callable[..., Exit]:
         batch: BatchOptions,
         given: Given | None = None,
     ) -> Exit:
-        """Run a flow on every row of a file; --flow names it, --name a saved configuration.
+        """Run an algorithm on every row of a file; --flow names the algorithm, --name a saved configuration.
 
-        If it is killed, run the same command again: it resumes. When it has ended, the same command retries the rows that
-        failed. --max-calls, --max-tokens and --max-cost limit the whole batch, --deadline this run of it.
+        A model that fails in three consecutive rows, for a reason other than the row itself (auth, not_found, quota,
+        connection, server, timeout, overloaded), is disabled for the rest of the run. If it has answered before, it must
+        also have been failing for a minute. The next run asks it again.
+
+        If it is killed, run the same command again: it resumes. After the end, the same command retries failed rows.
+        --max-calls, --max-tokens and --max-cost limit the whole batch, --deadline this run of it.
 
         Args:
-            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address;
-                - for standard input.
-            flow: The algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its
-                own options.
+            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or fsspec URL;
+                - reads standard input.
+            flow: Algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its options.
             batch: What is read and written.
             given: The settings.
         """
@@ -161,6 +168,8 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         sample=options.sample,
         sample_seed=options.sample_seed,
         shards=options.shards,
+        probe=options.probe,
+        strict=options.strict,
     )
 
 
@@ -253,9 +262,16 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str, *, to_stdou
             output.unlink()
         else:
             put(summary.output)
+    return exit_code(summary)
+
+
+def exit_code(summary: BatchSummary) -> Exit:
+    """Return the exit code of a batch."""
     if summary.status == "budget":
         return Exit.BUDGET
-    return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
+    if summary.failed or summary.status == "stopped":
+        return Exit.NO_ANSWER
+    return Exit.NEVER_ANSWERED if summary.never_answered else Exit.ANSWER
 
 
 def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Exit:
@@ -274,10 +290,13 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         config,
         skip_bad=options.skip_bad,
         review=options.review,
+        probe=options.probe,
     )
 
     async def estimated() -> Estimate:
-        inventory = await checked(work)
+        with watched_by(BatchLines()):
+            inventory = await checked(work)
+        await close_clients()
         return await estimate(config, one.plan(config), inventory.rows, inventory.size)
 
     try:
