@@ -58,7 +58,8 @@ class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
         """
         source = fspath(input) if isinstance(input, str | PathLike) else kept_rows(input)
         answers = unnamed_output(source, parameters) if output is None else fspath(output)
-        return super().__call__(source, answers, **parameters)
+        running: Coroutine[Any, Any, BatchSummary] = super().__call__(source, answers, **parameters)
+        return running
 
 
 @partial(
