@@ -202,6 +202,10 @@ async def _deploy(
     """Make the deployment; return whether it replaces one of the name, and when its next run is."""
     async with get_client() as client:
         before = await _of_name(client, name)
+        try:
+            await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            raise Stop(f"the server has no work pool {POOL!r}: `consensus up` makes it, and starts a worker") from None
         made = await flow_of_batch.ato_deployment(
             name,
             schedules=[DeploymentScheduleCreate(schedule=when, active=True, slug=TAG)],

@@ -9,6 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 
 from consensus_flows.deployments.commands import schedules
+from consensus_flows.deployments.commands.operations.up import make_pool
 from consensus_flows.deployments.commands.schedules import ScheduleOptions, _in_words
 from consensus_flows.deployments.server import ServerInfo
 from consensus_flows.deployments.terminal import Stop
@@ -72,6 +73,11 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
     assert unknown.code == 2 and "'day'" in unknown.err
     assert json.loads(commands("schedules", "--json").out) == []
 
+    async def pool():
+        async with get_client() as client:
+            await make_pool(client)
+
+    asyncio.run(pool())
     first = commands(*made, "--max-calls", "100", "--timezone", "Europe/Berlin")
     assert first.code == 0 and "scheduled night: 2 rows" in first.err, first.err
     again = commands(*made, "--concurrency", "3", "--timezone", "Europe/Berlin")
