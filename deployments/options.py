@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
-from consensus_flows.deployments.terminal import Stop, explain, read_text, say
+from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
@@ -31,7 +31,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 def _check_sentence(_: Any, value: Any) -> None:
     if isinstance(value, str) and re.fullmatch(r"--?[A-Za-z]\S*", value):
-        raise ValueError(f"Unknown option: {value}")
+        raise NotAnOptionError(value)
 
 
 SENTENCE = Parameter(allow_leading_hyphen=True, validator=_check_sentence)
@@ -64,15 +64,13 @@ FLAGS = {
     "service_tier": Flag(group=BUDGET),
     "budget.max_cost_usd": Flag(("--max-cost",)),
     "budget.max_seconds": Flag(("--deadline",)),
-    "sampling.seed": Flag(
-        help="Sampling seed of the members; each further instance of a model takes the next number. Not --order-seed."
-    ),
+    "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
     "VoteConfig.weights": Flag(
-        type=Text, help="What votes count: member=weight, separated by commas; default: 1 each."
+        type=Text, help="Weights of the votes: member=weight, separated by commas; default: 1 each."
     ),
     "ConsensusLearningConfig.aggregator_context": Flag(type=Text, help="System prompt of the aggregator."),
     "ConsensusLearningConfig.aggregator_prompt": Flag(
-        type=Text, help="What the aggregator is asked after the answers; default: the built-in text."
+        type=Text, help="Instructions for the aggregator after the answers; default: built in."
     ),
     "MixtureOfAgentsConfig.layers": Flag(
         ("--layer",),
@@ -89,7 +87,7 @@ FLAGS = {
     "MixtureOfAgentsConfig.aggregator_settings.max_output_tokens": Flag(
         ("--final-max-output-tokens",),
         SAMPLING,
-        help="Maximum number of tokens in the aggregator's answer; default: as for all models.",
+        help="Maximum number of tokens in the aggregator's answer; default: that of all models.",
     ),
     "MixtureOfAgentsConfig.prompts.initial": Flag(
         ("--initial-prompt",), JUDGING, TextFile, "File with the instruction of the first layer."
@@ -199,7 +197,7 @@ def options_type(config: type[RunConfig]) -> Any:
         Parameter(
             name="--config",
             group=OUTPUT,
-            help="JSON or TOML file of settings; they override what is saved, and options override them.",
+            help="JSON or TOML file of settings; it overrides the saved configuration, and options override it.",
         ),
     ]
     return Annotated[_dictionary(config.__name__, fields, total=False), Parameter(name="*")]
@@ -295,7 +293,7 @@ def _checked_set(name: str) -> str:
         prompt_set(name)
         return str(path_of(name)) if is_path(name) else name
     except ConfigurationError as error:
-        raise Stop(f"--prompt-set: {error.message.removeprefix('prompt_set: ')}") from None
+        raise Stop(f"--prompt-set: {error.reason}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from consensus_flows.deployments.cli import app
 from consensus_flows.deployments.commands.algorithms.batch import command as batch
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
+from consensus_flows.tasks.batches.results import output_columns
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,9 +60,9 @@ def record() -> str:
 
 def columns() -> str:
     """The columns of a batch's output."""
-    row = griffe.load("consensus_flows.tasks.batches.summary").classes["RowResult"]
     head = "# Output columns\n\nWhat a [batch](../batch.md) writes for each row, in this order, before the row's own columns."
-    return f"{head}\n\n{_fields(row)}"
+    rows = "".join(f"\n| `{column.name}` | {_cell(column.meaning)} |" for column in output_columns())
+    return f"{head}\n\n| column | meaning |\n|---|---|{rows}"
 
 
 def _fields(one: griffe.Class) -> str:

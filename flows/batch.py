@@ -15,6 +15,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
+from consensus_flows.flows.run import DEFAULT, validated
 from consensus_flows.flows.saved_algorithm import load_saved
 from consensus_flows.tasks.batches.addresses import confined, dated
 from consensus_flows.tasks.batches.output import check_output
@@ -26,7 +27,6 @@ from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.verdict import concluded, of_batch
-from consensus_flows.tasks.saved_config import DEFAULT, validated
 from consensus_flows.tasks.watch import emit
 
 
@@ -55,6 +55,8 @@ async def batch(
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
+    probe: bool = True,
+    strict: bool = False,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
@@ -66,7 +68,7 @@ async def batch(
         config: Its settings, or the name of a saved configuration. Empty: the one called default.
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
-        id_column: The column that tells rows apart; empty: id where there is one, else the line number.
+        id_column: The column that tells rows apart; empty: id where there is one, else the row number.
         concurrency: Rows that are worked on at once.
         skip_bad: Skip rows that cannot be used.
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
@@ -75,6 +77,9 @@ async def batch(
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
+        probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
+            reached.
+        strict: Fail the batch when a model never answers, or keeps failing and is taken out.
     """
     name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
@@ -98,8 +103,10 @@ async def batch(
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
+        probe=probe,
+        strict=strict,
     )
-    async with record_runs(BatchReport(), in_conversation=False), alive(work.output if shard else None):
+    async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)
         if shard is not None:
             summary = await run_batch(work, leave=partial(leave_summary, work.output), inventory=inventory)

@@ -7,12 +7,11 @@ from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.flows.pump import report, run_pump
-from consensus_flows.flows.run import FLOW, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, run_as_flow
 from consensus_flows.tasks.calls.call import Caller
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record
-from consensus_flows.tasks.saved_config import ConfigOrName
 
 
 async def run_completion(prompt: str, config: PumpConfig, *, conversation: tuple[Message, ...] = ()) -> Record:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig, PromptType
-from consensus_flows.flows.run import FLOW, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
@@ -23,16 +23,8 @@ from consensus_flows.tasks.measuring import likeness_of
 from consensus_flows.tasks.prompting.fence import fenced
 from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Iteration, Record, Settlement
-from consensus_flows.tasks.reports.report import (
-    Artifact,
-    Report,
-    agreement_note,
-    calls_artifact,
-    cell,
-    iteration_page,
-    quoted,
-)
-from consensus_flows.tasks.saved_config import ConfigOrName
+from consensus_flows.tasks.reports.markdown import cell, prose, quoted
+from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, calls_artifact, iteration_page
 
 
 async def run_consensus_learning(
@@ -250,7 +242,7 @@ def page(iteration: Iteration) -> str:
         by = f"no aggregate could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
     else:
         by = f"by {synthesis.method}: the answer of `{cell(synthesis.chosen or '')}`"
-    sections = [f"**Aggregate** {by} · {agreement_note(iteration)}", quoted(synthesis.text)]
+    sections = [f"**Aggregate** {by} · {agreement_note(iteration)}", prose(synthesis.text)]
     if synthesis.votes:
         votes = [f"{value}: {', '.join(members)}" for value, members in synthesis.votes.items()]
         sections += ["## Votes", quoted("\n".join(votes))]

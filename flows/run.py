@@ -1,30 +1,30 @@
-"""One question under way: what the rounds of every algorithm share, from its beginning to its record."""
+"""One question under way: what every algorithm shares, from its configuration to its record."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, get_args
 
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from consensus_flows.blocks.member import Member, ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.asking import ask_members, missed_quorum
+from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.providers import check_models, conflicts
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.prompting.turns import Turns, apart
 from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.reports.verdict import concluded, of_run
-from consensus_flows.tasks.saved_config import resolve_config
 from consensus_flows.tasks.watch import emit
 
 
@@ -180,9 +180,9 @@ class Run(Generic[Config]):
         for one in record.iterations:
             record.degraded |= len(one.answered()) < len(one.responses)
             for call in (*one.responses, *one.judgements):
-                if call.error is not None:
+                if call.error is not None and not call.warnings:
                     self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
-                record.add_warnings(call.warnings)
+                record.add_warnings(call.warnings, one.number)
         record.end_by_budget()
         record.add_up()
 
@@ -212,7 +212,7 @@ async def begin(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
+    endpoints = await check_models(config.models(), config.embedding())
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(
@@ -227,6 +227,8 @@ async def begin(
     )
     started = time.monotonic()
     await emit("started", record)
+    for text in conflicts(endpoints.values()):
+        record.warn("base_url", text)
     with spending(config.budget):
         yield run
     run.finish()
@@ -267,3 +269,81 @@ async def run_as_flow(
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)
     return record
+
+
+class _NamesFields:
+    """Reports what is wrong in settings by their fields alone; pydantic names the union's members, too, and each one's failure."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        config_class = get_args(source)[0]
+        return core_schema.no_info_before_validator_function(
+            lambda value: config_class.model_validate(value) if isinstance(value, dict) else value, handler(source)
+        )
+
+
+ConfigOrName = Annotated[Config | str | None, _NamesFields]
+"""A flow's parameter: the settings, or the name of a saved configuration; None or empty for the one called `default`."""
+
+DEFAULT = "default"
+"""The saved configuration that is meant where none is named."""
+
+
+class NotSavedError(ConfigurationError):
+    """No configuration is saved under a name."""
+
+
+async def resolve_config(block_class: type[Block], config: Config | str | None) -> Config:
+    """Return the settings of a run: those given, or a saved configuration.
+
+    Args:
+        block_class: The block in which configurations are saved.
+        config: The settings, or the name of a saved configuration; None or empty for the one called `default`.
+
+    Raises:
+        ConfigurationError: If no configuration of that name is saved, or it can no longer be used.
+    """
+    if isinstance(config, BaseModel):
+        return config
+    config_class: type[Config] = block_class.model_fields["config"].annotation  # type: ignore[assignment]
+    return await load_config(block_class, config_class, config or DEFAULT)
+
+
+async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:
+    """Load the configuration that is saved as `name` in a block of `block_class`.
+
+    Args:
+        block_class: The type of the block.
+        config_class: The settings in it.
+        name: The block's name.
+
+    Raises:
+        ConfigurationError: If there is none, or it can no longer be used.
+    """
+    kind = block_class.get_block_type_slug()
+    try:
+        block: Any = await block_class.aload(name)
+        # Prefect stores every field. Only what differs from the default was chosen, and may lie over other settings.
+        return config_class.model_validate(block.config.model_dump(exclude_defaults=True))
+    except (ValidationError, RuntimeError) as error:
+        raise ConfigurationError(f"the configuration saved as {name!r} cannot be used: {error}") from None
+    except ValueError:
+        raise NotSavedError(
+            f"no configuration is saved as {name!r} for {kind}: `consensus save {name} --flow {kind} -m provider/model ...`"
+        ) from None
+
+
+def validated(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Make a configuration of plain values that were given as a flow's parameter.
+
+    Raises:
+        ConfigurationError: Naming each field that is wrong.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        lines = [
+            f"config.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}" for item in found
+        ]
+        raise ConfigurationError("\n".join(lines)) from None

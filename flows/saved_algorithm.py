@@ -4,8 +4,8 @@ from contextlib import suppress
 from typing import Any
 
 from consensus_flows.flows.algorithms import algorithms
+from consensus_flows.flows.run import NotSavedError, load_config
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.saved_config import NotSavedError, load_config
 
 
 async def load_saved(name: str, flow: str | None = None) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Ask all members of a panel at once, and decide how long to wait for the last ones."""
+"""What a member is asked: its own conversation; and how a whole panel is asked at once, and how long the last ones are waited for."""
 
 import asyncio
 import statistics
@@ -9,14 +9,15 @@ from typing import Any
 
 from consensus_flows.blocks.member import Member
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.calls.ask import cancellable
+from consensus_flows.tasks.calls.ask import Straggler
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ErrorKind
-from consensus_flows.tasks.prompting.fence import marked
+from consensus_flows.tasks.prompting.fence import fence_tag, fenced, marked
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
-from consensus_flows.tasks.record import CallError, Response
+from consensus_flows.tasks.prompts import fill
+from consensus_flows.tasks.record import CallError, Response, Synthesis
 
 Asked = tuple[Request, int, Awaitable[Response]]
 
@@ -75,26 +76,26 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
         straggler_grace: None to wait for all.
     """
     started = time.monotonic()
-    with cancellable() as cancellation:
-        calls = [asyncio.ensure_future(call) for _, _, call in asked]
+    calls = [asyncio.ensure_future(call) for _, _, call in asked]
     took: dict[asyncio.Future[Response], float] = {}
     pending = set(calls)
+    cut: str | None = None
     try:
         while pending:
             wait = _time_left(took, quorum, straggler_grace, started)
             if wait is not None and wait <= 0:
-                cancellation.reason = f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered"
+                cut = f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered"
                 break
             done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             took |= {call: time.monotonic() - started for call in done}
     finally:
         for call in pending:
-            call.cancel()
+            call.cancel(Straggler(cut) if cut else None)
         if pending:
             await asyncio.wait(pending)
     waited = time.monotonic() - started
     return [
-        _outcome(call, request, instance, took.get(call, waited), cancellation.reason)
+        _outcome(call, request, instance, took.get(call, waited), cut)
         for call, (request, instance, _) in zip(calls, asked, strict=True)
     ]
 
@@ -186,3 +187,51 @@ def new_samples(call: Call, members: Sequence[Member], number: int) -> Call:
         )
 
     return sample
+
+
+def apart(system: str | None, conversation: Sequence[Message]) -> tuple[str | None, tuple[Message, ...]]:
+    """Return all instructions as one text, and the conversation without them.
+
+    Vendors want one system message, and want it first; a conversation that comes from elsewhere may hold several.
+    """
+    instructions = [system, *(message.content for message in conversation if message.role == "system")]
+    turns = tuple(message for message in conversation if message.role != "system")
+    return "\n\n".join(text for text in instructions if text and text.strip()) or None, turns
+
+
+class Turns:
+    """The conversation of one member, which continues from its own earlier answer."""
+
+    def __init__(self, question: str, system: str | None = None, conversation: Sequence[Message] = ()) -> None:
+        first = (Message(role="system", content=system),) if system else ()
+        self._settled = (*first, *conversation)
+        self._question = question
+        self._guidance = ""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the member is asked next."""
+        parts = [part for part in (self._question, self._guidance) if part]
+        return (*self._settled, Message(role="user", content="\n\n".join(parts)))
+
+    def continue_after(self, answer: str | None, guidance: str) -> None:
+        """Continue after `answer` with `guidance`; a member that gave none is asked the same again, with the guidance."""
+        if answer is not None:
+            self._settled = (*self.messages, Message(role="assistant", content=answer))
+            self._question = ""
+        self._guidance = guidance
+
+
+def guidance(synthesis: Synthesis, seed: str) -> str:
+    """Return what a member is shown of a round before it answers again.
+
+    All of it is quoted as to a judge: it may be another member's answer word for word, or repeat one.
+    """
+    parts = {
+        "so far": synthesis.text,
+        "of a minority": synthesis.dissent,
+        "to look into": "\n".join(f"- {area}" for area in synthesis.refinement_areas),
+    }
+    tag = fence_tag(list(parts.values()), seed)
+    quoted = [fenced({label: text}, seed, tag=tag) if text else "" for label, text in parts.items()]
+    return fill("iterate", **dict(zip(("synthesis", "dissent", "areas"), quoted, strict=True)))

@@ -34,7 +34,7 @@ def read_cases(text: str) -> list[CheckCase]:
     try:
         value = parse(text)
     except ValueError as error:
-        raise ConfigurationError(f"prompts: this is no JSON: {error}") from None
+        raise ConfigurationError(f"this is no JSON: {error}", field="prompts") from None
     if isinstance(value, dict):
         value = [{"prompt": prompt, "answers": answers} for prompt, answers in value.items()]
     try:
@@ -43,7 +43,8 @@ def read_cases(text: str) -> list[CheckCase]:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(
-            f"prompts: {where}: {first['msg']}; write a list of texts, or of objects with prompt, answers and expected"
+            f"{where}: {first['msg']}; write a list of texts, or of objects with prompt, answers and expected",
+            field="prompts",
         ) from None
 
 

@@ -32,7 +32,16 @@ class ConsensusError(Exception):
 
 
 class ConfigurationError(ConsensusError, ValueError):
-    """Something the user wrote cannot be used; found before any call is paid for."""
+    """Something the user wrote cannot be used; found before any call is paid for.
+
+    Attributes:
+        field: The setting or parameter that is wrong, where it is one; the message begins with it.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, reason: str = "", *, field: str = "") -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field, self.reason = field, reason
 
 
 class ModelError(ConsensusError):
@@ -45,6 +54,7 @@ class ModelError(ConsensusError):
         max_attempts: After so many attempts a retry is pointless; None for no such bound, 0 if it is now.
         status: HTTP status, if there was a response.
         text: Text that the model did write, if any.
+        taken_out: Whether it was not asked, because it was taken out of the run.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class ModelError(ConsensusError):
         max_attempts: int | None = None,
         status: int | None = None,
         text: str | None = None,
+        taken_out: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind: ErrorKind = kind
@@ -65,6 +76,7 @@ class ModelError(ConsensusError):
         self.max_attempts = max_attempts
         self.status = status
         self.text = text
+        self.taken_out = taken_out
 
 
 class BudgetError(ModelError):

@@ -135,10 +135,11 @@ def place(path: str | Path, field: str, *also: Path) -> Path:
     try:
         found = (folder / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL byte
-        raise ConfigurationError(f"{field}: {str(path)!r} is no path: {error}") from None
+        raise ConfigurationError(f"{str(path)!r} is no path: {error}", field=field) from None
     if any(found.is_relative_to(one) for one in (folder, *also)):
         return found
     raise ConfigurationError(
-        f"{field}: {str(path)!r} leads out of {folder}: a run that was started from a deployment reads and writes only "
-        f"there; {FOLDER} on the worker names another folder"
+        f"{str(path)!r} leads out of {folder}: a run that was started from a deployment reads and writes only "
+        f"there; {FOLDER} on the worker names another folder",
+        field=field,
     )

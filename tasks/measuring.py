@@ -74,7 +74,7 @@ async def likeness_of(
 
     calls = await asyncio.gather(*(embedded(text, whose) for text, whose in named.items()))
     iteration.embeddings += calls
-    record.add_warnings(warning for one in calls for warning in one.warnings)
+    record.add_warnings((warning for one in calls for warning in one.warnings), iteration.number)
     cause = _unusable(calls)
     if cause is not None:
         message = f"{label}: {model} could not embed every text, so wording is compared: {cause}"

@@ -66,6 +66,20 @@ class CallError(BaseModel):
     retryable: bool = False
 
 
+class TakenOut(BaseModel):
+    """A model that kept failing, and was not asked for the rest of a run."""
+
+    model: str
+    kind: ErrorKind
+    """Why it failed."""
+    row: str
+    """The id of the row after which it was not asked any more."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.model} was taken out after row {self.row}: {self.message.removeprefix(f'{self.model}: ')}"
+
+
 class Response(BaseModel):
     """One call: of a member, or of a judge.
 
@@ -414,29 +428,47 @@ class Record(BaseModel):
     """The whole run."""
 
     flow: str
+    """The algorithm."""
     flow_run_id: str | None = None
+    """The Prefect flow run in which it was made."""
+    run_id: str | None = None
+    """The id of this run in the history, where its flow run makes many: a row of a batch. Else it is that of the flow run."""
     prompt: str
     answer: str | None = None
+    """The answer of the panel; None if there is none."""
     status: Status = "finished"
+    """How the run ended. `budget`: a limit was reached, and the answer is the best so far."""
     degraded: bool = False
+    """Whether a call failed or a stand-in answered."""
     warnings: list[RunWarning] = Field(default_factory=list)
+    """What is worth knowing about the run, though its answer stands."""
     confidence: float | None = None
-    """The arbiter's own word."""
+    """The arbiter's own confidence, 0 to 1."""
     agreement: float | None = None
-    """How alike the members' answers are, measured."""
+    """How alike the members' answers are, measured, 0 to 1; where votes are counted, the share of the winner."""
     agreement_measure: str | None = None
     """How it was measured: `lexical`, `embedding:provider/model`, or `votes`."""
     best_iteration: int | None = None
+    """The number of the iteration whose answer is returned."""
     iterations: list[Iteration] = Field(default_factory=list)
+    """The rounds, each with every call."""
     usage: Usage = Usage()
+    """Tokens used in this run; answers from the store use none."""
     cost_usd: float | None = None
+    """What this run cost, as far as it is known; None if nothing is known."""
     calls: int = 0
+    """Calls of models, those answered from the store included."""
     cached_calls: int = 0
+    """Calls answered from the store."""
     requests: int = 0
+    """HTTP requests sent, retries included."""
     possibly_billed: int = 0
+    """Requests whose response was lost; the vendor may have billed them."""
     duration_s: float = 0.0
     error: str | None = None
+    """Why there is no answer."""
     seed: int | None = None
+    """The seed that shuffled the order in which judges saw the answers."""
     rankings: list[JudgeRanking] = Field(default_factory=list)
     """How each judge ranked the answers, where members rank each other."""
     scores: Scores | None = None
@@ -466,11 +498,16 @@ class Record(BaseModel):
 
     def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
         """Add a warning, unless it is there already."""
-        self.add_warnings([RunWarning(kind=kind, message=message, member=member, iteration=iteration)])
+        self.add_warnings([RunWarning(kind=kind, message=message, member=member)], iteration)
 
-    def add_warnings(self, warnings: Iterable[RunWarning]) -> None:
-        """Add those warnings that are not there yet."""
-        self.warnings += [one for one in dict.fromkeys(warnings) if one not in self.warnings]
+    def add_warnings(self, warnings: Iterable[RunWarning], iteration: int | None = None) -> None:
+        """Add those warnings that are not there yet, with the iteration in which they came first."""
+        known = {(one.kind, one.member, one.message) for one in self.warnings}
+        for one in warnings:
+            key = one.kind, one.member, one.message
+            if key not in known:
+                known.add(key)
+                self.warnings.append(one.model_copy(update={"iteration": iteration}))
 
     def end_by_budget(self) -> None:
         """Say of a run that the budget ended it, where it refused any call.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_logger
@@ -26,7 +27,10 @@ _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 @asynccontextmanager
 async def record_runs(
-    *watchers: Watcher, conversation: Sequence[Message] | None = None, in_conversation: bool = True
+    *watchers: Watcher,
+    conversation: Sequence[Message] | None = None,
+    in_conversation: bool = True,
+    many: bool = False,
 ) -> AsyncIterator[None]:
     """Write every run in the block into the history, with `watchers` looking on.
 
@@ -36,12 +40,13 @@ async def record_runs(
         watchers: Who else looks on.
         conversation: The messages that the flow was given.
         in_conversation: Whether the run is a turn of the conversation that is continued; a list of questions is none.
+        many: Whether the flow run makes many runs, each with an id of its own.
     """
     if _recording.get():  # a flow around this one records already
         with watched_by(*watchers):
             yield
         return
-    recorder = Recorder(current_conversation() if in_conversation else None, tuple(conversation or ()))
+    recorder = Recorder(current_conversation() if in_conversation else None, tuple(conversation or ()), many=many)
     token = _recording.set(True)
     interrupted_by: BaseException | None = None
     try:
@@ -70,11 +75,12 @@ async def _find_writer() -> Writer | None:
 class Recorder:
     """A watcher that hands each run to the writer of the history when it ends, and adds its turn to the conversation."""
 
-    def __init__(self, conversation: Conversation | None, given: tuple[Message, ...]) -> None:
+    def __init__(self, conversation: Conversation | None, given: tuple[Message, ...], *, many: bool = False) -> None:
         # The server may have to be asked where the history is; meanwhile the run goes on.
         self._writer = asyncio.ensure_future(_find_writer())
         self._conversation = conversation
         self._turn = Turn.after(conversation, given) if conversation else None
+        self._many = many
         self._running: dict[int, _Running] = {}
         self._answers: list[Response] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,6 +88,8 @@ class Recorder:
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event of a run."""
         if event == "started":
+            if self._many:
+                value.run_id = str(uuid4())
             self._running[id(value)] = _Running(value, datetime.now(UTC), flow_run.name)
             self._answers.clear()
             self._start(self._warm_up())

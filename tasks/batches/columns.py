@@ -88,7 +88,7 @@ class Columns:
     Args:
         prompt_column: The column of the prompt, if one was named.
         template: What makes the prompt in place of a column.
-        id_column: The column of the id; None for `id` where all rows that are looked at have it, else the row's place.
+        id_column: The column of the id; None for `id` where all rows that are looked at have it, else the row's number.
     """
 
     def __init__(self, prompt_column: str | None, template: Template | None, id_column: str | None) -> None:
@@ -137,8 +137,13 @@ class Columns:
             if name in self._unseen and self._known:
                 raise ConfigurationError(f"{parameter}: there is no column {name!r}; {self._listed()}")
 
-    def read(self, item: Item) -> tuple[str, str, dict[str, Any]] | str:
-        """Return the id, the prompt and the columns of a row, or what is wrong with it."""
+    def read(self, item: Item, number: int) -> tuple[str, str, dict[str, Any]] | str:
+        """Return the id, the prompt and the columns of a row, or what is wrong with it.
+
+        Args:
+            item: What was found.
+            number: The row's place in the input, from 0.
+        """
         columns = _columns(item.value)
         if columns is None:
             return f"it is {_kind(item.value)}, neither an object nor a text"
@@ -151,7 +156,7 @@ class Columns:
         prompt = self._prompt(columns)
         if isinstance(prompt, Exception):
             return str(prompt)
-        name = self._id(item, columns)
+        name = self._id(item, columns, number)
         if isinstance(name, Exception):
             return str(name)
         return name, prompt, columns
@@ -190,9 +195,9 @@ class Columns:
             return ValueError(f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters")
         return prompt
 
-    def _id(self, item: Item, columns: dict[str, Any]) -> str | ValueError:
+    def _id(self, item: Item, columns: dict[str, Any], number: int) -> str | ValueError:
         if self.id_column is None and item.name is None:
-            return str(item.line)
+            return str(number + 1)
         value = columns.get(self.id_column) if self.id_column else item.name
         if value is None or not str(value).strip():
             state = "is empty" if self.id_column in columns else "is missing"

@@ -19,8 +19,8 @@ from typing import Any
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
+from consensus_flows.tasks.batches.results import BY_MEMBER, RESULT_COLUMNS
 from consensus_flows.tasks.batches.rows import Inventory
-from consensus_flows.tasks.batches.summary import RESULT_COLUMNS
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.writing import write_csv, write_json_lines
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -37,7 +37,7 @@ FORMATS: dict[str, Write] = {
     ".jsonl": write_json_lines,
     ".ndjson": write_json_lines,
     ".csv": write_csv,
-    ".parquet": lambda path, rows, columns: write_parquet(path, rows, columns, RESULT_COLUMNS),
+    ".parquet": lambda path, rows, columns: write_parquet(path, rows, columns, RESULT_COLUMNS, BY_MEMBER),
 }
 
 

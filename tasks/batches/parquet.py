@@ -183,31 +183,43 @@ def plain(value: Any) -> Any:
 
 
 def write_parquet(
-    path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str], types: Mapping[str, type] | None = None
+    path: Path,
+    rows: Iterable[dict[str, Any]],
+    columns: Sequence[str],
+    types: Mapping[str, type] | None = None,
+    structs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write rows into one file, compressed by zstd.
 
-    A column of numbers, of truth values or of texts is one. One with anything else, or with several kinds of values,
-    holds the JSON text of each value. One without any value holds texts.
+    A column of numbers, of truth values or of texts is one. One of `structs` is a struct with a field for each key. One
+    with anything else, or with several kinds of values, holds the JSON text of each value. One without any value holds
+    texts.
 
     Args:
         path: The file.
         rows: The rows.
         columns: Names of all columns, in order.
         types: What a column holds if there is no value to tell, or only whole numbers where others can be.
+        structs: Columns of objects by some key, with the names and types of the fields that each object has.
     """
     pa, pq = pyarrow_for("output")
+    structs = structs or {}
     kinds: dict[str, set[str]] = {name: set() for name in columns}
+    keys: dict[str, dict[str, None]] = {name: {} for name in structs}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", prefix="consensus-rows-") as spool:
         for row in rows:
             values = [row.get(name) for name in columns]
             for name, value in zip(columns, values, strict=True):
                 if value is not None:
                     kinds[name].add(_kind(value))
+                    if name in keys:
+                        keys[name].update(dict.fromkeys(value))
             spool.write(json_text(values) + "\n")
         spool.seek(0)
         names = {name: _type(kinds[name], (types or {}).get(name, str)) for name in columns}
         arrow = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "str": pa.string(), "json": pa.string()}
+        arrow |= {name: _struct(pa, dict.fromkeys(found, structs[name])) for name, found in keys.items() if found}
+        names |= {name: name for name, found in keys.items() if found}
         schema = pa.schema([(name, arrow[kind]) for name, kind in names.items()])
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for group in _groups(spool):
@@ -216,6 +228,14 @@ def write_parquet(
                     for at, kind in enumerate(names.values())
                 ]
                 writer.write_table(pa.Table.from_arrays(cells, schema=schema))
+
+
+def _struct(pa: ModuleType, fields: Mapping[str, Any]) -> Any:
+    """Return Arrow's type of an object with these fields."""
+    plain_types = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+    return pa.struct(
+        [(name, _struct(pa, kind) if isinstance(kind, Mapping) else plain_types[kind]) for name, kind in fields.items()]
+    )
 
 
 def _groups(spool: TextIO) -> Iterator[list[list[Any]]]:

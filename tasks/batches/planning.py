@@ -27,12 +27,12 @@ class Planned(NamedTuple):
         model: Who is asked.
         role: What for: `member`, `embedding`, or `judge` as the history calls every other.
         task: What the calls are called for people: member, arbiter, aggregator, extractor, ...
-        least: Fewest calls.
-        most: Most calls.
+        least: Minimum number of calls.
+        most: Maximum number of calls.
         characters: Of instructions in one call, beside the question.
         read_least: Answers of models that are read in the fewest calls, in all of them together.
         read_most: Answers that are read in the most calls.
-        max_output_tokens: Most tokens of one answer, if that is limited.
+        max_output_tokens: Maximum number of tokens of one answer, if that is limited.
         asks: Whether the question is in every call.
     """
 

@@ -16,7 +16,7 @@ class Row(NamedTuple):
     Attributes:
         number: Place in the input, from 0, counting every row, bad ones too.
         line: Where it is: the line on which the row starts; in JSON and Parquet the item and in a folder the file, from 1.
-        id: From the id column; without one the line, or in a folder the file's name without its ending.
+        id: From the id column; without one the row's number from 1, or in a folder the file's name without its ending.
         prompt: What is asked.
         columns: The row's own columns in their order, as plain JSON values.
     """
@@ -70,7 +70,7 @@ class Item(NamedTuple):
     line: int
     value: Any
     name: str | None = None
-    """The id that it has of its own; None for its line."""
+    """The id that it has of its own; None for its number."""
 
 
 class Broken(NamedTuple):

@@ -44,7 +44,7 @@ class Source:
             .jsonl, .ndjson, .json, .parquet or .txt, all but Parquet also with .gz, or a folder of files .md and .txt.
         prompt_column: The column that holds the prompt; None for `prompt`, else `question`, else the only column.
         prompt_template: A text over columns, in place of a column.
-        id_column: The column that holds the row's id; None for `id` where there is one, else the number of the line.
+        id_column: The column that holds the row's id; None for `id` where there is one, else the number of the row, from 1.
 
     Raises:
         ConfigurationError: If a parameter cannot be used; it names the parameter.
@@ -93,7 +93,7 @@ class Source:
         self.id_column = columns.id_column
         number = -1
         for number, one in enumerate(chain(looked_at, found)):
-            made = one.message if isinstance(one, Broken) else columns.read(one)
+            made = one.message if isinstance(one, Broken) else columns.read(one, number)
             if isinstance(made, str):
                 yield BadRow(number, one.line, self._where(one), made)
             else:

@@ -1,58 +1,20 @@
-"""What a row of the output says of its run, and what all rows come to."""
+"""What all rows of a batch come to."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from consensus_flows.tasks.batches.rows import BadRow, Row
+from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
+from consensus_flows.tasks.batches.review import reasons
+from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import TakenOut
 
-NOT_STARTED = "not_started"
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
 BINS = 10
 """Columns of the histogram of agreement, each a tenth wide."""
-
-
-class RowResult(BaseModel):
-    """The columns that every output begins with, in order. Those named like a field of the record hold that field.
-
-    A new column is a new field here, and nothing else.
-    """
-
-    id: str
-    answer: str | None = None
-    status: str = NOT_STARTED
-    degraded: bool = False
-    confidence: float | None = None
-    agreement: float | None = None
-    cost_usd: float | None = None
-    calls: int = 0
-    cached_calls: int = 0
-    error: str | None = None
-    warnings: str | None = None
-    duration_s: float | None = None
-    possibly_billed: int = 0
-
-
-RESULT_COLUMNS: dict[str, type] = {
-    name: (get_args(field.annotation) or (field.annotation,))[0] for name, field in RowResult.model_fields.items()
-}
-"""The names of these columns, and what is in them."""
-
-
-def outcome(row: Row, record: Record) -> dict[str, Any]:
-    """Return the columns that a finished run gives a row of the output."""
-    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name)}
-    values |= {"id": row.id, "warnings": "; ".join(dict.fromkeys(map(str, record.warnings))) or None}
-    return RowResult.model_validate(values).model_dump()
-
-
-def not_started(row: Row, error: str | None = None) -> dict[str, Any]:
-    """Return the columns of a row that was left, and why."""
-    return RowResult(id=row.id, error=error).model_dump()
 
 
 def describe(bad: BadRow) -> str:
@@ -68,6 +30,11 @@ class RowSums(BaseModel):
     """Rows with an answer."""
     failed: int = 0
     degraded: int = 0
+    ties: int = 0
+    abstained: int = 0
+    """Rows without an answer because too few members agree."""
+    to_review: int = 0
+    """Rows that a person should look at."""
     not_started: int = 0
     """Rows that were left: the budget ended, or the batch was stopped."""
     calls: int = 0
@@ -80,11 +47,15 @@ class RowSums(BaseModel):
         self.rows += 1
         if result["status"] == NOT_STARTED:
             self.not_started += 1
+        elif result["status"] == ABSTAINED:
+            self.abstained += 1
         elif result["answer"] is None:
             self.failed += 1
         else:
             self.done += 1
             self.degraded += bool(result["degraded"])
+        self.ties += bool(result.get("tie"))
+        self.to_review += bool(reasons(result))
         self.calls += result["calls"] or 0
         self.cached_calls += result["cached_calls"] or 0
         if result["agreement"] is not None:
@@ -103,11 +74,22 @@ class Progress(RowSums):
     @property
     def finished(self) -> int:
         """Rows that are finished, by this run and by earlier ones."""
-        return self.resumed + self.done + self.failed
+        return self.resumed + self.done + self.failed + self.abstained
 
     def add_shard(self, sums: Mapping[str, Any]) -> None:
         """Count the rows of a shard that has ended, those of its earlier runs among them."""
-        for name in ("rows", "done", "failed", "degraded", "not_started", "calls", "cached_calls"):
+        for name in (
+            "rows",
+            "done",
+            "failed",
+            "degraded",
+            "ties",
+            "abstained",
+            "to_review",
+            "not_started",
+            "calls",
+            "cached_calls",
+        ):
             setattr(self, name, getattr(self, name) + sums.get(name, 0))
 
 
@@ -137,6 +119,12 @@ class BatchSummary(RowSums):
     possibly_billed: int = 0
     """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
     models: list[ModelSummary] = Field(default_factory=list)
+    requests: int = 0
+    """Requests that were sent for these calls, retries included."""
+    never_answered: list[str] = Field(default_factory=list)
+    """The models that were asked and have not answered once."""
+    taken_out: list[TakenOut] = Field(default_factory=list)
+    """The models that kept failing, and were not asked for the rest of the run."""
     duration_s: float = 0.0
     """Seconds that this run took."""
     calls_per_s: float = 0.0
@@ -145,10 +133,16 @@ class BatchSummary(RowSums):
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output, and note why it has no answer."""
         super().add(result)
-        if result["answer"] is None and result["status"] != NOT_STARTED and len(self.failures) < SHOWN_FAILURES:
+        if (
+            result["answer"] is None
+            and result["status"] not in {NOT_STARTED, ABSTAINED}
+            and len(self.failures) < SHOWN_FAILURES
+        ):
             self.failures.append(f"{result['id']}: {result['error'] or result['status']}"[:500])
 
     def add_bill(self, totals: Totals) -> None:
         """Say what was sent and paid, by all runs of the batch."""
         self.sent_calls, self.models = totals.sent, totals.models()
+        self.requests = sum(model.requests for model in self.models)
+        self.never_answered = [model.model for model in self.models if model.never_answered]
         self.cost_usd, self.possibly_billed = totals.cost_usd, totals.possibly_billed

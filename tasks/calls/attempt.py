@@ -128,6 +128,8 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *left_out,
             *vendor.notes(request, repairs),
             *(f"{request.name} has no parameter for {name}: not sent" for name in vendor.unsent(request)),
+        ),
+        doubts=(
             *(() if reply.usage or "token usage" in reply.doubts else (f"{request.name} reported no token usage",)),
             *(f"{request.name} reported a {what} that cannot be true: it is not used" for what in reply.doubts),
             *((f"{request.name} repeated the key in its answer: it was redacted",) if sent.redacted else ()),

@@ -102,3 +102,6 @@ class Answer(BaseModel):
     service_tier: str | None = None
     """The tier that the vendor says has served it, which decides the price."""
     warnings: tuple[str, ...] = ()
+    """What of the request was not sent as it was asked for."""
+    doubts: tuple[str, ...] = ()
+    """What is odd about the response: figures that are missing or cannot be true, a key that was repeated."""

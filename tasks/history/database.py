@@ -93,7 +93,8 @@ conversations = Table(
 runs = Table(
     "runs",
     metadata,
-    # The flow run's id; where one flow run makes several records, the second and further ones end in -2, -3, ...
+    # The flow run's id; of a flow run that was retried the second and further ones end in -2, -3, ... The rows of a batch
+    # have ids of their own.
     Column("id", Text, primary_key=True),
     Column("flow_run_id", Text),
     Column("position", Integer, nullable=False),

@@ -258,6 +258,7 @@ def save(connection: "Connection", entry: Entry) -> str:
     if last:
         position = last + 1
         run_id = f"{run_id}-{position}"
+    run_id = record.run_id or run_id
     connection.execute(insert(runs), run_row(entry, run_id, position))
     for table, rows in ((iterations, iteration_rows(record, run_id)), (calls, call_rows(entry, run_id))):
         if rows:

@@ -12,11 +12,11 @@ from typing import Literal
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
+from consensus_flows.tasks.asking import apart
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.judging.judge import TEXT, Asked, JudgeRequest, ask_for_text, first_of
 from consensus_flows.tasks.prompting.fence import fenced, shuffled
-from consensus_flows.tasks.prompting.turns import apart
 from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Response, Synthesis
 

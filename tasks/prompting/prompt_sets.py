@@ -102,12 +102,12 @@ def prompt_set(name: str) -> PromptSet:
     try:
         return PromptSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
-        raise ConfigurationError(f"prompt_set: {path} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", field="prompt_set") from None
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-        raise ConfigurationError(f"prompt_set: {path}: {'; '.join(lines)}") from None
+        raise ConfigurationError(f"{path}: {'; '.join(lines)}", field="prompt_set") from None
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or nested without end
-        raise ConfigurationError(f"prompt_set: {path} is not TOML: {error}") from None
+        raise ConfigurationError(f"{path} is not TOML: {error}", field="prompt_set") from None
 
 
 def is_path(name: str) -> bool:
@@ -131,7 +131,8 @@ def path_of(name: str) -> Path:
             f" ({FOLDER} names {own!r}, which is no folder)" if own and not Path(own).expanduser().is_dir() else ""
         )
         raise ConfigurationError(
-            f"prompt_set: there is none called {name!r}; there are {', '.join(sets)}{missing}, or give the path of a file"
+            f"there is none called {name!r}; there are {', '.join(sets)}{missing}, or give the path of a file",
+            field="prompt_set",
         )
     return sets[name]
 

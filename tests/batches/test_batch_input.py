@@ -54,9 +54,9 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
     assert good(path, id_column="key") == found
 
 
-def test_the_id_is_the_line_where_there_is_no_id_column(tmp_path):
+def test_the_id_is_the_row_number_where_there_is_no_id_column(tmp_path):
     path = written(tmp_path, "q.csv", 'key,prompt\nx,"two\nlines"\n\ny,next\n')
-    assert [(row.line, row.id) for row in good(path)] == [(2, "2"), (5, "5")]
+    assert [(row.line, row.id) for row in good(path)] == [(2, "1"), (5, "2")]
     path = written(tmp_path, "q.csv", 'id,prompt\nx,"two\nlines"\n\ny,next\n')
     assert [(row.line, row.id) for row in good(path)] == [(2, "x"), (5, "y")]
     path = written(tmp_path, "q.jsonl", '{"id": 1, "prompt": "a"}\n{"prompt": "b"}')
@@ -64,7 +64,7 @@ def test_the_id_is_the_line_where_there_is_no_id_column(tmp_path):
     path = written(tmp_path, "q.json", '["one",\n"two"]')
     assert [(row.line, row.id, row.prompt) for row in good(path)] == [(1, "1", "one"), (2, "2", "two")]
     path = written(tmp_path, "q.txt", "one\r\n\n  \n two\n")
-    assert [(row.line, row.id, row.prompt) for row in good(path)] == [(1, "1", "one"), (4, "4", " two")]
+    assert [(row.line, row.id, row.prompt) for row in good(path)] == [(1, "1", "one"), (4, "2", " two")]
 
 
 def test_a_folder_of_prompts(tmp_path):

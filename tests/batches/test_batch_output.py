@@ -39,6 +39,7 @@ RESULT: dict[str, Any] = {
     "warnings": None,
     "duration_s": 2.5,
     "possibly_billed": 0,
+    **dict.fromkeys([*RESULT_COLUMNS][13:]),
 }
 
 

@@ -3,7 +3,8 @@
 from rich.console import Console
 
 from consensus_flows.deployments.batch_view import BatchCounts, BatchLines, BatchTable
-from consensus_flows.tasks.batches.summary import Progress, RowResult
+from consensus_flows.tasks.batches.results import RowResult
+from consensus_flows.tasks.batches.summary import Progress
 from consensus_flows.tasks.record import Response
 
 

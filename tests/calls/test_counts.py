@@ -62,7 +62,7 @@ async def test_a_wrong_count_is_unknown_and_the_answer_is_kept(
         assert isinstance(result, Answer) and result.text == "x"
         assert (result.usage, result.cost_usd) == (Tokens(), None)
         assert budget.tokens == 120, "it stays booked at its worst case"
-    assert f"{request.name} reported no token usage" in result.warnings
+    assert f"{request.name} reported no token usage" in result.doubts
 
 
 @pytest.mark.parametrize("provider", GOOD)
@@ -71,7 +71,7 @@ async def test_a_right_count_is_taken(server: LoopbackVendors, provider: str) ->
     server.script(request.model, then=Reply(text="x", usage=GOOD[provider]))
     with spending(Budget(max_tokens=1000)) as budget:
         result, _ = await outcome(request)
-        assert isinstance(result, Answer) and not result.warnings
+        assert isinstance(result, Answer) and not result.doubts
         assert (result.usage.input_tokens, result.usage.output_tokens, budget.tokens) == (5, 5, 10)
 
 

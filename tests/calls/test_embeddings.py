@@ -139,7 +139,7 @@ class TestCalls:
         found = await Caller()(request(model="m"))
         assert found.embedding == pytest.approx((0.6, 0.8))
         assert found.cost_usd is None, "unknown, and not nothing"
-        assert kinds(found) == [("adjusted", "openai/m", None)]
+        assert kinds(found) == [("odd_response", "openai/m", None)]
 
     @pytest.mark.parametrize("provider", ["openai", "google"])
     @pytest.mark.parametrize(

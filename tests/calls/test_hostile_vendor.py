@@ -81,7 +81,7 @@ async def test_no_tokens_beside_a_text_are_no_usage(
         result, book = await outcome(request)
         assert isinstance(result, Answer) and book.attempts[0].usage is None
         assert budget.tokens == 120
-    assert any("a token usage that cannot be true" in warning for warning in result.warnings)
+    assert any("a token usage that cannot be true" in doubt for doubt in result.doubts)
 
 
 async def test_a_cost_or_a_count_that_cannot_be_takes_no_more_than_the_worst_case(server: LoopbackVendors) -> None:

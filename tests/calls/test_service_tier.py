@@ -250,7 +250,7 @@ async def test_a_run_asks_members_and_judges_in_its_tier(results, vendors):
         "flex"
     ] * 2
     assert [seen.params.get("service_tier") for seen in asked(vendors, "two")] == [None]
-    assert kinds(record) == [("adjusted", "anthropic/two", None)]
+    assert kinds(record) == [("adjusted", "anthropic/two", 1)]
     iteration = record.iterations[0]
     assert [call.service_tier for call in (*iteration.responses, *iteration.judgements)] == ["flex", None, "flex"]
     assert not record.degraded

@@ -432,7 +432,7 @@ async def test_missing_usage_is_said(provider: str, server: LoopbackVendors) -> 
     server.script(request.model, Reply(text="x", usage="missing"))
     found = await answer(request)
     assert (found.usage, found.cost_usd) == (Usage(), None)
-    assert found.warnings == (f"{request.name} reported no token usage",)
+    assert found.doubts == (f"{request.name} reported no token usage",)
 
 
 async def test_what_failed_attempts_cost_is_counted(server: LoopbackVendors) -> None:

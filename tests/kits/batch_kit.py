@@ -71,7 +71,9 @@ def column(path: Path, name: str) -> list[Any]:
 
 def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what differs between a run that asks and one that finds its answers in the store."""
-    return [{k: v for k, v in row.items() if k not in {"cost_usd", "cached_calls", "duration_s"}} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in {"cost_usd", "cached_calls", "duration_s", "run_id"}} for row in rows
+    ]
 
 
 def disk_full_for(patch: pytest.MonkeyPatch, kind: str) -> None:

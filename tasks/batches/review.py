@@ -1,0 +1,88 @@
+"""Which rows a person should look at, and why; and what becomes of a row by a rule or by a person's decision."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED
+
+ReasonKind = Literal["failed", "abstained", "tie", "low_agreement", "not_confident", "dissent", "hazard", "degraded"]
+LOW_SHARE = 0.6
+"""A share of the votes below this one is low."""
+WORDS: dict[ReasonKind, str] = {
+    "failed": "no answer",
+    "abstained": "below --abstain-below",
+    "tie": "tie",
+    "low_agreement": "low agreement",
+    "not_confident": "the arbiter was never confident",
+    "dissent": "a minority disagrees",
+    "hazard": "suspicious text",
+    "degraded": "a call failed or a stand-in answered",
+}
+
+
+def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
+    """Return why a person should look at a row, the weightiest reason first; nothing where it is fine or was not started.
+
+    Args:
+        result: The row's columns; see `RowResult`.
+    """
+    if result["status"] == NOT_STARTED:
+        return []
+    abstained = result["status"] == ABSTAINED
+    share = result.get("share")
+    said: dict[ReasonKind, Any] = {
+        "failed": result["answer"] is None and not abstained,
+        "abstained": abstained,
+        "tie": result.get("tie"),
+        "low_agreement": share is not None and share < LOW_SHARE,
+        "not_confident": result["status"] == "max_iterations",
+        "dissent": result.get("dissent"),
+        "hazard": result.get("hazards"),
+        "degraded": result["degraded"],
+    }
+    return [kind for kind, so in said.items() if so]
+
+
+def abstained(result: Mapping[str, Any], below: float | None) -> dict[str, Any]:
+    """Return a row without its answer if too few agree: by the share of votes, or where none are counted by the agreement.
+
+    Args:
+        result: The row's columns.
+        below: The least share with which the answer stands; None for any.
+    """
+    share = result["agreement"] if result.get("share") is None else result["share"]
+    if below is None or result["answer"] is None or share is None or share >= below:
+        return dict(result)
+    return {**result, "answer": None, "status": ABSTAINED, "panel_answer": result["answer"]}
+
+
+class Decision(NamedTuple):
+    """What a person decided about a row."""
+
+    question: str
+    """Digest of the prompt, so that it holds for no other question of the same id."""
+    answer: str
+    by: str
+    at: str
+
+
+def decided(result: Mapping[str, Any], decision: Decision | None) -> dict[str, Any]:
+    """Return a row with the answer that a person decided on; what the panel answered stays beside it."""
+    if decision is None:
+        return dict(result)
+    panel = result.get("panel_answer") if result["status"] in {ABSTAINED, DECIDED} else result["answer"]
+    return {
+        **result,
+        "answer": decision.answer,
+        "status": DECIDED,
+        "error": None,
+        "panel_answer": panel,
+        "decided_by": decision.by,
+        "decided_at": decision.at,
+    }
+
+
+def now() -> str:
+    """Return the time as it is written beside a decision."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
