@@ -380,7 +380,7 @@ class BudgetTracker:
         if endpoint.credentials is not None and in_dollars:
             cost = await price(endpoint, request.model, worst)
             if cost is None:
-                message = f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
+                message = f"max_cost_usd: no price is known for {request.name}, so the limit cannot be enforced"
                 self._note_refusal(in_dollars[-1], Refusal(message, exhausted=True))
                 raise BudgetError(message)
         elif endpoint.credentials is not None:
