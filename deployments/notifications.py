@@ -22,6 +22,11 @@ from consensus_flows.deployments.terminal import Stop
 Kind = Literal["slack", "email", "webhook"]
 SAVED = "consensus"
 """The name under which the block of each kind is saved."""
+BLOCKS: dict[Kind, Any] = {
+    "slack": SlackWebhook,
+    "email": AppriseAddress,
+    "webhook": CustomWebhookNotificationBlock,
+}
 WANTED = {
     "slack": "Slack webhook URL (https://hooks.slack.com/services/...)",
     "email": "Mailbox as an Apprise address (mailtos://user:password@example.com?to=you@example.com)",
@@ -35,10 +40,8 @@ Run: {ui}/runs/flow-run/{{ flow_run.id }}"""
 
 
 def _block(kind: Kind, url: str) -> Any:
-    if kind == "slack":
-        return SlackWebhook(url=SecretStr(url))
-    if kind == "email":
-        return AppriseAddress(url=SecretStr(url))
+    if kind != "webhook":
+        return BLOCKS[kind](url=SecretStr(url))
     return CustomWebhookNotificationBlock(
         name="consensus",
         url="{{address}}",
@@ -61,9 +64,7 @@ async def notification(kind: Kind, from_env: str | None, name: str) -> UUID:
     block: Any = None
     if from_env is None:
         with suppress(ValueError):  # Prefect's word for a block that is not there
-            block = await {"slack": SlackWebhook, "email": AppriseAddress, "webhook": CustomWebhookNotificationBlock}[
-                kind
-            ].aload(SAVED)
+            block = await BLOCKS[kind].aload(SAVED)
     if block is None:
         block = _block(kind, _read_address(kind, from_env))
     try:
