@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.errors import ConsensusError
 from consensus_flows.tasks.record import Record, Response, bill
-from consensus_flows.tasks.reports.report import cell, percent
+from consensus_flows.tasks.reports.markdown import cell, percent
 
 Outcome = Literal["Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "Failed"]
 """Names of final states. All but `Failed` are of Prefect's type COMPLETED."""
@@ -90,7 +90,7 @@ def of_run(record: Record) -> Verdict:
     if record.status == "max_iterations":
         count = len(record.iterations)
         lead += f" after {count} iteration{'s' if count > 1 else ''}"
-    if failed := [f"{one.member} ({one.error.kind})" for one in _responses(record) if one.error is not None]:
+    if failed := [f"{one.member} ({one.error.kind})" for one in responses(record) if one.error is not None]:
         lead += f" without {_listed(failed)}"
     return Verdict(name, f"{lead}{_answer(record)} · {_cost(record)}")
 
@@ -98,16 +98,22 @@ def of_run(record: Record) -> Verdict:
 def of_batch(summary: BatchSummary) -> Verdict:
     """Judge a batch."""
     started = summary.rows - summary.not_started
-    counts = [
-        f"{count} {word}" for count, word in ((summary.failed, "failed"), (summary.degraded, "degraded")) if count
-    ]
+    words = {
+        "failed": summary.failed,
+        "degraded": summary.degraded,
+        "tied": summary.ties,
+        "abstained": summary.abstained,
+    }
+    counts = [f"{count} {word}" for word, count in words.items() if count]
     name: Outcome = "Completed"
     if summary.status == "stopped" or (summary.failed and not summary.done):
         name = "Failed"
     elif summary.status == "budget":
         name, counts = "BudgetEnded", ["budget ended", *counts]
-    elif counts:
+    elif summary.failed or summary.degraded:
         name = "Degraded"
+    elif summary.ties:
+        name = "Tie"
     rows = f"{summary.rows} rows" if not summary.not_started else f"{started} of {summary.rows} rows"
     lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"
     causes = [cell(summary.error)] if summary.status == "stopped" and summary.error else []
@@ -124,13 +130,13 @@ def _sick_models(summary: BatchSummary) -> list[str]:
     failed = sorted((one for one in summary.models if one.failed), key=lambda one: -one.failed / one.calls)
     return [
         f"{cell(one.model)} never answered"
-        if one.failed == one.calls
+        if one.never_answered
         else f"{cell(one.model)} failed {one.failed} of {one.calls} calls"
         for one in failed
     ]
 
 
-def _responses(record: Record) -> list[Response]:
+def responses(record: Record) -> list[Response]:
     """The responses of the round whose answer is returned; of a round that only asks judges, those before it."""
     rounds = record.iterations[: record.best_iteration]
     return next((one.responses for one in reversed(rounds) if one.responses), [])
@@ -144,20 +150,21 @@ def _lead(record: Record) -> str:
     if record.confidence is not None:
         return f"{'confident' if record.status == 'confident' else 'confidence'} {percent(record.confidence)}"
     if _side_by_side(record):
-        responses = _responses(record)
-        return f"{sum(one.answered for one in responses)} of {len(responses)} members answered"
+        asked = responses(record)
+        return f"{sum(one.answered for one in asked)} of {len(asked)} members answered"
     return "answered" if record.agreement is None else f"agreement {percent(record.agreement)}"
 
 
 def _side_by_side(record: Record) -> bool:
     """Tell whether the answer is the members' answers, one after the other."""
-    return len(_responses(record)) > 1 and not any(one.synthesis for one in record.iterations)
+    return len(responses(record)) > 1 and not any(one.synthesis for one in record.iterations)
 
 
 def _answer(record: Record) -> str:
     if _side_by_side(record):
         return ""
-    shown = cell(record.answer or "")
+    lines = (cell(line.lstrip("#").replace("**", "")) for line in (record.answer or "").splitlines())
+    shown = next(filter(None, lines), "")
     return f": {shown if len(shown) <= ANSWER else shown[: ANSWER - 1] + '…'}"
 
 

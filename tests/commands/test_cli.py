@@ -162,7 +162,7 @@ def test_the_saved_default_answers_a_bare_prompt(consensus):
 
 
 def test_save_refuses_a_bad_name_and_a_bad_provider(consensus):
-    assert "no name" in consensus("save", "Not A Name", *PANEL).err
+    assert "not a valid name" in consensus("save", "Not A Name", *PANEL).err
     assert consensus("save", "fine", "-m", "nowhere/x", "--arbiter", "openai/b").code == 2
     assert "fine" not in consensus("list").out
 
@@ -194,7 +194,7 @@ def test_keys_set_import_list_remove(consensus, vendors, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{not json", "no JSON"),
+        ("{not json", "not valid JSON"),
         ("[]", "object by provider"),
         ('{"openai": {"api-key": "k", "colour": "red"}}', "colour"),
         ('{"my-server": {"api-key": "k"}}', "--base-url"),
