@@ -67,7 +67,7 @@ app = App(
     name="consensus",
     help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
     version=lambda: version("consensus-flows"),
-    version_flags=["--version"],
+    version_flags=["--version", "-V"],
     error_console=Console(stderr=True),
     error_formatter=_panel,
     result_action="return_value",
@@ -121,6 +121,12 @@ def _batch(*tokens: Tokens, flow: str | None = None) -> Any:
     return _by_flow("batch", flow, tokens, lambda: command(algorithm(flow).name if flow else None if named else MAIN))
 
 
+def _schedule(*tokens: Tokens, flow: str | None = None) -> Any:
+    from consensus_flows.deployments.commands.schedules import command
+
+    return _by_flow("schedule", flow, tokens, lambda: command(algorithm(flow).name if flow else None))
+
+
 app.command(
     _save,
     name="save",
@@ -149,6 +155,18 @@ app.command(
     "consensus_flows.deployments.commands.diff:diff",
     name="diff",
     help="Compare two outputs of batches row by row.",
+)
+app.command(
+    _schedule,
+    name="schedule",
+    help="Run a batch every night, or at other times, and send what came of it.",
+    help_flags=[],
+    version_flags=[],
+)
+app.command(
+    "consensus_flows.deployments.commands.schedules:app",
+    name="schedules",
+    help="The batches that are scheduled: list, pause, resume, remove or run them.",
 )
 app.command(
     "consensus_flows.deployments.commands.preferences.tally:tally",
@@ -243,6 +261,9 @@ def _help(*command: str) -> None:
 app.command(_help, name="help", help="Show the help of a command, or list all commands.")
 
 
+app.register_install_completion_command(help="Install completion for your shell, then exit.")
+
+
 def entry() -> None:
     """Run the command line as a process of its own."""
     open_streams()
@@ -291,7 +312,7 @@ def tokens(arguments: list[str]) -> list[str]:
     if not arguments:
         piped = "" if sys.stdin.isatty() else read_stdin()
         return [MAIN, "--no-stdin", "--prompt", piped] if piped else []
-    if arguments[0] in app or arguments[0] in {"--help", "-h", "--version"}:
+    if arguments[0] in app or arguments[0] in {"--help", "-h", "--version", "-V"}:
         return arguments
     if _COMMAND.fullmatch(arguments[0]):
         raise unknown_command(arguments[0], *arguments[1:])

@@ -97,7 +97,9 @@ def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path)
     assert rows[0]["question"] == "'=split 1", "no spreadsheet calculates it"
     assert rows[0]["reasons"].startswith("abstained, tie, low_agreement") and rows[1]["reasons"] == "hazard"
     page = review.with_suffix(".html").read_text()
-    assert "&lt;b&gt;x&lt;/b&gt;" in page and "<img" not in page and "default-src 'none'" in page and "3 of 3 rows" in page
+    assert (
+        "&lt;b&gt;x&lt;/b&gt;" in page and "<img" not in page and "default-src 'none'" in page and "3 of 3 rows" in page
+    )
 
     rows[0]["decision"], rows[2]["decision"] = "42", ""
     _write(review, [*rows, {**rows[0], "id": "unknown"}])
