@@ -184,7 +184,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     if summary.ties:
         say(f"  ! {summary.ties} rows are ties: their status is tie")
     if summary.to_review:
-        where = f"see {summary.review}" if summary.review else "--review review.csv lists them"
+        where = f"see {summary.review_file}" if summary.review_file else "--review review.csv lists them"
         say(f"  ! {summary.to_review} of {summary.rows} rows need review: {where}")
     if summary.error:
         say(f"  ! {summary.error}")

@@ -144,17 +144,17 @@ app.command(
 app.command(
     "consensus_flows.deployments.commands.batches:app",
     name="batches",
-    help="List the batches, newest first; `consensus batches show ID` shows the rows to look at.",
+    help="List batches, newest first; `consensus batches show ID` shows the rows to review.",
 )
 app.command(
     "consensus_flows.deployments.commands.review:app",
     name="review",
-    help="Bring decisions of a review file into the output of its batch.",
+    help="Apply the decisions in a review file to the output of its batch.",
 )
 app.command(
     "consensus_flows.deployments.commands.diff:diff",
     name="diff",
-    help="Compare two outputs of batches row by row.",
+    help="Compare two batch outputs row by row.",
 )
 app.command(
     _schedule,

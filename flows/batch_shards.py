@@ -313,7 +313,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         algorithm=batch.algorithm,
         input=batch.source.address,
         output=batch.output,
-        review=batch.review,
+        review_file=batch.review,
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),

@@ -299,7 +299,7 @@ class _Run:
             bad=self._inventory.bad_rows,
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
-            review=batch.review,
+            review_file=batch.review,
         )
         await emit("batch_started", self._progress)
         rows = self._rows()

@@ -22,7 +22,7 @@ from consensus_flows.tasks.batches.review import WORDS, reasons, worst
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import bill
 
-app = App(name="batches", help="List the batches, newest first; `consensus batches show ID` shows the rows to look at.")
+app = App(name="batches", help="List batches, newest first; `consensus batches show ID` shows the rows to review.")
 
 
 @app.default
@@ -31,13 +31,13 @@ def list_them(
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """List the batches, newest first: state, rows, cost, and where the answers are.
+    """List batches, newest first: state, rows, cost and output file. The state `killed` means: run the same command to resume.
 
-    In a pipe, a line a batch with tabs between: start, state, rows finished of all, rows to review, US dollars, output, id.
+    In a pipe, one tab-separated line per batch: start, state, finished/all rows, rows to review, US dollars, output, id.
 
     Args:
         limit: Maximum number of batches.
-        json: As JSON.
+        json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import list_batches
 
@@ -73,12 +73,12 @@ def show(
     rows: Annotated[int, Parameter(validator=Number(gte=0))] = 10,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """Show a batch: what came of it, its models, and the rows that need a look most.
+    """Show a batch: results, models, and the rows that most need review.
 
     Args:
-        id: The batch's id, or as much of its beginning as fits no other.
-        rows: Maximum number of rows to show.
-        json: As JSON.
+        id: ID of the batch, or the unique start of it.
+        rows: Maximum number of rows.
+        json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import read_run
     from consensus_flows.tasks.history.writing import BATCH
@@ -108,8 +108,8 @@ def show(
         "input": batch["prompt"],
         "output": batch["answer"],
     }
-    if summary.get("review"):
-        facts["review file"] = summary["review"]
+    if summary.get("review_file"):
+        facts["review file"] = summary["review_file"]
     if batch["error"]:
         facts["error"] = batch["error"]
     for name, value in facts.items():

@@ -13,14 +13,14 @@ MOST_IDS = 10
 
 
 def diff(a: str, b: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Compare two outputs of batches: the answers that changed, the agreement, the cost. Rows are matched by their ids.
+    """Compare two batch outputs row by row: changed answers, agreement and cost. Rows are matched by id.
 
-    In a pipe, a line a changed row with tabs between: id, answers before and after, agreement before and after.
+    In a pipe, one tab-separated line per changed row: id, answers before and after, agreement before and after.
 
     Args:
-        a: The output before.
-        b: The output after.
-        json: As JSON.
+        a: Output before.
+        b: Output after.
+        json: Print JSON.
     """
     found = difference(output_rows(a), output_rows(b))
     if json:

@@ -8,7 +8,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, put, say
 from consensus_flows.tasks.batches.review_file import apply_review
 from consensus_flows.tasks.history.writing import username
 
-app = App(name="review", help="Bring decisions of a review file into the output of its batch.")
+app = App(name="review", help="Apply the decisions in a review file to the output of its batch.")
 
 
 @app.command
@@ -18,15 +18,15 @@ def apply(
     output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
     by: str | None = None,
 ) -> Exit:
-    """Write the decisions of a review file into the output.
+    """Apply the decisions in a review file to the output.
 
-    A row whose column `decision` is filled in gets that answer, the status `decided`, who decided and when; `panel_answer`
-    keeps what the panel said. The batch keeps the decisions when it is run again.
+    A row with a `decision` gets it as its answer, with the status `decided`, who decided and when; `panel_answer` keeps
+    what the panel said. Later runs of the batch keep the decisions.
 
     Args:
-        file: The review file that `consensus batch --review` wrote.
-        output: The output; default: the one that the file names.
-        by: Who decided; default: you.
+        file: Review file, as written by `consensus batch --review`.
+        output: Output file; default: the one named in the review file.
+        by: Who decided; default: your user name.
     """
     try:
         applied = apply_review(file, output, by or username())

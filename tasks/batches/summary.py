@@ -137,7 +137,7 @@ class BatchSummary(RowSums):
     algorithm: str = ""
     input: str = ""
     output: str = ""
-    review: str | None = None
+    review_file: str | None = None
     """The file, or the page alone, of the rows to look at."""
     status: Literal["finished", "budget", "stopped"] = "finished"
     """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left."""
