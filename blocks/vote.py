@@ -112,7 +112,9 @@ class VoteConfig(PanelConfig):
     @model_validator(mode="after")
     def _check_vote(self) -> Self:
         if (parse_extraction(self.extract).kind == "llm") != (self.extractor is not None):
-            raise ValueError("extractor: give the model that reads the answers with extract llm, and only then")
+            raise ValueError(
+                "extractor: `extract` llm needs the model that reads the answers, and every other extraction needs none"
+            )
         if self.fuse is not None and self.pairwise_judge is None:
             raise ValueError("fuse: the best answers are found by a pairwise_judge, so name one")
         if self.comparisons is not None and self.pairwise_judge is None:

@@ -17,7 +17,7 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress
-from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.pictures import histogram
 from consensus_flows.tasks.reports.report import cell, quoted
 
@@ -124,7 +124,7 @@ def summary_markdown(summary: BatchSummary) -> str:
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
-        "Cost": bill(summary.cost_usd, summary.possibly_billed).removeprefix("cost "),
+        "Cost": bill_of(summary).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
     }
     parts = [

@@ -69,6 +69,8 @@ class BatchOptions:
     """Look for models that cannot answer before the first row, by the vendors' lists of models."""
     strict: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Fail the batch when a model never answers or is taken out. Without it the exit code is 4 when a model never answered."""
+    overwrite: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Replace an output that holds nothing of this input."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -139,6 +141,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         shards=options.shards,
         probe=options.probe,
         strict=options.strict,
+        overwrite=options.overwrite,
     )
 
 
@@ -236,6 +239,7 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         config,
         skip_bad=options.skip_bad,
         probe=options.probe,
+        overwrite=options.overwrite,
     )
 
     async def estimated() -> Estimate:
@@ -260,10 +264,11 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
             _dollars(model.cost_usd_least, model.cost_usd_most),
         )
     Console().print(table)
-    put(
-        f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, "
-        f"{_dollars(found.cost_usd_least, found.cost_usd_most)}"
-    )
+    price = _dollars(found.cost_usd_least, found.cost_usd_most)
+    if found.unpriced_calls and found.known_cost_usd_most:
+        known = _dollars(found.known_cost_usd_least, found.known_cost_usd_most)
+        price = f"{known} + {found.unpriced_calls:,} calls of unknown price"
+    put(f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, {price}")
     for text in found.assumptions:
         say(f"  assumed: {text}")
     return Exit.ANSWER

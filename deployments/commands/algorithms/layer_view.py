@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from consensus_flows.deployments.terminal import put, say
-from consensus_flows.deployments.view import Lines, LiveTable, cost, state
-from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.deployments.view import Lines, LiveTable, state
+from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.report import percent
 
 
@@ -75,7 +75,7 @@ def totals(record: Record) -> str:
     """Say in a line how a run ended and what it took."""
     return (
         f"{record.status}{', degraded' if record.degraded else ''} · agreement {percent(record.agreement)} · "
-        f"{record.calls} calls, {record.cached_calls} from the store · {cost(record.cost_usd, record.possibly_billed)} · {record.duration_s:.1f} s"
+        f"{record.calls} calls, {record.cached_calls} from the store · {bill_of(record)} · {record.duration_s:.1f} s"
     )
 
 

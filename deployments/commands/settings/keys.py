@@ -29,6 +29,7 @@ def set_key(
     allow_http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     max_concurrency: int | None = None,
     requests_per_minute: int | None = None,
+    price: Annotated[list[str] | None, Parameter(negative="")] = None,
 ) -> Exit:
     """Save the key of a provider. It is asked for without being shown, or taken from a variable or from standard input.
 
@@ -39,10 +40,12 @@ def set_key(
         allow_http_host: Host to which the key may travel over plain http. May be repeated.
         max_concurrency: Most calls under way at once in one process.
         requests_per_minute: Most calls started a minute in one process.
+        price: Price of a model, as MODEL=IN/OUT in US dollars per million input and output tokens. May be repeated.
     """
     block_class, default_url = _class_of(provider, base_url)
     limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
     fields: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    fields["prices"] = price or []
     fields |= {"base_url": base_url or default_url, "allowed_http_hosts": allow_http_host or []}
     _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
     key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
