@@ -154,11 +154,11 @@ def test_a_price_can_be_given(consensus, vendors, tmp_path):
     assert "does not cover openai/mine" in ran.err and "+ 2 calls of unknown price" in ran.err
     assert "+ 2 calls of unknown price" in consensus("batch", file, "-o", tmp_path / "3.jsonl", *panel, "--dry-run").out
     given = ["--price", "openai/mine=1000/2000", "--price", "openai/gpt-5-mini=0/0", "--fresh"]
-    ran = consensus("vote", "What is it?", *panel[2:], *given, "--json")
+    ran = consensus("vote", "What is it?", *panel[2:-2], *given, "--json")
     record = json.loads(ran.out)
     used = record["iterations"][0]["responses"][1]["usage"]
     assert record["cost_usd"] == pytest.approx((used["input_tokens"] + 2 * used["output_tokens"]) / 1000)
-    ran = consensus("batch", file, "-o", tmp_path / "4.jsonl", *panel, *given, "--max-cost", "0.001", "--json")
+    ran = consensus("batch", file, "-o", tmp_path / "4.jsonl", *panel[:-2], *given, "--max-cost", "0.001", "--json")
     assert ran.code in {1, 3} and json.loads(ran.out)["status"] == "budget"
     for wrong in ("openai/mine=1", "openai/miner=1/2", "=1/2", "openai/mine=-1/2"):
         assert consensus("vote", "What?", "-m", "openai/mine", "--price", wrong).code == 2
