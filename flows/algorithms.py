@@ -78,22 +78,22 @@ def _built_in(name: str, alias: str, block: str, summary: str) -> Algorithm:
 MAIN = "consortium"
 """The algorithm of a question that names none."""
 BUILT_IN = (
-    _built_in(MAIN, "", "Consortium", "Ask a panel; an arbiter writes one answer from theirs."),
+    _built_in(MAIN, "", "Consortium", "Ask a panel of models; an arbiter synthesizes one answer."),
     _built_in(
         "consensus-learning",
         "learn",
         "ConsensusLearning",
-        "Ask a panel, aggregate, and let each member improve its answer; reads Flare's input.json.",
+        "Ask a panel, aggregate, and let each member improve its answer; read Flare's input.json.",
     ),
-    _built_in("pump", "", "Pump", "Ask many models at once; print every answer with its time."),
-    _built_in("prefer", "", "Prefer", "Ask many models, and let them rank each other."),
+    _built_in("pump", "", "Pump", "Ask many models at once; print each answer with its latency."),
+    _built_in("prefer", "", "Prefer", "Ask many models, and let them rank each other's answers."),
     _built_in(
         "mixture-of-agents",
         "moa",
         "MixtureOfAgents",
-        "Ask layers of models, each of which sees the answers of the layer before.",
+        "Ask models in layers; each layer improves the answers of the one before.",
     ),
-    _built_in("vote", "", "Vote", "Ask many models and count their answers, or compare them in pairs."),
+    _built_in("vote", "", "Vote", "Ask many models and count their answers, or rank them in pairs."),
 )
 
 

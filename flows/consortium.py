@@ -1,4 +1,4 @@
-"""The consortium: many models answer, an arbiter makes one answer of theirs, and they go on until it is confident.
+"""The consortium: many models answer, an arbiter makes one answer of theirs, and they continue until it is confident.
 
 The algorithm is that of llm-consortium (github.com/irthomasthomas/llm-consortium), with its failures mended: answers
 are shown anonymously and fenced, judgements come by schema, what was missing reaches the next round, and the best round

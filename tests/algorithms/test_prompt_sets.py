@@ -216,7 +216,7 @@ async def test_who_gives_no_marker_is_taken_whole_and_the_record_says_so(own, sa
     vendors.script("two", then=Reply(text="42, I should say"))
     record = await run_pump("?", pumped(prompt_set="mine"))
     assert [r.text for r in record.iterations[0].responses] == ["42", "42, I should say", "42"]
-    assert kinds(record) == [("unmarked", "anthropic/two#1", None)]
+    assert kinds(record) == [("unmarked", "anthropic/two#1", 1)]
 
 
 async def test_reasoning_does_not_vote(own, saying):

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import lzma
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from consensus_flows.tasks.batches.parquet import bytes_of
 from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, TOO_DEEP, TOO_LARGE, Row, check_names
 from consensus_flows.tasks.errors import ConfigurationError
+from tests.kits import processes
 from tests.kits.batch_input_kit import ROOT, bad, good, refused, rows_of, written
 
 TOO_LONG = f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters"
@@ -43,7 +43,7 @@ def in_lists(count: int) -> pa.Array:
 
 def read_apart(path: Path) -> tuple[dict[str, int], int]:
     """Read in a process of its own; return the messages counted, and by how many kB it grew."""
-    ran = subprocess.run([sys.executable, "-c", READING, path], cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = processes.run([sys.executable, "-c", READING, path], cwd=ROOT, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     counted, grown_kb = json.loads(ran.stdout)
     return counted, grown_kb

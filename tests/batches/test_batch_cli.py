@@ -11,6 +11,7 @@ from prefect.exceptions import TerminationSignal
 
 from consensus_flows.flows.algorithms import BUILT_IN
 from tests.chaos.kill_points import CONFIGURATIONS
+from tests.kits import processes
 from tests.kits.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
@@ -317,12 +318,8 @@ def test_rows_that_fail_of_what_is_in_them_stop_nothing(consensus, vendors, tmp_
 
 def test_help_and_no_flow():
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        return processes.run(
+            [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments], text=True, timeout=60
         )
 
     shown = run("--help")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import ConfigurationError
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT
 
 PLAN = {"flow": "pump", "configuration": {"members": ["openai/a"]}, "prompts": [None, None, None], "part": [0, 1]}
@@ -235,9 +235,7 @@ except OutputError as error:
 def test_a_full_disk_is_loud_and_keeps_what_is_there(tmp_path):
     """The limit of a file's size does what a full disk does: a part of a line is written, the rest is refused."""
     path = tmp_path / "out.partial"
-    done = subprocess.run(
-        [sys.executable, "-c", FILLED, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
-    )
+    done = processes.run([sys.executable, "-c", FILLED, str(path)], text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     number, held, message = done.stdout.split(" ", 2)
     assert int(number) == int(held) >= 3

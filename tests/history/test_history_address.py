@@ -163,7 +163,7 @@ def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
 
 @pytest.mark.parametrize("url", ["", "runs.db", "me:hush@host/name", "://hush@x"])
 def test_an_address_that_is_none_is_refused_without_being_quoted(url):
-    with pytest.raises(ValueError, match="database URL is wanted") as caught:
+    with pytest.raises(ValueError, match="not a database URL") as caught:
         HistoryDatabase(url=url)
     assert "hush" not in str(caught.value)
 

@@ -284,7 +284,7 @@ def test_the_form_explains_itself():
         ({"members": []}, "config.members"),
         ({"members": ["gpt-6"]}, "config.members"),
         ({"members": ["openai/one:0"]}, "config.members"),
-        ({"arbiter": "openai/x:2"}, "config.arbiter: Value error, 'openai/x:2' has a count"),
+        ({"arbiter": "openai/x:2"}, "config.arbiter: Value error, 'openai/x:2' must not have a count"),
         ({"arbiter": "judge"}, "config.arbiter"),
         ({"fallback_arbiters": ["openai/x", "judge"]}, "config.fallback_arbiters"),
         ({"min_iterations": 4}, "min_iterations is 4, more than max_iterations"),
@@ -293,7 +293,7 @@ def test_the_form_explains_itself():
         ({"quorum": 4}, "quorum is 4, but there are only 3 members"),
         ({"temperature": 1}, "config.temperature"),
         ({"sampling": {"temperature": 9}}, "config.sampling.temperature"),
-        ({"member_settings": {"openai/four": {}}}, "member_settings: 'openai/four' is no member"),
+        ({"member_settings": {"openai/four": {}}}, "member_settings: 'openai/four' is not a member"),
     ],
 )
 @pytest.mark.usefixtures("results")

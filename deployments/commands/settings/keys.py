@@ -17,7 +17,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
 from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
-app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
+app = App(name="keys", help="Manage API keys, saved as Prefect blocks.")
 
 
 @app.command(name="set")
@@ -31,16 +31,16 @@ def set_key(
     requests_per_minute: int | None = None,
     price: Annotated[list[str] | None, Parameter(negative="")] = None,
 ) -> Exit:
-    """Save the key of a provider. It is asked for without being shown, or taken from a variable or from standard input.
+    """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 
     Args:
         provider: openai, anthropic, google, openrouter, huggingface, or a name of your own for another server.
-        base_url: Address of the server, for a name of your own.
-        from_env: Name of the environment variable that holds the key.
-        allow_http_host: Host to which the key may travel over plain http. May be repeated.
-        max_concurrency: Most calls under way at once in one process.
-        requests_per_minute: Most calls started a minute in one process.
-        price: Price of a model, as MODEL=IN/OUT in US dollars per million input and output tokens. May be repeated.
+        base_url: URL of the server, for a name of your own.
+        from_env: Environment variable that contains the key.
+        allow_http_host: Host that may receive the key over plain http. May be repeated.
+        max_concurrency: Maximum number of concurrent calls in each process.
+        requests_per_minute: Maximum number of calls started per minute in each process.
+        price: Price of a model: MODEL=IN/OUT, in USD per million input and output tokens. May be repeated.
     """
     block_class, default_url = _class_of(provider, base_url)
     limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
@@ -61,7 +61,7 @@ def import_keys(file: Path) -> Exit:
     """Save the keys of a JSON file: {"openai": {"api-key": "..."}, "my-server": {"base-url": "...", "api-key": "..."}}.
 
     Args:
-        file: The file.
+        file: JSON file.
     """
     try:
         entries = parse(file.read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def import_keys(file: Path) -> Exit:
 
 @app.command(name="list")
 def list_keys() -> Exit:
-    """List the saved credentials, without the keys: name, type, base URL, and which of block and environment gave that."""
+    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment."""
     connect()
     for name, slug, data in asyncio.run(saved()):
         where = base_url_of(name, data.get("base_url"))
@@ -99,10 +99,10 @@ def list_keys() -> Exit:
 
 @app.command
 def remove(provider: str) -> Exit:
-    """Remove the saved credentials of a provider.
+    """Remove the saved key of a provider.
 
     Args:
-        provider: Its name.
+        provider: Name of the provider.
     """
     connect()
 

@@ -113,7 +113,7 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
     """List the saved configurations.
 
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     connect()
     found = asyncio.run(saved_configurations())
@@ -130,7 +130,7 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
 
 
 def show(name: str) -> Exit:
-    """Print a saved configuration as JSON, as `--config` reads it.
+    """Print a saved configuration as JSON, for `--config`.
 
     Args:
         name: Name of the configuration.

@@ -40,7 +40,7 @@ _FINISH: dict[str, FinishReason] = {
     "LANGUAGE": "content_filter",
 }
 _WITH_TASK = ("gemini-embedding-001", "text-embedding-")
-"""Beginnings of the names of those models that are told what a vector is for; later ones refuse it."""
+"""Beginnings of the names of those models that take what a vector is for; later ones refuse it."""
 
 
 class Google(Vendor):

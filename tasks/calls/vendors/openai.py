@@ -128,8 +128,8 @@ class OpenAI(Vendor):
             reply = _read_completion(response, limited="max_tokens" in body["extra_body"])
         else:
             reply = _read_chat(response)
-        told = field_of(response, "usage", "cost")
-        return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
+        reported = field_of(response, "usage", "cost")
+        return replace(reply, doubts=("cost",)) if reported is not None and reply.cost_usd is None else reply
 
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
