@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from consensus_flows.deployments.terminal import say
 from consensus_flows.tasks.errors import ErrorKind
 from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
-from consensus_flows.tasks.reports.report import percent
+from consensus_flows.tasks.reports.markdown import percent
 
 if TYPE_CHECKING:
     from rich.live import Live

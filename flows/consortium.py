@@ -28,16 +28,14 @@ from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
+from consensus_flows.tasks.reports.markdown import cell, percent, prose
 from consensus_flows.tasks.reports.report import (
     Artifact,
     Report,
     agreement_note,
     calls_artifact,
-    cell,
     comparison_section,
     iteration_page,
-    percent,
-    quoted,
 )
 
 
@@ -157,16 +155,16 @@ def page(iteration: Iteration) -> str:
     sections = [
         f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by}) · {agreement_note(iteration)}",
         f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
-        quoted(synthesis.text),
+        prose(synthesis.text),
     ]
     if synthesis.dissent:
-        sections += ["## Dissent", quoted(synthesis.dissent)]
+        sections += ["## Dissent", prose(synthesis.dissent)]
     if synthesis.refinement_areas:
-        sections += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+        sections += ["## What to refine", prose("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
     if synthesis.comparison:
         sections += comparison_section(synthesis.comparison)
     if synthesis.analysis:
-        sections += ["## Analysis", quoted(synthesis.analysis)]
+        sections += ["## Analysis", prose(synthesis.analysis)]
     return iteration_page(title, iteration, sections)
 
 
