@@ -67,13 +67,12 @@ def test_a_dead_member_is_taken_out_and_said(consensus, vendors, tmp_path, monke
     monkeypatch.setenv("CONSENSUS_BACKOFF_S", "0.2")
     vendors.script("a", then=faults.server_error())
     file, out = prompts(tmp_path, 48), tmp_path / "out.jsonl"
-    began = time.monotonic()
     ran = consensus("batch", file, "-o", out, *THREE, "--json")
     summary = json.loads(ran.out)
     assert ran.code == 4 and summary["done"] == summary["degraded"] == 48
     assert summary["never_answered"] == ["openai/a"] and [one["kind"] for one in summary["taken_out"]] == ["server"]
-    assert vendors.count("a") < 30 and vendors.count("b") == 48
-    assert time.monotonic() - began < 48 * 0.2 * 15 / 8  # what the tries of every row would take
+    assert vendors.count("a") < 30, "five tries of each row would be 240"
+    assert vendors.count("b") == 48
     assert "not asked" not in column(out, "warnings")[0] and "taken out after row" in column(out, "warnings")[-1]
     # The next run asks it again, and is done with it.
     vendors.script("a", then=Reply(text="B SAYS"))

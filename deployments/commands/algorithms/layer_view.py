@@ -31,7 +31,7 @@ class LayerTable(LiveTable):
             self._done, self._started = {}, time.monotonic()
         elif event == "iterated" and self._live:
             self._live.console.print(heading(value), markup=False, highlight=False)
-            self._members, self._done, self._number = [], {}, value.number + 1
+            self._members, self._done, self._number = [], {}, None
         else:
             await super().on_event(event, value)
 
