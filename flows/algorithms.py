@@ -106,7 +106,7 @@ def algorithms() -> dict[str, Algorithm]:
             algorithm: Algorithm = point.load()
         except Exception as error:
             # One package that cannot be imported must not take all other commands with it.
-            logging.getLogger(__name__).warning("consensus: the algorithm %s is left out: %s", point.name, error)
+            logging.getLogger(__name__).warning("consensus: skipping the algorithm %s: %s", point.name, error)
         else:
             found.setdefault(algorithm.name, algorithm)
     return found
@@ -121,7 +121,7 @@ def algorithm(name: str) -> Algorithm:
     for one in algorithms().values():
         if name in {one.name, one.alias or one.name, one.identifier}:
             return one
-    raise ConfigurationError(f"flow: there is no algorithm {name!r}; there are {', '.join(algorithms())}")
+    raise ConfigurationError(f"flow: unknown algorithm {name!r}: use one of {', '.join(algorithms())}")
 
 
 def algorithm_of(config: object) -> Algorithm:

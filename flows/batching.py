@@ -188,10 +188,10 @@ def _bad(inventory: Inventory) -> str:
     shown = [describe(bad) for bad in inventory.bad[:SHOWN]]
     more = f"\n... and {inventory.bad_rows - len(shown)} more" if inventory.bad_rows > len(shown) else ""
     if any("wrong encoding" in bad.message for bad in inventory.bad):
-        more += "\nText is read as UTF-8: if the file has another encoding, save it anew"
+        more += "\nText is read as UTF-8: if the file has another encoding, re-encode it"
     return (
-        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; mend them, or leave "
-        "them out with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
+        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows are invalid; fix them, or skip "
+        "them with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
     )
 
 

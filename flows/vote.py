@@ -209,7 +209,7 @@ async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> st
     if not found.ranking:
         iteration.synthesis = nearest(answered, "stand-in", likeness)
         record.degraded = True
-        cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
+        cause = f"{judge} could not compare the answers" if found.calls else "fewer than two answers to compare"
         run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
         return None
     if unread := sum(not judged(comparison) for comparison in found.comparisons):
@@ -234,7 +234,7 @@ async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> st
         iteration.judgements += calls
         if text is None:
             record.degraded = True
-            cause = f"{config.fuse} could not fuse the answers: the best one is returned word for word"
+            cause = f"{config.fuse} could not fuse the answers: the best one is returned verbatim"
             run.warn("not_fused", cause, member=config.fuse)
         else:
             update = {"text": text, "arbiter": config.fuse, "chosen": None, "method": "fuse"}

@@ -279,7 +279,7 @@ def remove() -> Exit:
     try:
         asyncio.run(delete())
     except ValueError:  # Prefect's word for a block that is not there
-        raise Stop(f"no address of a history is saved: there is no block {HISTORY_BLOCK!r}") from None
+        raise Stop(f"no history URL is saved: no block {HISTORY_BLOCK!r}") from None
     saved.pop(server_address(), None)
     say("removed the address of the history")
     return Exit.ANSWER

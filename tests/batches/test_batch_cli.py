@@ -132,7 +132,7 @@ def test_bad_rows_are_told_with_their_lines_before_the_first_call(consensus, ven
     source.write_text(BAD)
     ran = consensus("batch", source, "-o", out, *ONE)
     assert ran.code == 2 and ran.out == "" and vendors.count() == 0
-    assert "2 of 4 rows cannot be used" in ran.err
+    assert "2 of 4 rows are invalid" in ran.err
     assert "prompts.csv line 3" in ran.err and "prompts.csv line 5" in ran.err and "--skip-bad" in ran.err
     assert not out.exists() and not list(tmp_path.glob("*.partial"))
 
@@ -189,7 +189,7 @@ def test_bad_input_is_exit_2_names_the_field_and_calls_nobody(consensus, vendors
         ("out.xlsx", "no ending"),
         (".", "is a folder"),
         ("prompts.csv", "is the input"),
-        ("out-{data}.csv", "{data} stands for nothing"),
+        ("out-{data}.csv", "{data} is not a placeholder"),
     ],
 )
 def test_an_output_that_cannot_be_is_found_before_the_first_call(consensus, vendors, tmp_path, output, named):
@@ -203,7 +203,7 @@ def test_an_output_that_cannot_be_is_found_before_the_first_call(consensus, vend
 
 def test_missing_input(consensus, vendors, tmp_path):
     ran = consensus("batch", tmp_path / "nothing.csv", "-o", tmp_path / "out.jsonl", *ONE)
-    assert ran.code == 2 and "there is no file" in ran.err and vendors.count() == 0
+    assert ran.code == 2 and "no such file" in ran.err and vendors.count() == 0
     ran = consensus("batch", "-", "-o", tmp_path / "out.jsonl", *ONE)
     assert ran.code == 2 and "stdin only once: name a file" in ran.err
 

@@ -284,7 +284,7 @@ def test_the_day_in_an_address():
     made = dated("out-{date}.jsonl")
     assert len(made) == len("out-2026-01-31.jsonl") and made.startswith("out-20")
     for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
-        with pytest.raises(ConfigurationError, match=r"output: .* stands for nothing; only \{date\} does"):
+        with pytest.raises(ConfigurationError, match=r"output: .* is not a placeholder: only \{date\} is"):
             dated(misspelt)
 
 
@@ -294,7 +294,7 @@ def test_a_folder_may_have_braces_in_its_name(tmp_path):
     assert dated(str(folder / "out.jsonl")) == str(folder / "out.jsonl")
     assert dated(f"{folder}/out-{{date}}.jsonl").startswith(f"{folder}/out-20")
     for misspelt in (f"{folder}/out-{{data}}.jsonl", f"{tmp_path}/{{other}}/out.jsonl"):
-        with pytest.raises(ConfigurationError, match="stands for nothing"):
+        with pytest.raises(ConfigurationError, match="is not a placeholder"):
             dated(misspelt)
 
 

@@ -194,7 +194,7 @@ def test_keys_set_import_list_remove(consensus, vendors, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{not json", "no JSON"),
+        ("{not json", "not valid JSON"),
         ("[]", "object by provider"),
         ('{"openai": {"api-key": "k", "colour": "red"}}', "colour"),
         ('{"my-server": {"api-key": "k"}}', "--base-url"),

@@ -198,7 +198,7 @@ def test_a_database_that_cannot_be_used_is_not_saved(consensus):
     for url, said in (
         (plain, "127.0.0.1:1"),
         (URL, "knows no setting 'options'"),
-        ("nonsense://me:hush@x/y", "no database URL that can be used"),
+        ("nonsense://me:hush@x/y", "not a valid database URL"),
         ("", "no address"),
     ):
         done = consensus("history", "set", stdin=url + "\n")

@@ -56,7 +56,7 @@ class ConversationOptions:
             Stop: If one was named.
         """
         if self.go_on or self.cid is not None:
-            raise Stop(f"--continue and --cid: {what} is no turn of a conversation")
+            raise Stop(f"--continue and --cid: {what} is not a turn of a conversation")
 
     def turns(self) -> list[Message]:
         """Return what was said so far, for a flow's `conversation`."""

@@ -124,7 +124,7 @@ def working_models(
     else:
         for endpoint in FILES:
             put("\n".join(f"{endpoint}\t{name}" for name in getattr(found, endpoint)) or f"{endpoint}\t(none)")
-        tried = f"{len(found.trials)} trials, {found.tried_now} of them now"
+        tried = f"{len(found.trials)} tests, {found.tried_now} of them now"
         say(f"{tried}: {', '.join(str(where / name) for name in (*FILES.values(), TRIED))}")
     if found.stopped:
         say(f"consensus: {len(found.untried)} models are left to try: {found.stopped}")
@@ -164,7 +164,7 @@ def one_model(model: str, options: RunOptions | None) -> PumpConfig:
     members = [f"{PROVIDER}/{name}"]
     config = configured(PumpConfig, options, {"members": members})
     if config.members != members:
-        raise Stop("members: --config names some, and --model names another: leave them out of the file")
+        raise Stop("members: set in both --config and --model: remove them from the file")
     return config
 
 

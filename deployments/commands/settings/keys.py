@@ -68,7 +68,7 @@ def import_keys(file: Path) -> Exit:
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise Stop(f"{file} is no JSON: line {getattr(error, 'lineno', '?')}") from None
+        raise Stop(f"{file} is not valid JSON: line {getattr(error, 'lineno', '?')}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise Stop(f'{file} must hold an object by provider: {{"openai": {{"api-key": "..."}}}}')
     blocks: dict[str, ModelCredentials] = {}
@@ -139,13 +139,13 @@ def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredential
     try:
         parse_model(f"{provider}/x")
     except ValueError:
-        raise Stop(f"{provider!r} is no provider name: lower-case letters, digits and dashes") from None
+        raise Stop(f"{provider!r} is not a valid provider name: use lower-case letters, digits and dashes") from None
     known = built_in().get(provider)
     if known is not None and known.block is not None:
         return known.block, known.base_url
     if base_url is None:
         raise Stop(
-            f"{provider!r} is none of {', '.join(name for name, one in built_in().items() if one.block)}: give the address of its OpenAI-compatible server with --base-url"
+            f"unknown provider {provider!r}: use one of {', '.join(name for name, one in built_in().items() if one.block)}, or set the address of an OpenAI-compatible server with --base-url"
         )
     return OpenAICompatibleCredentials, None
 

@@ -38,7 +38,9 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         Stop: If the name cannot be one, or another kind of configuration has it.
     """
     if not _NAME.match(name):
-        raise Stop(f"{name!r} is no name: lower-case letters, digits and single dashes, for example night-panel")
+        raise Stop(
+            f"{name!r} is not a valid name: use lower-case letters, digits and single dashes, for example night-panel"
+        )
     connect()
 
     async def write() -> None:
