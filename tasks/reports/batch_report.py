@@ -17,6 +17,7 @@ from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.review import WORDS
 from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
+from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.batch_before import Before, run_before
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.verdict import of_batch
