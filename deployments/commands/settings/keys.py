@@ -71,7 +71,9 @@ def import_keys(file: Path) -> Exit:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        entries = parse(text) if file.suffix == ".json" or text.lstrip().startswith("{") else _variables(file, text)
+        entries: Any = (
+            parse(text) if file.suffix == ".json" or text.lstrip().startswith("{") else _variables(file, text)
+        )
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
