@@ -463,9 +463,10 @@ def test_own_process() -> None:
 
 
 def test_requests_a_minute_are_settable_for_a_key_of_the_environment(monkeypatch):
+    from consensus_flows.tasks.calls.providers import from_environment
     from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.calls.providers import from_environment
 
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_REQUESTS_PER_MINUTE", "500")
     assert from_environment("openai").requests_per_minute == 500
     monkeypatch.setenv("OPENAI_REQUESTS_PER_MINUTE", "many")
