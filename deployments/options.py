@@ -18,6 +18,7 @@ from consensus_flows.blocks.settings import Settings
 from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.plain_text import did_you_mean
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
@@ -46,6 +47,7 @@ class Flag(NamedTuple):
     group: Group | None = None
     type: Any = None
     help: str = ""
+    metavar: str = ""
 
 
 TextFile = Annotated[
@@ -54,16 +56,21 @@ TextFile = Annotated[
 """A setting that is given as the name of a file."""
 
 FLAGS = {
-    "members": Flag(("--member", "--model", "-m"), PANEL),
-    "arbiter": Flag(group=PANEL),
-    "fallback_arbiters": Flag(group=PANEL),
-    "aggregator": Flag(group=PANEL),
-    "fallback_aggregators": Flag(group=PANEL),
+    "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
+    "arbiter": Flag(group=PANEL, metavar="MODEL"),
+    "fallback_arbiters": Flag(group=PANEL, metavar="MODEL"),
+    "aggregator": Flag(group=PANEL, metavar="MODEL"),
+    "fallback_aggregators": Flag(group=PANEL, metavar="MODEL"),
+    "extractor": Flag(metavar="MODEL"),
+    "pairwise_judge": Flag(metavar="MODEL"),
+    "fuse": Flag(metavar="MODEL"),
+    "embedding_model": Flag(metavar="MODEL"),
+    "system": Flag(("--system", "-s")),
+    "timeout": Flag(metavar="SECONDS"),
     "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
-    "service_tier": Flag(group=BUDGET),
-    "budget.max_cost_usd": Flag(("--max-cost",)),
-    "budget.max_seconds": Flag(("--deadline",)),
+    "budget.max_cost_usd": Flag(("--max-cost",), metavar="USD"),
+    "budget.max_seconds": Flag(("--deadline",), metavar="SECONDS"),
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
     "VoteConfig.weights": Flag(
         type=Text, help="Weights of the votes: member=weight, separated by commas; default: 1 each."
@@ -78,8 +85,8 @@ FLAGS = {
         list[str],
         "A layer of models, separated by commas: provider/model or provider/model:count.",
     ),
-    "MixtureOfAgentsConfig.aggregator": Flag(("--final", "--aggregator"), PANEL),
-    "MixtureOfAgentsConfig.self_moa": Flag(group=PANEL),
+    "MixtureOfAgentsConfig.aggregator": Flag(("--final", "--aggregator"), PANEL, metavar="MODEL"),
+    "MixtureOfAgentsConfig.self_moa": Flag(group=PANEL, metavar="MODEL"),
     "MixtureOfAgentsConfig.samples": Flag(group=PANEL),
     "MixtureOfAgentsConfig.aggregator_settings.temperature": Flag(
         ("--final-temperature",), SAMPLING, help="Temperature of the aggregator; default: that of all models."
@@ -104,6 +111,10 @@ GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING}
 """Groups of settings whose fields are all options."""
 
 
+METAVARS = {int: "N", float: "NUMBER", Text: "TEXT", TextFile: "FILE", list[str]: "MODEL,..."}
+"""What stands for the value of an option, by its type."""
+
+
 class Option(NamedTuple):
     """An option and the field that it sets."""
 
@@ -112,6 +123,7 @@ class Option(NamedTuple):
     type: Any
     group: Group
     help: str
+    metavar: str | None
 
     @property
     def name(self) -> str:
@@ -149,6 +161,7 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
             kind,
             (flag and flag.group) or group,
             f"{text} May be repeated." if listed else text,
+            (flag and flag.metavar) or METAVARS.get(kind),
         )
 
 
@@ -186,6 +199,7 @@ def options_type(config: type[RunConfig]) -> Any:
             name=list(option.names),
             group=option.group,
             help=option.help,
+            metavar=option.metavar,
             negative="" if option.type == list[str] else None,
         )
         where = fields if len(option.path) == 1 else groups.setdefault(option.path[0], {})
@@ -196,6 +210,7 @@ def options_type(config: type[RunConfig]) -> Any:
         Path,
         Parameter(
             name="--config",
+            metavar="FILE",
             group=OUTPUT,
             help="JSON or TOML file of settings; it overrides the saved configuration, and options override it.",
         ),
@@ -273,14 +288,18 @@ def configured(
     """
     values = settings(config, given or {}, saved)
     names = {".".join(option.path): option.name for option in options(config)}
+    unknown = [name for name in values if name not in config.model_fields and name != "seed"]
+    wrong = [f"unknown setting {name!r}.{did_you_mean(name, config.model_fields)}" for name in unknown]
     if missing := [name for name in config.missing(values) if name not in optional]:
-        raise Stop("\n".join(f"{name}: give {names.get(name, name)} provider/model" for name in missing))
+        raise Stop("\n".join([*wrong, *(f"{name}: give {names.get(name, name)} provider/model" for name in missing)]))
     if isinstance(values.get("prompt_set"), str):
         values["prompt_set"] = _checked_set(values["prompt_set"])
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise Stop(explain(error, names)) from None
+        members = values.get("members") or []
+        hint = "\n--name uses a saved configuration" if any("/" not in str(name) for name in members) else ""
+        raise Stop(explain(error, names) + hint) from None
 
 
 def _checked_set(name: str) -> str:
