@@ -398,6 +398,12 @@ async def close_clients() -> None:
         await close()
 
 
+async def load_sdks(endpoints: Iterable[Endpoint]) -> None:
+    """Import the SDKs that calls will use, which takes seconds: before anything is timed. Not where that was done before."""
+    if not _checked.get():
+        await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints}))
+
+
 def warm_up(names: Iterable[str]) -> None:
     """Start importing the SDKs and the price table that calls of the built-in providers `names` will use.
 

@@ -17,7 +17,7 @@ from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.review import WORDS
 from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
-from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.batch_before import Before, run_before
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.verdict import of_batch
@@ -172,7 +172,7 @@ def _facts(summary: BatchSummary) -> dict[str, Any]:
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
-        "Cost": bill(summary.cost_usd, summary.possibly_billed).removeprefix("cost "),
+        "Cost": bill_of(summary).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
         "Models that never answered": ", ".join(map(cell, summary.never_answered)) or "none",
     }

@@ -26,12 +26,12 @@ from consensus_flows.deployments.terminal import (
     server_failure,
     write_whole,
 )
-from consensus_flows.deployments.view import cost, state
+from consensus_flows.deployments.view import state
 from consensus_flows.flows.pump import pump
 from consensus_flows.tasks.calls.providers import warm_up
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.prompts import prompt as prompt_file_text
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Record, bill_of
 from consensus_flows.tasks.watch import watched_by
 
 LEAVE = ("exit", "quit")
@@ -130,7 +130,7 @@ class Session:
         self.last = record.answer
         self._turns += [Message(role="user", content=text), Message(role="assistant", content=record.answer)]
         if not (self.out.json or self.out.raw):
-            say(f"  {state(record.iterations[0].responses[0])}, {cost(record.cost_usd, record.possibly_billed)}")
+            say(f"  {state(record.iterations[0].responses[0])}, {bill_of(record)}")
         return True
 
     def document(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def set_key(
     allow_http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     max_concurrency: int | None = None,
     requests_per_minute: int | None = None,
+    price: Annotated[list[str] | None, Parameter(negative="")] = None,
 ) -> Exit:
     """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 
@@ -39,10 +40,12 @@ def set_key(
         allow_http_host: Host that may receive the key over plain http. May be repeated.
         max_concurrency: Maximum number of concurrent calls in each process.
         requests_per_minute: Maximum number of calls started per minute in each process.
+        price: Price of a model: MODEL=IN/OUT, in USD per million input and output tokens. May be repeated.
     """
     block_class, default_url = _class_of(provider, base_url)
     limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
     fields: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    fields["prices"] = price or []
     fields |= {"base_url": base_url or default_url, "allowed_http_hosts": allow_http_host or []}
     _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
     key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
