@@ -128,7 +128,7 @@ def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str
     if summary.review:
         shown = f", {len(summary.review)} of them here" if summary.to_review > len(summary.review) else ""
         parts += [
-            f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}:",
+            f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}; `consensus run RUN` shows one:",
             _table(review_table(summary)),
         ]
     parts += ["## Figures", _table(_figures(summary, before))]
@@ -183,9 +183,9 @@ def review_table(summary: BatchSummary) -> list[dict[str, Any]]:
     return [
         {
             "row": cell(row.id),
-            "why": ", ".join(WORDS[reason] for reason in row.reasons),
             "answer": "-" if row.answer is None else cell(row.answer)[:80],
-            "show it": f"`consensus run {cell(row.run_id)}`" if row.run_id else "-",
+            "why": ", ".join(WORDS[reason] for reason in row.reasons),
+            "run": f"`{cell(row.run_id)}`" if row.run_id else "-",
         }
         for row in summary.review
     ]

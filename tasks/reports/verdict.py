@@ -131,7 +131,7 @@ def _sick_models(summary: BatchSummary) -> list[str]:
     return [
         f"{cell(one.model)} never answered"
         if one.never_answered
-        else f"{cell(one.model)} failed {one.failed} of {one.calls} calls"
+        else f"{cell(one.model)} failed {one.failed} of {one.calls + one.stored} calls"
         for one in failed
     ]
 

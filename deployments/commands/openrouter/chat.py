@@ -41,21 +41,21 @@ def chat(
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])],
     prompt: Prompt = None,
-    mode: Literal["default", "interactive"] = "default",
+    mode: Literal["interactive", "improve"] = "interactive",
     turns: int = 3,
     improvement_prompt: str | None = None,
     source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Ask a model and let it improve its answer (default), or chat with it until you type exit (interactive).
+    """Chat with a model until you type exit, or ask it once and let it improve its answer.
 
     Args:
         model: Model, as author/slug or author/slug:free.
-        prompt: Prompt; - reads it from standard input. Optional in an interactive chat.
-        mode: One prompt with improvements of the answer, or a conversation.
-        turns: Number of answers in the default mode.
-        improvement_prompt: Prompt after each answer in the default mode.
+        prompt: First prompt; - reads it from standard input. Optional in an interactive chat.
+        mode: A conversation, or one prompt with improvements of the answer.
+        turns: Number of answers with --mode improve, all of them paid.
+        improvement_prompt: Prompt after each answer with --mode improve.
         source: Where else it is read.
         options: Sampling settings and limits; a budget is that of one turn.
         out: What is printed and written.
