@@ -13,7 +13,7 @@ MODEL = "local/smollm2"
 
 
 def demo(prompt: str = QUESTION, *, out: TurnOptions | None = None) -> Exit:
-    """Ask three instances of the small local model one question, and count their answers.
+    """Show why a panel is worth it: ask three instances of a small local model, and count their answers.
 
     Args:
         prompt: The question.
