@@ -16,7 +16,6 @@ from consensus_flows.deployments.cli import app
 from consensus_flows.deployments.commands.algorithms.batch import command as batch
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.batches.results import output_columns
-from consensus_flows.tasks.batches.results import output_columns
 
 ROOT = Path(__file__).parent.parent
 
