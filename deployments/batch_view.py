@@ -162,7 +162,12 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
-        say(f"  {model.model}: {model.calls} calls sent{took}{errors}")
+        stored = f", {model.stored} from the store" if model.stored else ""
+        say(f"  {model.model}: {model.calls} calls sent{took}{errors}{stored}")
+    for name in summary.never_answered:
+        say(f"  ! {name} never answered")
+    for out in summary.taken_out:
+        say(f"  ! {out}. The next run asks it again")
     if summary.bad:
         say(f"  ! {summary.bad} rows of the input cannot be used and were left out:")
         for text in summary.bad_rows:
@@ -180,7 +185,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.not_started} rows were not started: the same command continues with them{more}")
     say(
         f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
-        f"failed, {summary.not_started} not started · {summary.sent_calls} calls sent, {summary.cached_calls} from the store · {price} "
+        f"failed, {summary.not_started} not started · {summary.sent_calls} calls sent in {summary.requests} requests, {summary.cached_calls} from the store · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )
     if ui_url and summary.flow_run_id:

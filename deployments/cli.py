@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import sys
 
 # Before Prefect is imported, which would report its first import and its commands: `prefect.toml` says so too, but is read in
@@ -18,14 +19,49 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Parameter
+from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
 from consensus_flows.deployments.folder_settings import ignore_folder_settings
-from consensus_flows.deployments.terminal import Exit, Stop, flush, leave, open_streams, say
+from consensus_flows.deployments.terminal import (
+    Exit,
+    NotAnOptionError,
+    Stop,
+    flush,
+    leave,
+    open_streams,
+    read_stdin,
+    say,
+)
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
+from consensus_flows.tasks.plain_text import did_you_mean
 
+_COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What looks like the name of a command, and so is no question."""
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+
+
+def _panel(error: CycloptsError) -> Any:
+    """Say what is wrong with the arguments."""
+    text = None
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        text = f"unexpected argument {error.unused_tokens[0]!r}: a question of several words needs quotes"
+    elif isinstance(error, MissingArgumentError) and error.argument and not error.keyword:
+        name = error.argument.name
+        text = f"{name if error.argument.index is None else name.lstrip('-').upper()} is missing"
+    elif isinstance(error, UnknownOptionError):
+        text = _unknown_option(error.token.keyword or error.token.value, error.argument_collection)
+    elif isinstance(error.__cause__, NotAnOptionError) and error.app:
+        text = _unknown_option(str(error.__cause__), error.app.assemble_argument_collection())
+    return CycloptsPanel(CycloptsError(msg=text) if text else error)
+
+
+def _unknown_option(given: str, arguments: ArgumentCollection) -> str:
+    option = given.partition("=")[0]
+    known = [name for argument in arguments if argument.parse for name in argument.names]
+    return f"unknown option {option}.{did_you_mean(option, [*known, '--help', '--version'])}"
+
 
 app = App(
     name="consensus",
@@ -33,6 +69,7 @@ app = App(
     version=lambda: version("consensus-flows"),
     version_flags=["--version"],
     error_console=Console(stderr=True),
+    error_formatter=_panel,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
 )
@@ -44,6 +81,11 @@ for _one in algorithms().values():
         name=[name for name in (_one.name, _one.alias) if name],
         help=_one.summary,
     )
+app.command(
+    f"consensus_flows.deployments.algorithm_commands:{MAIN}",
+    name="ask",
+    help='Ask the saved default, or the panel that is given; `consensus "PROMPT"` is short for it.',
+)
 app.command(
     "consensus_flows.deployments.commands.algorithms.demo:demo",
     name="demo",
@@ -57,6 +99,7 @@ def _by_flow(verb: str, flow: str | None, tokens: tuple[str, ...], make: Callabl
     command = App(
         name=f"consensus {verb}" + (f" --flow {flow}" if flow else ""),
         error_console=app.error_console,
+        error_formatter=_panel,
         result_action="return_value",
         version_flags=[],
         suppress_keyboard_interrupt=app.suppress_keyboard_interrupt,
@@ -107,6 +150,11 @@ app.command(
 )
 app.command("consensus_flows.deployments.commands.history:show_run", name="run", help="Show a run of the history.")
 app.command(
+    "consensus_flows.deployments.commands.history:logs",
+    name="logs",
+    help="Print the latest questions and answers of the history.",
+)
+app.command(
     "consensus_flows.deployments.commands.history:stats",
     name="stats",
     help="How each model did, over the runs of the history.",
@@ -146,9 +194,14 @@ app.command(
     help="Prompt sets: examples, steps of thought, citations.",
 )
 app.command(
+    "consensus_flows.deployments.commands.operations.models:models",
+    name="models",
+    help="List the models that the providers offer.",
+)
+app.command(
     "consensus_flows.deployments.commands.operations.check:check",
     name="check",
-    help="Is the server there, do the credentials answer, what will a run call?",
+    help="Check the server, the credentials, and whether the models of a saved configuration can be asked.",
 )
 app.command(
     "consensus_flows.deployments.commands.operations.up:up",
@@ -161,6 +214,16 @@ app.command(
     name="ui",
     help="Open the Prefect UI in your browser, signed in.",
 )
+
+
+def _help(*command: str) -> None:
+    """Show the help of a command, or list all commands."""
+    if command and command[0] not in app:
+        raise unknown_command(command[0])
+    app([*command, "--help"])
+
+
+app.command(_help, name="help", help="Show the help of a command, or list all commands.")
 
 
 def entry() -> None:
@@ -193,18 +256,38 @@ def main() -> None:
 
 
 def _dispatch() -> Exit | None:
+    given = tokens(sys.argv[1:])
     try:
-        result: Exit | None = app(tokens(sys.argv[1:]), exit_on_error=False, print_error=True)
+        result: Exit | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
-    return result
+    # A pipe that should have held a question, and held none.
+    return Exit.BAD_INPUT if not given and not sys.stdin.isatty() else result
 
 
 def tokens(arguments: list[str]) -> list[str]:
-    """Put the main command before arguments that name none; the options of a default command would be shown as those of all."""
+    """Put the main command before arguments that name none; the options of a default command would be shown as those of all.
+
+    Raises:
+        Stop: If a command is named that there is not.
+    """
     if not arguments:
-        return [] if sys.stdin.isatty() else [MAIN]
-    return arguments if arguments[0] in app or arguments[0] in {"--help", "-h", "--version"} else [MAIN, *arguments]
+        piped = "" if sys.stdin.isatty() else read_stdin()
+        return [MAIN, "--no-stdin", "--prompt", piped] if piped else []
+    if arguments[0] in app or arguments[0] in {"--help", "-h", "--version"}:
+        return arguments
+    if _COMMAND.fullmatch(arguments[0]):
+        raise unknown_command(arguments[0], *arguments[1:])
+    return [MAIN, *arguments]
+
+
+def unknown_command(word: str, *others: str) -> Stop:
+    """Say that there is no such command, and what may have been meant."""
+    question = "put the question in quotes" if others and not others[0].startswith("-") else f"`consensus ask {word}`"
+    return Stop(
+        f"unknown command {word!r}.{did_you_mean(word, (name for name in app if not name.startswith('-')))} "
+        f"`consensus help` lists the commands; to ask a model, {question}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
-from consensus_flows.deployments.terminal import Stop, explain, read_text, say
+from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
@@ -31,7 +31,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 def _check_sentence(_: Any, value: Any) -> None:
     if isinstance(value, str) and re.fullmatch(r"--?[A-Za-z]\S*", value):
-        raise ValueError(f"Unknown option: {value}")
+        raise NotAnOptionError(value)
 
 
 SENTENCE = Parameter(allow_leading_hyphen=True, validator=_check_sentence)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
+from threading import Timer
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ from consensus_flows.tasks.plain_text import visible
 
 STORED = "Answers that were paid for are stored: the same command takes them from the store"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+NOTICE_S = 3.0
+"""Seconds after which a command says that it still waits for standard input."""
 TOO_LARGE = "Flow run parameters must be less than"
 """What the Prefect server says, with all the parameters after it, when it refuses a run over their size."""
 
@@ -31,6 +34,8 @@ class Exit(IntEnum):
     NO_ANSWER = 1
     BAD_INPUT = 2
     BUDGET = 3
+    NEVER_ANSWERED = 4
+    """A batch has an answer for every row, and a member has none."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.
@@ -40,6 +45,10 @@ class Stop(Exception):  # noqa: N818 - it ends a command, and not always because
         super().__init__(message)
         self.message = message
         self.code = code
+
+
+class NotAnOptionError(ValueError):
+    """A text looks like an option that there is not."""
 
 
 def say(text: str) -> None:
@@ -165,23 +174,21 @@ def read_text(path: Path, option: str) -> str:
 
 
 def read_prompt(prompt: str | None, stdin: bool | None) -> str:
-    """Return the prompt from the argument, from stdin, or both.
+    """Return the prompt: what is piped in, then the argument, as `llm` has it.
 
     Args:
-        prompt: The argument; `-` stands for stdin.
-        stdin: True to append stdin to the argument, False never to read it, None to read it in place of a missing one.
+        prompt: The argument; `-` stands for standard input.
+        stdin: True to read standard input, False never to read it, None to read it unless it is a terminal.
 
     Raises:
         Stop: If there is none.
     """
     if prompt == "-":
         prompt, stdin = None, True
-    if prompt is None and stdin is None and not sys.stdin.isatty():
-        stdin = True
-    given = _stdin().strip() if stdin else ""
-    text = "\n\n".join(part for part in ((prompt or "").strip(), given) if part)
+    piped = read_stdin() if stdin or (stdin is None and not sys.stdin.isatty()) else ""
+    text = "\n\n".join(part for part in (piped, (prompt or "").strip()) if part)
     if not text:
-        raise Stop('there is no prompt: consensus "your question", or pipe it in')
+        raise Stop('there is no prompt: write it as an argument ("your question"), or pipe it in')
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -191,13 +198,27 @@ def read_prompt(prompt: str | None, stdin: bool | None) -> str:
     return text
 
 
-def _stdin() -> str:
+def read_stdin() -> str:
+    """Return what is on standard input, to its end; whoever started the command may have left a pipe open that never ends.
+
+    Raises:
+        Stop: If it cannot be read.
+    """
+    text = "consensus: waiting for standard input to end; --no-stdin asks without it"
+    notice = Timer(NOTICE_S, say, (text,))
+    notice.daemon = True
+    if not sys.stdin.isatty():
+        notice.start()
     try:
-        return sys.stdin.read()
+        return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
         raise Stop(
             f"standard input is not valid {error.encoding.upper()} (byte {error.start + 1}): convert it, for example with iconv"
         ) from None
+    except OSError as error:
+        raise Stop(f"standard input cannot be read: {error.strerror or error}") from None
+    finally:
+        notice.cancel()
 
 
 def leave(action: Callable[[], Exit | None]) -> NoReturn:

@@ -55,6 +55,8 @@ async def batch(
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
+    probe: bool = True,
+    strict: bool = False,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
@@ -75,6 +77,9 @@ async def batch(
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
+        probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
+            reached.
+        strict: Fail the batch when a model never answers, or keeps failing and is taken out.
     """
     name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
@@ -98,6 +103,8 @@ async def batch(
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
+        probe=probe,
+        strict=strict,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)

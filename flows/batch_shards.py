@@ -34,6 +34,7 @@ from consensus_flows.tasks.batches.summary import BatchSummary, Progress, descri
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.record import TakenOut
 from consensus_flows.tasks.watch import emit
 
 DEPLOYMENT = "batch/batch"
@@ -235,6 +236,8 @@ class _Shards:
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "shards": of,
                 "shard": shard.number,
+                "probe": False,  # this run has looked
+                "strict": batch.strict,
             },
             timeout=0,
             tags=[self._tag, f"shard-{shard.number}"],
@@ -309,6 +312,8 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),
     )
+    out = (TakenOut.model_validate(one) for shard in shards for one in (shard.done or {}).get("taken_out", ()))
+    summary.taken_out = list({one.model: one for one in out}.values())
     totals = Totals()
     ended = [shard.done for shard in shards if shard.done is not None and shard.done["status"] != "finished"]
     if ended:

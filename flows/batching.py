@@ -25,10 +25,12 @@ from consensus_flows.tasks.batches.results import not_started, outcome
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
+from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import price
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, models_checked
+from consensus_flows.tasks.calls.probe import probe
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, models_checked
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
@@ -61,6 +63,8 @@ class Batch:
         records: Folder that gets the whole record of each row, a path or an fsspec address.
         reference_column: Column of recorded answers, which stand in for the first layer of a mixture of agents.
         function: What runs a row; None for the algorithm.
+        probe: Whether to look for models that cannot answer before the first row.
+        strict: Whether a model that does not answer ends the batch.
     """
 
     source: Source
@@ -75,6 +79,8 @@ class Batch:
     records: str | None = None
     reference_column: str | None = None
     function: Callable[..., Awaitable[Record]] | None = None
+    probe: bool = True
+    strict: bool = False
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
@@ -146,7 +152,24 @@ async def checked(batch: Batch) -> Inventory:
     endpoints = await check_models(batch.config.models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
         await _check_prices(endpoints)
+    for text in conflicts(endpoints.values()):
+        await emit("notice", text)
+    # SDKs take seconds to import: here, and not in the time of the first rows.
+    await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints.values()}))
+    if batch.probe:
+        await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
+    found = await probe(endpoints, embedding)
+    if found.tested:
+        await emit("notice", found.describe())
+    if found.problems:
+        raise ConfigurationError(
+            f"{len(found.problems)} of {len(endpoints)} models cannot answer; --no-probe (probe: false) asks them all the same:\n"
+            + "\n".join(f"  {problem}" for problem in found.problems.values())
+        )
 
 
 async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
@@ -221,6 +244,9 @@ class _Run:
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
         self._passed_over = False
+        self._breaker = Breaker()
+        self._without: dict[int, tuple[Row, set[str]]] = {}
+        """Finished rows for which models gave no answer, for no reason of the row."""
 
     async def work(self) -> BatchSummary:
         """Do the rows that are not finished."""
@@ -245,6 +271,11 @@ class _Run:
             await asyncio.to_thread(os.sync)
         summary.duration_s = round(time.monotonic() - started, 4)
         summary.calls_per_s = round(self._calls / max(summary.duration_s, 1e-9), 2)
+        summary.taken_out = list(self._breaker.out.values())
+        if batch.strict:
+            self._undo(
+                {one.model for one in self._journal.totals.models() if one.never_answered} | {*self._breaker.out}
+            )
         if self._stop is not None:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
@@ -288,7 +319,7 @@ class _Run:
             raise group.exceptions[0] from None
 
     async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
-        while self._stop is None and not spent.exhausted:
+        while self._stop is None and not spent.exhausted and not (self._batch.strict and self._breaker.out):
             row = next(rows, None)
             if row is None:
                 return
@@ -296,7 +327,7 @@ class _Run:
                 self._passed_over = True
                 await asyncio.sleep(0)
                 continue
-            with spending(Budget()) as of_row:
+            with spending(Budget()) as of_row, breaking(self._breaker, row.id):
                 record = await self._do(row)
             self._calls += record.calls
             if self._journal.error is not None:
@@ -315,6 +346,13 @@ class _Run:
                 result = outcome(row, record)
                 self._journal.add(row, result)
                 self._watch(row, record)
+                silent = {
+                    call.provider + "/" + call.model
+                    for call in record.calls_made()
+                    if call.error and call.error.kind in KINDS
+                }
+                if silent:
+                    self._without[row.number] = row, silent
             self._progress.add(result)
             await emit("row", result)
 
@@ -351,6 +389,16 @@ class _Run:
                 self._journal.forget(failed.number)
                 self._leave(failed, error)
             self._failures.clear()
+
+    def _undo(self, silent: set[str]) -> None:
+        """Stop a strict batch over models that do not answer, and let the next run do again what they are missing from."""
+        if not silent:
+            return
+        self._stop = self._stop or f"strict: no answer of {', '.join(sorted(silent))}"
+        for row, missing in self._without.values():
+            if missing & silent:
+                self._journal.forget(row.number)
+                self._leave(row, self._stop)
 
     def write(self, summary: BatchSummary) -> None:
         """Write the output and sum it up; the rows go by one after the other and are never all in memory."""

@@ -16,7 +16,7 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.calls.providers import check_models, conflicts
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
@@ -180,7 +180,7 @@ class Run(Generic[Config]):
         for one in record.iterations:
             record.degraded |= len(one.answered()) < len(one.responses)
             for call in (*one.responses, *one.judgements):
-                if call.error is not None:
+                if call.error is not None and not call.warnings:
                     self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
                 record.add_warnings(call.warnings, one.number)
         record.end_by_budget()
@@ -212,7 +212,7 @@ async def begin(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models(config.models(), config.embedding())
+    endpoints = await check_models(config.models(), config.embedding())
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(
@@ -227,6 +227,8 @@ async def begin(
     )
     started = time.monotonic()
     await emit("started", record)
+    for text in conflicts(endpoints.values()):
+        record.warn("base_url", text)
     with spending(config.budget):
         yield run
     run.finish()

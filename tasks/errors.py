@@ -54,6 +54,7 @@ class ModelError(ConsensusError):
         max_attempts: After so many attempts a retry is pointless; None for no such bound, 0 if it is now.
         status: HTTP status, if there was a response.
         text: Text that the model did write, if any.
+        taken_out: Whether it was not asked, because it was taken out of the run.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ModelError(ConsensusError):
         max_attempts: int | None = None,
         status: int | None = None,
         text: str | None = None,
+        taken_out: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind: ErrorKind = kind
@@ -74,6 +76,7 @@ class ModelError(ConsensusError):
         self.max_attempts = max_attempts
         self.status = status
         self.text = text
+        self.taken_out = taken_out
 
 
 class BudgetError(ModelError):

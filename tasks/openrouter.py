@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.blocks.sampling import Sampling
-from consensus_flows.tasks.calls.ask import BACKOFF_S, ask_task
+from consensus_flows.tasks.calls.ask import ask_task
 from consensus_flows.tasks.calls.attempt import RETRY_AFTER_CAP_S
 from consensus_flows.tasks.calls.pacing import pace_of
-from consensus_flows.tasks.calls.providers import Endpoint, client_of, endpoint_of, setting
+from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, client_of, endpoint_of, setting
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.vendors.openai import VENDOR, fault_in_body

@@ -8,6 +8,8 @@ hundred ideographs with a selector each can still carry a message.
 """
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from string import ascii_uppercase
 
 FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"
@@ -71,3 +73,9 @@ def labels(count: int) -> list[str]:
             rest = rest // 26 - 1
         found.append(label)
     return found
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean ...?` with the names that are nearest to a word that is none of them, or nothing."""
+    near = get_close_matches(word.lower(), list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

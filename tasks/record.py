@@ -66,6 +66,20 @@ class CallError(BaseModel):
     retryable: bool = False
 
 
+class TakenOut(BaseModel):
+    """A model that kept failing, and was not asked for the rest of a run."""
+
+    model: str
+    kind: ErrorKind
+    """Why it failed."""
+    row: str
+    """The id of the row after which it was not asked any more."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.model} was taken out after row {self.row}: {self.message.removeprefix(f'{self.model}: ')}"
+
+
 class Response(BaseModel):
     """One call: of a member, or of a judge.
 

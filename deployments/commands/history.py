@@ -143,6 +143,36 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     return Exit.ANSWER
 
 
+def logs(
+    *,
+    count: Annotated[int, Parameter(name=["--count", "-n"], validator=Number(gte=1))] = 3,
+    query: Annotated[str | None, Parameter(name=["--query", "-q"])] = None,
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """Print the latest questions and their answers, the newest last. `consensus runs` lists more runs, one a line.
+
+    Args:
+        count: Number of runs to print.
+        query: Only runs with this text in the question or in the answer.
+        model: Only runs that called this model: provider/model, or model.
+        json: As JSON.
+    """
+    from consensus_flows.tasks.history.reading import Filter, list_runs
+
+    wanted = Filter(model=model, text=query)
+    found = from_history(lambda connection: list_runs(connection, wanted, count, answers=True))[::-1]
+    if json:
+        put_json(found)
+        return Exit.ANSWER
+    for run in found:
+        head = f"# {local_time(run['started_at'])}    {run['flow']}    id: {run['id']}"
+        put(f"{head}\n\n## Prompt\n\n{run['prompt']}\n\n## Response\n\n{run['answer'] or 'no answer'}\n")
+    if not found:
+        say("no such run is in the history")
+    return Exit.ANSWER
+
+
 def _call(call: dict[str, Any]) -> str:
     if call["error"]:
         return f"{call['member']}: {call['error']['kind']}: {one_line(call['error']['message'], 160)}"

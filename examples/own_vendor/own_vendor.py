@@ -70,9 +70,10 @@ class Oracle(Vendor):
             model=response.get("model"),
         )
 
-    async def list_models(self, client: httpx.AsyncClient, timeout: float) -> None:
-        """Ask what `consensus check` asks."""
-        (await client.get("/v1/models", timeout=timeout)).raise_for_status()
+    async def list_models(self, client: httpx.AsyncClient, timeout: float) -> list[str]:
+        """Ask for the list of models."""
+        response = (await client.get("/v1/models", timeout=timeout)).raise_for_status()
+        return [model["id"] for model in response.json()["data"]]
 
 
 VENDOR = Oracle()

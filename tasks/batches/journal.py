@@ -109,6 +109,8 @@ class Journal:
                     "entries": list(value.entries),
                 }
             )
+        elif event == "answered" and value.cached:
+            self.totals.add_stored(f"{value.provider}/{value.model}")
 
     def add_call(self, call: dict[str, Any]) -> None:
         """Enter a call that has ended, and count it.

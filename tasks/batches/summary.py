@@ -9,6 +9,7 @@ from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
 from consensus_flows.tasks.batches.review import reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
+from consensus_flows.tasks.record import TakenOut
 
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
@@ -118,6 +119,12 @@ class BatchSummary(RowSums):
     possibly_billed: int = 0
     """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
     models: list[ModelSummary] = Field(default_factory=list)
+    requests: int = 0
+    """Requests that were sent for these calls, retries included."""
+    never_answered: list[str] = Field(default_factory=list)
+    """The models that were asked and have not answered once."""
+    taken_out: list[TakenOut] = Field(default_factory=list)
+    """The models that kept failing, and were not asked for the rest of the run."""
     duration_s: float = 0.0
     """Seconds that this run took."""
     calls_per_s: float = 0.0
@@ -136,4 +143,6 @@ class BatchSummary(RowSums):
     def add_bill(self, totals: Totals) -> None:
         """Say what was sent and paid, by all runs of the batch."""
         self.sent_calls, self.models = totals.sent, totals.models()
+        self.requests = sum(model.requests for model in self.models)
+        self.never_answered = [model.model for model in self.models if model.never_answered]
         self.cost_usd, self.possibly_billed = totals.cost_usd, totals.possibly_billed

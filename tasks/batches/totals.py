@@ -15,7 +15,7 @@ INTERRUPTED = "interrupted"
 
 
 class ModelSummary(BaseModel):
-    """How one model did in a batch. Only what was sent counts, not what came from the store."""
+    """How one model did in a batch. All but `stored` is about what was sent."""
 
     model: str
     calls: int = 0
@@ -30,6 +30,13 @@ class ModelSummary(BaseModel):
     """Requests that the vendor may have billed beside that: their response was lost, or their run was killed."""
     errors: dict[str, int] = Field(default_factory=dict)
     """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
+    stored: int = 0
+    """Answers that came from the store in this run."""
+
+    @property
+    def never_answered(self) -> bool:
+        """Whether it was asked and has not answered once."""
+        return not self.stored and self.failed == self.calls > self.errors.get(INTERRUPTED, 0)
 
 
 @dataclass
@@ -41,6 +48,7 @@ class _Model:
     unpriced: int = 0
     possibly_billed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    stored: int = 0
 
 
 @dataclass
@@ -113,6 +121,10 @@ class Totals:
         elif lost < requests:
             model.unpriced += 1
 
+    def add_stored(self, name: str) -> None:
+        """Count an answer of a model that came from the store."""
+        self._models.setdefault(name, _Model()).stored += 1
+
     def end_interrupted(self) -> None:
         """Count the requests whose call will never end, when no call is under way: their run was killed, or they were cancelled."""
         for request in self._open.values():
@@ -142,6 +154,7 @@ class Totals:
             model.unpriced += found["unpriced"]
             model.possibly_billed += found.get("possibly_billed", 0)
             model.errors.update(found["errors"])
+            model.stored += found.get("stored", 0)
 
     def dump(self) -> dict[str, Any]:
         """Return the sums as plain JSON, for `add`."""
@@ -188,6 +201,7 @@ class Totals:
                     cost_usd=None if model.unpriced else known_cost(round(model.cost_usd, 10), model.possibly_billed),
                     possibly_billed=model.possibly_billed,
                     errors=dict(model.errors.most_common()),
+                    stored=model.stored,
                 )
             )
         return sorted(found, key=lambda one: (-one.calls, one.model))

@@ -19,14 +19,14 @@ from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
 from consensus_flows.tasks.calls.attempt import attempt, call_log
+from consensus_flows.tasks.calls.breaker import guarded
 from consensus_flows.tasks.calls.budget import check_wait, until_deadline
-from consensus_flows.tasks.calls.providers import Endpoint, check_kind, endpoint_now, endpoint_of, setting
+from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, check_kind, endpoint_now, endpoint_of, setting
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request, request_key
 from consensus_flows.tasks.calls.storage import guard, path_of
 from consensus_flows.tasks.errors import BudgetError, ConfigurationError, ModelError
 
 RETRIES = 4
-BACKOFF_S = 1.0
 _TASKS: dict[CallKind, tuple[str, str]] = {
     "chat": ("ask", "Ask a model; retried, cached and paced."),
     "completion": ("complete", "Let a model continue a text; retried, cached and paced."),
@@ -129,7 +129,7 @@ async def _ask(request: Request) -> Answer:
                 found = await _prepare(request, run)
                 # When Prefect began to look into the store; see `once`.
                 began = run.start_time.timestamp() if run is not None else time.time()
-                return await once(found.key, lambda: attempt(request, found.endpoint), began)
+                return await once(found.key, lambda: guarded(request, lambda: attempt(request, found.endpoint)), began)
         except ModelError as error:
             if run is not None and error.retryable:
                 _check_time_to_retry(request, run, error)

@@ -93,6 +93,8 @@ class Caller:
                 response.embedding, response.text = read_vector(result.text), None
         else:
             response.error = _error_of(result)
+            if isinstance(result, ModelError) and result.taken_out:
+                response.warnings = [RunWarning(kind="taken_out", message=result.message, member=request.name)]
             response.text = getattr(result, "text", None)
             response.latency_s = round(time.monotonic() - started, 4)
         _add_up(response, log)

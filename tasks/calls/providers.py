@@ -10,10 +10,10 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -22,16 +22,48 @@ from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr, ValidationError
 
-from consensus_flows.blocks.addresses import proxy_for
+from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.plain_text import did_you_mean
 
 KEYLESS_CONCURRENCY = 4
 REMEMBER_S = 30.0
 """Seconds for which a block that was looked up is not looked up again."""
+
+
+class BaseURL(NamedTuple):
+    """The base URL of a provider whose key is saved: its block's own, else that of the environment."""
+
+    url: str | None
+    variable: str = ""
+    """The environment variable that it is from."""
+    ignored: str = ""
+    """The environment variable that says otherwise."""
+
+    def describe(self) -> str:
+        """Say which of block and environment gave it, or nothing where they do not differ."""
+        if self.ignored:
+            return f"the base URL is that of the saved credentials, not {self.ignored}={os.environ.get(self.ignored)}"
+        return f"the base URL is {self.variable}" if self.variable else ""
+
+
+def base_url_of(provider: str, own: str | None) -> BaseURL:
+    """Return the base URL of a provider whose saved block has `own`; one that is the provider's default was not chosen."""
+    known = built_in().get(provider)
+    variable = (known and known.base_url_variable) or ""
+    given = os.environ.get(variable, "").strip().rstrip("/") if variable else ""
+    if not given or given == own:
+        return BaseURL(own)
+    chosen = (
+        own is not None
+        and known is not None
+        and own not in {known.base_url, known.block and known.block.default_base_url}
+    )
+    return BaseURL(own, ignored=variable) if chosen else BaseURL(given, variable)
 
 
 @dataclass(frozen=True)
@@ -45,6 +77,8 @@ class Endpoint:
         max_concurrency: Maximum number of concurrent calls.
         requests_per_minute: Maximum number of calls started per minute; None for no limit.
         credentials: The block to make a client from; None where none are needed, and calls cost nothing.
+        saved: Whether the credentials are a saved block.
+        base_url: Where the address comes from.
     """
 
     provider: str
@@ -53,6 +87,8 @@ class Endpoint:
     max_concurrency: int
     requests_per_minute: int | None = None
     credentials: ModelCredentials | None = None
+    saved: bool = False
+    base_url: "BaseURL" = field(default_factory=lambda: BaseURL(None))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -83,6 +119,8 @@ def _vendor_of(provider: str, block: type[ModelCredentials] | None) -> Vendor:
 
 
 _saved: dict[tuple[str, str], tuple[float, ModelCredentials | None]] = {}
+_names: dict[str, list[str]] = {}
+"""The names of all saved credentials, by server, where an unknown one was asked for."""
 _checked: ContextVar[bool] = ContextVar("checked", default=False)
 
 
@@ -122,6 +160,11 @@ async def look_up(providers: Iterable[str], *, again: bool = False) -> None:
             _saved[_saved_key(name)] = (time.monotonic(), _saved[_saved_key(name)][1])
         return
     found = _instances(response.json())
+    if not {*wanted} <= {*found, *built_in()}:
+        async with AsyncClientContext.get_or_create() as context:
+            body = {"block_types": {"slug": {"any_": sorted(credential_blocks())}}}
+            response = await context.client.request("POST", "/block_documents/filter", json=body)
+            _names[_saved_key("")[0]] = [document["name"] for document in response.json()]
     for name in wanted:
         _saved[_saved_key(name)] = (time.monotonic(), found.get(name))
 
@@ -145,6 +188,10 @@ def _instances(documents: Any) -> dict[str, ModelCredentials]:
                     f"the saved credentials {document['name']!r} cannot be used: check {fields}"
                 ) from None
     return found
+
+
+BACKOFF_S = 1.0
+"""Seconds before the second try of a call; doubled each time."""
 
 
 def setting(name: str, default: float) -> float:
@@ -178,12 +225,15 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
 def _known_endpoint(provider: str, model: str) -> Endpoint:
     saved = _saved[_saved_key(provider)][1]
     if saved is not None:
-        return _endpoint(provider, saved)
+        base_url = base_url_of(provider, saved.base_url)
+        if base_url.variable:
+            saved = _at(saved, base_url)
+        return replace(_endpoint(provider, saved), saved=True, base_url=base_url)
     known = built_in().get(provider)
     if known is None:
         raise ConfigurationError(
-            f"unknown provider {provider!r}: save its credentials with `consensus keys set {provider}`, "
-            f"or use one of {', '.join(built_in())}"
+            f"unknown provider {provider!r}.{did_you_mean(provider, {*built_in(), *_names.get(_saved_key('')[0], ())})} Save its "
+            f"credentials with `consensus keys set {provider} --base-url URL`, or use one of {', '.join(built_in())}"
         )
     if known.block is not None:
         return _endpoint(provider, from_environment(provider))
@@ -192,6 +242,19 @@ def _known_endpoint(provider: str, model: str) -> Endpoint:
         return Endpoint(provider, vendor, vendor.address(model), KEYLESS_CONCURRENCY)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def _at(credentials: ModelCredentials, base_url: BaseURL) -> ModelCredentials:
+    hosts = [*credentials.allowed_http_hosts, *_http_hosts()]
+    try:
+        checked = checked_base_url(base_url.url or "", hosts)
+    except ValueError as error:
+        raise ConfigurationError(f"{base_url.variable}: {error}") from None
+    return credentials.model_copy(update={"base_url": checked, "allowed_http_hosts": hosts})
+
+
+def _http_hosts() -> list[str]:
+    return [host.strip() for host in os.environ.get("CONSENSUS_ALLOWED_HTTP_HOSTS", "").split(",") if host.strip()]
 
 
 def from_environment(provider: str) -> ModelCredentials:
@@ -209,9 +272,8 @@ def from_environment(provider: str) -> ModelCredentials:
         raise ConfigurationError(
             f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
         )
-    hosts = [host.strip() for host in os.environ.get("CONSENSUS_ALLOWED_HTTP_HOSTS", "").split(",") if host.strip()]
     try:
-        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=hosts)
+        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=_http_hosts())
     except ValidationError as error:
         cause = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{variable or provider}: {cause}") from None
@@ -296,6 +358,17 @@ async def check_models(names: Collection[ModelName], embedding: ModelName | None
     if problems:
         raise ConfigurationError("; ".join(problems))
     return endpoints
+
+
+def conflicts(endpoints: Iterable[Endpoint]) -> list[str]:
+    """Say of which providers the saved credentials overrule the environment's base URL; not where that was checked before."""
+    if _checked.get():
+        return []
+    return [
+        f"{provider}: {where.base_url.describe()}"
+        for provider, where in {one.provider: one for one in endpoints}.items()
+        if where.base_url.ignored
+    ]
 
 
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Any]]" = WeakKeyDictionary()

@@ -30,6 +30,7 @@ class Filter:
         status: How the run ended.
         since: When it began at the earliest.
         until: Before which moment it began.
+        text: What stands in the question or in the answer.
         model: A model that was called, as `provider/model` or without the provider.
     """
 
@@ -38,6 +39,7 @@ class Filter:
     since: datetime | None = None
     model: str | None = None
     until: datetime | None = None
+    text: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what holds for a run that is wanted."""
@@ -50,6 +52,8 @@ class Filter:
             found.append(runs.c.started_at >= self.since)
         if self.until is not None:
             found.append(runs.c.started_at < self.until)
+        if self.text is not None:
+            found.append(or_(*(one.icontains(self.text, autoescape=True) for one in (runs.c.prompt, runs.c.answer))))
         if self.model is not None:
             made = calls.alias()  # a query over calls itself must not be taken for this one
             found.append(runs.c.id.in_(select(made.c.run_id).where(is_model(self.model, made))))
@@ -64,9 +68,13 @@ def is_model(name: str, of: FromClause = calls) -> ColumnElement[bool]:
     return or_(plain, and_(of.c.provider == provider, of.c.model == model)) if slash else plain
 
 
-def list_runs(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
-    """Return the latest runs without their answers, newest first."""
-    query = select(*LIST).where(*wanted.conditions()).order_by(runs.c.started_at.desc(), runs.c.id.desc())
+def list_runs(connection: Connection, wanted: Filter, limit: int, *, answers: bool = False) -> list[Row]:
+    """Return the latest runs, newest first, with their answers or without."""
+    query = (
+        select(*LIST, *([runs.c.answer] if answers else []))
+        .where(*wanted.conditions())
+        .order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    )
     return [_plain(row._mapping) for row in connection.execute(query.limit(limit))]  # noqa: SLF001 - that is its public name
 
 

@@ -80,10 +80,12 @@ def test_an_output_that_cannot_be_written_does_not_take_the_answer_with_it(conse
 def test_prompt_from_stdin(consensus, vendors):
     assert consensus("-", *PANEL, "--raw", stdin="From a pipe?").code == 0
     assert "From a pipe?" in vendors.seen[0].prompt
-    assert consensus("Look at this:", *PANEL, "--raw", "--stdin", stdin="the pipe's text").code == 0
-    assert "Look at this:\n\nthe pipe's text" in vendors.seen[-1].prompt or any(
-        "Look at this:\n\nthe pipe's text" in seen.prompt for seen in vendors.seen
-    )
+    for given, asked in (([], "the report\n\nSum it up."), (["--no-stdin"], "Sum it up.")):
+        ran = consensus("Sum it up.", *PANEL, "--json", *given, stdin="the report\n")
+        assert json.loads(ran.out)["prompt"] == asked
+    vendors.reset()
+    ran = consensus(stdin="\n")
+    assert (ran.code, vendors.count()) == (2, 0) and "batch" in ran.out
 
 
 def test_no_answer_is_exit_1_and_names_every_cause(consensus, vendors):
@@ -222,6 +224,48 @@ def test_tokens_put_the_main_command_first():
     assert tokens(["What is love?"]) == ["consortium", "What is love?"]
     assert tokens(["-m", "a/b", "x"]) == ["consortium", "-m", "a/b", "x"]
     assert tokens(["keys", "list"]) == ["keys", "list"]
+    assert tokens(["2+2"]) == ["consortium", "2+2"]
+    assert tokens(["地球为什么是圆的"])[0] == "consortium"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["statss"], "stats"),
+        (["consrtium", "Hi there?"], "consortium"),
+        (["Batch"], "batch"),
+        (["hello"], "consensus ask hello"),
+        (["why", "is", "the", "sky", "blue?"], "quotes"),
+        (["help", "vot"], "vote"),
+        (["ask", "--hlep"], "--help"),
+        (["ask", "what", "is", "it?"], "quotes"),
+        (["batch", "-o", "out.jsonl"], "INPUT"),
+    ],
+)
+def test_a_word_that_looks_like_a_command_is_no_question(consensus, vendors, arguments, meant):
+    consensus("save", "default", *PANEL)
+    try:
+        ran = consensus(*arguments)
+    finally:
+        consensus("remove", "default")
+    assert (ran.code, ran.out, vendors.count()) == (2, "", 0)
+    assert meant in ran.err
+
+
+def test_help_models_and_logs_do_what_their_names_say(consensus, vendors):
+    assert "--extract" in consensus("help", "vote").out
+    assert consensus("ask", "hello", *PANEL, "--raw").out == "Forty-two.\n"
+    vendors.reset()
+    vendors.models = ["model-b", "model-a"]
+    listed = consensus("models", "anthropic")
+    assert (listed.code, listed.out.splitlines()) == (0, ["anthropic/model-a", "anthropic/model-b"])
+    every = json.loads(consensus("models", "--json").out)
+    assert every["openai"] == every["google"] == ["model-a", "model-b"] and "huggingface" not in every
+    assert consensus("models", "openay").code == 2
+    said = consensus("logs", "-n", "1").out
+    assert "## Prompt\n\nhello\n" in said and "## Response\n\nForty-two.\n" in said
+    assert [run["prompt"] for run in json.loads(consensus("logs", "-q", "HELLO", "--json").out)] == ["hello"]
+    assert vendors.count() == 0
 
 
 def test_an_unknown_flow_is_named(consensus):

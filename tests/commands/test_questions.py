@@ -40,8 +40,8 @@ def test_a_question_comes_from_anywhere(command, consensus, vendors, tmp_path):
         (["--prompt-file", "-"], "Through a pipe?", "Through a pipe?"),
         (["-"], "By a dash?", "By a dash?"),
         (["--fresh", "-"], "Behind a flag?", "Behind a flag?"),
-        (["--stdin", "Look:"], "the pipe's text", "Look:\n\nthe pipe's text"),
-        (["--stdin", "--prompt-file", file], "and a pipe", "From a file?\n\nand a pipe"),
+        (["What is it?"], "the pipe's text\n", "the pipe's text\n\nWhat is it?"),
+        (["--stdin", "--prompt-file", file], "a pipe, and", "a pipe, and\n\nFrom a file?"),
     ):
         record.unlink(missing_ok=True)
         ran = consensus(command, *given, *panel, stdin=stdin)

@@ -76,6 +76,17 @@ def test_a_prompt_that_is_no_utf8_is_refused_in_one_sentence(encoding):
     assert "not valid UTF-8" in said
 
 
+def test_a_pipe_that_never_ends_is_said():
+    with subprocess.Popen(
+        [sys.executable, "-c", READS.replace("None, None", "'Hi?', None")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as waits:
+        assert waits.stderr is not None and b"--no-stdin" in waits.stderr.readline()
+        waits.kill()
+
+
 def test_a_prompt_is_read_in_the_encoding_of_the_terminal():
     done = run(READS, stdin=b"caf\xe9?", PYTHONIOENCODING="iso-8859-1")
     assert (done.returncode, done.stdout) == (0, b"caf\xe9?\n"), done.stderr

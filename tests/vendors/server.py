@@ -15,7 +15,7 @@ from .ledger import Ledger
 from .routes import plain_error, recognise, render
 from .script import CLIENT_GONE, Reply, SeenRequest
 
-MODELS = ("gpt-6-luna", "gpt-6.1-sol", "claude-sonnet-5-5", "claude-haiku-4-5", "gemini-3.8-flash", "embedding-1")
+MODELS = ("*", "gpt-6-luna", "gpt-6.1-sol", "claude-sonnet-5-5", "claude-haiku-4-5", "gemini-3.8-flash", "embedding-1")
 
 
 class LoopbackVendors(Ledger):

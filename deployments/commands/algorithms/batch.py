@@ -65,6 +65,10 @@ class BatchOptions:
     """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
     reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """With --flow moa, the column of recorded answers that stand in for the first layer."""
+    probe: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Look for models that cannot answer before the first row, by the vendors' lists of models."""
+    strict: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Fail the batch when a model never answers or is taken out. Without it the exit code is 4 when a model never answered."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Split the rows over so many deployment runs, for as many workers as there are."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -82,6 +86,10 @@ def command(flow: str | None) -> Callable[..., Exit]:
         given: Given | None = None,
     ) -> Exit:
         """Run a flow on every row of a file; --flow names it, --name a saved configuration.
+
+        A model whose requests fail in three rows in a row, for no reason of the row (auth, not_found, quota, connection,
+        server, timeout, overloaded), is taken out for the rest of the run; a model that has answered before must have been
+        failing for a minute. The next run asks it again.
 
         Killed half-way it is simply started again, and continues where it was. --max-calls, --max-tokens and --max-cost are
         those of the whole batch, --deadline that of this start of it.
@@ -129,6 +137,8 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         records=options.records,
         reference_column=options.reference_column,
         shards=options.shards,
+        probe=options.probe,
+        strict=options.strict,
     )
 
 
@@ -199,9 +209,16 @@ def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
     else:
         batch_summary(summary, ui_url)
         put(summary.output)
+    return exit_code(summary)
+
+
+def exit_code(summary: BatchSummary) -> Exit:
+    """Return the exit code of a batch."""
     if summary.status == "budget":
         return Exit.BUDGET
-    return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
+    if summary.failed or summary.status == "stopped":
+        return Exit.NO_ANSWER
+    return Exit.NEVER_ANSWERED if summary.never_answered else Exit.ANSWER
 
 
 def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Exit:
@@ -218,10 +235,13 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         one.name,
         config,
         skip_bad=options.skip_bad,
+        probe=options.probe,
     )
 
     async def estimated() -> Estimate:
-        inventory = await checked(work)
+        with watched_by(BatchLines()):
+            inventory = await checked(work)
+        await close_clients()
         return await estimate(config, one.plan(config), inventory.rows, inventory.size)
 
     found = asyncio.run(estimated())

@@ -9,7 +9,7 @@ from typing import Any
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.deployments.commands.algorithms.batch import run_batch_flow
+from consensus_flows.deployments.commands.algorithms.batch import exit_code, run_batch_flow
 from consensus_flows.deployments.commands.algorithms.layer_view import totals
 from consensus_flows.deployments.commands.algorithms.questions import folder
 from consensus_flows.deployments.commands.preferences.preference_view import console, table
@@ -57,7 +57,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
             say(f"The records are in {output}: `consensus tally {output}` puts them together")
             if summary.flow_run_id:
                 say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")
-        return _code(summary)
+        return exit_code(summary)
 
     return run_batch_flow(
         str(prompts.resolve()),
@@ -144,7 +144,7 @@ def run_list(
                     write_whole(output, json.dumps(documents, indent=2, ensure_ascii=False) + "\n")
             if not quiet and summary.flow_run_id:
                 say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")
-            return _code(summary)
+            return exit_code(summary)
 
         return run_batch_flow(
             str(source),
@@ -169,12 +169,6 @@ def _document(file: Path, prompt: str, summary: BatchSummary) -> dict[str, Any]:
     return Record(
         flow="mixture-of-agents", flow_run_id=summary.flow_run_id, prompt=prompt, status=status, error=summary.error
     ).model_dump(mode="json")
-
-
-def _code(summary: BatchSummary) -> Exit:
-    if summary.status == "budget":
-        return Exit.BUDGET
-    return Exit.NO_ANSWER if summary.failed or summary.status == "stopped" else Exit.ANSWER
 
 
 class _Done:

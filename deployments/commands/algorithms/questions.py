@@ -21,29 +21,26 @@ class QuestionOptions:
     prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None
     """File that holds the question; - is standard input."""
     stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None
-    """Append standard input to the question."""
+    """Put what is piped in before the question. Default: unless standard input is a terminal."""
 
     def given(self) -> bool:
         """Tell whether one of them names a question."""
         return self.prompt_file is not None or bool(self.stdin)
 
     def question(self, prompt: str | None) -> str:
-        """Return the question.
+        """Return the question: what is piped in, then the argument or the file.
 
         Args:
-            prompt: The argument; `-` stands for standard input, which is also read when nothing is given.
+            prompt: The argument; `-` stands for standard input.
 
         Raises:
             Stop: If there is none, if there are two, or if the file cannot be read.
         """
-        if self.prompt_file is None:
-            return read_prompt(prompt, self.stdin)
-        if prompt is not None:
-            raise Stop("there are two prompts: give --prompt or --prompt-file")
-        if str(self.prompt_file) == "-":
-            return read_prompt("-", stdin=None)
-        text = read_text(self.prompt_file, "--prompt-file")
-        return f"{text}\n\n{read_prompt(None, stdin=True)}" if self.stdin else text
+        if self.prompt_file is not None:
+            if prompt is not None:
+                raise Stop("there are two prompts: give --prompt or --prompt-file")
+            prompt = "-" if str(self.prompt_file) == "-" else read_text(self.prompt_file, "--prompt-file")
+        return read_prompt(prompt, self.stdin)
 
 
 def folder(path: Path, option: str) -> Path:

@@ -70,6 +70,8 @@ def chat(
         raise Stop(
             "--prompt -, --prompt-file - and --stdin read standard input to its end, and an interactive chat goes on there"
         )
+    if interactive:
+        source.stdin = False  # what is piped in are the turns
     first = source.question(prompt) if not interactive or prompt or source.given() else None
     session = Session(one_model(model, options), out)
     warm_up(["openrouter"])

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.commands.history import from_history
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.commands.settings.saved import find, saved_configurations
@@ -13,21 +15,23 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
-from consensus_flows.tasks.calls.providers import built_in, check_models, client_of, close_clients, endpoint_of
-from consensus_flows.tasks.calls.redact import redact
-from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.calls.probe import offered, probe
+from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of
+from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
 
-PATIENCE_S = 15.0
+NO_LIST: frozenset[ErrorKind] = frozenset({"not_found", "bad_request", "malformed", "empty", "unknown"})
+"""How a server fails that has no list of models."""
 
 
 def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Say whether the server is there, which credentials are found and answer, and how much a run will call.
+    """Check the server, the credentials, and whether the models of a saved configuration can be asked.
 
-    Nothing that is paid for is called: a provider is asked for its list of models.
+    Providers are asked for their lists of models, which is free. A model of the configuration that is not in its list is asked
+    for a few tokens, and that is said. The exit code is 2 when a provider or a model cannot be asked.
 
     Args:
-        name: Saved configuration, of any flow, whose calls are counted; `default` if none is named.
+        name: Saved configuration, of any flow; `default` if none is named.
         offline: Do not ask the providers.
     """
     info = connect()
@@ -35,7 +39,7 @@ def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negativ
     put(f"history     {_history()}")
     good = asyncio.run(_providers(offline=offline))
     try:
-        put(f"run         {_calls(name or DEFAULT)}")
+        put(f"run         {_calls(name or DEFAULT, offline=offline)}")
     except Stop as stop:
         put(f"run         {stop.message}")
         # That nothing is saved as the default is no fault where nobody has asked for it.
@@ -54,7 +58,7 @@ def _history() -> str:
     return f"{number} runs in {shown(known_address())} ({source()})"
 
 
-def _calls(name: str) -> str:
+def _calls(name: str, *, offline: bool) -> str:
     """Say how many calls a run of a saved configuration makes.
 
     Raises:
@@ -66,10 +70,24 @@ def _calls(name: str) -> str:
     one = algorithm(saved.kind)
     config = one.config_class().model_validate(saved.values)
     try:
-        asyncio.run(check_models(config.models(), config.embedding()))
+        asyncio.run(_check(config, offline=offline))
         return f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings"
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None
+
+
+async def _check(config: RunConfig, *, offline: bool) -> None:
+    endpoints = await check_models(config.models(), config.embedding())
+    if offline:
+        return
+    try:
+        found = await probe(endpoints, config.embedding())
+    finally:
+        await close_clients()
+    if found.tested:
+        put(f"            {found.describe()}")
+    if found.problems:
+        raise ConfigurationError("; ".join(found.problems.values()))
 
 
 async def _providers(*, offline: bool) -> bool:
@@ -90,20 +108,19 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         endpoint = await endpoint_of(name, "smollm2")
     except ConfigurationError as error:
         return not saved, error.message
+    beside = endpoint.base_url.describe()
     where = (
         "the model that runs here"
         if endpoint.credentials is None
-        else f"{endpoint.address} ({'saved' if saved else 'environment'})"
+        else f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
     )
-    if offline:
+    if offline or endpoint.credentials is None:
         return True, where
     started = time.monotonic()
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            client = await client_of(endpoint, "smollm2")
-            await endpoint.vendor.list_models(client, PATIENCE_S)
-    except Exception as error:
-        fault = endpoint.vendor.fault_of(error)
-        kind = endpoint.vendor.classify(fault).kind
-        return False, redact(f"{where}: {kind}: {fault.message}", endpoint.secrets)
-    return True, f"{where} answers in {time.monotonic() - started:.2f} s"
+        models = await offered(endpoint)
+    except ModelError as error:
+        if error.kind in NO_LIST or error.status == HTTPStatus.FORBIDDEN:
+            return True, f"{where} answers, and does not list its models ({error.message})"
+        return False, f"{where}: {error.message}"
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {len(models)} models"

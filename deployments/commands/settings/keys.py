@@ -14,7 +14,7 @@ from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibl
 from consensus_flows.blocks.member import parse_model
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
-from consensus_flows.tasks.calls.providers import built_in, credential_blocks
+from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
 app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
@@ -85,10 +85,12 @@ def import_keys(file: Path) -> Exit:
 
 @app.command(name="list")
 def list_keys() -> Exit:
-    """List the saved credentials, without the keys."""
+    """List the saved credentials, without the keys: name, type, base URL, and which of block and environment gave that."""
     connect()
     for name, slug, data in asyncio.run(saved()):
-        put(f"{name}\t{slug}\t{data.get('base_url') or credential_blocks()[slug].default_base_url or ''}")
+        where = base_url_of(name, data.get("base_url"))
+        address = where.url or credential_blocks()[slug].default_base_url or ""
+        put("\t".join(part for part in (name, slug, address, where.describe()) if part))
     return Exit.ANSWER
 
 

@@ -123,9 +123,9 @@ class Anthropic(Vendor):
         finish = _FINISH.get(response.stop_reason or "", "other")
         return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")
 
-    async def list_models(self, client: Any, timeout: float) -> None:
-        """Ask for the list of models."""
-        await client.models.list(timeout=timeout)
+    async def list_models(self, client: Any, timeout: float) -> list[str]:
+        """Ask for the list of models; a page holds a thousand."""
+        return [model.id async for model in client.models.list(limit=1000, timeout=timeout)]
 
 
 VENDOR = Anthropic()

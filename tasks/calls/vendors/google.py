@@ -1,5 +1,6 @@
 """Google: the Gemini API."""
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -136,9 +137,12 @@ class Google(Vendor):
         """Read a response."""
         return _read_embedding(response) if request.kind == "embedding" else _read_answer(response)
 
-    async def list_models(self, client: Any, timeout: float) -> None:  # noqa: ARG002  # the caller's own holds
-        """Ask for the list of models."""
-        await client.models.list()
+    async def list_models(self, client: Any, timeout: float) -> list[str]:  # noqa: ARG002  # the caller's own holds
+        """Ask for the list of models; a page holds a thousand."""
+        # The SDK warns on stderr of a gateway that answers in another format.
+        logging.getLogger("google_genai._transformers").setLevel(logging.ERROR)
+        found = await client.models.list(config={"page_size": 1000})
+        return [model.name.removeprefix("models/") async for model in found if model.name]
 
 
 VENDOR = Google()

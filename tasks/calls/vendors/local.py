@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials, openai_client
-from consensus_flows.tasks.calls.local_model import MAX_ANSWER_TOKENS, alocal_base_url, weights_id
+from consensus_flows.tasks.calls.local_model import (
+    MAX_ANSWER_TOKENS,
+    SMOLLM2,
+    LocalModelError,
+    alocal_base_url,
+    gguf_path,
+    weights_id,
+)
 from consensus_flows.tasks.calls.request import CallKind, Request
 from consensus_flows.tasks.calls.vendors.openai import OpenAI
 from consensus_flows.tasks.calls.vendors.vendor import Provider
@@ -31,6 +38,14 @@ class Local(OpenAI):
         """Make a client of the server of these weights, starting it at first use."""
         base_url = await alocal_base_url(model, embedding=kind == "embedding")
         return openai_client("none", base_url, max_response_mb=max_response_mb)
+
+    async def list_models(self, client: Any, timeout: float) -> list[str]:  # noqa: ARG002  # nobody is asked
+        """Name the model that a package carries, where that is installed."""
+        try:
+            gguf_path(SMOLLM2)
+        except LocalModelError:
+            return []
+        return [SMOLLM2]
 
     def schema(self, request: Request) -> Any:
         """Bound the schema to the length of an answer."""

@@ -131,9 +131,9 @@ class OpenAI(Vendor):
         told = field_of(response, "usage", "cost")
         return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
 
-    async def list_models(self, client: Any, timeout: float) -> None:
+    async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
-        await client.models.list(timeout=timeout)
+        return [model.id async for model in client.models.list(timeout=timeout)]
 
 
 VENDOR = OpenAI()

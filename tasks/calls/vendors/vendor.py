@@ -122,8 +122,8 @@ class Vendor(ABC):
         """Read the SDK's response object."""
 
     @abstractmethod
-    async def list_models(self, client: Any, timeout: float) -> None:
-        """Ask for the list of models, which is not paid for: whether the key is good."""
+    async def list_models(self, client: Any, timeout: float) -> list[str]:
+        """Ask for the names of all models, which is not paid for; none where a server has no such list."""
 
     def fault_of(self, error: BaseException) -> Fault:
         """Read what went wrong from an exception of the SDK."""

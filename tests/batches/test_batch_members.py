@@ -1,0 +1,124 @@
+"""Members that cannot answer: found before the first row, taken out when they keep failing, and said."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from consensus_flows.tasks.calls.breaker import Breaker
+from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.record import TakenOut
+from tests.kits.batch_kit import THREE, answer, column, prompts, read, serve
+from tests.kits.command_kit import Command, commands
+from tests.vendors import ANY, LoopbackVendors, Reply, faults
+
+
+@pytest.fixture
+def consensus(results: str, vendors: LoopbackVendors, monkeypatch, capsys) -> Command:
+    serve(vendors)
+    return commands(monkeypatch, capsys)
+
+
+def test_a_model_that_cannot_answer_is_found_before_the_first_row(consensus, vendors, tmp_path, monkeypatch):
+    vendors.models = ["b", "c", "gpt-6-luna", "gpt-6.1-sol"]
+    vendors.script(ANY, then=lambda seen: faults.not_found()(seen) if seen.model == "gpt-6-lina" else answer(seen))
+    file, out = prompts(tmp_path, 3), tmp_path / "out.jsonl"
+    panel = ["--flow", "vote", "-m", "openai/gpt-6-lina", "-m", "anthropic/b", "-m", "google/c"]
+    for extra in ([], ["--dry-run"]):
+        ran = consensus("batch", file, "-o", out, *panel, *extra)
+        assert ran.code == 2 and not out.exists()
+        assert "openai/gpt-6-lina" in ran.err and "Did you mean gpt-6-luna" in ran.err and vendors.openai_url in ran.err
+        assert vendors.count() == vendors.count("gpt-6-lina")  # the test call
+    consensus("save", "misspelt", *panel)
+    ran = consensus("check", "misspelt")
+    assert ran.code == 2 and "gpt-6-lina" in ran.out and "gpt-6-luna" in ran.out
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", nobody)
+    ran = consensus("batch", file, "-o", out, *panel)
+    assert ran.code == 2 and f"anthropic/b: {nobody} cannot be reached" in ran.err
+    assert consensus("batch", file, "-o", out, *panel, "--no-probe", "--quorum", "1").code == 4
+    assert len(read(out)) == 3
+
+
+def test_what_a_list_does_not_say_blocks_nobody(consensus, vendors, tmp_path):
+    """A gateway without a list, a list without the model, a key that may not list: a test call decides, and a busy vendor proves nothing."""
+    file = prompts(tmp_path, 2)
+    for number, (listing, calls) in enumerate(
+        [
+            (faults.not_found(), 3),
+            (faults.forbidden(), 3),
+            (Reply(body={"data": [{"id": "another"}], "models": [{"name": "models/another"}]}), 3),
+            (faults.server_error(), 0),
+            (None, 0),
+        ]
+    ):
+        vendors.reset()
+        serve(vendors)
+        vendors.script("/models", then=listing)
+        ran = consensus("batch", file, "-o", tmp_path / f"{number}.jsonl", *THREE, "--fresh", "--json")
+        assert ran.code == 0, ran.err
+        assert vendors.count() == calls + 6 and json.loads(ran.out)["sent_calls"] == 6
+
+
+def test_a_dead_member_is_taken_out_and_said(consensus, vendors, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONSENSUS_BACKOFF_S", "0.2")
+    vendors.script("a", then=faults.server_error())
+    file, out = prompts(tmp_path, 48), tmp_path / "out.jsonl"
+    began = time.monotonic()
+    ran = consensus("batch", file, "-o", out, *THREE, "--json")
+    summary = json.loads(ran.out)
+    assert ran.code == 4 and summary["done"] == summary["degraded"] == 48
+    assert summary["never_answered"] == ["openai/a"] and [one["kind"] for one in summary["taken_out"]] == ["server"]
+    assert vendors.count("a") < 30 and vendors.count("b") == 48
+    assert time.monotonic() - began < 48 * 0.2 * 15 / 8  # what the tries of every row would take
+    assert "not asked" not in column(out, "warnings")[0] and "taken out after row" in column(out, "warnings")[-1]
+    # The next run asks it again, and is done with it.
+    vendors.script("a", then=Reply(text="B SAYS"))
+    again = json.loads(consensus("batch", file, "-o", out, *THREE, "--json").out)
+    assert again["degraded"] == 0 and again["never_answered"] == again["taken_out"] == []
+
+
+def test_a_strict_batch_fails_and_does_those_rows_again(consensus, vendors, tmp_path):
+    vendors.script("a", then=faults.unauthorized())
+    file, out = prompts(tmp_path, 12), tmp_path / "out.jsonl"
+    ran = consensus("batch", file, "-o", out, *THREE, "--strict", "--json", "--no-probe")
+    summary = json.loads(ran.out)
+    assert (ran.code, summary["status"], summary["done"]) == (1, "stopped", 0)
+    assert "openai/a" in summary["error"] and vendors.count("a") < 12
+    vendors.script("a", then=Reply(text="fine"))
+    ran = consensus("batch", file, "-o", out, *THREE, "--strict", "--json")
+    assert (ran.code, json.loads(ran.out)["degraded"]) == (0, 0)
+    # Too few rows to take it out, and still it never answered.
+    vendors.script("a", then=faults.unauthorized())
+    few = prompts(tmp_path, 2, "few.csv", word="Who is")
+    assert consensus("batch", few, "-o", tmp_path / "few.jsonl", *THREE, "--no-probe").code == 4
+    assert consensus("batch", few, "-o", tmp_path / "few2.jsonl", *THREE, "--no-probe", "--strict").code == 1
+
+
+def test_when_a_breaker_takes_a_model_out(monkeypatch):
+    monkeypatch.setenv("CONSENSUS_BACKOFF_S", "1")
+    now = time.monotonic()
+    busy, dead = ModelError("x: server: HTTP 500", kind="server", retryable=True), ModelError("x: auth", kind="auth")
+
+    def fails(error: ModelError, *, rows: int, ago: float, breaker: Breaker | None = None) -> bool:
+        breaker = breaker or Breaker()
+        return any(breaker.note_failure("x", str(row), now - ago, error) for row in range(rows))
+
+    assert fails(dead, rows=3, ago=0) and not fails(dead, rows=2, ago=100)
+    assert fails(busy, rows=3, ago=1) and not fails(busy, rows=9, ago=0)
+    assert not fails(ModelError("x", kind="content_filter"), rows=9, ago=100)
+    lively = Breaker()
+    lively.note_answer("x")
+    assert not fails(busy, rows=9, ago=30, breaker=lively) and fails(busy, rows=9, ago=90, breaker=Breaker())
+    lively = Breaker()
+    lively.note_failure("x", "1", now, dead)
+    lively.note_failure("x", "2", now, dead)
+    lively.note_answer("x")
+    assert not lively.note_failure("x", "3", now, dead)
+    lively.out["x"] = TakenOut(model="x", kind="auth", row="3", message="x: auth")
+    with pytest.raises(ModelError) as error:
+        lively.check("x")
+    assert error.value.taken_out and error.value.kind == "auth" and not error.value.retryable
