@@ -12,7 +12,7 @@ PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-latest chaos chaos-away chaos-here audit docs lint types up down bench lock clean
+.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,10 @@ demo: setup ## A consensus you can watch, without any key
 test: setup ## Lint, format, types and tests, with the locked versions
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
-	$(VENV)/bin/mypy
+	@# mypy uses one core, so the tests begin beside it.
+	@$(MAKE) --no-print-directory --jobs=2 types suite
+
+suite: setup
 	$(VENV)/bin/$(PYTEST)
 
 # Those that take servers and workers away wait for the clock more than they work, so the others go on beside them.

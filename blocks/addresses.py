@@ -36,13 +36,13 @@ def checked_base_url(url: str, allowed_http_hosts: Iterable[str] = ()) -> str:
         host = (parts.hostname or "").lower()
         shown = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port is not None else "")
     except ValueError:
-        raise ValueError("base_url is no address: write https://host/path") from None
+        raise ValueError("base_url is not a URL: use https://host/path") from None
     if parts.username is not None or parts.password is not None:
-        raise ValueError("base_url must not hold a user name or a password: keys have a field of their own")
+        raise ValueError("base_url must not contain a user name or password: use the key's own field")
     if not host or parts.scheme not in {"http", "https"} or _BLANK.search(url.strip()):
-        raise ValueError("base_url is no address: write https://host/path")
+        raise ValueError("base_url is not a URL: use https://host/path")
     if parts.query or parts.fragment or url.strip().endswith(("?", "#")):
-        raise ValueError(f"base_url of {shown!r} must not hold a query or a fragment")
+        raise ValueError(f"base_url of {shown!r} must not contain a query or a fragment")
     if parts.scheme == "http" and not is_loopback(host) and host not in {h.lower() for h in allowed_http_hosts}:
         raise ValueError(
             f"base_url {shown!r} would send the key in clear text: use https, or name {host!r} in allowed_http_hosts"
@@ -102,7 +102,7 @@ def checked_proxy(variable: str, proxy: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(f"{name} is no address of a proxy: write http://host:port or socks5://host:port")
+        raise ValueError(f"{name} is not a proxy URL: use http://host:port or socks5://host:port")
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         raise ValueError(f"{name} is a SOCKS proxy, which needs another package: pip install socksio, or unset {name}")
     return address

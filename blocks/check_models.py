@@ -22,19 +22,24 @@ class CheckCase(Settings):
     expected: str | None = Field(
         None,
         min_length=1,
-        description="The right answer: words that the text holds, or what is read out of it by extract.",
+        description="Expected answer: words that the text contains, or the value that `extract` reads.",
     )
     extract: str | None = Field(
         None,
-        description="How the answer is read, as in a vote: number, choice, label:yes,no, ... Empty: expected stands anywhere.",
+        description=(
+            "How to read the answer, as in a vote: number, choice, label:yes,no, ... Empty: search the text for "
+            "the expected answer."
+        ),
     )
-    note: str = Field("", description="What the case is meant to show.")
+    note: str = Field("", description="What the case tests.")
 
     @field_validator("extract")
     @classmethod
     def _check_extract(cls, value: str | None) -> str | None:
         if value is not None and parse_extraction(value).kind == "llm":
-            raise ValueError("extract is 'llm': a check asks nobody but the candidates")
+            raise ValueError(
+                "extract is 'llm', but a check asks no other model: use number, choice, json:FIELD, label:A,B or text"
+            )
         return value
 
 
@@ -43,26 +48,24 @@ class CheckModelsConfig(PanelConfig):
 
     role: CheckRole = Field(
         "proposer",
-        description="A proposer answers a question; an aggregator makes one answer of prepared ones.",
+        description="A proposer answers a question; an aggregator merges prepared answers.",
     )
     cases: list[CheckCase] = Field(
         default_factory=list,
-        description="Prompts, for aggregators with prepared answers; empty for the list that comes along.",
+        description="Prompts, for aggregators with prepared answers; default: the built-in ones.",
     )
     prompts: MixturePrompts = Field(
         default_factory=MixturePrompts,
-        description="Instructions in place of those that a mixture of agents gives in this role.",
+        description="Instructions that replace the built-in ones of this role in a mixture of agents.",
     )
 
     @model_validator(mode="after")
     def _check_cases(self) -> Self:
-        self.refuse_unless(False, "a check compares no texts: leave it out", "embedding_model")
+        self.refuse_unless(False, "a check compares no texts: remove it", "embedding_model")
         seen: set[str] = set()
         for number, case in enumerate(self.cases, 1):
             if case.prompt in seen:
-                raise ValueError(
-                    f"cases: {case.prompt[:60]!r} is there twice; results are kept by prompt, so leave one"
-                )
+                raise ValueError(f"cases: {case.prompt[:60]!r} is a duplicate: prompts must be unique")
             if self.role == "aggregator" and not any(answer.strip() for answer in case.answers):
                 raise ValueError(f"cases: number {number} has no answers to aggregate")
             seen.add(case.prompt)

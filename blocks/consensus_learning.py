@@ -37,8 +37,8 @@ class Turn(Settings):
 
     model_config = ConfigDict(frozen=True)
 
-    role: PromptType = Field(description="Whose turn it is.")
-    content: str = Field(min_length=1, description="What is said.")
+    role: PromptType = Field(description="Role of the turn.")
+    content: str = Field(min_length=1, description="Text of the turn.")
 
 
 def _turns(role: PromptType) -> BeforeValidator:
@@ -59,21 +59,21 @@ class Snowflake(Settings):
         10,
         ge=1,
         le=1000,
-        description="Peers that a member asks in each round; all of them where there are fewer.",
+        description="Number of peers that a member asks in each round, or all if there are fewer.",
     )
     alpha: float = Field(
         0.6,
         gt=0.5,
         le=1,
-        description="Share of the asked peers that must hold a value before a member adopts it.",
+        description="Share of the asked peers that must hold a value for a member to adopt it.",
     )
     beta: int = Field(
         5,
         ge=1,
         le=1000,
-        description="Rounds in a row that must confirm a value before it is settled.",
+        description="Number of consecutive rounds that must confirm a value to settle it.",
     )
-    max_rounds: int = Field(100, ge=1, le=10_000, description="Maximum number of rounds, settled or not.")
+    max_rounds: int = Field(100, ge=1, le=10_000, description="Maximum number of rounds.")
 
 
 class ConsensusLearningConfig(PanelConfig):
@@ -81,46 +81,46 @@ class ConsensusLearningConfig(PanelConfig):
 
     aggregator: str | None = Field(
         None,
-        description="Model that merges the answers, as provider/model; needed by centralized_llm.",
+        description="Model that merges the answers, as provider/model; required by centralized_llm.",
     )
     fallback_aggregators: list[str] = Field(
         default_factory=list,
-        description="Models that merge, in order, when the aggregator fails.",
+        description="Models to use, in order, if the aggregator fails.",
     )
     approach: Approach = Field(
         "centralized_llm",
         description=(
-            "Aggregate by a model (centralized_llm), by counting extracted answers (majority), by taking the answer "
-            "nearest to all others (medoid), or by the members asking random peers (decentralized)."
+            "How to aggregate: by a model (centralized_llm), by counting extracted answers (majority), by taking "
+            "the answer closest to all others (medoid), or by members asking random peers (decentralized)."
         ),
     )
     iterations: int = Field(
         1,
         ge=0,
         le=100,
-        description="Improvement rounds after the first, so one round more in all.",
+        description="Number of improvement rounds after the first round.",
     )
     aggregated_prompt_type: PromptType = Field(
         "user",
-        description="Role in which the aggregate goes back to the members; system joins the leading system message.",
+        description="Role in which members see the aggregate; system appends it to the leading system message.",
     )
     improvement_prompt: str = Field(
         "",
-        description="What members are asked to do with the aggregate; default: the built-in text.",
+        description="Instruction to the members on the aggregate; default: built in.",
     )
     aggregator_context: Annotated[list[Turn], _turns("system")] = Field(
         default_factory=list,
-        description="Turns that the aggregator sees first; a text alone is a system prompt.",
+        description="Turns that the aggregator sees first; a plain text is a system prompt.",
     )
     aggregator_prompt: Annotated[list[Turn], _turns("user")] = Field(
         default_factory=list,
-        description="What the aggregator is asked after the answers; a text alone is one user turn. Default: the built-in text.",
+        description="Instruction to the aggregator after the answers; a plain text is one user turn. Default: built in.",
     )
     extract: str | None = Field(
         None,
         description=(
-            "How the answer is read out of a text: number, choice, json:FIELD, label:A,B or text. Majority counts what "
-            "is read; decentralized compares it, or the wording of whole texts where this is empty."
+            "How to read the answer: number, choice, json:FIELD, label:A,B or text. Used by majority and "
+            "decentralized; without it, decentralized compares whole texts."
         ),
     )
     decentralized: Snowflake = Field(
@@ -131,7 +131,7 @@ class ConsensusLearningConfig(PanelConfig):
         0.6,
         gt=0,
         le=1,
-        description="Similarity from which two free texts count as one value in the decentralized approach.",
+        description="Minimum similarity of two texts that count as one value in the decentralized approach.",
     )
     stop_when_stable: bool = Field(
         False,
@@ -141,7 +141,7 @@ class ConsensusLearningConfig(PanelConfig):
         0.8,
         ge=0,
         le=1,
-        description="What the similarity of two aggregates in a row, and the agreement, must reach to be stable.",
+        description="Minimum similarity of two consecutive aggregates, and minimum agreement, to be stable.",
     )
     aggregator_settings: Sampling = Field(default_factory=Sampling, description="Sampling settings of the aggregator.")
     instance_settings: dict[str, Sampling] = Field(
@@ -165,7 +165,7 @@ class ConsensusLearningConfig(PanelConfig):
     def _check_aggregators(cls, value: str | list[str] | None) -> str | list[str] | None:
         for name in [value] if isinstance(value, str) else value or []:
             if parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} has a count; one instance aggregates, so write it without")
+                raise ValueError(f"{name!r} must not have a count: a single instance aggregates")
         return value
 
     @field_validator("aggregator_prompt")
@@ -173,43 +173,43 @@ class ConsensusLearningConfig(PanelConfig):
     def _check_prompt(cls, value: list[Turn]) -> list[Turn]:
         said = [turn for turn in value if turn.role != "system"]
         if said and said[-1].role != "user":
-            raise ValueError("the last turn is the assistant's; the aggregator answers a user's turn, so end with one")
+            raise ValueError("the last turn must be a user's, not the assistant's")
         return value
 
     @field_validator("extract")
     @classmethod
     def _check_extract(cls, value: str | None) -> str | None:
         if value is not None and parse_extraction(value).kind == "llm":
-            raise ValueError("llm asks a model; write number, choice, json:FIELD, label:A,B or text")
+            raise ValueError("llm is not supported here: use number, choice, json:FIELD, label:A,B or text")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.approach == "centralized_llm" and self.aggregator is None:
             raise ValueError(
-                "aggregator: centralized_llm needs one: name a provider/model, or take another approach "
-                "(majority, medoid or decentralized)"
+                "aggregator: required by the approach centralized_llm: set it as provider/model, or use majority,"
+                " medoid or decentralized"
             )
         self._check_unused()
         known = {str(member) for member in self.panel()}
         for name in self.instance_settings:
             if name not in known:
-                raise ValueError(f"instance_settings: {name!r} is no member; members are {', '.join(sorted(known))}")
+                raise ValueError(f"instance_settings: {name!r} is not a member: use one of {', '.join(sorted(known))}")
         return self
 
     def _check_unused(self) -> None:
         """Refuse settings that the approach does not have, or that would have no effect."""
-        fit = f"{self.approach} does not use it: leave it out, or take the approach"
+        fit = f"not used by the approach {self.approach}: remove it, or use"
         for approaches, names in SETTINGS_OF.items():
             self.refuse_unless(self.approach in approaches, f"{fit} {' or '.join(approaches)}", *names)
         self.refuse_unless(
             self.extract is None,
-            "texts are not compared where answers are extracted: leave it out, or extract",
+            "has no effect with extract, because no texts are compared: remove one of them",
             "alike",
         )
         self.refuse_unless(
             self.stop_when_stable,
-            "it says what stop_when_stable stops at: set that too, or leave it out",
+            "requires stop_when_stable: set both, or remove it",
             "stability_threshold",
         )
 

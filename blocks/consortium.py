@@ -13,30 +13,33 @@ from consensus_flows.blocks.settings import saved_config
 class ConsortiumConfig(PanelConfig):
     """Who is asked, who judges, and when to stop."""
 
-    arbiter: str = Field(description="Model that compares the answers, as provider/model.")
+    arbiter: str = Field(description="Model that merges or ranks the answers, as provider/model.")
     fallback_arbiters: list[str] = Field(
         default_factory=list,
-        description="Models that judge, in order, when the arbiter fails.",
+        description="Models to use, in order, if the arbiter fails.",
     )
     judging_method: Literal["synthesize", "rank"] = Field(
         "synthesize",
-        description="The arbiter writes one answer (synthesize), or ranks them and the best is returned word for word.",
+        description=(
+            "Whether the arbiter writes one answer (synthesize), or ranks the answers and the best is returned "
+            "verbatim (rank)."
+        ),
     )
     comparison: bool = Field(
         True,
-        description="Have the arbiter compare the answers, too: where they agree, contradict each other and fall short.",
+        description="Compare the answers, too: where they agree, contradict each other and fall short.",
     )
     confidence_threshold: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="Stop when the arbiter is this confident and wants no further round; 0.8 is 80 %.",
+        description="Confidence at which to stop, if the arbiter wants no further round; 0.8 is 80 %.",
     )
     max_iterations: int = Field(3, ge=1, description="Maximum number of iterations.")
     min_iterations: int = Field(1, ge=1, description="Minimum number of iterations.")
     keep: Literal["best", "last"] = Field(
         "best",
-        description="Return the iteration of the highest confidence, or the last one.",
+        description="Iteration to return: the one of the highest confidence, or the last one.",
     )
     arbiter_settings: Sampling = Field(default_factory=Sampling, description="Sampling settings of the arbiter.")
 
@@ -45,7 +48,7 @@ class ConsortiumConfig(PanelConfig):
     def _check_arbiters(cls, value: str | list[str]) -> str | list[str]:
         for name in [value] if isinstance(value, str) else value:
             if parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} has a count; one instance judges, so write it without")
+                raise ValueError(f"{name!r} must not have a count: a single instance judges")
         return value
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ __all__ = ["AnthropicCredentials", "GoogleCredentials", "OpenAICompatibleCredent
 
 MAX_RESPONSE_MB = 16.0
 """The largest response that is read, unpacked. The longest answers of models have one; JSON of 16 MB made to be slow takes
-two seconds to parse, in which no other call goes on."""
+two seconds to parse, in which no other call continues."""
 
 # Prefect's own picture of a secret, as `prefect.blocks.system` names it, and its pages about blocks.
 _LOGO = HttpUrl(
@@ -40,24 +40,24 @@ class ModelCredentials(CredentialsBlock):
     base_url: str | None = Field(
         default=None,
         title="Base URL",
-        description="Address of the provider's API; empty for the vendor's own. https, or http to loopback.",
+        description="URL of the provider's API: https, or http to this machine. Default: the vendor's own.",
     )
     allowed_http_hosts: list[str] = Field(
         default_factory=list,
         title="Allowed http hosts",
-        description="Hosts beside loopback to which the key may travel over plain http.",
+        description="Hosts other than this machine that may receive the key over plain http.",
     )
     max_concurrency: int = Field(
         default=32,
         ge=1,
         title="Maximum concurrency",
-        description="Maximum number of calls under way at once in one process.",
+        description="Maximum number of concurrent calls in each process.",
     )
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
         title="Requests per minute",
-        description="Maximum number of calls started a minute in one process.",
+        description="Maximum number of calls started per minute in each process.",
     )
 
     @field_validator("api_key", check_fields=False)
@@ -70,7 +70,7 @@ class ModelCredentials(CredentialsBlock):
             raise ValueError("the key is empty")
         # An HTTP library that cannot put a key into a header says so with the key in the message.
         if not text.isascii() or not text.isprintable() or " " in text:
-            raise ValueError("the key holds a blank or a character that no key has: copy it again")
+            raise ValueError("the key contains whitespace or an invalid character: copy it again")
         return SecretStr(text)
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ class OpenAICredentials(ModelCredentials):
     default_base_url: ClassVar[str | None] = "https://api.openai.com/v1"
 
     api_key: SecretStr = Field(title="API key", description="Secret key of the OpenAI project.")
-    organization: str | None = Field(default=None, description="Organization that is billed, if the key has several.")
+    organization: str | None = Field(default=None, description="Organization to bill, if the key has several.")
 
     def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncOpenAI":
         """Return a fresh `AsyncOpenAI` client.
@@ -168,9 +168,11 @@ class OpenAICompatibleCredentials(ModelCredentials):
     _block_type_slug = "openai-compatible-credentials"
 
     base_url: str = Field(
-        title="Base URL", description="Address of the server's API, for example https://openrouter.ai/api/v1."
+        title="Base URL", description="URL of the server's API, for example https://openrouter.ai/api/v1."
     )
-    api_key: SecretStr | None = Field(default=None, title="API key", description="Secret key, if the server wants one.")
+    api_key: SecretStr | None = Field(
+        default=None, title="API key", description="Secret key, if the server requires one."
+    )
 
     def get_client(self, timeout: float = 120.0, max_response_mb: float = MAX_RESPONSE_MB) -> "AsyncOpenAI":
         """Return a fresh `AsyncOpenAI` client of this server.

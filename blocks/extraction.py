@@ -34,8 +34,8 @@ def parse_extraction(text: str) -> Extraction:
     if name == "label":
         labels = tuple(label.strip() for label in rest.split(","))
         if len(labels) < 2 or not all(labels):
-            raise ValueError(f"{text!r} names no labels: write two or more, for example label:yes,no")
+            raise ValueError(f"{text!r} needs two or more labels, for example label:yes,no")
         if len({label.casefold() for label in labels}) < len(labels):
             raise ValueError(f"{text!r} names a label twice")
         return Extraction("label", labels=labels)
-    raise ValueError(f"{text!r} is not an extraction: write {FORMS}")
+    raise ValueError(f"unknown extraction {text!r}: use one of {FORMS}")

@@ -10,26 +10,26 @@ class FreeModelsConfig(Settings):
 
     output_dir: str = Field(
         ".",
-        description="Folder of the JSON files, what was tried before among them.",
+        description="Folder of the JSON files, including earlier results.",
     )
     models: list[str] = Field(
         default_factory=list,
-        description="Try only these of the free models, as author/slug:free; empty for all.",
+        description="Free models to test, as author/slug:free; default: all.",
     )
     interval: float = Field(
         3.0,
         ge=0,
-        description="Seconds between the starts of two requests; OpenRouter allows 20 a minute to free models.",
+        description="Seconds between requests; OpenRouter allows 20 a minute for free models.",
     )
-    timeout: float = Field(60.0, gt=0, description="Seconds that one request may take.")
-    prompt: str = Field("Say hello in one word.", min_length=1, description="What is asked.")
+    timeout: float = Field(60.0, gt=0, description="Timeout of a request, in seconds.")
+    prompt: str = Field("Say hello in one word.", min_length=1, description="Prompt to send.")
     max_output_tokens: int = Field(
         64,
         ge=1,
-        description="Maximum number of tokens of an answer; one that is cut off works too.",
+        description="Maximum number of tokens in an answer; a model whose answer is cut off works too.",
     )
     again: bool = Field(
         False,
-        description="Try again what failed for a reason that may have passed.",
+        description="Retry models that failed for a temporary reason.",
     )
-    fresh: bool = Field(False, description="Forget what was tried, and try all again.")
+    fresh: bool = Field(False, description="Discard earlier results and test all models.")

@@ -33,7 +33,7 @@ class HistoryDatabase(Block):
 
     url: SecretStr = Field(
         title="URL",
-        description="Address of the database, with user and password: postgresql://user:password@host/name.",
+        description="URL of the database: postgresql://user:password@host/name.",
         json_schema_extra={"position": 0},
     )
 
@@ -42,5 +42,5 @@ class HistoryDatabase(Block):
     def _check_url(cls, url: SecretStr) -> SecretStr:
         text = url.get_secret_value().strip()  # an address read from a file ends with a line break
         if not re.match(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", text):
-            raise ValueError("a database URL is wanted: postgresql://user:password@host/name")
+            raise ValueError("not a database URL: use postgresql://user:password@host/name")
         return SecretStr(text)

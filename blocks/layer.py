@@ -25,16 +25,16 @@ class Layer(Settings):
         default_factory=dict,
         description="Sampling settings of one model of the layer, by provider/model; they override all others.",
     )
-    system: str | None = Field(None, description="System prompt of the layer in place of the run's.")
+    system: str | None = Field(None, description="System prompt of the layer; default: that of the run.")
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Models of the layer that must answer; empty for the run's quorum.",
+        description="Minimum number of models of the layer that must answer; default: the quorum of the run.",
     )
     timeout: float | None = Field(
         None,
         gt=0,
-        description="Seconds that one request of the layer may take; empty for the run's timeout.",
+        description="Timeout of a request of the layer, in seconds; default: that of the run.",
     )
 
     @model_validator(mode="after")
@@ -42,7 +42,9 @@ class Layer(Settings):
         known = {str(member.name) for member in self.panel()}
         for name in self.member_settings:
             if name not in known:
-                raise ValueError(f"member_settings: {name!r} is not in the layer; it has {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"member_settings: {name!r} is not in the layer: use one of {', '.join(sorted(known))}"
+                )
         return self
 
     def panel(self) -> list[Member]:
@@ -66,15 +68,15 @@ class MixturePrompts(Settings):
 
     initial: str | None = Field(
         None,
-        description="What the models of the first layer are told; an empty text for nothing.",
+        description="Instructions for the first layer; an empty text for none.",
     )
     aggregate: str | None = Field(
         None,
         min_length=1,
-        description="What the models of the further layers are told to do with the answers before.",
+        description="Instructions for the further layers.",
     )
     final: str | None = Field(
         None,
         min_length=1,
-        description="What the aggregator is told to do with the answers.",
+        description="Instructions for the aggregator.",
     )

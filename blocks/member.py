@@ -38,7 +38,7 @@ def parse_model(text: str) -> ModelName:
     provider, slash, model = text.strip().partition("/")
     if not slash or not model.strip() or model.strip().startswith(":") or not _PROVIDER.match(provider):
         raise ValueError(
-            f"{text!r} names no model: write provider/model, for example openai/gpt-6-luna or local/smollm2; "
+            f"{text!r} is not a model name: use provider/model, for example openai/gpt-6-luna or local/smollm2; "
             "the provider is lower-case letters, digits and dashes"
         )
     return ModelName(provider, model.strip())
@@ -63,7 +63,7 @@ def parse_member(text: str) -> tuple[ModelName, int]:
 
 
 def members_of(names: list[str]) -> list[Member]:
-    """List every instance of the named models in order; a model named twice goes on counting."""
+    """List every instance of the named models in order; a model named twice keeps counting."""
     seen: dict[ModelName, int] = {}
     members: list[Member] = []
     for text in names:

@@ -17,44 +17,41 @@ class MixtureOfAgentsConfig(RunConfig):
 
     layers: list[NamedLayer] = Field(
         default_factory=list,
-        description=(
-            "Layers of proposers in order; each sees the answers of the one before. The aggregator is apart. A text P/A,P/B:2, "
-            "or a list of models, stands for a layer of them."
-        ),
+        description="Layers of models, in order, without the aggregator. A layer may be a text P/A,P/B:2 or a list of models.",
     )
     aggregator: str = Field(
         "",
-        description="Model of the last layer, as provider/model; default: the model of self_moa.",
+        description="Model that writes the final answer, as provider/model; default: the model of self_moa.",
     )
     fallback_aggregators: list[str] = Field(
         default_factory=list,
-        description="Models that aggregate, in order, when the aggregator fails.",
+        description="Models to use, in order, if the aggregator fails.",
     )
     self_moa: str | None = Field(
         None,
-        description="Instead of layers: one model, as provider/model, that is sampled several times (Self-MoA).",
+        description="Model to sample several times instead of layers (Self-MoA), as provider/model.",
     )
-    samples: int = Field(6, ge=1, le=1000, description="How often the model of self_moa answers.")
+    samples: int = Field(6, ge=1, le=1000, description="Number of samples of the model of self_moa.")
     window: int | None = Field(
         None,
         ge=2,
         description=(
-            "Most answers that the aggregator sees at once; of more, it goes on from its synthesis so far "
-            "(Self-MoA-Seq). Default: all at once."
+            "Maximum number of answers that the aggregator sees at a time; it continues from its synthesis so far"
+            " (Self-MoA-Seq). Default: all."
         ),
     )
     reserved: int = Field(
         1,
         ge=1,
-        description="Places in each further window that the synthesis so far takes; more of them give it more weight.",
+        description="Number of places in each further window taken by the synthesis so far; more give it more weight.",
     )
     prompts: MixturePrompts = Field(
         default_factory=MixturePrompts,
-        description="Instructions in place of the built-in ones.",
+        description="Instructions that replace the built-in ones.",
     )
     aggregator_settings: Sampling = Field(
         default_factory=Sampling,
-        description="Sampling settings of the aggregator; they override those of all.",
+        description="Sampling settings of the aggregator; they override those of all models.",
     )
 
     @classmethod
@@ -76,26 +73,26 @@ class MixtureOfAgentsConfig(RunConfig):
     def _check_names(cls, value: str | list[str] | None) -> str | list[str] | None:
         for name in value if isinstance(value, list) else [value or ""]:
             if name and parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} has a count: write it without; self_moa has `samples` for it")
+                raise ValueError(f"{name!r} must not have a count; for self_moa, set samples")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.self_moa and self.layers:
-            raise ValueError("self_moa stands in for layers: give one of them")
+            raise ValueError("self_moa and layers exclude each other: set one of them")
         if not self.aggregator and not self.self_moa:
-            raise ValueError("aggregator: name the model that makes the one answer, as provider/model")
+            raise ValueError("aggregator: set the model that writes the final answer, as provider/model")
         if self.window is not None and self.reserved >= self.window:
             raise ValueError(
-                f"reserved is {self.reserved}, which leaves no place for answers in a window of {self.window}"
+                f"reserved is {self.reserved}, which leaves no room for answers in a window of {self.window}"
             )
         self.refuse_unless(
             self.window,
-            "it is of a window's places: set window too, the most answers seen at once, or leave it out",
+            "requires window, the maximum number of answers seen at a time: set both, or remove it",
             "reserved",
         )
         self.refuse_unless(
-            self.self_moa, "it is for self_moa: name its model, or give layers a count, as provider/model:6", "samples"
+            self.self_moa, "requires self_moa: set its model, or use a count in a layer, as provider/model:6", "samples"
         )
         self._check_layers()
         return self
@@ -104,7 +101,7 @@ class MixtureOfAgentsConfig(RunConfig):
         known = {str(member.name) for layer in self.proposer_layers() for member in layer.panel()}
         for name in self.member_settings:
             if known and name not in known:
-                raise ValueError(f"member_settings: {name!r} is in no layer; there are {', '.join(sorted(known))}")
+                raise ValueError(f"member_settings: {name!r} is in no layer: use one of {', '.join(sorted(known))}")
         for number, layer in enumerate(self.proposer_layers(), 1):
             quorum = layer.quorum or self.quorum
             if quorum is not None and quorum > len(layer.panel()):

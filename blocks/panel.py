@@ -25,48 +25,45 @@ class RunConfig(Settings):
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Members that must answer in each round; default: more than half.",
+        description="Minimum number of members that must answer in each round; default: more than half.",
     )
     straggler_grace: float | None = Field(
         None,
         gt=0,
-        description="Once the quorum has answered, wait for the rest at most this many times the median time; default: wait for all.",
+        description="Once the quorum is reached, wait at most this many times the median latency; default: wait for all.",
     )
     timeout: float | None = Field(
         None,
         gt=0,
-        description="Seconds that one request may take; default: 120, or 900 in the flex tier.",
+        description="Timeout of a request, in seconds; default: 120, or 900 in the flex tier.",
     )
     sampling: Sampling = Field(default_factory=Sampling, description="Sampling settings of all members.")
     member_settings: dict[str, Sampling] = Field(
         default_factory=dict,
-        description="Sampling settings of one member, by provider/model; they override those of all.",
+        description="Sampling settings of one member, by provider/model; they override those of all members.",
     )
-    budget: Budget = Field(default_factory=Budget, description="What the run may spend.")
-    order_seed: int = Field(0, description="Seed that shuffles the order in which judges see the answers.")
+    budget: Budget = Field(default_factory=Budget, description="Limits of the run.")
+    order_seed: int = Field(0, description="Seed of the order in which judges see the answers.")
     fresh: bool = Field(
         False,
-        description="Ask again even where an answer is stored, and replace it.",
+        description="Ignore cached answers: ask again, and replace them.",
     )
     prompt_set: str = Field(
         "plain",
         min_length=1,
-        description="How members are prompted: a prompt set (plain, few-shot, chain-of-thought, citations or your own) or a file.",
+        description="Prompt set of the members: plain, few-shot, chain-of-thought, citations, your own, or a file.",
     )
     embedding_model: str | None = Field(
         None,
         description=(
-            "Model that measures how similar free texts are, as provider/model: OpenAI, Google, a compatible server or "
-            "local. Default: their wording is compared."
+            "Embedding model that measures the similarity of texts, as provider/model: OpenAI, Google, a "
+            "compatible server or local. Default: lexical similarity."
         ),
         examples=["openai/text-embedding-3-small", "google/gemini-embedding-001", "local/smollm2"],
     )
     service_tier: ServiceTier | None = Field(
         None,
-        description=(
-            "flex: half the price where the vendor has it (OpenAI, Google, OpenRouter), for slower answers; the timeout is "
-            "then 900 s unless one is given. Default: the standard tier."
-        ),
+        description="flex: half the price for slower answers (OpenAI, Google, OpenRouter). Default: the standard tier.",
     )
 
     @model_validator(mode="before")
@@ -96,7 +93,7 @@ class RunConfig(Settings):
     @classmethod
     def _check_embedding_model(cls, value: str | None) -> str | None:
         if value is not None and parse_member(value)[1] > 1:
-            raise ValueError(f"{value!r} has a count; one instance embeds, so write it without")
+            raise ValueError(f"{value!r} must not have a count: a single instance embeds")
         return value
 
     def refuse_unless(self, condition: object, what: str, *names: str) -> None:
@@ -158,7 +155,7 @@ class PanelConfig(RunConfig):
         known = {str(member.name) for member in members}
         for name in self.member_settings:
             if name not in known:
-                raise ValueError(f"member_settings: {name!r} is no member; members are {', '.join(sorted(known))}")
+                raise ValueError(f"member_settings: {name!r} is not a member: use one of {', '.join(sorted(known))}")
         return self
 
     def panel(self) -> list[Member]:

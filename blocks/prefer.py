@@ -16,15 +16,15 @@ class PreferConfig(PanelConfig):
         1,
         ge=1,
         le=1000,
-        description="How often all is done: each round has new samples of the answers and new orders.",
+        description="Number of rounds; each has new samples and new orders.",
     )
     include_self: bool = Field(
         False,
-        description="Show each judge its own answer too; it does not count, but shows how much it prefers it.",
+        description="Show each judge its own answer too; it does not count, but measures self-preference.",
     )
     criteria: str = Field(
         "",
-        description="What the answers are ranked by. Empty: truth first, then completeness, then clarity.",
+        description="Criteria of the ranking; default: truth first, then completeness, then clarity.",
     )
     judge_settings: Sampling = Field(
         default_factory=Sampling,

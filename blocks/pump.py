@@ -12,7 +12,7 @@ class PumpConfig(PanelConfig):
     quorum: int | None = Field(
         None,
         ge=1,
-        description="Members that must answer for the run to succeed; default: one.",
+        description="Minimum number of members that must answer; default: 1.",
     )
 
     def needed(self) -> int:

@@ -23,19 +23,18 @@ class Sampling(Settings):
 
     model_config = ConfigDict(frozen=True)
 
-    temperature: float | None = Field(None, ge=0, le=2, description="Randomness, 0 to 2.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
-    top_k: int | None = Field(None, ge=1, description="Sample from so many most likely tokens.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Sampling temperature, 0 to 2.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling: probability mass to keep.")
+    top_k: int | None = Field(None, ge=1, description="Number of most likely tokens to sample from.")
     max_output_tokens: int | None = Field(
-        None, ge=1, description="Maximum number of tokens in an answer, reasoning included."
+        None, ge=1, description="Maximum number of tokens in an answer, including reasoning."
     )
-    stop: tuple[str, ...] = Field((), description="Texts at which the answer ends.")
-    seed: int | None = Field(None, description="Seed, where the vendor takes one.")
-    reasoning_effort: ReasoningEffort | None = Field(None, description="How long a reasoning model may think.")
+    stop: tuple[str, ...] = Field((), description="Stop sequences.")
+    seed: int | None = Field(None, description="Sampling seed, if the vendor supports one.")
+    reasoning_effort: ReasoningEffort | None = Field(None, description="Reasoning effort of a reasoning model.")
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Further settings of the vendor's request body, passed through untouched; no address, key, model, "
-        "prompt, tool, count or limit.",
+        description="Extra parameters of the request body, sent as is; no address, key, model, prompt, tool, count or limit.",
     )
 
     @field_validator("extra")

@@ -26,13 +26,13 @@ class Settings(BaseModel):
 class Budget(Settings):
     """Limits of a run. Each is checked before a call by reserving the call's worst case."""
 
-    max_calls: int | None = Field(None, ge=1, description="Maximum number of requests, retries included.")
-    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens, input and output together.")
+    max_calls: int | None = Field(None, ge=1, description="Maximum number of requests, including retries.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of input and output tokens.")
     max_cost_usd: float | None = Field(None, gt=0, description="Maximum cost in US dollars.")
     max_seconds: float | None = Field(
         None,
         gt=0,
-        description="Seconds after which no call starts, and those under way are cut.",
+        description="Deadline in seconds: no call starts afterwards, and calls in progress are canceled.",
     )
 
 
@@ -60,6 +60,6 @@ def saved_config(name: str, config: type[Settings]) -> type[Block]:
                 "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
             ),
             "_documentation_url": HttpUrl("https://www.prefect.io/docs/latest/develop/blocks"),
-            "config": Field(description="The settings of the run."),
+            "config": Field(description="Settings of the run."),
         },
     )

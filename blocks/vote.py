@@ -21,7 +21,7 @@ def _read_weights(value: Any) -> Any:
     for part in value.split(","):
         name, equals, weight = part.strip().rpartition("=")
         if not equals or not name.strip():
-            raise ValueError(f"{part.strip()!r} is no weight: write member=weight, for example openai/gpt-6-luna=2")
+            raise ValueError(f"{part.strip()!r} is not a weight: use member=weight, for example openai/gpt-6-luna=2")
         weights[name.strip()] = weight.strip()
     return weights
 
@@ -36,51 +36,51 @@ class VoteConfig(PanelConfig):
     extract: str = Field(
         "text",
         description=(
-            "How the answer is read out of a text: number, choice (a letter), json:FIELD, label:A,B, text (all of it, "
-            "normalised), text:FIELD or llm (a model reads it)."
+            "How to read the answer: number, choice (a letter), json:FIELD, label:A,B, text (all of it, "
+            "normalized), text:FIELD or llm (a model reads it)."
         ),
         examples=["number", "json:answer"],
     )
     extractor: str | None = Field(
         None,
-        description="Model that reads the answers if extract is llm, as provider/model.",
+        description="Model that reads the answers, as provider/model; required if extract is llm.",
     )
     stop_when: int | None = Field(
         None,
         ge=1,
-        description="Stop as soon as an answer has this many votes; members are then asked in order. Default: ask all.",
+        description="Number of votes at which to stop; members are then asked in order. Default: ask all.",
     )
     waves: int | None = Field(
         None,
         ge=1,
-        description="Members asked at once if stop_when is given; default: 1.",
+        description="Number of members to ask at a time with stop_when; default: 1.",
     )
     weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
         Field(
             default_factory=dict,
             description=(
-                "What votes count, by provider/model, provider/model#instance or the model's name alone; 1 where nothing "
-                "is said."
+                "Weights of the votes, by provider/model, provider/model#instance or the model's name alone; "
+                "default: 1 each."
             ),
         )
     )
     pairwise_judge: str | None = Field(
         None,
-        description="Model that compares the answers in pairs instead of a count, as provider/model.",
+        description="Model that ranks the answers in pairs instead of counting votes, as provider/model.",
     )
     comparisons: int | None = Field(
         None,
         ge=1,
-        description="Sort by at most this many compared pairs; default: compare all pairs.",
+        description="Maximum number of pairs to compare; default: all.",
     )
     fuse: str | None = Field(
         None,
-        description="Model that writes one answer of the best ones that the pairwise judge found, as provider/model.",
+        description="Model that writes one answer from the best ones, as provider/model; requires a pairwise judge.",
     )
-    fuse_top: int = Field(3, ge=1, description="How many of the best answers are fused.")
+    fuse_top: int = Field(3, ge=1, description="Number of best answers to fuse.")
     judge_settings: Sampling = Field(
         default_factory=Sampling,
-        description="Sampling settings of the extractor, of the pairwise judge and of the model that fuses.",
+        description="Sampling settings of the extractor, the pairwise judge and the model that fuses.",
     )
 
     @classmethod
@@ -98,7 +98,7 @@ class VoteConfig(PanelConfig):
     @classmethod
     def _check_model(cls, value: str | None) -> str | None:
         if value is not None and parse_member(value)[1] > 1:
-            raise ValueError(f"{value!r} has a count; one instance is asked, so write it without")
+            raise ValueError(f"{value!r} must not have a count: a single instance is asked")
         return value
 
     @field_validator("weights")
@@ -112,24 +112,21 @@ class VoteConfig(PanelConfig):
     @model_validator(mode="after")
     def _check_vote(self) -> Self:
         if (parse_extraction(self.extract).kind == "llm") != (self.extractor is not None):
-            raise ValueError("extractor: give the model that reads the answers with extract llm, and only then")
+            raise ValueError("extractor: required with extract llm, and only then")
         if self.fuse is not None and self.pairwise_judge is None:
-            raise ValueError("fuse: the best answers are found by a pairwise_judge, so name one")
+            raise ValueError("fuse: requires a pairwise_judge, which finds the best answers")
         if self.comparisons is not None and self.pairwise_judge is None:
-            raise ValueError("comparisons: answers are compared by a pairwise_judge, so name one")
+            raise ValueError("comparisons: requires a pairwise_judge")
         if self.pairwise_judge is not None and (self.stop_when is not None or self.weights or self.extractor):
-            raise ValueError(
-                "pairwise_judge: it compares whole answers, and no votes are counted: leave out stop_when, weights and "
-                "extractor, or the judge"
-            )
+            raise ValueError("pairwise_judge: counts no votes: remove stop_when, weights and extractor, or the judge")
         self._check_unused()
         if self.waves is not None and self.stop_when is None:
-            raise ValueError("waves: members are asked in waves to stop early, so say when by stop_when")
+            raise ValueError("waves: requires stop_when")
         members = self.panel()
         for name in self.weights:
             if not _names_one(name, members):
                 known = ", ".join(dict.fromkeys(str(member.name) for member in members))
-                raise ValueError(f"weights: {name!r} names no member, or several models; members are {known}")
+                raise ValueError(f"weights: {name!r} is not the name of exactly one member model: use one of {known}")
         votes = math.fsum(self.weights_of(members))
         if self.stop_when is not None and self.stop_when > votes:
             raise ValueError(f"stop_when is {self.stop_when}, but all members together have {votes:g} votes")
@@ -139,20 +136,18 @@ class VoteConfig(PanelConfig):
         """Refuse settings that would have no effect."""
         self.refuse_unless(
             self.pairwise_judge is None,
-            "the pairwise_judge compares whole answers, and nothing is read out of them: leave it out, or the judge",
+            "has no effect with a pairwise_judge, which compares whole answers: remove one of them",
             "extract",
         )
         self.refuse_unless(
             self.pairwise_judge,
-            "votes are counted, and no texts are compared: leave it out, or name a pairwise_judge",
+            "requires a pairwise_judge, because votes compare no texts: set one, or remove it",
             "embedding_model",
         )
-        self.refuse_unless(
-            self.fuse, "the best answers are fused by a model, so name one by fuse, or leave it out", "fuse_top"
-        )
+        self.refuse_unless(self.fuse, "requires fuse: set both, or remove it", "fuse_top")
         self.refuse_unless(
             self.extractor or self.pairwise_judge,
-            "only an extractor, a pairwise_judge and fuse have them: name one, or leave them out; members have `sampling`",
+            "requires an extractor, a pairwise_judge or fuse; for members use `sampling`",
             "judge_settings",
         )
 

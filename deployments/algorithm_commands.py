@@ -114,9 +114,9 @@ def _ask_command(one: Algorithm) -> Callable[..., Exit]:
         """Ask.
 
         Args:
-            prompt: The question; - reads it from standard input.
+            prompt: Prompt; - reads it from standard input.
             source: Where else it is read.
-            name: Name of a saved configuration; options override its settings.
+            name: Name of a saved configuration; options override it.
             given: The settings.
             out: What is printed and written.
         """
@@ -139,7 +139,7 @@ def save_command(one: Algorithm) -> Callable[..., Exit]:
 
         Args:
             name: Lower-case letters, digits and dashes.
-            flow: The algorithm. `consensus save --flow vote --help` shows its own options.
+            flow: Algorithm; `consensus save --flow vote --help` shows its options.
             given: The settings.
         """
         return save_config(one, name, configured(one.config_class(), given or {}))

@@ -169,7 +169,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     for out in summary.taken_out:
         say(f"  ! {out}. The next run asks it again")
     if summary.bad:
-        say(f"  ! {summary.bad} rows of the input cannot be used and were left out:")
+        say(f"  ! {summary.bad} invalid rows were skipped:")
         for text in summary.bad_rows:
             say(f"    {text}")
     if summary.failed:

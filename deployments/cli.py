@@ -84,7 +84,7 @@ for _one in algorithms().values():
 app.command(
     f"consensus_flows.deployments.algorithm_commands:{MAIN}",
     name="ask",
-    help='Ask the saved default, or the panel that is given; `consensus "PROMPT"` is short for it.',
+    help='Ask the saved default or the given panel; `consensus "PROMPT"` is short for it.',
 )
 app.command(
     "consensus_flows.deployments.commands.algorithms.demo:demo",
@@ -124,50 +124,52 @@ def _batch(*tokens: Tokens, flow: str | None = None) -> Any:
 app.command(
     _save,
     name="save",
-    help='Save a configuration under a name; `consensus "PROMPT" --name NAME` uses it, and the one called `default` without.',
+    help="Save a configuration for `--name`; the one called `default` is used without it.",
     help_flags=[],
     version_flags=[],
 )
 app.command(
     _batch,
     name="batch",
-    help="Run a flow on every row of a file; --flow names it, --name a saved configuration.",
+    help="Run an algorithm on every row of a file.",
     help_flags=[],
     version_flags=[],
 )
 app.command(
     "consensus_flows.deployments.commands.preferences.tally:tally",
     name="tally",
-    help="Put the recorded preferences of a folder together.",
+    help="Aggregate recorded preferences.",
 )
-app.command(
-    "consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Talk with a panel, turn after turn."
-)
+app.command("consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Chat with a panel.")
 app.command(
     "consensus_flows.deployments.commands.history:list_history",
     name="runs",
-    help="List the runs of the history, newest first.",
+    help="List past runs, newest first.",
 )
-app.command("consensus_flows.deployments.commands.history:show_run", name="run", help="Show a run of the history.")
+app.command(
+    "consensus_flows.deployments.commands.history:show_run",
+    name="run",
+    help="Show a past run: every call, and the answer.",
+)
 app.command(
     "consensus_flows.deployments.commands.history:logs",
     name="logs",
-    help="Print the latest questions and answers of the history.",
+    help="Print the latest prompts and answers.",
 )
 app.command(
     "consensus_flows.deployments.commands.history:stats",
     name="stats",
-    help="How each model did, over the runs of the history.",
+    help="Show calls, failures, latency, cost and wins by model.",
 )
 app.command(
     "consensus_flows.deployments.commands.history:app",
     name="history",
-    help="The database of the history: where it is, and what is deleted from it.",
+    help="Manage the history database.",
 )
 app.command(
     "consensus_flows.deployments.commands.store:app",
     name="store",
-    help="The stored answers: delete those older than some days.",
+    help="Manage cached answers.",
 )
 app.command(
     "consensus_flows.deployments.commands.settings.saved:list_saved", name="list", help="List the saved configurations."
@@ -181,34 +183,34 @@ app.command(
 app.command(
     "consensus_flows.deployments.commands.settings.keys:app",
     name="keys",
-    help="Credentials of providers, saved as Prefect blocks.",
+    help="Manage API keys, saved as Prefect blocks.",
 )
 app.command(
     "consensus_flows.deployments.commands.openrouter.account:app",
     name="openrouter",
-    help="OpenRouter's own: credits, models, which free ones work.",
+    help="Show OpenRouter's credits, models, and which free ones work.",
 )
 app.command(
     "consensus_flows.deployments.commands.settings.prompts:app",
     name="prompts",
-    help="Prompt sets: examples, steps of thought, citations.",
+    help="Manage prompt sets: few-shot, chain of thought, citations.",
 )
 app.command(
     "consensus_flows.deployments.commands.operations.models:models",
     name="models",
-    help="List the models that the providers offer.",
+    help="List the available models.",
 )
 app.command(
     "consensus_flows.deployments.commands.operations.check:check",
     name="check",
-    help="Check the server, the credentials, and whether the models of a saved configuration can be asked.",
+    help="Check the server, the API keys, and the models of a saved configuration.",
 )
 app.command(
     "consensus_flows.deployments.commands.operations.up:up",
     name="up",
-    help="Start server, work pool, deployments and a worker on this machine.",
+    help="Start the server, work pool, deployments and a worker on this machine.",
 )
-app.command("consensus_flows.deployments.commands.operations.up:down", name="down", help="Stop what up has started.")
+app.command("consensus_flows.deployments.commands.operations.up:down", name="down", help="Stop what `up` started.")
 app.command(
     "consensus_flows.deployments.commands.operations.ui:ui",
     name="ui",

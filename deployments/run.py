@@ -27,11 +27,11 @@ class OutputOptions:
     """What is printed and written."""
 
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUT)] = None
-    """File into which the whole record is written as JSON."""
+    """File for the whole record as JSON."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the whole record as JSON on stdout, and nothing else."""
     raw: Annotated[bool, Parameter(group=OUTPUT)] = False
-    """Print the answer alone: no view of the run, no summary."""
+    """Print only the answer: no progress, no summary."""
 
     brief = False
     """Whether a line will do for a summary; for commands that run many flows, and no option."""

@@ -284,7 +284,7 @@ def refused_by_server(error: Exception) -> str | None:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and "block_documents" in request.url.path and reads:
         return (
             f"the Prefect server at {request.url.host} cannot read its saved blocks (HTTP {status}); its log says why. After a "
-            "change of PREFECT_SERVER_ENCRYPTION_KEY they have to be saved anew"
+            "change of PREFECT_SERVER_ENCRYPTION_KEY save them again"
         )
     return None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from consensus_flows.deployments.terminal import say
 from consensus_flows.tasks.record import Iteration, Record, Response, bill
-from consensus_flows.tasks.reports.report import percent
+from consensus_flows.tasks.reports.markdown import percent
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -78,22 +78,22 @@ def _built_in(name: str, alias: str, block: str, summary: str) -> Algorithm:
 MAIN = "consortium"
 """The algorithm of a question that names none."""
 BUILT_IN = (
-    _built_in(MAIN, "", "Consortium", "Ask a panel; an arbiter writes one answer from theirs."),
+    _built_in(MAIN, "", "Consortium", "Ask a panel of models; an arbiter synthesizes one answer."),
     _built_in(
         "consensus-learning",
         "learn",
         "ConsensusLearning",
-        "Ask a panel, aggregate, and let each member improve its answer; reads Flare's input.json.",
+        "Ask a panel, aggregate, and let each member improve its answer; read Flare's input.json.",
     ),
-    _built_in("pump", "", "Pump", "Ask many models at once; print every answer with its time."),
-    _built_in("prefer", "", "Prefer", "Ask many models, and let them rank each other."),
+    _built_in("pump", "", "Pump", "Ask many models at once; print each answer with its latency."),
+    _built_in("prefer", "", "Prefer", "Ask many models, and let them rank each other's answers."),
     _built_in(
         "mixture-of-agents",
         "moa",
         "MixtureOfAgents",
-        "Ask layers of models, each of which sees the answers of the layer before.",
+        "Ask models in layers; each layer improves the answers of the one before.",
     ),
-    _built_in("vote", "", "Vote", "Ask many models and count their answers, or compare them in pairs."),
+    _built_in("vote", "", "Vote", "Ask many models and count their answers, or rank them in pairs."),
 )
 
 
@@ -106,7 +106,7 @@ def algorithms() -> dict[str, Algorithm]:
             algorithm: Algorithm = point.load()
         except Exception as error:
             # One package that cannot be imported must not take all other commands with it.
-            logging.getLogger(__name__).warning("consensus: the algorithm %s is left out: %s", point.name, error)
+            logging.getLogger(__name__).warning("consensus: skipping the algorithm %s: %s", point.name, error)
         else:
             found.setdefault(algorithm.name, algorithm)
     return found
@@ -121,7 +121,7 @@ def algorithm(name: str) -> Algorithm:
     for one in algorithms().values():
         if name in {one.name, one.alias or one.name, one.identifier}:
             return one
-    raise ConfigurationError(f"flow: there is no algorithm {name!r}; there are {', '.join(algorithms())}")
+    raise ConfigurationError(f"flow: unknown algorithm {name!r}: use one of {', '.join(algorithms())}")
 
 
 def algorithm_of(config: object) -> Algorithm:

@@ -178,8 +178,8 @@ async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
     unknown = [str(name) for name, endpoint in paid.items() if await price(endpoint, name.model, one) is None]
     if unknown:
         raise ConfigurationError(
-            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is not known, so that no call of it could "
-            "be covered: limit calls or tokens instead"
+            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is unknown, so the limit cannot be "
+            "enforced: limit calls or tokens instead"
         )
 
 
@@ -187,10 +187,10 @@ def _bad(inventory: Inventory) -> str:
     shown = [describe(bad) for bad in inventory.bad[:SHOWN]]
     more = f"\n... and {inventory.bad_rows - len(shown)} more" if inventory.bad_rows > len(shown) else ""
     if any("wrong encoding" in bad.message for bad in inventory.bad):
-        more += "\nText is read as UTF-8: if the file has another encoding, save it anew"
+        more += "\nText is read as UTF-8: if the file has another encoding, re-encode it"
     return (
-        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows cannot be used; mend them, or leave "
-        "them out with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
+        f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows are invalid; fix them, or skip "
+        "them with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
     )
 
 

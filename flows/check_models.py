@@ -31,8 +31,8 @@ from consensus_flows.tasks.judging.aggregator import LayerPrompt, in_order
 from consensus_flows.tasks.judging.judge import TEXT
 from consensus_flows.tasks.record import CallError, Record, Response
 from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.markdown import cell
 from consensus_flows.tasks.reports.recorded import Recorded
-from consensus_flows.tasks.reports.report import cell
 from consensus_flows.tasks.watch import emit, watched_by
 
 CASES_AT_ONCE = 4

@@ -21,10 +21,10 @@ async def run_completion(prompt: str, config: PumpConfig, *, conversation: tuple
         ConfigurationError: Before any call, likewise if something is set that legacy completions do not have.
     """
     if config.service_tier is not None:
-        raise ConfigurationError("service_tier: legacy completions have the standard tier alone: leave it out")
+        raise ConfigurationError("service_tier: legacy completions only have the standard tier: remove it")
     for place, sampling in {"sampling": config.sampling, **config.member_settings}.items():
         if sampling.reasoning_effort is not None:
-            raise ConfigurationError(f"{place}.reasoning_effort: legacy completions do not reason: leave it out")
+            raise ConfigurationError(f"{place}.reasoning_effort: legacy completions do not support it: remove it")
     return await run_pump(
         prompt, config, Caller(fresh=config.fresh, kind="completion"), conversation=conversation, name="completion"
     )

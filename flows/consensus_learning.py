@@ -23,15 +23,8 @@ from consensus_flows.tasks.measuring import likeness_of
 from consensus_flows.tasks.prompting.fence import fenced
 from consensus_flows.tasks.prompts import fill, prompt
 from consensus_flows.tasks.record import Iteration, Record, Settlement
-from consensus_flows.tasks.reports.report import (
-    Artifact,
-    Report,
-    agreement_note,
-    calls_artifact,
-    cell,
-    iteration_page,
-    quoted,
-)
+from consensus_flows.tasks.reports.markdown import cell, prose, quoted
+from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, calls_artifact, iteration_page
 
 
 async def run_consensus_learning(
@@ -249,7 +242,7 @@ def page(iteration: Iteration) -> str:
         by = f"no aggregate could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
     else:
         by = f"by {synthesis.method}: the answer of `{cell(synthesis.chosen or '')}`"
-    sections = [f"**Aggregate** {by} · {agreement_note(iteration)}", quoted(synthesis.text)]
+    sections = [f"**Aggregate** {by} · {agreement_note(iteration)}", prose(synthesis.text)]
     if synthesis.votes:
         votes = [f"{value}: {', '.join(members)}" for value, members in synthesis.votes.items()]
         sections += ["## Votes", quoted("\n".join(votes))]

@@ -1,4 +1,4 @@
-"""The consortium: many models answer, an arbiter makes one answer of theirs, and they go on until it is confident.
+"""The consortium: many models answer, an arbiter makes one answer of theirs, and they continue until it is confident.
 
 The algorithm is that of llm-consortium (github.com/irthomasthomas/llm-consortium), with its failures mended: answers
 are shown anonymously and fenced, judgements come by schema, what was missing reaches the next round, and the best round
@@ -28,16 +28,14 @@ from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, Record, Synthesis
+from consensus_flows.tasks.reports.markdown import cell, percent, prose
 from consensus_flows.tasks.reports.report import (
     Artifact,
     Report,
     agreement_note,
     calls_artifact,
-    cell,
     comparison_section,
     iteration_page,
-    percent,
-    quoted,
 )
 
 
@@ -157,16 +155,16 @@ def page(iteration: Iteration) -> str:
     sections = [
         f"**Confidence** {percent(synthesis.confidence)} (the arbiter's word, {by}) · {agreement_note(iteration)}",
         f"## Answer of `{cell(synthesis.chosen)}`" if synthesis.chosen else "## Synthesis",
-        quoted(synthesis.text),
+        prose(synthesis.text),
     ]
     if synthesis.dissent:
-        sections += ["## Dissent", quoted(synthesis.dissent)]
+        sections += ["## Dissent", prose(synthesis.dissent)]
     if synthesis.refinement_areas:
-        sections += ["## What to refine", quoted("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+        sections += ["## What to refine", prose("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
     if synthesis.comparison:
         sections += comparison_section(synthesis.comparison)
     if synthesis.analysis:
-        sections += ["## Analysis", quoted(synthesis.analysis)]
+        sections += ["## Analysis", prose(synthesis.analysis)]
     return iteration_page(title, iteration, sections)
 
 

@@ -21,16 +21,9 @@ from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
 from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.reports.markdown import cell, prose
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
-from consensus_flows.tasks.reports.report import (
-    Artifact,
-    Report,
-    agreement_note,
-    calls_artifact,
-    cell,
-    iteration_page,
-    quoted,
-)
+from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, calls_artifact, iteration_page
 from consensus_flows.tasks.watch import emit
 
 
@@ -211,7 +204,7 @@ def page(iteration: Iteration) -> str:
             by = f"by `{cell(synthesis.arbiter)}` from {len(synthesis.labels)} answers"
         else:
             by = f"no synthesis could be made; the answer of `{cell(synthesis.chosen or '')}` stands in for one"
-        sections += ["## Answer", by, quoted(synthesis.text)]
+        sections += ["## Answer", by, prose(synthesis.text)]
     return iteration_page(f"Layer {iteration.number}", iteration, sections)
 
 

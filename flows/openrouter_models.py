@@ -1,7 +1,7 @@
 """Which of OpenRouter's free models work: each is tried at both endpoints, spaced out, and what was tried is kept.
 
 In place of the script `tests.working_models` of flare-ai-consensus. Unlike there a limit of the account ends the run
-without being taken for a fault of the models, and the next run goes on where this one ended.
+without being taken for a fault of the models, and the next run continues where this one ended.
 """
 
 import asyncio

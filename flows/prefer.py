@@ -22,8 +22,9 @@ from consensus_flows.tasks.judging.poll import poll
 from consensus_flows.tasks.plain_text import labels
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Iteration, JudgeRanking, Record, Synthesis
+from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.preference_report import number_text, said_by, scores_lines, scores_table
-from consensus_flows.tasks.reports.report import Artifact, Report, calls_artifact, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.reports.report import Artifact, Report, calls_artifact, iteration_page
 
 
 async def run_prefer(
@@ -144,7 +145,7 @@ def page(iteration: Iteration, rankings: list[JudgeRanking]) -> str:
         for entry in remarks:
             pairs = zip(labels(len(entry.order)), entry.order, strict=True)
             shown = ", ".join(f"{label} {member}" for label, member in pairs)
-            text = quoted(entry.analysis or entry.text or "")
+            text = prose(entry.analysis or entry.text or "")
             sections.append(f"### `{cell(entry.judge)}`\n\nIt saw `{cell(shown)}`.\n\n{text}")
     return iteration_page(f"Round {iteration.number}", iteration, sections)
 

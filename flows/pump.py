@@ -15,15 +15,8 @@ from consensus_flows.tasks.batches.planning import Planned, member_calls
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.reports.report import (
-    Artifact,
-    Report,
-    agreement_note,
-    answer_section,
-    calls_table,
-    cell,
-    quoted,
-)
+from consensus_flows.tasks.reports.markdown import cell, prose
+from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, answer_section, calls_table
 
 
 async def run_pump(
@@ -94,7 +87,7 @@ def page(iteration: Iteration) -> str:
     parts = ["# Answers", f"{answered}, the slowest in {slowest:.1f} s · {agreement_note(iteration)}"]
     for response in responses:
         if response.error:
-            parts.append(f"## `{cell(response.member)}` failed\n\n{quoted(response.error.message)}")
+            parts.append(f"## `{cell(response.member)}` failed\n\n{prose(response.error.message)}")
         else:
             parts.append(answer_section(response, "##"))
     return "\n\n".join(parts)

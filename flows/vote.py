@@ -33,7 +33,8 @@ from consensus_flows.tasks.judging.pairwise import candidates, fuse, judged, ran
 from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extract_by_model
 from consensus_flows.tasks.record import CallError, Comparison, Iteration, Option, Record, Response, Synthesis
 from consensus_flows.tasks.record import Vote as CastVote
-from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, cell, iteration_page, percent, quoted
+from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
+from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, iteration_page
 
 
 async def run_vote(
@@ -208,7 +209,7 @@ async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> st
     if not found.ranking:
         iteration.synthesis = nearest(answered, "stand-in", likeness)
         record.degraded = True
-        cause = f"{judge} could not compare the answers" if found.calls else "there are no two answers to compare"
+        cause = f"{judge} could not compare the answers" if found.calls else "fewer than two answers to compare"
         run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
         return None
     if unread := sum(not judged(comparison) for comparison in found.comparisons):
@@ -233,7 +234,7 @@ async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> st
         iteration.judgements += calls
         if text is None:
             record.degraded = True
-            cause = f"{config.fuse} could not fuse the answers: the best one is returned word for word"
+            cause = f"{config.fuse} could not fuse the answers: the best one is returned verbatim"
             run.warn("not_fused", cause, member=config.fuse)
         else:
             update = {"text": text, "arbiter": config.fuse, "chosen": None, "method": "fuse"}
@@ -270,11 +271,11 @@ def page(record: Record, iteration: Iteration) -> str:
     """Describe the result for a person."""
     sections, synthesis = [], iteration.synthesis
     if synthesis is None:
-        sections.append(f"No answer.\n\n{quoted(record.error or '')}")
+        sections.append(f"No answer.\n\n{prose(record.error or '')}")
     else:
         how = {"vote": "Most votes", "pairwise": "Best in pairs", "fuse": "Fused of the best"}
         title = how.get(synthesis.method or "", "Nearest to the others, because the judge failed")
-        sections += [f"## {title}", quoted(synthesis.text)]
+        sections += [f"## {title}", prose(synthesis.text)]
         notes = [f"**agreement** {percent(iteration.agreement)}"]
         notes += ["**unanimous**"] if record.unanimous else []
         notes += ["**tie**, the member listed first decided"] if record.tie else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from consensus_flows.blocks.member import Member
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.tasks.calls.ask import cancellable
+from consensus_flows.tasks.calls.ask import Straggler
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
@@ -76,26 +76,26 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
         straggler_grace: None to wait for all.
     """
     started = time.monotonic()
-    with cancellable() as cancellation:
-        calls = [asyncio.ensure_future(call) for _, _, call in asked]
+    calls = [asyncio.ensure_future(call) for _, _, call in asked]
     took: dict[asyncio.Future[Response], float] = {}
     pending = set(calls)
+    cut: str | None = None
     try:
         while pending:
             wait = _time_left(took, quorum, straggler_grace, started)
             if wait is not None and wait <= 0:
-                cancellation.reason = f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered"
+                cut = f"cut after {time.monotonic() - started:.1f} s, when the quorum had answered"
                 break
             done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             took |= {call: time.monotonic() - started for call in done}
     finally:
         for call in pending:
-            call.cancel()
+            call.cancel(Straggler(cut) if cut else None)
         if pending:
             await asyncio.wait(pending)
     waited = time.monotonic() - started
     return [
-        _outcome(call, request, instance, took.get(call, waited), cancellation.reason)
+        _outcome(call, request, instance, took.get(call, waited), cut)
         for call, (request, instance, _) in zip(calls, asked, strict=True)
     ]
 
@@ -200,7 +200,7 @@ def apart(system: str | None, conversation: Sequence[Message]) -> tuple[str | No
 
 
 class Turns:
-    """The conversation of one member, which goes on from its own earlier answer."""
+    """The conversation of one member, which continues from its own earlier answer."""
 
     def __init__(self, question: str, system: str | None = None, conversation: Sequence[Message] = ()) -> None:
         first = (Message(role="system", content=system),) if system else ()

@@ -34,7 +34,7 @@ def read_cases(text: str) -> list[CheckCase]:
     try:
         value = parse(text)
     except ValueError as error:
-        raise ConfigurationError(f"this is no JSON: {error}", field="prompts") from None
+        raise ConfigurationError(f"not valid JSON: {error}", field="prompts") from None
     if isinstance(value, dict):
         value = [{"prompt": prompt, "answers": answers} for prompt, answers in value.items()]
     try:

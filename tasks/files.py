@@ -135,7 +135,7 @@ def place(path: str | Path, field: str, *also: Path) -> Path:
     try:
         found = (folder / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL byte
-        raise ConfigurationError(f"{str(path)!r} is no path: {error}", field=field) from None
+        raise ConfigurationError(f"{str(path)!r} is not a path: {error}", field=field) from None
     if any(found.is_relative_to(one) for one in (folder, *also)):
         return found
     raise ConfigurationError(

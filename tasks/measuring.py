@@ -88,7 +88,7 @@ def _unusable(calls: list[Response]) -> str | None:
     """Say why the vectors cannot be compared, or return None where they can."""
     failed = next((one for one in calls if one.error is not None or one.embedding is None), None)
     if failed is not None:
-        return failed.error.message if failed.error is not None else "there is no vector in the answer"
+        return failed.error.message if failed.error is not None else "no vector in the response"
     sizes = {len(one.embedding or ()) for one in calls}
     return None if len(sizes) == 1 else f"vectors of {' and '.join(map(str, sorted(sizes)))} dimensions"
 

@@ -27,7 +27,7 @@ from consensus_flows.tasks.calls.vendors.vendor import malformed
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.files import atomic_write
 from consensus_flows.tasks.record import CallError
-from consensus_flows.tasks.reports.report import cell
+from consensus_flows.tasks.reports.markdown import cell
 
 PROVIDER = "openrouter"
 TIMEOUT_S = 30.0

@@ -39,7 +39,7 @@ def json_object(
     """
     candidates = list(_objects(text, exact=exact))
     if not candidates:
-        raise UnreadableError("there is no JSON object in the answer")
+        raise UnreadableError("no JSON object in the answer")
 
     def lacking(found: dict[str, Any]) -> list[str]:
         some = not either or any(key in found for key in either)
@@ -209,8 +209,8 @@ def read_vector(text: str) -> Vector:
         content = base64.b64decode(text, validate=True)
         values = struct.unpack(f"<{len(content) // 4}f", content)
     except (binascii.Error, struct.error, ValueError):
-        raise UnreadableError("the embedding is no list of 32-bit floats in base64") from None
+        raise UnreadableError("the embedding is not a list of 32-bit floats in base64") from None
     length = math.sqrt(math.fsum(value * value for value in values))
     if not math.isfinite(length) or length == 0:
-        raise UnreadableError("the embedding is no vector that has a direction")
+        raise UnreadableError("the embedding is a zero or invalid vector")
     return tuple(value / length for value in values)

@@ -10,7 +10,7 @@ from prefect.logging import get_logger
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Is told of what happens: `event` is `started`, `answered`, `iterated`, `ended`, `recorded` or `done`, `value` what it is about."""
+    """Is notified of what happens: `event` is `started`, `answered`, `called`, `iterated`, `ended`, `recorded` or `done`, `value` what it is about."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event."""
@@ -20,7 +20,7 @@ _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 
 async def emit(event: str, value: Any) -> None:
-    """Tell every watcher of an event. One that fails is logged: a run that is paid for does not end because a view broke."""
+    """Notify every watcher of an event. One that fails is logged: a run that is paid for does not end because a view broke."""
     for watcher in _watchers.get():
         try:
             await watcher.on_event(event, value)

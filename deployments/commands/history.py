@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
     from consensus_flows.tasks.history.reading import Filter
 
-app = App(name="history", help="The database of the history: where it is, and what is deleted from it.")
+app = App(name="history", help="Manage the history database.")
 
 _AGO = re.compile(r"(\d+)([mhdw])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -51,19 +51,19 @@ def list_history(
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """List the runs of the history, newest first.
+    """List past runs, newest first.
 
-    In a pipe, a line a run with tabs between: id, start, flow, status, whether degraded, confidence, agreement, calls,
+    In a pipe, one tab-separated line per run: id, start, flow, status, whether degraded, confidence, agreement, calls,
     calls answered from the store, US dollars, seconds, prompt.
 
     Args:
         flow: Only runs of this flow, for example consortium or moa.
-        status: Only runs that ended like this.
-        since: Only runs that began since then: 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w ago.
-        until: Only runs that began before then, written like --since.
-        model: Only runs that called this model: provider/model, or model.
-        limit: How many at most.
-        json: As JSON.
+        status: Only runs with this status.
+        since: Only runs that started since then: 2026-01-31, 2026-01-31T08:00, or an age: 90m, 12h, 7d, 4w.
+        until: Only runs that started before then, in the format of --since.
+        model: Only runs that called this model, as provider/model or model.
+        limit: Maximum number of runs.
+        json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import list_runs
 
@@ -99,11 +99,11 @@ def list_history(
 
 
 def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Show a run: how it ended, every call, and the answer.
+    """Show a past run: every call, and the answer.
 
     Args:
-        id: The run's id, or as much of its beginning as fits no other.
-        json: The whole record as JSON, as the run itself printed it.
+        id: ID of the run, or the unique start of it.
+        json: Print the whole record as JSON.
     """
     from consensus_flows.tasks.history.reading import read_run
 
@@ -150,13 +150,13 @@ def logs(
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """Print the latest questions and their answers, the newest last. `consensus runs` lists more runs, one a line.
+    """Print the latest prompts and answers, newest last.
 
     Args:
         count: Number of runs to print.
-        query: Only runs with this text in the question or in the answer.
-        model: Only runs that called this model: provider/model, or model.
-        json: As JSON.
+        query: Only runs with this text in the prompt or the answer.
+        model: Only runs that called this model, as provider/model or model.
+        json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import Filter, list_runs
 
@@ -188,18 +188,18 @@ def stats(
     model: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """Say how each model did: calls, failures, latency, cost, wins, agreement with the final answer.
+    """Show calls, failures, latency, cost, wins and agreement by model.
 
-    In a pipe, a line a model with tabs between: model, runs, calls, failures, calls answered from the store, median and
-    95th percentile of the seconds an answer took, US dollars, wins, agreement. A win is a run whose answer is that of the
-    model word for word. Agreement is 0 to 1, the mean over its answers as a member.
+    In a pipe, one tab-separated line per model: model, runs, calls, failures, cached calls, median and 95th percentile of
+    the latency in seconds, US dollars, wins, agreement. A win is a run that returned the model's answer verbatim. Agreement
+    is the mean agreement of its answers with the final answer, 0 to 1.
 
     Args:
         flow: Only runs of this flow, for example consortium or moa.
-        since: Only runs that began since then: 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w ago.
-        until: Only runs that began before then, written like --since.
-        model: Only this model: provider/model, or model.
-        json: As JSON.
+        since: Only runs that started since then: 2026-01-31, 2026-01-31T08:00, or an age: 90m, 12h, 7d, 4w.
+        until: Only runs that started before then, in the format of --since.
+        model: Only this model, as provider/model or model.
+        json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import model_stats
 
@@ -234,13 +234,13 @@ def stats(
 
 @app.command(name="set")
 def set_history(*, from_env: str | None = None) -> Exit:
-    """Save the address of the history as a block: it holds for every worker and command line of this server.
+    """Save the URL of the history database as a block, for every worker and command line of this server.
 
-    It is asked for without being shown, or taken from a variable or from standard input. The database is opened first, and
-    its tables are made.
+    Prompts for the URL without showing it, or reads it from a variable or standard input. Opens the database first, and
+    creates its tables.
 
     Args:
-        from_env: Name of the environment variable that holds the address.
+        from_env: Environment variable that contains the URL.
     """
     try:
         block = HistoryDatabase.model_validate({"url": _read_url(from_env)})
@@ -262,7 +262,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
 
     asyncio.run(save())
     saved[server_address()] = url
-    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that run already go on as before.")
+    say(f"runs are recorded in {shown(url)} from now on; it holds {number}. Workers that are running keep the old one.")
     if from_environment():
         say(f"Here {VARIABLE} is set, which comes first.")
     return Exit.ANSWER
@@ -270,7 +270,7 @@ def set_history(*, from_env: str | None = None) -> Exit:
 
 @app.command
 def remove() -> Exit:
-    """Remove the saved address: runs are recorded in a file on each machine again. The database stays as it is."""
+    """Remove the saved URL, so that runs are recorded in a file on each machine. The database is kept."""
     connect()
 
     async def delete() -> None:
@@ -279,7 +279,7 @@ def remove() -> Exit:
     try:
         asyncio.run(delete())
     except ValueError:  # Prefect's word for a block that is not there
-        raise Stop(f"no address of a history is saved: there is no block {HISTORY_BLOCK!r}") from None
+        raise Stop(f"no history URL is saved: no block {HISTORY_BLOCK!r}") from None
     saved.pop(server_address(), None)
     say("removed the address of the history")
     return Exit.ANSWER
@@ -287,13 +287,13 @@ def remove() -> Exit:
 
 @app.command
 def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
-    """Delete runs from the history that are older, with their calls. A conversation that went on later is kept whole.
+    """Delete old runs and their calls from the history. A conversation that continued later is kept whole.
 
-    Answers in the store, and what Prefect keeps of the runs, are not touched.
+    Cached answers and Prefect's own data are kept.
 
     Args:
-        older_than_: How old: 90d, 12h, 4w.
-        dry_run: Say how many there are, and delete nothing.
+        older_than_: Minimum age: 90d, 12h, 4w.
+        dry_run: Print how many there are, and delete nothing.
     """
     from consensus_flows.tasks.history import pruning
 
@@ -305,7 +305,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_ru
             found = pruning.prune(history, before)
             if found.runs:
                 history.shrink()
-    kept = f"; {found.kept} as old are kept: their conversations went on" if found.kept else ""
+    kept = f"; {found.kept} as old are kept: their conversations continued" if found.kept else ""
     put(f"{'would delete' if dry_run else 'deleted'} {found.runs} runs and {found.calls} calls{kept}")
     return Exit.ANSWER
 

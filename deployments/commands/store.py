@@ -12,18 +12,18 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.tasks.calls.storage import old_answers
 
-app = App(name="store", help="The stored answers, which are taken instead of asking and paying again.")
+app = App(name="store", help="Manage cached answers.")
 
 
 @app.command
 def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
-    """Delete stored answers that are older. A call whose answer is deleted is asked, and paid for, again when it recurs.
+    """Delete old answers from the cache. A call whose answer is deleted is asked and paid for again.
 
-    Results of flows in the same folder are not touched.
+    Results of flows in the same folder are kept.
 
     Args:
-        older_than_: How old: 90d, 12h, 4w.
-        dry_run: Say how many there are, and delete nothing.
+        older_than_: Minimum age: 90d, 12h, 4w.
+        dry_run: Print how many there are, and delete nothing.
     """
     age = (datetime.now(UTC) - older_than(older_than_)).total_seconds()
     connect()  # it may name the storage

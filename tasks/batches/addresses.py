@@ -77,14 +77,16 @@ def place_of(address: str, parameter: str) -> Place:
 
     address = str(address).strip()
     if not address:
-        raise ConfigurationError(f"{parameter}: it is empty: give a path or an address such as s3://bucket/file.jsonl")
+        raise ConfigurationError(f"{parameter}: must not be empty: use a path or a URL such as s3://bucket/file.jsonl")
     scheme = address.partition("://")[0] if "://" in address else ""
     try:
         fs, path = url_to_fs(address)
     except ImportError as error:
         extra = EXTRAS.get(scheme)
         how = f"pip install 'consensus-flows[{extra}]'" if extra else str(error)
-        raise ConfigurationError(f"{parameter}: {scheme}:// addresses need a module that is not here: {how}") from None
+        raise ConfigurationError(
+            f"{parameter}: {scheme}:// URLs require a module that is not installed: {how}"
+        ) from None
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"{parameter}: {address} cannot be used: {error}") from None
     return Place(address, fs, str(path))
@@ -111,7 +113,7 @@ def confined(address: str, parameter: str) -> str:
 
     address = str(address).strip()
     if not address:
-        raise ConfigurationError(f"{parameter}: it is empty: give a path or an address such as s3://bucket/file.jsonl")
+        raise ConfigurationError(f"{parameter}: must not be empty: use a path or a URL such as s3://bucket/file.jsonl")
     protocol = get_protocol(address)
     if "::" not in address:
         if protocol in EXTRAS:
@@ -155,7 +157,7 @@ def dated(address: str, day: date | None = None) -> str:
     # A folder that is there may be called what it likes.
     named = name if os.path.isdir(folder) else address  # noqa: PTH112 - an address need not be a path
     if other := re.search(r"\{\w*\}", named.replace(DATE, "")):
-        raise ConfigurationError(f"output: {other[0]} stands for nothing; only {DATE} does, for the day")
+        raise ConfigurationError(f"output: {other[0]} is not a placeholder: only {DATE} is, for the day")
     return address.replace(DATE, (day or day_of_run()).isoformat()) if DATE in address else address
 
 

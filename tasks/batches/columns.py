@@ -44,7 +44,7 @@ class Template:
         try:
             parts = list(Formatter().parse(text))
         except ValueError as error:
-            raise ConfigurationError(f"prompt_template: {error}; write {{{{ for a brace") from None
+            raise ConfigurationError(f"prompt_template: {error}; use {{{{ for a brace") from None
         for literal, name, form, conversion in parts:
             if name is not None:
                 _check(name, form, conversion)
@@ -66,7 +66,7 @@ class Template:
 
 def _check(name: str, form: str | None, conversion: str | None) -> None:
     if not name.strip():
-        raise ConfigurationError("prompt_template: {} names no column: write {column}, and {{ for a brace")
+        raise ConfigurationError("prompt_template: {} names no column: use {column}, and {{ for a brace")
     if form or conversion or any(sign in name for sign in ".[]{}"):
         shown = f"{{{name}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}"
         raise ConfigurationError(
@@ -135,7 +135,7 @@ class Columns:
         """
         for name, parameter in self._wanted.items():
             if name in self._unseen and self._known:
-                raise ConfigurationError(f"{parameter}: there is no column {name!r}; {self._listed()}")
+                raise ConfigurationError(f"{parameter}: no column {name!r}; {self._listed()}")
 
     def read(self, item: Item, number: int) -> tuple[str, str, dict[str, Any]] | str:
         """Return the id, the prompt and the columns of a row, or what is wrong with it.
@@ -208,7 +208,7 @@ class Columns:
         # A digest and not the id: 100,000 of them take some megabytes, however long the ids are.
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         if digest in self._ids:
-            return ValueError(f"another row before has the id {_short(name)}")
+            return ValueError(f"duplicate id {_short(name)}")
         self._ids.add(digest)
         return name
 

@@ -187,7 +187,7 @@ class Journal:
                     continue
                 cause = "another process is at work on it" if isinstance(error, BlockingIOError) else error.strerror
                 raise ConfigurationError(
-                    f"output: {self.path} cannot be locked, {cause}: wait for it, or name another output"
+                    f"output: {self.path} cannot be locked, {cause}: wait for it, or use another output"
                 ) from None
             os.close(file)
 
@@ -217,12 +217,12 @@ class Journal:
         other = [name for name, value in plan.items() if known["batch"].get(name) != value]
         if other:
             raise ConfigurationError(
-                f"output: {self.path} holds the finished rows of a batch with another {' and '.join(other)}: go on with "
-                "that one as it was, delete the file to begin anew, or name another output"
+                f"output: {self.path} contains finished rows of a batch with another {' and '.join(other)}: resume "
+                "that batch unchanged, delete the file to start over, or use another output"
             )
 
     def _refuse(self) -> NoReturn:
-        raise ConfigurationError(f"output: {self.path} is no journal of a batch: move it away, or name another output")
+        raise ConfigurationError(f"output: {self.path} is not a batch journal: move it away, or use another output")
 
     def _note(self, line: bytes, offset: int) -> None:
         entry = _parsed(line)

@@ -95,7 +95,7 @@ def check_output(address: str) -> None:
     elif not is_stream(Path(place.path)):
         folder = _real(place).parent
         if not folder.is_dir():
-            raise ConfigurationError(f"output: there is no folder {folder}")
+            raise ConfigurationError(f"output: no such folder: {folder}")
         try:
             # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
             tempfile.TemporaryFile(dir=folder).close()
@@ -229,8 +229,8 @@ def _ending(place: Place) -> str:
     ending, compression = place.suffixes()
     if ending not in FORMATS or (compression and (ending == ".parquet" or compression != "gzip")):
         raise ConfigurationError(
-            f"output: {place.address} has no ending that tells its format: write {', '.join(FORMATS)}, each but .parquet "
-            "also with .gz"
+            f"output: {place.address} has an unsupported extension: use one of {', '.join(FORMATS)}; all but "
+            ".parquet also with .gz"
         )
     return ending
 

@@ -72,13 +72,13 @@ def read_parquet(file: BinaryIO) -> Iterator[Item | Broken | list[str]]:
                 yield from _rows(pa, batch, number)
                 number += batch.num_rows
     except MemoryError:  # before those of Arrow, of which one is both
-        raise ConfigurationError("input: it cannot be read as Parquet: its rows are larger than the memory") from None
+        raise ConfigurationError("input: not readable as Parquet: its rows do not fit in memory") from None
     except (pa.ArrowException, ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
         # Arrow's own are OSErrors too; the last ones come where a damaged file has names that are no UTF-8 or days that
         # are in no calendar.
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"input: it cannot be read as Parquet: {str(error)[:200]}") from None
+        raise ConfigurationError(f"input: not readable as Parquet: {str(error)[:200]}") from None
 
 
 def _batches(pq: ModuleType, file: BinaryIO, group: int, lists: list[str]) -> Iterator[Any]:

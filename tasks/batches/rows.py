@@ -106,7 +106,7 @@ def fault_in(value: Any) -> str | None:
             if fault := fault_in_text(one):
                 return fault
         elif isinstance(one, float) and not math.isfinite(one):
-            return f"the number {one} is too large" if math.isinf(one) else "NaN is no JSON value"
+            return f"the number {one} is too large" if math.isinf(one) else "NaN is not valid JSON"
         elif isinstance(one, dict | list):
             if depth > MAX_DEPTH:
                 return TOO_DEEP
@@ -124,14 +124,14 @@ def fault_in(value: Any) -> str | None:
 def fault_in_text(text: str) -> str | None:
     """Return what makes a text unusable, or None."""
     if "\0" in text:
-        return "there is a NUL byte in it"
+        return "contains a NUL byte"
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, \\u{code:04x},"
-            return f"wrong encoding: {what} is no UTF-8"
+            return f"wrong encoding: {what} is not UTF-8"
     return None
 
 
@@ -142,7 +142,7 @@ def check_names(names: Iterable[str]) -> None:
         ConfigurationError: If two have.
     """
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ConfigurationError(f"input: two columns are called {min(twice)!r}")
+        raise ConfigurationError(f"input: duplicate column {min(twice)!r}")
 
 
 class Fingerprint:

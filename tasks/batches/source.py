@@ -132,7 +132,7 @@ class Source:
                     at = at if isinstance(one, list) else one.line
                     yield one
         except FileNotFoundError:
-            raise ConfigurationError(f"input: there is no file {self.address}") from None
+            raise ConfigurationError(f"input: no such file: {self.address}") from None
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             after = f" after {self._unit()} {at}" if at else ""
             reason = getattr(error, "strerror", None) or str(error)
@@ -152,16 +152,16 @@ class Source:
         if ending not in FORMATS or (compression and ending == ".parquet"):
             known = ", ".join(FORMATS)
             raise ConfigurationError(
-                f"input: {self.address} has no ending that tells its format: write {known}, each but .parquet also with "
-                ".gz, or a folder of prompts"
+                f"input: {self.address} has an unsupported extension: use one of {known}; all but .parquet also with "
+                ".gz; or a folder of prompts"
             )
         if not self._place.fs.exists(self._place.path):
-            raise ConfigurationError(f"input: there is no file {self.address}")
+            raise ConfigurationError(f"input: no such file: {self.address}")
         return ending, compression
 
     def _nothing(self, names: list[str] | None) -> str:
         if self._folder:
-            return f"there is no file {' or '.join('*' + ending for ending in ENDINGS)} in the folder {self.address}"
+            return f"no {' or '.join('*' + ending for ending in ENDINGS)} files in the folder {self.address}"
         return f"{self.address} has no rows" if names else f"{self.address} is empty"
 
     def _unit(self) -> str:
@@ -195,7 +195,7 @@ def read_folder(fs: Any, path: str) -> Iterator[Item | Broken | list[str]]:
         try:
             text = fs.cat_file(one["name"]).decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            yield Broken(number, f"wrong encoding: byte 0x{error.object[error.start]:02x} is no UTF-8", name)
+            yield Broken(number, f"wrong encoding: byte 0x{error.object[error.start]:02x} is not UTF-8", name)
         except OSError as error:
             yield Broken(number, f"it cannot be read: {error.strerror or error}", name)
         else:

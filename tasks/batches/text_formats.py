@@ -29,7 +29,7 @@ _JSON = json.JSONDecoder(parse_int=_whole_number)
 def _text(file: BinaryIO, newline: str) -> io.TextIOWrapper:
     buffered = io.BufferedReader(file, 1 << 16)  # type: ignore[type-var]
     if buffered.peek(2)[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise ConfigurationError("input: it is encoded in UTF-16 or UTF-32: save it as UTF-8")
+        raise ConfigurationError("input: the file is UTF-16 or UTF-32: save it as UTF-8")
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -124,7 +124,7 @@ def read_csv(file: BinaryIO, delimiter: str | None = None) -> Iterator[Item | Br
         if lines.too_long:
             yield Broken(start, TOO_LONG)
         elif len(fields) not in {0, len(names)}:
-            yield Broken(start, f"it has {len(fields)} fields, and there are {len(names)} columns")
+            yield Broken(start, f"{len(fields)} fields, but {len(names)} columns")
         elif fields:
             yield Item(start, dict(zip(names, fields, strict=True)))
 
@@ -137,7 +137,7 @@ def _after(first: str, lines: _Lines) -> Iterator[str]:
 def _explain(error: csv.Error) -> str:
     text = str(error)
     if "unexpected end" in text or "field limit" in text:
-        return "a quotation mark is opened and not closed"
+        return "unclosed quotation mark"
     return f"broken CSV: {text}"
 
 
@@ -186,10 +186,10 @@ def read_json_array(file: BinaryIO) -> Iterator[Item | Broken]:
             break
         array.skip()
     if array.peek() != "]":
-        raise _unreadable(number + 1, "the array does not go on or end here")
+        raise _unreadable(number + 1, "expected , or ] in the array")
     array.skip()
     if array.peek():
-        raise _unreadable(number + 1, "something follows the array")
+        raise _unreadable(number + 1, "unexpected data after the array")
 
 
 def _unreadable(number: int, why: str) -> ConfigurationError:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import CachePolicy
@@ -249,25 +249,10 @@ def _forget(key: str, answer: Answer | None = None) -> None:
             _ended[key] = (now, answer)
 
 
-@dataclass
-class Cancellation:
-    """Why a panel cancels its stragglers: set the reason first, then cancel."""
+class Straggler(NamedTuple):
+    """Why a panel cancels a call, given to `Task.cancel`: a straggler is a failure, not a crash of Prefect's."""
 
-    reason: str | None = None
-
-
-_cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
-
-
-@contextmanager
-def cancellable() -> Iterator[Cancellation]:
-    """Let the calls that are started in the block be cancelled with a reason."""
-    cancellation = Cancellation()
-    token = _cancellation.set(cancellation)
-    try:
-        yield cancellation
-    finally:
-        _cancellation.reset(token)
+    reason: str
 
 
 @contextmanager
@@ -282,16 +267,13 @@ def failing_when_cancelled(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except asyncio.CancelledError:
-        cancellation = _cancellation.get()
-        if cancellation is None or cancellation.reason is None:
-            raise
+    except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
-        raise ModelError(
-            f"{name}: straggler: {cancellation.reason}", kind="straggler", retryable=True, max_attempts=1
-        ) from None
+        if task is None or not (error.args and isinstance(error.args[0], Straggler)):
+            raise
+        task.uncancel()
+        message = f"{name}: straggler: {error.args[0].reason}"
+        raise ModelError(message, kind="straggler", retryable=True, max_attempts=1) from None
 
 
 ask: Task[[Request], Any] = ask_task()

@@ -364,16 +364,6 @@ class BudgetTracker:
             raise
         return wanted
 
-    def check_time(self) -> None:
-        """Check that the seconds of this budget and of those around it are not used up.
-
-        Raises:
-            BudgetError: If they are.
-        """
-        left = self.seconds_left()
-        if left is not None and left <= 0:
-            self.refuse_late()
-
     def refusal_for(self, wanted: Reservation) -> Refusal | None:
         """Return why a call is not covered, even with no other call under way, and note it in every budget that it concerns."""
         for tracker in self.chain():
@@ -390,7 +380,7 @@ class BudgetTracker:
         if endpoint.credentials is not None and in_dollars:
             cost = await price(endpoint, request.model, worst)
             if cost is None:
-                message = f"max_cost_usd: the price of {request.name} is not known, so no call of it can be covered"
+                message = f"max_cost_usd: no price is known for {request.name}, so the limit cannot be enforced"
                 self._note_refusal(in_dollars[-1], Refusal(message, exhausted=True))
                 raise BudgetError(message)
         elif endpoint.credentials is not None:
@@ -431,16 +421,17 @@ class BudgetTracker:
             BudgetError: If they do not: whatever comes after the wait would be refused.
         """
         left = self.seconds_left()
-        if left is not None and seconds >= left:
-            first = self._first_to_end()
-            limit = f"{first.limits.max_seconds:g}"
-            message = f"the budget of {limit} seconds ends in {max(0.0, left):.1f} s, and the call has to wait {seconds:.1f} s"
-            self._refuse(first, Refusal(message, exhausted=False))
+        if left is None or seconds < left:
+            return
+        if left <= 0:
+            self.refuse_late()
+        first = self._first_to_end()
+        limit = f"{first.limits.max_seconds:g}"
+        message = f"the budget of {limit} seconds ends in {left:.1f} s, and the call has to wait {seconds:.1f} s"
+        self._refuse(first, Refusal(message, exhausted=False))
 
     def _first_to_end(self) -> "BudgetTracker":
-        return min(
-            (tracker for tracker in self.chain() if tracker.end is not None), key=lambda tracker: tracker.end or 0.0
-        )
+        return min((one for one in self.chain() if one.end is not None), key=lambda one: one.end or 0.0)
 
     def _refuse(self, refuses: "BudgetTracker", refusal: Refusal) -> NoReturn:
         self._note_refusal(refuses, refusal)
@@ -513,7 +504,7 @@ async def reserve(request: Request, endpoint: Endpoint, ready: Callable[[bool], 
     reservation = await tracker.reserve(request, endpoint)
     try:
         await ready(time.monotonic() - started > AT_ONCE_S)
-        tracker.check_time()
+        tracker.check_wait(0)
         reservation.mark_sent()
     except BaseException:
         reservation.cancel()

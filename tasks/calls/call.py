@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, FlowRunContext
@@ -28,6 +29,15 @@ from consensus_flows.tasks.watch import emit
 _FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 Call = Callable[..., Awaitable[Response]]
 """What makes the calls of a flow: takes a request, gives a response, like `Caller`."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A call that has ended: what was asked, what came of it, and its task run."""
+
+    request: Request
+    response: Response
+    task_run_id: UUID | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Caller:
             response.latency_s = round(time.monotonic() - started, 4)
         _add_up(response, log)
         await emit("answered", response)
+        await emit("called", Exchange(request, response, state.state_details.task_run_id))
         return response
 
 

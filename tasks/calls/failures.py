@@ -160,7 +160,7 @@ def fault_of(error: BaseException) -> Fault:
         unreadable = "APIResponseValidationError" in names
         return replace(found, message=_NOT_THE_FORMAT, transport="malformed") if unreadable else found
     if names & {"DecodingError"} or isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
-        return Fault(message="the response is no JSON", transport="malformed")
+        return Fault(message="the response is not valid JSON", transport="malformed")
     if isinstance(error, OSError) or names & {"APIConnectionError", "TransportError", "ClientError"}:
         # The type alone where nothing more is said; never a local protocol error's text, which quotes headers.
         said = "" if "LocalProtocolError" in causes else str(cause)

@@ -149,7 +149,7 @@ def local_base_url(model: str, *, embedding: bool = False) -> str:
 
 
 async def alocal_base_url(model: str, *, embedding: bool = False) -> str:
-    """Does what `local_base_url` does, in a thread, so that the event loop goes on meanwhile."""
+    """Does what `local_base_url` does, in a thread, so that the event loop keeps running meanwhile."""
     return await asyncio.to_thread(local_base_url, model, embedding=embedding)
 
 

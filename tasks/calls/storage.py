@@ -177,7 +177,7 @@ class PrivateFolder(LocalFileSystem):
                 path.replace(aside)
             note_rejected(path.name)
             get_logger("consensus").warning(
-                "Stored answer %s is no answer of ours; moved aside to %s", path.name, aside.name
+                "Foreign file %s in the answer cache, quarantined as %s", path.name, aside.name
             )
             return None
         self._keep_at_hand(path, content)
@@ -222,8 +222,8 @@ class CheckedStorage(WritableFileSystem):
         content: bytes = await self._call("read_path", path)
         if not is_answer_record(content):
             note_rejected(path)
-            get_logger("consensus").warning("Stored answer %s is no answer of ours; it is asked for again", path)
-            raise ValueError(f"{path} is no answer of ours")
+            get_logger("consensus").warning("Foreign file %s in the answer cache; asking again", path)
+            raise ValueError(f"{path} is not a cached answer")
         return content
 
     async def write_path(self, path: str, content: bytes) -> None:
@@ -292,7 +292,7 @@ def private_folder(path: Path) -> None:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = path.stat()
         if not stat.S_ISDIR(found.st_mode):
-            raise ConfigurationError(f"result folder {path} is no folder: {_REMEDY}")
+            raise ConfigurationError(f"result folder {path} is not a folder: {_REMEDY}")
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             raise ConfigurationError(f"result folder {path} belongs to another user: {_REMEDY}")
         if found.st_mode & stat.S_ISVTX:

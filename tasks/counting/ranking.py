@@ -134,7 +134,7 @@ def _placed(rankings: Sequence[Ranking], candidates: Sequence[str]) -> list[dict
     for ranking in rankings:
         names = [name for group in ranking for name in group]
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"a ranking names {unknown[0]!r}, which is no candidate")
+            raise ValueError(f"a ranking names {unknown[0]!r}, which is not a candidate")
         if len(set(names)) < len(names):
             raise ValueError(f"a ranking names a candidate twice: {', '.join(names)}")
         if len(names) > 1:

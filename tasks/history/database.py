@@ -300,7 +300,7 @@ def opened() -> Iterator[Database]:
     """
     address = known_address()
     if address is None:
-        raise HistoryError(f"there is no history: {VARIABLE} is {OFF}")
+        raise HistoryError(f"the history is disabled: {VARIABLE} is {OFF}")
     database = Database(address)
     try:
         yield database
@@ -405,7 +405,7 @@ def _explained(address: Address, secrets: Iterable[str] = ()) -> Iterator[None]:
         yield
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         raise HistoryError(
-            f"the address of the history ({source()}) is no database URL that can be used: sqlite:////path, postgresql://..."
+            f"the history URL ({source()}) is not a valid database URL: use sqlite:////path or postgresql://..."
         ) from None
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))

@@ -1,4 +1,4 @@
-"""Deletes old runs from the history. A conversation that goes on is kept from its first turn."""
+"""Deletes old runs from the history. A conversation that continues is kept from its first turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Pruned:
     Attributes:
         runs: Runs, with their iterations, calls and turns.
         calls: Calls of these runs.
-        kept: Runs that are as old, of conversations that went on later.
+        kept: Runs that are as old, of conversations that continued later.
     """
 
     runs: int

@@ -108,12 +108,10 @@ def only(found: Sequence[str] | set[str], name: str, what: str) -> str:
         HistoryError: If there is none or several.
     """
     if not name.strip() or not found:
-        raise HistoryError(f"{name!r} is no {what}")
+        raise HistoryError(f"no {what} {name!r}")
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:LISTED])
-        raise HistoryError(
-            f"{name!r} is the beginning of several ids: {listed}{', ...' if len(found) > LISTED else ''}"
-        )
+        raise HistoryError(f"{name!r} matches several IDs: {listed}{', ...' if len(found) > LISTED else ''}")
     return next(iter(found))
 
 
@@ -131,7 +129,7 @@ def latest(connection: Connection) -> Conversation:
         .limit(1)
     ).scalar()
     if found is None:
-        raise HistoryError("there is no conversation to continue")
+        raise HistoryError("no conversation to continue")
     return _after(connection, found)
 
 
@@ -149,7 +147,7 @@ def named(connection: Connection, name: str) -> Conversation:
     for column in (conversations.c.id, turns.c.run_id):
         fits = column.startswith(name, autoescape=True)
         found |= set(connection.execute(select(column).where(fits).limit(LISTED + 1)).scalars())
-    full = name if name in found else only(found, name, "conversation or run with an answer in one")
+    full = name if name in found else only(found, name, "conversation or answered run")
     leaf = connection.execute(
         select(turns.c.run_id)
         .where(turns.c.conversation_id == full)

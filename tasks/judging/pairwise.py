@@ -120,7 +120,7 @@ async def bubble(
 ) -> list[list[str]]:
     """Sort `members`, the best first, by at most `limit` duels; a pair is never compared twice.
 
-    A duel that could not be judged is won by nobody: of the two, the one of the better standing goes on, and the other
+    A duel that could not be judged is won by nobody: of the two, the one of the better standing advances, and the other
     meets the best of the rest in its place. A member that was in no judged duel is not in the result.
     """
     order, found = list(members), _Duels(list(members), duel, limit)

@@ -128,10 +128,10 @@ def path_of(name: str) -> Path:
     if name not in sets:
         own = os.environ.get(FOLDER)
         missing = (
-            f" ({FOLDER} names {own!r}, which is no folder)" if own and not Path(own).expanduser().is_dir() else ""
+            f" ({FOLDER} names {own!r}, which is not a folder)" if own and not Path(own).expanduser().is_dir() else ""
         )
         raise ConfigurationError(
-            f"there is none called {name!r}; there are {', '.join(sets)}{missing}, or give the path of a file",
+            f"unknown prompt set {name!r}: use one of {', '.join(sets)}{missing}, or the path of a file",
             field="prompt_set",
         )
     return sets[name]

@@ -18,8 +18,8 @@ from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress
 from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.reports.markdown import cell, prose, quoted
 from consensus_flows.tasks.reports.pictures import histogram
-from consensus_flows.tasks.reports.report import cell, quoted
 
 PAUSE_S = 2.0
 """Seconds between two looks at the bar."""
@@ -137,7 +137,7 @@ def summary_markdown(summary: BatchSummary) -> str:
         lines = [list(table[0]), ["---"] * len(table[0]), *(row.values() for row in table)]
         parts.append("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
     if summary.error:
-        parts += ["## Why it ended early", quoted(summary.error)]
+        parts += ["## Why it ended early", prose(summary.error)]
     if summary.failures:
         parts += ["## Rows without an answer", quoted("\n".join(summary.failures) + _more(summary))]
     if summary.bad_rows:

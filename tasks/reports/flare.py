@@ -96,7 +96,7 @@ def read_input(text: str, providers: Collection[str] = ()) -> FlareRun:
     try:
         value = parse(text)
     except ValueError as error:
-        raise ConfigurationError(f"this is no JSON: {error}") from None
+        raise ConfigurationError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigurationError("this must be an object with models, aggregator and so on")
     try:
@@ -211,6 +211,6 @@ def _explained(error: ValidationError, paths: dict[str, str] | None = None) -> I
     for item in error.errors(include_url=False, include_context=False):
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
         path = (paths or {}).get(path, path)
-        message = "is no field of such a file" if item["type"] == "extra_forbidden" else item["msg"]
+        message = "unknown field" if item["type"] == "extra_forbidden" else item["msg"]
         message = "is missing" if item["type"] == "missing" else message.removeprefix("Value error, ")
         yield f"{path}: {message}" if path else message

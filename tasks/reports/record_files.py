@@ -28,10 +28,10 @@ def read_preferences(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:
         ConfigurationError: If there is no such folder, or no JSON file in it.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"there is no folder {folder}")
+        raise ConfigurationError(f"no such folder: {folder}")
     paths = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
     if not paths:
-        raise ConfigurationError(f"there is no .json file in {folder}")
+        raise ConfigurationError(f"no .json files in {folder}")
     good: dict[str, Record] = {}
     bad: dict[str, str] = {}
     for path in paths:
@@ -42,7 +42,7 @@ def read_preferences(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            bad[path.name] = f"is no record of a run: {where + ': ' if where else ''}{first['msg']}"
+            bad[path.name] = f"is not a record of a run: {where + ': ' if where else ''}{first['msg']}"
         else:
             problem = _problem(record)
             if problem:

@@ -17,11 +17,11 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.record import AnswerComparison, Iteration, Record, Response
-
-LIMIT = 20_000
-"""Characters of a text that an artifact shows; the whole text is in the flow's result."""
+from consensus_flows.tasks.reports import verdict
+from consensus_flows.tasks.reports.answer import answer_page
+from consensus_flows.tasks.reports.call_log import log_call
+from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 
 
 def run_name() -> str:
@@ -73,16 +73,18 @@ class Report:
         """Take note of an event of the run."""
         if event == "started":
             self._record = value
+        elif event == "called":
+            log_call(value)
         elif event == "iterated" and self._record is not None:
             # At once, not with the artifacts: an automation must not get the end of the run first.
             self._emit_iteration(self._record, value)
             self._write(self._of_iteration(self._record, value))
         elif event == "ended":
             self._emit_end(value)
-            if self._of_run is not None:
-                self._write(self._of_run(value))
-            if self._written is not None:
-                await self._written
+            of_run = [] if self._of_run is None else self._of_run(value)
+            self._write([*of_run, Artifact("answer", verdict.of_run(value).message, answer_page(value))])
+            assert self._written is not None
+            await self._written
 
     def _write(self, artifacts: Iterable[Artifact]) -> None:
         """Write artifacts in the background, after those before, so that the last one written is the latest version."""
@@ -145,25 +147,6 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def quoted(text: str) -> str:
-    """Return model text for markdown: fenced longer than any fence in it, so that nothing in it is rendered or hidden."""
-    text = text if len(text) <= LIMIT else f"{text[:LIMIT]}\n… ({len(text)} characters in all)"
-    text = visible(text)
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def cell(text: str) -> str:
-    """Return text for a table cell, without what markdown or HTML would act on."""
-    return " ".join(re.sub(r"[<>\[\]!`|]", " ", visible(text)).split())[:300]
-
-
-def percent(value: float | None) -> str:
-    """Return a share as per cent, or a dash."""
-    return "-" if value is None else f"{value * 100:.0f} %"
-
-
 def agreement_note(iteration: Iteration) -> str:
     """Say how far the answers agree, and by which measure."""
     measure = iteration.agreement_measure or ""
@@ -173,9 +156,9 @@ def agreement_note(iteration: Iteration) -> str:
 
 def answer_section(response: Response, level: str = "###") -> str:
     """Show what a member answered; and what the prompt set has kept apart from it, as such."""
-    parts = [f"{level} `{cell(response.member)}`", quoted(response.text or "")]
+    parts = [f"{level} `{cell(response.member)}`", prose(response.text or "")]
     if response.reasoning:
-        parts += ["Reasoning before it:", quoted(response.reasoning)]
+        parts += ["Reasoning before it:", prose(response.reasoning)]
     if response.citations:
         parts += ["Sources that it names (nobody has looked them up):", quoted("\n".join(response.citations))]
     return "\n\n".join(parts)
@@ -184,7 +167,7 @@ def answer_section(response: Response, level: str = "###") -> str:
 def answers_and_calls(record: Record, iteration: Iteration) -> Iterator[Artifact]:
     """Show what an iteration came to, its answers and its calls."""
     title, made = f"Iteration {iteration.number}", iteration.synthesis
-    page = iteration_page(title, iteration, [agreement_note(iteration), *([quoted(made.text)] if made else [])])
+    page = iteration_page(title, iteration, [agreement_note(iteration), *([prose(made.text)] if made else [])])
     yield Artifact(f"{key(record.flow)}-iteration", title, page)
     yield calls_artifact(record, iteration, title.lower())
 
@@ -202,7 +185,7 @@ def iteration_page(title: str, iteration: Iteration, sections: Sequence[str]) ->
         parts += ["## Answers", *(answer_section(response) for response in answered)]
     parts += hazards_section(iteration)
     if failed:
-        parts += ["## Failed", quoted("\n".join(failed))]
+        parts += ["## Failed", prose("\n".join(f"- {line}" for line in failed))]
     return "\n\n".join(parts)
 
 
@@ -219,7 +202,7 @@ def comparison_section(comparison: AnswerComparison) -> list[str]:
         "Unique insights": [f"- {one.insight} ({one.member})" for one in comparison.unique_insights],
         "Blind spots": [f"- {point}" for point in comparison.blind_spots],
     }
-    shown = [(f"### {title}", quoted("\n".join(lines))) for title, lines in sections.items() if lines]
+    shown = [(f"### {title}", prose("\n".join(lines))) for title, lines in sections.items() if lines]
     return ["## Comparison", *(part for pair in shown for part in pair)] if shown else []
 
 

@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.errors import ConsensusError
 from consensus_flows.tasks.record import Record, Response, bill
-from consensus_flows.tasks.reports.report import cell, percent
+from consensus_flows.tasks.reports.markdown import cell, percent
 
 Outcome = Literal["Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "Failed"]
 """Names of final states. All but `Failed` are of Prefect's type COMPLETED."""
@@ -90,7 +90,7 @@ def of_run(record: Record) -> Verdict:
     if record.status == "max_iterations":
         count = len(record.iterations)
         lead += f" after {count} iteration{'s' if count > 1 else ''}"
-    if failed := [f"{one.member} ({one.error.kind})" for one in _responses(record) if one.error is not None]:
+    if failed := [f"{one.member} ({one.error.kind})" for one in responses(record) if one.error is not None]:
         lead += f" without {_listed(failed)}"
     return Verdict(name, f"{lead}{_answer(record)} · {_cost(record)}")
 
@@ -130,7 +130,7 @@ def _sick_models(summary: BatchSummary) -> list[str]:
     ]
 
 
-def _responses(record: Record) -> list[Response]:
+def responses(record: Record) -> list[Response]:
     """The responses of the round whose answer is returned; of a round that only asks judges, those before it."""
     rounds = record.iterations[: record.best_iteration]
     return next((one.responses for one in reversed(rounds) if one.responses), [])
@@ -144,20 +144,21 @@ def _lead(record: Record) -> str:
     if record.confidence is not None:
         return f"{'confident' if record.status == 'confident' else 'confidence'} {percent(record.confidence)}"
     if _side_by_side(record):
-        responses = _responses(record)
-        return f"{sum(one.answered for one in responses)} of {len(responses)} members answered"
+        asked = responses(record)
+        return f"{sum(one.answered for one in asked)} of {len(asked)} members answered"
     return "answered" if record.agreement is None else f"agreement {percent(record.agreement)}"
 
 
 def _side_by_side(record: Record) -> bool:
     """Tell whether the answer is the members' answers, one after the other."""
-    return len(_responses(record)) > 1 and not any(one.synthesis for one in record.iterations)
+    return len(responses(record)) > 1 and not any(one.synthesis for one in record.iterations)
 
 
 def _answer(record: Record) -> str:
     if _side_by_side(record):
         return ""
-    shown = cell(record.answer or "")
+    lines = (cell(line.lstrip("#").replace("**", "")) for line in (record.answer or "").splitlines())
+    shown = next(filter(None, lines), "")
     return f": {shown if len(shown) <= ANSWER else shown[: ANSWER - 1] + '…'}"
 
 

@@ -355,14 +355,14 @@ async def test_what_cannot_be_asked_is_found_before_any_call(vendors, prompt, se
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"aggregator": None}, "centralized_llm needs one"),
-        ({"aggregator": "openai/x:2"}, "aggregator\n.*has a count"),
+        ({"aggregator": None}, "required by the approach centralized_llm"),
+        ({"aggregator": "openai/x:2"}, "aggregator\n.*must not have a count"),
         ({"iterations": -1}, "iterations"),
-        ({"extract": "colour"}, "extract\n.*is not an extraction"),
-        ({"extract": "llm"}, "extract\n.*llm asks a model"),
-        ({"instance_settings": {"openai/one#2": {}}}, "instance_settings: 'openai/one#2' is no member"),
+        ({"extract": "colour"}, "extract\n.*unknown extraction"),
+        ({"extract": "llm"}, "extract\n.*llm is not supported here"),
+        ({"instance_settings": {"openai/one#2": {}}}, "instance_settings: 'openai/one#2' is not a member"),
         ({"decentralized": {"alpha": 0.5}}, "decentralized.alpha"),
-        ({"aggregator_prompt": [{"role": "assistant", "content": "x"}]}, "end with one"),
+        ({"aggregator_prompt": [{"role": "assistant", "content": "x"}]}, "must be a user"),
     ],
 )
 def test_what_cannot_be_configured(settings, cause):

@@ -126,7 +126,7 @@ async def test_a_judge_whose_own_answers_are_the_only_ones_does_not_rank(vendors
 @pytest.mark.parametrize(
     ("first", "cause"),
     [
-        (Reply(text="I am quite sure."), "there is no JSON object in the answer"),
+        (Reply(text="I am quite sure."), "no JSON object in the answer"),
         (judged("high"), "confidence is 'high'"),
         (judged(150), "confidence is '150'"),
         (judged(-1), "confidence is '-1'"),

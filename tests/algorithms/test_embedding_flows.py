@@ -218,7 +218,9 @@ async def test_a_count_of_votes_needs_no_embeddings(vendors):
     settings = {"members": MEMBERS, "extract": "number"}
     record = await run_vote("How many?", VoteConfig.model_validate(settings))
     assert (record.agreement, record.agreement_measure, embedded(vendors)) == (0.6667, "votes", 0)
-    with pytest.raises(ValidationError, match="embedding_model: votes are counted, and no texts are compared"):
+    with pytest.raises(
+        ValidationError, match="embedding_model: requires a pairwise_judge, because votes compare no texts"
+    ):
         VoteConfig.model_validate(settings | {"embedding_model": EMBEDDER})
 
 

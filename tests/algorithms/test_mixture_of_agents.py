@@ -295,14 +295,14 @@ async def test_without_layers_nobody_is_asked(vendors):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"layers": ["openai/a"]}, "aggregator: name the model"),
-        ({"layers": ["openai/a"], "aggregator": "openai/e:2"}, "has a count"),
+        ({"layers": ["openai/a"]}, "aggregator: set the model"),
+        ({"layers": ["openai/a"], "aggregator": "openai/e:2"}, "must not have a count"),
         ({"layers": ["justaname"], "aggregator": "openai/e"}, "provider/model"),
         ({"layers": [[]], "aggregator": "openai/e"}, "at least 1"),
-        ({"layers": ["openai/a"], "self_moa": "openai/b"}, "give one of them"),
+        ({"layers": ["openai/a"], "self_moa": "openai/b"}, "exclude each other"),
         ({"layers": ["openai/a,openai/b", "openai/c"], "aggregator": "openai/e", "quorum": 2}, "layer 2: quorum is 2"),
         ({"layers": ["openai/a"], "aggregator": "openai/e", "member_settings": {"openai/x": {}}}, "is in no layer"),
-        ({"self_moa": "openai/a", "window": 3, "reserved": 3}, "leaves no place"),
+        ({"self_moa": "openai/a", "window": 3, "reserved": 3}, "leaves no room"),
     ],
 )
 def test_a_wrong_configuration_says_what_would_be_right(values, told):

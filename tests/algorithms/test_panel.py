@@ -6,7 +6,7 @@ import time
 import pytest
 
 from consensus_flows.tasks.asking import gather_panel, missed_quorum
-from consensus_flows.tasks.calls.ask import cancellable, failing_when_cancelled
+from consensus_flows.tasks.calls.ask import Straggler, failing_when_cancelled
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import CallError, Response
@@ -101,14 +101,12 @@ async def test_cancelling_the_panel_cancels_the_calls():
 
 
 async def test_only_a_cut_is_a_failure_any_other_cancellation_stays_one():
-    with cancellable() as cancellation:
-        first, second = (asyncio.ensure_future(cut_inside(number)) for number in (1, 2))
+    first, second = (asyncio.ensure_future(cut_inside(number)) for number in (1, 2))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    cancellation.reason = "cut after 1.0 s"
-    second.cancel()
+    second.cancel(Straggler("cut after 1.0 s"))
     assert (await second).error.message == "p/m: straggler: cut after 1.0 s"
     assert second.cancelling() == 0
 

@@ -153,7 +153,7 @@ async def test_a_judge_that_writes_rubbish_is_asked_again_once_and_then_abstains
     panel(vendors, one=Reply(text="They are all nice."))
     record = await run_prefer("Which?", config(*MEMBERS, "openai/four"))
     first, second = judged_by(vendors, "one")
-    assert "there is no JSON object" in second.prompt
+    assert "no JSON object" in second.prompt
     entry = record.rankings[0]
     assert (entry.abstained, entry.ranking, entry.text, entry.error) == (True, [], "They are all nice.", "malformed")
     assert (record.answer, record.degraded, record.scores.abstentions) == ("beta", True, 1)

@@ -115,7 +115,7 @@ def test_an_unknown_set_names_those_there_are(own, monkeypatch):
     ):
         prompt_set("nope")
     monkeypatch.setenv("CONSENSUS_PROMPT_SETS", str(own / "away"))
-    with pytest.raises(ConfigurationError, match="is no folder"):
+    with pytest.raises(ConfigurationError, match="is not a folder"):
         prompt_set("mine")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         prompt_set(str(own / "away.toml"))
@@ -216,7 +216,7 @@ async def test_who_gives_no_marker_is_taken_whole_and_the_record_says_so(own, sa
     vendors.script("two", then=Reply(text="42, I should say"))
     record = await run_pump("?", pumped(prompt_set="mine"))
     assert [r.text for r in record.iterations[0].responses] == ["42", "42, I should say", "42"]
-    assert kinds(record) == [("unmarked", "anthropic/two#1", None)]
+    assert kinds(record) == [("unmarked", "anthropic/two#1", 1)]
 
 
 async def test_reasoning_does_not_vote(own, saying):
@@ -342,7 +342,7 @@ def test_the_option(own, saying, consensus, monkeypatch):
         assert ran.code == 0 and json.loads(ran.out)["answer"] == "42"
     assert vendors.count() == 3
     ran = consensus("vote", "?", *panel, "--prompt-set", "nope")
-    assert ran.code == 2 and "--prompt-set: there is none called 'nope'; there are" in ran.err
+    assert ran.code == 2 and "--prompt-set: unknown prompt set 'nope': use one of" in ran.err
     ran = consensus("vote", "?", *panel, "--prompt-set", "away.toml")
     assert ran.code == 2 and "away.toml cannot be read" in ran.err
     assert vendors.count() == 3

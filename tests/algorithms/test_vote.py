@@ -91,18 +91,18 @@ def test_every_vote_is_counted_once(values):
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"extract": "regex"}, "'regex' is not an extraction"),
-        ({"extract": "llm"}, "extractor: give the model"),
-        ({"extractor": "openai/x"}, "extractor: give the model"),
+        ({"extract": "regex"}, "unknown extraction 'regex'"),
+        ({"extract": "llm"}, "extractor: required with extract llm"),
+        ({"extractor": "openai/x"}, "extractor: required with extract llm"),
         ({"stop_when": 4}, "stop_when is 4, but all members together have 3 votes"),
-        ({"waves": 2}, "say when by stop_when"),
-        ({"weights": {"nobody": 1}}, "'nobody' names no member"),
+        ({"waves": 2}, "waves: requires stop_when"),
+        ({"weights": {"nobody": 1}}, "'nobody' is not the name of exactly one"),
         ({"weights": {"one": 0}}, "must be above 0"),
-        ({"weights": "one"}, "write member=weight"),
+        ({"weights": "one"}, "use member=weight"),
         ({"fuse": "openai/x"}, "name one"),
         ({"comparisons": 3}, "name one"),
-        ({"pairwise_judge": "openai/j", "stop_when": 2}, "no votes are counted"),
-        ({"pairwise_judge": "openai/j:2"}, "has a count"),
+        ({"pairwise_judge": "openai/j", "stop_when": 2}, "counts no votes"),
+        ({"pairwise_judge": "openai/j:2"}, "must not have a count"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, cause):
@@ -113,7 +113,7 @@ def test_settings_that_make_no_sense_are_refused(settings, cause):
 def test_the_most_exact_name_decides_the_weight():
     found = config(members=["openai/one:2", "google/one", "openai/x=y"], weights="openai/one=2, openai/one#2=3,x=y=0.5")
     assert found.weights_of(found.panel()) == [2, 3, 1, 0.5]
-    with pytest.raises(ValueError, match="'one' names no member, or several models"):
+    with pytest.raises(ValueError, match="'one' is not the name of exactly one"):
         config(members=["openai/one", "google/one"], weights="one=2")
 
 
@@ -337,9 +337,9 @@ def test_the_command_line_gives_the_settings(monkeypatch):
     ("arguments", "cause"),
     [
         (["-m", "openai/a", "--stop-when", "2"], "stop_when is 2"),
-        (["-m", "openai/a", "--extract", "jason"], "--extract: 'jason' is not an extraction"),
+        (["-m", "openai/a", "--extract", "jason"], "--extract: unknown extraction 'jason'"),
         (["--extract", "number"], "members: give -m provider/model"),
-        (["-m", "openai/a", "--weights", "b=1"], "'b' names no member"),
+        (["-m", "openai/a", "--weights", "b=1"], "'b' is not the name of exactly one"),
     ],
 )
 def test_bad_options_are_named(monkeypatch, arguments, cause):

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import lzma
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from consensus_flows.tasks.batches.parquet import bytes_of
 from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, TOO_DEEP, TOO_LARGE, Row, check_names
 from consensus_flows.tasks.errors import ConfigurationError
+from tests.kits import processes
 from tests.kits.batch_input_kit import ROOT, bad, good, refused, rows_of, written
 
 TOO_LONG = f"the prompt is longer than {MAX_PROMPT_CHARACTERS:,} characters"
@@ -43,7 +43,7 @@ def in_lists(count: int) -> pa.Array:
 
 def read_apart(path: Path) -> tuple[dict[str, int], int]:
     """Read in a process of its own; return the messages counted, and by how many kB it grew."""
-    ran = subprocess.run([sys.executable, "-c", READING, path], cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = processes.run([sys.executable, "-c", READING, path], cwd=ROOT, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     counted, grown_kb = json.loads(ran.stdout)
     return counted, grown_kb
@@ -144,7 +144,7 @@ def test_a_line_of_a_hundred_thousand_names_is_read_at_once(tmp_path):
     assert len(good(path, prompt_column="c7")) == 1
     check_names(names)
     assert time.thread_time() - started < 20  # with a look at all names for each of them it took minutes
-    with pytest.raises(ConfigurationError, match="two columns are called 'c5'"):
+    with pytest.raises(ConfigurationError, match="duplicate column 'c5'"):
         check_names([*names, "c9", "c5"])
 
 
@@ -164,7 +164,7 @@ def test_metadata_over_which_arrow_ends_the_process_are_refused(tmp_path):
             rows_of(path)
         except ConfigurationError as error:
             refusals.append(error.message)
-    assert all("cannot be read as Parquet" in refusal for refusal in refusals)
+    assert all("not readable as Parquet" in refusal for refusal in refusals)
     assert any("histogram size mismatch" in refusal for refusal in refusals), (
         "the one that ends a process that asks for it"
     )
@@ -176,7 +176,7 @@ NUMBERS = {
     "1e999999": "is too large",
     "1e99999999999999999999": "is too large",
     "-1E+99999999999999999999": "is too large",
-    "NaN": "NaN is no JSON value",
+    "NaN": "NaN is not valid JSON",
     "Infinity": "is too large",
     "-Infinity": "is too large",
 }

@@ -11,6 +11,7 @@ from prefect.exceptions import TerminationSignal
 
 from consensus_flows.flows.algorithms import BUILT_IN
 from tests.chaos.kill_points import CONFIGURATIONS
+from tests.kits import processes
 from tests.kits.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, Reply, Usage, faults
@@ -131,7 +132,7 @@ def test_bad_rows_are_told_with_their_lines_before_the_first_call(consensus, ven
     source.write_text(BAD)
     ran = consensus("batch", source, "-o", out, *ONE)
     assert ran.code == 2 and ran.out == "" and vendors.count() == 0
-    assert "2 of 4 rows cannot be used" in ran.err
+    assert "2 of 4 rows are invalid" in ran.err
     assert "prompts.csv line 3" in ran.err and "prompts.csv line 5" in ran.err and "--skip-bad" in ran.err
     assert not out.exists() and not list(tmp_path.glob("*.partial"))
 
@@ -188,7 +189,7 @@ def test_bad_input_is_exit_2_names_the_field_and_calls_nobody(consensus, vendors
         ("out.xlsx", "no ending"),
         (".", "is a folder"),
         ("prompts.csv", "is the input"),
-        ("out-{data}.csv", "{data} stands for nothing"),
+        ("out-{data}.csv", "{data} is not a placeholder"),
     ],
 )
 def test_an_output_that_cannot_be_is_found_before_the_first_call(consensus, vendors, tmp_path, output, named):
@@ -202,7 +203,7 @@ def test_an_output_that_cannot_be_is_found_before_the_first_call(consensus, vend
 
 def test_missing_input(consensus, vendors, tmp_path):
     ran = consensus("batch", tmp_path / "nothing.csv", "-o", tmp_path / "out.jsonl", *ONE)
-    assert ran.code == 2 and "there is no file" in ran.err and vendors.count() == 0
+    assert ran.code == 2 and "no such file" in ran.err and vendors.count() == 0
     ran = consensus("batch", "-", "-o", tmp_path / "out.jsonl", *ONE)
     assert ran.code == 2 and "stdin only once: name a file" in ran.err
 
@@ -317,12 +318,8 @@ def test_rows_that_fail_of_what_is_in_them_stop_nothing(consensus, vendors, tmp_
 
 def test_help_and_no_flow():
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        return processes.run(
+            [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", *arguments], text=True, timeout=60
         )
 
     shown = run("--help")

@@ -25,17 +25,17 @@ def test_the_column_of_the_prompt(tmp_path):
     assert refused(path) == (
         "prompt_column: say which column holds the prompt, or give a prompt_template; the columns are 'x', 'y'"
     )
-    assert refused(path, prompt_column="z") == "prompt_column: there is no column 'z'; the columns are 'x', 'y'"
-    assert refused(path, prompt_column="x", id_column="z").startswith("id_column: there is no column 'z'")
+    assert refused(path, prompt_column="z") == "prompt_column: no column 'z'; the columns are 'x', 'y'"
+    assert refused(path, prompt_column="x", id_column="z").startswith("id_column: no column 'z'")
     assert "not both" in refused(path, prompt_column="x", prompt_template="{x}")
 
 
 def test_a_column_that_no_row_has_is_found_at_the_end_of_a_long_file(tmp_path):
     many = "".join(f'{{"x": "{number}"}}\n' for number in range(LOOKED_AT + 50))
-    assert "prompt_column: there is no column 'y'" in refused(written(tmp_path, "a.jsonl", many), prompt_column="y")
+    assert "prompt_column: no column 'y'" in refused(written(tmp_path, "a.jsonl", many), prompt_column="y")
     path = written(tmp_path, "b.jsonl", many + '{"y": "late"}\n')
     assert [row.prompt for row in rows_of(path, prompt_column="y") if isinstance(row, Row)] == ["late"]
-    with pytest.raises(ConfigurationError, match="id_column: there is no column 'key'"):
+    with pytest.raises(ConfigurationError, match="id_column: no column 'key'"):
         Source(str(path), prompt_column="y", id_column="key").inspect()
 
 
@@ -51,7 +51,7 @@ def test_templates(tmp_path):
     found = rows_of(path, prompt_template="{a} {{{b}}} {c}{e}!")
     assert found[0].prompt == 'x {2} {"d": [true]}!'
     assert [row.message for row in found[1:]] == ["column 'b' is empty", "column 'a' is missing"]
-    assert "prompt_template: there is no column 'zz'; the columns are 'a', 'b'" in refused(path, prompt_template="{zz}")
+    assert "prompt_template: no column 'zz'; the columns are 'a', 'b'" in refused(path, prompt_template="{zz}")
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ def test_a_folder_of_prompts(tmp_path):
     one, other, broken, empty = rows_of(folder)
     assert (one.id, one.prompt, one.columns) == ("a", "A", {"file": "a.txt", "prompt": "A"})
     assert (other.id, other.number, other.line) == ("b", 1, 2)
-    assert (broken.where, broken.message) == ("prompts/c.TXT", "wrong encoding: byte 0xff is no UTF-8")
+    assert (broken.where, broken.message) == ("prompts/c.TXT", "wrong encoding: byte 0xff is not UTF-8")
     assert (empty.where, empty.message) == ("prompts/d.md", "the prompt is empty")
     written(folder, "a.md", "another A")
-    assert "another row before has the id" in rows_of(folder)[1].message
+    assert "duplicate id" in rows_of(folder)[1].message
     assert [row.id for row in good(_only(folder, "b.md"), prompt_template="{file}: {prompt}")] == ["b"]
     assert good(folder, prompt_template="{file}: {prompt}")[0].prompt == "b.md: B"
 
@@ -121,14 +121,14 @@ def test_every_bad_line_of_a_csv_file_is_named(tmp_path):
     path = written(tmp_path, "q.csv", b"\n".join(lines))
     assert bad(path, id_column="id") == {
         4: "the prompt is empty",
-        5: "it has 3 fields, and there are 2 columns",
-        6: "wrong encoding: byte 0xe9 is no UTF-8",
-        7: 'another row before has the id "1"',
+        5: "3 fields, but 2 columns",
+        6: "wrong encoding: byte 0xe9 is not UTF-8",
+        7: 'duplicate id "1"',
         8: "broken CSV: ',' expected after '\"'",
-        10: "there is a NUL byte in it",
+        10: "contains a NUL byte",
         11: "column 'id', the id, is empty",
-        12: "it has 1 fields, and there are 2 columns",
-        13: "a quotation mark is opened and not closed",
+        12: "1 fields, but 2 columns",
+        13: "unclosed quotation mark",
     }
     inventory = Source(str(path), id_column="id").inspect()
     assert (inventory.rows, inventory.bad_rows, inventory.columns) == (1, 9, ("id", "prompt"))
@@ -164,11 +164,11 @@ def test_every_bad_line_of_a_json_lines_file_is_named(tmp_path):
         5: "column 'prompt' is empty",
         6: "column 'prompt' is an array, not a text",
         7: "it is a number, neither an object nor a text",
-        8: "NaN is no JSON value",
+        8: "NaN is not valid JSON",
         9: "the number inf is too large",
-        10: "wrong encoding: byte 0xe9 is no UTF-8",
-        11: "wrong encoding: half a character, \\ud83d, is no UTF-8",
-        12: "there is a NUL byte in it",
+        10: "wrong encoding: byte 0xe9 is not UTF-8",
+        11: "wrong encoding: half a character, \\ud83d, is not UTF-8",
+        12: "contains a NUL byte",
         13: "it is nested deeper than 64 levels",
         14: "it is nested deeper than 64 levels",
         16: "the prompt is longer than 1,000,000 characters",
@@ -213,23 +213,23 @@ def test_a_line_that_is_too_long_is_bad_and_never_held(tmp_path, monkeypatch):
     [
         ("q.csv", b"", "input: {} is empty"),
         ("q.csv", b"prompt\n", "input: {} has no rows"),
-        ("q.csv", b"prompt,prompt\na,b\n", "input: two columns are called 'prompt'"),
+        ("q.csv", b"prompt,prompt\na,b\n", "input: duplicate column 'prompt'"),
         ("q.jsonl", b"\n\n", "input: {} is empty"),
         ("q.json", b"", "input: {} is empty"),
         ("q.json", b"[]", "input: {} is empty"),
         ("q.json", b'{"prompt": "x"}', "input: it must hold an array of objects or of texts"),
         ("q.json", b'[{"prompt": "x"}, {"pro', "input: broken JSON at item 2, so that what follows cannot be read"),
         ("q.json", b'["x"] y', "input: broken JSON at item 2"),
-        ("q.txt", "x".encode("utf-16"), "input: it is encoded in UTF-16"),
+        ("q.txt", "x".encode("utf-16"), "input: the file is UTF-16"),
         ("q.txt.gz", b"x", "input: {} cannot be read: Not a gzipped file"),
         (
             "q.txt.gz",
             gzip.compress(b"x\n" * 99, mtime=0)[:-9],
             "input: {} cannot be read: Compressed file ended before",
         ),
-        ("q.parquet", b"PAR1", "input: it cannot be read as Parquet"),
-        ("q.xlsx", b"", "input: {} has no ending that tells its format: write .csv, .tsv, .jsonl"),
-        ("q.parquet.gz", b"", "input: {} has no ending that tells its format"),
+        ("q.parquet", b"PAR1", "input: not readable as Parquet"),
+        ("q.xlsx", b"", "input: {} has an unsupported extension: use one of .csv, .tsv, .jsonl"),
+        ("q.parquet.gz", b"", "input: {} has an unsupported extension"),
     ],
 )
 def test_an_input_that_cannot_be_used_at_all(tmp_path, name, data, message):
@@ -248,8 +248,8 @@ def test_a_file_that_breaks_late_says_where(tmp_path):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nowhere.csv", "input: there is no file nowhere.csv"),
-        ("", "input: it is empty"),
+        ("nowhere.csv", "input: no such file: nowhere.csv"),
+        ("", "input: must not be empty"),
         ("s3://bucket/q.csv", "pip install 'consensus-flows[s3]'"),
         ("gs://bucket/q.csv", "pip install 'consensus-flows[gcs]'"),
         ("az://container/q.csv", "pip install 'consensus-flows[azure]'"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import ConfigurationError
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT
 
 PLAN = {"flow": "pump", "configuration": {"members": ["openai/a"]}, "prompts": [None, None, None], "part": [0, 1]}
@@ -235,9 +235,7 @@ except OutputError as error:
 def test_a_full_disk_is_loud_and_keeps_what_is_there(tmp_path):
     """The limit of a file's size does what a full disk does: a part of a line is written, the rest is refused."""
     path = tmp_path / "out.partial"
-    done = subprocess.run(
-        [sys.executable, "-c", FILLED, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
-    )
+    done = processes.run([sys.executable, "-c", FILLED, str(path)], text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     number, held, message = done.stdout.split(" ", 2)
     assert int(number) == int(held) >= 3
@@ -286,7 +284,7 @@ def test_the_day_in_an_address():
     made = dated("out-{date}.jsonl")
     assert len(made) == len("out-2026-01-31.jsonl") and made.startswith("out-20")
     for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
-        with pytest.raises(ConfigurationError, match=r"output: .* stands for nothing; only \{date\} does"):
+        with pytest.raises(ConfigurationError, match=r"output: .* is not a placeholder: only \{date\} is"):
             dated(misspelt)
 
 
@@ -296,7 +294,7 @@ def test_a_folder_may_have_braces_in_its_name(tmp_path):
     assert dated(str(folder / "out.jsonl")) == str(folder / "out.jsonl")
     assert dated(f"{folder}/out-{{date}}.jsonl").startswith(f"{folder}/out-20")
     for misspelt in (f"{folder}/out-{{data}}.jsonl", f"{tmp_path}/{{other}}/out.jsonl"):
-        with pytest.raises(ConfigurationError, match="stands for nothing"):
+        with pytest.raises(ConfigurationError, match="is not a placeholder"):
             dated(misspelt)
 
 

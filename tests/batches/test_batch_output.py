@@ -305,12 +305,12 @@ async def test_a_batch_whose_bucket_closes_keeps_all_rows(bucket, vendors, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.json", "has no ending that tells its format: write .jsonl, .ndjson, .csv, .parquet"),
-        ("out", "has no ending that tells its format"),
-        ("out.parquet.gz", "has no ending that tells its format"),
-        ("out.csv.xz", "has no ending that tells its format"),
+        ("out.json", "has an unsupported extension: use one of .jsonl, .ndjson, .csv, .parquet"),
+        ("out", "has an unsupported extension"),
+        ("out.parquet.gz", "has an unsupported extension"),
+        ("out.csv.xz", "has an unsupported extension"),
         ("", "is a folder: give a file in it"),
-        ("missing/out.csv", "there is no folder "),
+        ("missing/out.csv", "no such folder: "),
     ],
 )
 def test_an_output_that_cannot_be_written_is_found_before(tmp_path, name, message):

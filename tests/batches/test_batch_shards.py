@@ -35,14 +35,8 @@ POOL = "shards-of-the-tests"
 
 
 def prefect(*arguments: str, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
+    done = processes.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments], env=environment, cwd=ROOT, text=True, timeout=110
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,7 +1,6 @@
 """A batch that is killed after its last row: in each window before its end nothing of the bill or the budget is lost."""
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import run_batch
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT, batch_of, column, environment_of, prompts, serve
 from tests.vendors import ANY, LoopbackVendors, Reply, Usage
 
@@ -77,7 +77,7 @@ def there(out: Path, ending: str) -> bool:
 def killed(environment: dict[str, str], source: Path, out: Path, window: tuple[str, str, str], shards: int = 1) -> None:
     """Run a batch that is killed in a window."""
     command = [sys.executable, "-c", KILLED, str(source), str(out), str(shards), *window]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = processes.run(command, cwd=ROOT, env=environment, text=True, timeout=110)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from consensus_flows.tasks.calls.providers import _clients, client_of, close_cli
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.judging.judgements import Extraction
+from tests.kits import processes
 from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
@@ -379,9 +379,7 @@ async def test_a_paid_answer_survives_kill_9(server: LoopbackVendors) -> None:
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-c", KILLED, request.model_dump_json()]
-    ended = await asyncio.to_thread(
-        subprocess.run, command, env=environment, check=False, capture_output=True, text=True, timeout=60
-    )
+    ended = await asyncio.to_thread(processes.run, command, env=environment, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert server.count(request.model) == 1
     await answer(request)

@@ -127,8 +127,8 @@ async def test_clear_text_through_a_proxy_is_refused_before_the_call(
             "socks5://u:canary@127.0.0.1:1",
             "ALL_PROXY is a SOCKS proxy, which needs another package: pip install socksio",
         ),
-        ("ftp://u:canary@127.0.0.1:1", "ALL_PROXY is no address of a proxy"),
-        ("http://u:canary@127.0.0.1:99999", "ALL_PROXY is no address of a proxy"),
+        ("ftp://u:canary@127.0.0.1:1", "ALL_PROXY is not a proxy URL"),
+        ("http://u:canary@127.0.0.1:99999", "ALL_PROXY is not a proxy URL"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_sentence(

@@ -100,6 +100,6 @@ async def test_prefect_alone_would_run_it(tmp_path):
     assert target.exists()
     target.unlink()
     store = ResultStore(result_storage=CheckedStorage.around(inside))  # the other one remembers what it has read
-    with pytest.raises(ValueError, match="no answer of ours"):
+    with pytest.raises(ValueError, match="is not a cached answer"):
         await store.aread("answer-x")
     assert not target.exists()

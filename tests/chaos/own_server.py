@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.kits import processes
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PANEL = ["-m", "openai/one", "-m", "anthropic/two"]
 CALLS_OF_A_ROW = 2
@@ -89,7 +91,7 @@ class Server:
 
     def consensus(self, *arguments: object, stdin: str | None = None) -> subprocess.Popen[str]:
         """Start a command against this server, with a line on its standard input if there is one."""
-        started = subprocess.Popen(
+        started = processes.start(
             [sys.executable, "-m", "consensus_flows.deployments.cli", *map(str, arguments)],
             cwd=ROOT,
             env=self.environment,

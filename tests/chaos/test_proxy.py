@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.own_server import ROOT
+from tests.kits import processes
 from tests.kits.proxy import Proxy
 from tests.vendors import LoopbackVendors, faults
 
@@ -48,15 +48,13 @@ def test_nothing_for_this_machine_goes_to_a_proxy(
     }
 
     def consensus(*arguments: str, stdin: str = "") -> str:
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
             cwd=ROOT,
             env=environment,
             input=stdin,
-            capture_output=True,
             text=True,
             timeout=400,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

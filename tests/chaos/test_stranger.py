@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import pytest
 from tests.chaos.figures import tell
 from tests.chaos.own_server import ROOT, Server
 from tests.chaos.test_ui import BROWSER, browse
+from tests.kits import processes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
@@ -88,15 +88,13 @@ class Target:
     protected: bool
 
     def consensus(self, *arguments: str, given: str | None = None) -> str:
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
             cwd=ROOT,
             env=self.environment,
             input=given,
-            capture_output=True,
             text=True,
             timeout=300,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -115,14 +113,8 @@ async def look():
         return {"runs": len(runs.json()), "variables": sorted(variable["name"] for variable in names.json())}
 print(json.dumps(asyncio.run(look())))
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
+        done = processes.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=self.environment, text=True, timeout=300, check=True
         )
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -209,17 +201,7 @@ def test_another_user_of_this_machine_reads_and_starts_nothing(target: Target) -
             folder.chmod(folder.stat().st_mode | 0o055)
 
     def as_stranger(*command: str) -> str:
-        done = subprocess.run(
-            command,
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = processes.run(command, user=65534, group=65534, extra_groups=[], cwd="/", text=True, timeout=60)
         return done.stdout + done.stderr
 
     body = ["-X", "POST", "-H", "content-type: application/json", "-d", '{"include_secrets": true}']

@@ -143,7 +143,7 @@ def test_a_wrong_file_of_prompts_is_named(text):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"cases": [{"prompt": "Why?"}, {"prompt": "Why?"}]}, "is there twice"),
+        ({"cases": [{"prompt": "Why?"}, {"prompt": "Why?"}]}, "is a duplicate"),
         ({"cases": [{"prompt": "Why?"}], "role": "aggregator"}, "number 1 has no answers"),
         ({"cases": [{"prompt": "  "}]}, "pattern"),
         ({"members": []}, "members"),
@@ -166,7 +166,7 @@ def test_expected_words_are_whole_words():
     assert found(said, expected="no", extract="label:yes,no") is False
     assert found("**No**, because no razzie is one.", expected="no", extract="label:yes,no") is True
     assert found("3 euros for 12 pencils, so it is 8.", expected="12", extract="number") is False
-    with pytest.raises(ValidationError, match="asks nobody but the candidates"):
+    with pytest.raises(ValidationError, match="a check asks no other model"):
         CheckCase(prompt="Why?", expected="no", extract="llm")
 
 

@@ -1,13 +1,13 @@
 """The command line: what goes to stdout and what to stderr, exit codes, bad input before any paid call."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from consensus_flows.deployments.cli import tokens
+from tests.kits import processes
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, faults, json_reply
 
@@ -194,7 +194,7 @@ def test_keys_set_import_list_remove(consensus, vendors, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{not json", "no JSON"),
+        ("{not json", "not valid JSON"),
         ("[]", "object by provider"),
         ('{"openai": {"api-key": "k", "colour": "red"}}', "colour"),
         ('{"my-server": {"api-key": "k"}}', "--base-url"),
@@ -283,13 +283,7 @@ def test_an_unknown_flow_is_named(consensus):
     ],
 )
 def test_the_process_ends_with_the_code_and_all_that_was_printed(arguments, code, out):
-    done = subprocess.run(
-        [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = processes.run([sys.executable, "-m", "consensus_flows.deployments.cli", *arguments], text=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert out in done.stdout
     assert bool(done.stderr) == bool(code)

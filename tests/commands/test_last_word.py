@@ -13,6 +13,7 @@ import pytest
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.tasks.watch import emit, watched_by
+from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 DONE = """
@@ -52,9 +53,7 @@ def healthy() -> Iterator[str]:
 
 def run(url: str, hangs: float, after: str = "") -> "subprocess.CompletedProcess[str]":
     code = DONE.format(url=url, hangs=hangs, after=after)
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
+    return processes.run([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=60)
 
 
 def test_a_run_that_waits_for_a_server_that_is_away_ends():

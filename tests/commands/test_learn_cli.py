@@ -143,7 +143,7 @@ def test_a_file_that_is_none(consensus, tmp_path):
     assert (ran.code, "nothing.json cannot be read: No such file" in ran.err) == (2, True)
     (tmp_path / "broken.json").write_bytes(b"{\xff")
     ran = consensus("learn", "--input", str(tmp_path / "broken.json"))
-    assert (ran.code, "is no UTF-8 text" in ran.err) == (2, True)
+    assert (ran.code, "is not UTF-8" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_file_that_is_none(consensus, tmp_path):
     [
         (["--aggregator", "openai/x"], "members: give -m"),
         (PANEL, "aggregator: give --aggregator"),
-        ([*PANEL, "--approach", "majority", "--extract", "colour"], "--extract: 'colour' is not an extraction"),
+        ([*PANEL, "--approach", "majority", "--extract", "colour"], "--extract: unknown extraction 'colour'"),
         ([*PANEL, "--approach", "medoid", "--alpha", "0.2"], "--alpha: "),
         ([*PANEL, "--aggregator", "openai/x:2"], "--aggregator: "),
     ],

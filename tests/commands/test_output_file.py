@@ -2,7 +2,6 @@
 
 import os
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, write_whole
 from consensus_flows.tasks.batches.output import check_output, write_rows
 from consensus_flows.tasks.files import atomic_write
+from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 ROW = {"id": "1", "answer": "yes"}
@@ -83,13 +83,11 @@ put("the end")
 def test_what_was_printed_is_not_lost_where_the_output_is_standard_output(tmp_path, path):
     out = tmp_path / "out.txt"
     with out.open("a") as file:
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, "-c", PRINTS.format(path=path)],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=file,
-            stderr=subprocess.PIPE,
-            check=False,
         )
     assert done.returncode == 0, done.stderr
     assert out.read_text() == "the answer\nthe record\nthe end\n"

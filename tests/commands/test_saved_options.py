@@ -182,7 +182,7 @@ def test_another_approach_does_without_the_aggregator_that_was_saved(consensus, 
     # But one that is given beside it is refused.
     ran = consensus("learn", "How many?", "--name", "night", "--approach", "majority", "--aggregator", "openai/one")
     assert (ran.code, vendors.count()) == (2, 3)
-    assert "aggregator: majority does not use it" in ran.err
+    assert "aggregator: not used by the approach majority" in ran.err
 
 
 def test_a_judge_of_pairs_does_without_the_count_that_was_saved(consensus, night, monkeypatch):
@@ -221,11 +221,13 @@ def test_one_that_can_no_longer_be_used_is_listed_named_and_removed(consensus, n
         night("--flow", "learn", *OTHERS["consensus-learning"], "--reasoning-effort", "low", "--alike", "0.7")
     ran = consensus("list")
     assert (
-        ran.code == 0 and "night\tconsensus-learning" in ran.out and "alike: centralized_llm does not use it" in ran.err
+        ran.code == 0
+        and "night\tconsensus-learning" in ran.out
+        and "alike: not used by the approach centralized_llm" in ran.err
     )
     for arguments in (("show", "night"), ("How many?", "--name", "night"), ("check", "night", "--offline")):
         ran = consensus(*arguments)
-        assert ran.code == 2 and "alike: centralized_llm does not use it" in ran.out + ran.err, arguments
+        assert ran.code == 2 and "alike: not used by the approach centralized_llm" in ran.out + ran.err, arguments
     assert vendors.count() == 0
 
 

@@ -105,7 +105,7 @@ def env(tmp_path):
 
 def begin(code, env):
     Path(env["PREFECT_HOME"]).mkdir(exist_ok=True)
-    return processes.start(
+    return processes.start_new(
         [sys.executable, "-c", code],
         env=env,
         cwd=env["PREFECT_HOME"],
@@ -252,9 +252,7 @@ def test_prefects_own_commands_reach_it_by_the_profile(started):
     plain = {name: value for name, value in started.env.items() if name != "PREFECT_SERVER_API_PORT"}
     command = [sys.executable, "-m", "prefect", "--profile", "consensus", "work-pool"]
     for more in (["create", "mine", "--type", "process"], ["ls"]):
-        done = subprocess.run(
-            [*command, *more], env=plain, cwd=started.home, capture_output=True, text=True, timeout=100, check=False
-        )
+        done = processes.run([*command, *more], env=plain, cwd=started.home, text=True, timeout=100)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "mine" in done.stdout
 
@@ -282,9 +280,7 @@ def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
     fake.write_text('#!/bin/sh\necho "$1" > "$0.opened"\n')
     fake.chmod(0o700)
     command = [sys.executable, "-c", "from consensus_flows.deployments.cli import main; main()", "ui"]
-    done = subprocess.run(
-        command, env={**started.env, "BROWSER": str(fake)}, capture_output=True, text=True, timeout=100, check=False
-    )
+    done = processes.run(command, env={**started.env, "BROWSER": str(fake)}, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == started.again["ui_url"]
     opened = Path(urlsplit(fake.with_suffix(".opened").read_text().strip()).path)
@@ -293,9 +289,7 @@ def test_the_ui_is_opened_by_a_file_that_only_its_owner_can_read(started):
     page, _, secret = link.partition("#")
     assert unquote(secret) == started.auth
     assert httpx.get(page, trust_env=False).status_code == 200
-    shown = subprocess.run(
-        [*command, "--password"], env=started.env, capture_output=True, text=True, timeout=100, check=False
-    )
+    shown = processes.run([*command, "--password"], env=started.env, text=True, timeout=100)
     assert shown.stdout.strip() == started.auth
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from consensus_flows.deployments.terminal import Exit
+from tests.kits import processes
 from tests.kits.sick_proxy import Sick, ends_run, sick_proxy
 from tests.vendors import LoopbackVendors, Reply
 
@@ -28,14 +29,12 @@ def run(sick: Sick, *arguments: object, results: str, stdin: str = "") -> "subpr
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": results,
             "PREFECT_CLIENT_MAX_RETRIES": "1",
         }
-        return subprocess.run(
+        return processes.run(
             [sys.executable, "-m", "consensus_flows.deployments.cli", *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | own,
             input=stdin,
-            capture_output=True,
             text=True,
-            check=False,
             timeout=110,
         )
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -82,7 +83,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).pid, flush=True)
 {run}
 """
-    worker = processes.start(
+    worker = processes.start_new(
         [sys.executable, "-c", code, "worker start"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     child = int(worker.stdout.readline())
@@ -94,7 +95,11 @@ print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).
     try:
         up.down()
         assert "stopped: worker" in capsys.readouterr().err
-        assert worker.wait(5) == -signal.SIGKILL and not running(child) and not note.exists()
+        assert worker.wait(5) == -signal.SIGKILL and not note.exists()
+        deadline = time.monotonic() + 20
+        while running(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     finally:
         processes.kill_tree(child)
 

@@ -207,5 +207,5 @@ def test_megabytes_are_read_in_a_moment(unit):
     "name", ["", "json", "json:", "label:a", "label:a,,b", "label:a,A", "number:x", "regex", "llm:x"]
 )
 def test_what_is_no_extraction_is_refused(name):
-    with pytest.raises(ValueError, match=r"is not an extraction|names no labels|a label twice"):
+    with pytest.raises(ValueError, match=r"unknown extraction|needs two or more labels|a label twice"):
         parse_extraction(name)

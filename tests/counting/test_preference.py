@@ -164,7 +164,7 @@ def test_rankings_are_read(text, ranking):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("A is best", "there is no JSON object"),
+        ("A is best", "no JSON object"),
         ('{"can_rank": true}', "ranks must give each answer a rank"),
         ('{"ranks": ["A", "B", "C"]}', "ranks: Input should be a valid dictionary"),
         ('{"ranks": {"A": 1, "B": 2}}', "ranks.C: Field required"),

@@ -135,7 +135,7 @@ def test_a_folder_of_prompts_and_its_tally(consensus, vendors, tmp_path):
     table, chart, ranks = tmp_path / "table.csv", tmp_path / "chart.svg", tmp_path / "ranks.csv"
     ran = consensus("tally", records, "--csv", table, "--picture", chart, "--ranks-csv", ranks)
     assert ran.code == 0
-    assert "broken.json is no record" in ran.err
+    assert "broken.json is not a record" in ran.err
     assert f"best by Borda: {TWO}" in ran.out
     rows = list(csv.reader(table.read_text().splitlines()))
     assert rows[1] == ["prompt", "01", "1", TWO, THREE, TWO, TWO]
@@ -166,8 +166,8 @@ def test_a_prompt_without_an_answer_is_told_and_does_not_stop_the_others(consens
     [
         (["--prompts", "{folder}"], "--prompts needs --output DIR"),
         (["--prompts", "{folder}", "--output", "{folder}/out", "-p", "x"], "there are two prompts"),
-        (["--prompts", "{folder}", "--output", "{folder}/out"], "there is no file *.md or *.txt in the folder"),
-        (["--prompts", "{folder}/nowhere", "--output", "{folder}/out"], "there is no folder"),
+        (["--prompts", "{folder}", "--output", "{folder}/out"], "no *.md or *.txt files in the folder"),
+        (["--prompts", "{folder}/nowhere", "--output", "{folder}/out"], "no such folder"),
     ],
 )
 def test_bad_folders_are_found_before_any_call(consensus, vendors, tmp_path, arguments, cause):
@@ -180,4 +180,4 @@ def test_a_picture_needs_a_name_that_says_its_format(consensus, tmp_path):
     (tmp_path / "01.json").write_text(record(said(A, B, C)).model_dump_json())
     ran = consensus("tally", tmp_path, "--picture", tmp_path / "chart.gif")
     assert (ran.code, "must end in .svg or .png" in ran.err) == (2, True)
-    assert "there is no folder" in consensus("tally", tmp_path / "nowhere").err
+    assert "no such folder" in consensus("tally", tmp_path / "nowhere").err

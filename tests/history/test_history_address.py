@@ -163,7 +163,7 @@ def test_what_a_driver_quotes_is_redacted(said, monkeypatch):
 
 @pytest.mark.parametrize("url", ["", "runs.db", "me:hush@host/name", "://hush@x"])
 def test_an_address_that_is_none_is_refused_without_being_quoted(url):
-    with pytest.raises(ValueError, match="database URL is wanted") as caught:
+    with pytest.raises(ValueError, match="not a database URL") as caught:
         HistoryDatabase(url=url)
     assert "hush" not in str(caught.value)
 
@@ -198,7 +198,7 @@ def test_a_database_that_cannot_be_used_is_not_saved(consensus):
     for url, said in (
         (plain, "127.0.0.1:1"),
         (URL, "knows no setting 'options'"),
-        ("nonsense://me:hush@x/y", "no database URL that can be used"),
+        ("nonsense://me:hush@x/y", "not a valid database URL"),
         ("", "no address"),
     ):
         done = consensus("history", "set", stdin=url + "\n")

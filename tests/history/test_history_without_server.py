@@ -2,13 +2,13 @@
 
 import os
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
 from consensus_flows.tasks.history.address import no_block_is_saved
+from tests.kits import processes
 
 COMMANDS = [["runs"], ["stats"], ["history", "prune", "--older-than", "1d"]]
 RUN = f"""
@@ -27,7 +27,7 @@ def test_a_file_is_read_without_a_server(tmp_path):
     """In a process and a PREFECT_HOME of their own, with a port where nobody listens."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CONSENSUS_"))}
     env |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": "1"}
-    ran = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=False, timeout=60, env=env)
+    ran = processes.run([sys.executable, "-c", RUN], text=True, timeout=60, env=env)
     assert ran.returncode == 0, ran.stderr
     assert "Starting" not in ran.stderr and "deleted 0 runs" in ran.stdout
     assert not (tmp_path / "consensus-server.log").exists()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,8 @@ from prefect.client.orchestration import get_client
 from consensus_flows.flows.consortium import consortium, page
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
-from consensus_flows.tasks.reports.report import LIMIT, calls_table, cell, key, quoted, run_name
+from consensus_flows.tasks.reports.markdown import LIMIT, cell, prose, quoted
+from consensus_flows.tasks.reports.report import calls_table, key, run_name
 from consensus_flows.tasks.watch import emit, watched_by
 from tests.kits.consortium_kit import config, judged
 from tests.vendors import faults
@@ -52,8 +54,13 @@ def lines(text):
 
 
 def outside(markdown):
-    """All that would be rendered as something other than a fenced text."""
-    return [token for token in MARKDOWN.parse(markdown) if token.type != "fence"]
+    """All that would be rendered as something other than a quotation or a fenced text."""
+    found, depth = [], 0
+    for token in MARKDOWN.parse(markdown):
+        depth += {"blockquote_open": 1, "blockquote_close": -1}.get(token.type, 0)
+        if not depth and token.type not in {"fence", "blockquote_close"}:
+            found.append(token)
+    return found
 
 
 @given(texts)
@@ -64,6 +71,33 @@ def test_a_quotation_is_one_fence_and_nothing_else(text):
     assert token.type == "fence"
     assert token.info == "text"
     assert token.content == lines(visible(text) + "\n")
+
+
+@given(texts)
+@example("- a\n\n  ```\n  - ![x](https://evil.example)\n  ```\n1. b\n> c\n> > d")
+@example("| a |\n|---|\n| ![x](https://evil.example) `|` <b> |")
+@example("**b** *e* `c` \\<i> &lt;b&gt; &#10;# www.evil.example https://evil.example a@evil.example")
+@example("*a_ " * 2000)
+def test_prose_is_one_quotation_with_nothing_to_click_or_to_fetch(text):
+    tokens = MARKDOWN.parse(prose(text))
+    assert (tokens[0].type, tokens[-1].type) == ("blockquote_open", "blockquote_close")
+    assert sum(token.level == 0 for token in tokens) == 2
+    spans = {child.type for token in tokens for child in token.children or []}
+    assert spans <= {"text", "text_special", "code_inline", "softbreak", "hardbreak"} | {
+        f"{kind}_{end}" for kind in ("em", "strong") for end in ("open", "close")
+    }
+    assert not {token.type for token in tokens} & {"html_block", "code_block"}
+    assert {token.info for token in tokens if token.type == "fence"} <= {"text"}
+
+
+def test_prose_keeps_what_can_be_read():
+    text = "Two **reasons**:\n\n1. a\n2. b\n   - c\n\n| x | y |\n|---|---|\n| 1 | 2 |\n\n```sql\nSELECT *;\n```\n\n# Title\nend"
+    html = MARKDOWN.render(prose(text))
+    for part in ("<strong>reasons</strong>", "<ol>", "<li>c</li>", "<td>2</td>", "SELECT *;", "<h4>Title</h4>", "end"):
+        assert part in html
+    for shown in (prose, cell):  # what the UI would make a link of by itself
+        assert not re.search(r"://|www\.", shown("see https://evil.example and WWW.evil.example"))
+    assert "@" not in prose("a@evil.example")
 
 
 @given(texts)
@@ -118,8 +152,8 @@ def test_a_members_name_is_no_markup_either(name):
 
 def test_what_is_kept_apart_from_an_answer_is_shown_as_such():
     shown = page(iteration("the <b>text</b>"))
-    assert shown.count("the <b>text</b>") > 3
-    assert "Reasoning before it:\n\n```text\nthe <b>text</b>\n```" in shown
+    assert shown.count("the &#60;b&#62;text") > 3
+    assert "Reasoning before it:\n\n> the &#60;b&#62;text&#60;/b&#62;" in shown
     assert (
         "Sources that it names (nobody has looked them up):\n\n```text\nthe <b>text</b>\nthe <b>text</b>\n```" in shown
     )
@@ -173,6 +207,7 @@ async def test_every_iteration_is_shown_and_told_of(vendors):
         )
         shown = {(one["type"], one["key"], one["description"]): one["data"] for one in artifacts if one["key"]}
         assert sorted(shown) == [
+            ("markdown", "answer", ANY),
             ("markdown", "consortium-iteration", "Iteration 1"),
             ("markdown", "consortium-iteration", "Iteration 2"),
             ("progress", "consortium-progress", "Confidence after iteration 2"),
@@ -228,7 +263,9 @@ async def test_a_run_without_an_answer_is_shown_too(vendors):
     run_id = str(state.state_details.flow_run_id)
     async with get_client() as client:
         artifacts = await read(client, "artifacts", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
-    (markdown,) = [one["data"] for one in artifacts if one["type"] == "markdown"]
+    shown = {one["key"]: one["data"] for one in artifacts if one["type"] == "markdown"}
+    assert "## No answer" in shown["answer"]
+    markdown = shown["consortium-iteration"]
     assert "Too few members answered" in markdown
     assert "openai/three#1: openai/three: auth" in markdown
 
@@ -284,7 +321,7 @@ def test_the_form_explains_itself():
         ({"members": []}, "config.members"),
         ({"members": ["gpt-6"]}, "config.members"),
         ({"members": ["openai/one:0"]}, "config.members"),
-        ({"arbiter": "openai/x:2"}, "config.arbiter: Value error, 'openai/x:2' has a count"),
+        ({"arbiter": "openai/x:2"}, "config.arbiter: Value error, 'openai/x:2' must not have a count"),
         ({"arbiter": "judge"}, "config.arbiter"),
         ({"fallback_arbiters": ["openai/x", "judge"]}, "config.fallback_arbiters"),
         ({"min_iterations": 4}, "min_iterations is 4, more than max_iterations"),
@@ -293,7 +330,7 @@ def test_the_form_explains_itself():
         ({"quorum": 4}, "quorum is 4, but there are only 3 members"),
         ({"temperature": 1}, "config.temperature"),
         ({"sampling": {"temperature": 9}}, "config.sampling.temperature"),
-        ({"member_settings": {"openai/four": {}}}, "member_settings: 'openai/four' is no member"),
+        ({"member_settings": {"openai/four": {}}}, "member_settings: 'openai/four' is not a member"),
     ],
 )
 @pytest.mark.usefixtures("results")

@@ -32,22 +32,22 @@ def record(*, failed: int = 0, **fields):
 @pytest.mark.parametrize(
     ("fields", "name", "message"),
     [
-        ({"status": "confident", "confidence": 0.9}, "Completed", "confident 90 %: Yes, **prime** · $0.0123"),
-        ({"cached_calls": 4, "agreement": 0.5}, "Completed", "agreement 50 %: Yes, **prime** · from the store"),
+        ({"status": "confident", "confidence": 0.9}, "Completed", "confident 90 %: Yes, prime · $0.0123"),
+        ({"cached_calls": 4, "agreement": 0.5}, "Completed", "agreement 50 %: Yes, prime · from the store"),
         (
             {"status": "confident", "confidence": 0.9, "failed": 1, "degraded": True},
             "Degraded",
-            "confident 90 % without p/m#0 (auth): Yes, **prime** · $0.0123",
+            "confident 90 % without p/m#0 (auth): Yes, prime · $0.0123",
         ),
         (
             {"status": "max_iterations", "confidence": 0.4},
             "LowConfidence",
-            "confidence 40 % after 1 iteration: Yes, **prime** · $0.0123",
+            "confidence 40 % after 1 iteration: Yes, prime · $0.0123",
         ),
         (
             {"status": "budget", "cost_usd": None, "degraded": True},
             "BudgetEnded",
-            "budget ended, answered: Yes, **prime** · cost unknown",
+            "budget ended, answered: Yes, prime · cost unknown",
         ),
         (
             {"tie": True, "tally": [Option(answer=str(n), votes=1, share=0.5) for n in (4, 5)], "answer": "4"},
@@ -56,9 +56,9 @@ def record(*, failed: int = 0, **fields):
         ),
         ({"answer": None, "status": "failed", "error": "only 1 of 3"}, "Failed", "only 1 of 3"),
         (
-            {"answer": "[x](https://evil.example) <b>\n\nY"},
+            {"answer": "\n## [x](https://evil.example) <b>\n\nY"},
             "Completed",
-            "answered: x (https://evil.example) b Y · $0.0123",
+            "answered: x (https: //evil.example) b · $0.0123",
         ),
         ({"answer": "x" * 500}, "Completed", f"answered: {'x' * 99}… · $0.0123"),
     ],

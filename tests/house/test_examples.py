@@ -1,6 +1,5 @@
 """Every script in examples/, run as a user runs it, without any key; one on the local model, the others on loopback."""
 
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from consensus_flows.blocks import OpenAICompatibleCredentials
 from tests.calls.test_local_model import needs_model
+from tests.kits import processes
 from tests.kits.batch_kit import ROOT, environment_of
 from tests.vendors import LoopbackVendors, Reply
 
@@ -28,7 +28,7 @@ async def fast_model(prefect_server: None, vendors: LoopbackVendors) -> AsyncIte
 def run(script: Path, folder: Path) -> None:
     (folder / "home").mkdir(mode=0o700)
     command = [sys.executable, script.relative_to(ROOT)]
-    done = subprocess.run(command, cwd=ROOT, env=environment_of(folder), capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=ROOT, env=environment_of(folder), text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and "Traceback" not in done.stderr
 

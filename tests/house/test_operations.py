@@ -15,6 +15,7 @@ from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 
 from consensus_flows.tasks.reports.verdict import Outcome
+from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "deployments"
@@ -146,9 +147,7 @@ def test_prefect_takes_the_values_of_its_settings(name, tmp_path):
     given = environments()[name]
     code = "from prefect.settings import get_current_settings as s; s().server.services.db_vacuum.enabled_vacuum_types"
     environment = {"PATH": os.environ["PATH"], "PREFECT_HOME": str(tmp_path), "HOME": str(tmp_path), **given}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = processes.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 

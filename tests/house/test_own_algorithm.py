@@ -14,6 +14,19 @@ from tests.vendors import LoopbackVendors, Reply
 EXAMPLE = ROOT / "examples" / "own_algorithm"
 MEMBERS = ["-m", "openai/one", "-m", "openai/two", "-m", "openai/three", "-m", "openai/four"]
 
+RUN = """
+import contextlib, io, json, sys
+from consensus_flows.deployments.cli import main
+for line in sys.stdin.readlines():
+    sys.argv = ["consensus", *json.loads(line)]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, shown.getvalue()]))
+"""
+
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
@@ -39,29 +52,38 @@ def test_it_is_listed_asked_saved_batched_and_found(
     for model, text in answers.items():
         vendors.script(model, then=Reply(text=text))
 
-    def consensus(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "consensus_flows.deployments.cli", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            input="",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "Ask many models; return the shortest answer" in consensus("--help")
+    rows = tmp_path / "rows.txt"
+    rows.write_text("Capital?\nCapital city?\n")
+    # One process, in which each command runs as it would in a process of its own.
+    commands = [
+        ["--help"],
+        ["shortest", "Capital?", *MEMBERS, "--similar", "0.4", "--raw"],
+        ["save", "short", "--flow", "shortest", *MEMBERS, "--similar", "0.4"],
+        ["show", "short"],
+        ["check", "short", "--offline"],
+        ["Capital?", "--name", "short", "--raw"],
+        ["batch", "rows.txt", "-o", "out.jsonl", "--flow", "shortest", "--name", "short"],
+        ["runs", "--flow", "shortest"],
+        ["remove", "short"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        cwd=tmp_path,
+        env=environment,
+        input="\n".join(map(json.dumps, commands)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [code for code, _ in shown] == [0] * len(commands), done.stderr
+    texts = [text for _, text in shown]
+    assert "Ask many models; return the shortest answer" in texts[0]
     # "Rome." is shorter, but nobody supports it.
     best = min(list(answers.values())[:3], key=len)
-    assert consensus("shortest", "Capital?", *MEMBERS, "--similar", "0.4", "--raw") == f"{best}\n"
-    consensus("save", "short", "--flow", "shortest", *MEMBERS, "--similar", "0.4")
-    assert json.loads(consensus("show", "short")) == {"members": MEMBERS[1::2], "similar": 0.4}
-    assert "4 calls: member 4" in consensus("check", "short", "--offline")
-    assert consensus("Capital?", "--name", "short", "--raw") == f"{best}\n"
-    (tmp_path / "rows.txt").write_text("Capital?\nCapital city?\n")
-    consensus("batch", "rows.txt", "-o", "out.jsonl", "--flow", "shortest", "--name", "short")
+    assert texts[1] == texts[5] == f"{best}\n"
+    assert json.loads(texts[3]) == {"members": MEMBERS[1::2], "similar": 0.4}
+    assert "4 calls: member 4" in texts[4]
     assert [json.loads(line)["answer"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [best] * 2
-    assert "\tshortest\t" in consensus("runs", "--flow", "shortest")
-    consensus("remove", "short")
+    assert "\tshortest\t" in texts[7]

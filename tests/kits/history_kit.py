@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from consensus_flows.tasks.history.writing import Conversation, Entry, Turn
 from consensus_flows.tasks.record import CallError, Iteration, Record, Response, Synthesis, Usage
+from tests.kits import processes
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -95,13 +95,5 @@ os.write(opener, b"." * {number})
 sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CONSENSUS_HISTORY_URL": url}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = processes.run([sys.executable, "-c", script], cwd=ROOT, env=environment, text=True, timeout=90)
     assert done.returncode == 0, done.stderr

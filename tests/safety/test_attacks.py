@@ -68,7 +68,7 @@ async def test_the_parsed_result_is_the_arbiter_s(name, method, vendors):
     (response,) = [one for one in record.iterations[0].responses if one.model == "one"]
     assert response.text == attack, "the record keeps what was written"
     assert hazards <= set(response.hazards)
-    assert ("attack", "openai/one#1", None) in kinds(record)
+    assert ("attack", "openai/one#1", 1) in kinds(record)
     assert not any(one.hazards for one in record.iterations[0].responses if one.model != "one")
     (shown,) = asked(vendors, "arbiter")
     tags = set(re.findall(r"^\[answer \w+ ([0-9a-f]{12})\]$", shown.prompt, re.MULTILINE)) - {"0123456789ab"}

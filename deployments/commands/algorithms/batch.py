@@ -46,31 +46,31 @@ class BatchOptions:
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT)]
-    """File of answers (.jsonl, .csv, .parquet) or an fsspec address; {date} stands for the day."""
+    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day."""
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """Name of a saved configuration."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The column that is the prompt; default: prompt, question, or the only one."""
+    """Column of the prompt; default: prompt, question, or the only one."""
     prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The prompt as a text with {column} in it, instead of a column."""
+    """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """The column that tells rows apart; default: id where there is one, else the row number."""
+    """Column that identifies a row; default: id if there is one, else the row number."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
-    """Rows that are worked on at once."""
+    """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Skip rows that cannot be used, and list them."""
+    """Skip invalid rows, and list them."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Print the number of calls and the estimated cost of each model, and stop."""
+    """Print the number of calls and the estimated cost by model, and exit."""
     records: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """Folder that gets the whole record of each row as JSON, which `consensus tally` reads."""
+    """Folder for the whole record of each row as JSON, as `consensus tally` reads it."""
     reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """With --flow moa, the column of recorded answers that stand in for the first layer."""
+    """Column of recorded answers to use as the first layer, with --flow moa."""
     probe: Annotated[bool, Parameter(group=OUTPUT)] = True
-    """Look for models that cannot answer before the first row, by the vendors' lists of models."""
+    """Check the models against the vendors' lists of models before the first row."""
     strict: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Fail the batch when a model never answers or is taken out. Without it the exit code is 4 when a model never answered."""
+    """Fail the batch if a model never answers or is disabled. Without it, the exit code is 4 if a model never answered."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
-    """Split the rows over so many deployment runs, for as many workers as there are."""
+    """Number of deployment runs over which to split the rows."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
@@ -85,19 +85,18 @@ def command(flow: str | None) -> Callable[..., Exit]:
         batch: BatchOptions,
         given: Given | None = None,
     ) -> Exit:
-        """Run a flow on every row of a file; --flow names it, --name a saved configuration.
+        """Run an algorithm on every row of a file; --flow names the algorithm, --name a saved configuration.
 
-        A model whose requests fail in three rows in a row, for no reason of the row (auth, not_found, quota, connection,
-        server, timeout, overloaded), is taken out for the rest of the run; a model that has answered before must have been
-        failing for a minute. The next run asks it again.
+        A model that fails in three consecutive rows, for a reason other than the row itself (auth, not_found, quota,
+        connection, server, timeout, overloaded), is disabled for the rest of the run. If it has answered before, it must
+        also have been failing for a minute. The next run asks it again.
 
-        Killed half-way it is simply started again, and continues where it was. --max-calls, --max-tokens and --max-cost are
-        those of the whole batch, --deadline that of this start of it.
+        If it is killed, run the same command again: it resumes. --max-calls, --max-tokens and --max-cost limit the whole
+        batch, --deadline this run of it.
 
         Args:
-            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or address.
-            flow: The algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its
-                own options.
+            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or fsspec URL.
+            flow: Algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its options.
             batch: What is read and written.
             given: The settings.
         """

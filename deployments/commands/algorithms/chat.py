@@ -28,16 +28,16 @@ def chat(
     conversation: ConversationOptions | None = None,
     raw: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> Exit:
-    """Talk with a saved configuration of any kind, or with a consortium; each line is a turn.
+    """Chat with a saved configuration of any algorithm, or with a consortium; each line is a turn.
 
-    The answers go to stdout and all else to stderr. Lines may be piped in; then the exit code is 1 if one of them had no
+    Answers go to stdout, everything else to stderr. Lines may be piped in; the exit code is then 1 if one of them had no
     answer.
 
     Args:
-        name: Name of a saved configuration; `default` if nothing else is given.
+        name: Name of a saved configuration; default: `default`.
         given: The settings; they override what is saved, of whatever flow.
         conversation: Which conversation is continued.
-        raw: Print the answers alone.
+        raw: Print only the answers.
     """
     conversation = conversation or ConversationOptions()
     current = conversation.conversation

@@ -31,7 +31,7 @@ class LearnOutput(TurnOptions):
     """What is printed and written."""
 
     output_format: Annotated[Literal["record", "flare"], Parameter(group=OUTPUT)] = "record"
-    """What --output and --json write: the record, or Flare's shape, which alone means --json."""
+    """Format of --output and --json: the record, or Flare's format (implies --json without --output)."""
 
 
 class _Question(NamedTuple):
@@ -48,13 +48,13 @@ def command(
     given: Given | None = None,
     out: LearnOutput | None = None,
 ) -> Exit:
-    """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
+    """Ask a panel of models, aggregate their answers, and let each improve its own.
 
     Args:
-        prompt: The question; - reads it from standard input.
+        prompt: Prompt; - reads it from standard input.
         source: Where else it is read.
-        input: One of Flare's input.json files; options override its settings.
-        name: Name of a saved configuration; options override its settings.
+        input: Flare input.json file; options override it.
+        name: Name of a saved configuration; options override it.
         given: The settings.
         out: What is printed and written.
     """
@@ -86,7 +86,7 @@ def save(
 
     Args:
         name: Lower-case letters, digits and dashes.
-        input: One of Flare's input.json files. Of its conversation only the system prompt is saved.
+        input: Flare input.json file. Of its conversation only the system prompt is saved.
         given: The settings.
     """
     given = given or {}
@@ -112,7 +112,7 @@ def _read(path: Path) -> FlareRun:
     except OSError as error:
         raise Stop(f"--input {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise Stop(f"--input {path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise Stop(f"--input {path} is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
         read_input(text)  # before a server is started: what is wrong with the file does not depend on it
         connect()

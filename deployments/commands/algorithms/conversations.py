@@ -19,9 +19,9 @@ class ConversationOptions:
     """Which conversation is continued; by default a new one begins."""
 
     go_on: Annotated[bool, Parameter(name=["--continue", "-c"], group=OUTPUT, negative="")] = False
-    """Continue after your latest answer."""
+    """Continue the latest conversation."""
     cid: Annotated[str | None, Parameter(group=OUTPUT)] = None
-    """Continue this conversation after its latest answer, or after the answer of this run. An id or its beginning."""
+    """Conversation or run to continue: its ID, or the start of it."""
 
     @cached_property
     def conversation(self) -> Conversation:
@@ -56,7 +56,7 @@ class ConversationOptions:
             Stop: If one was named.
         """
         if self.go_on or self.cid is not None:
-            raise Stop(f"--continue and --cid: {what} is no turn of a conversation")
+            raise Stop(f"--continue and --cid: {what} is not a turn of a conversation")
 
     def turns(self) -> list[Message]:
         """Return what was said so far, for a flow's `conversation`."""

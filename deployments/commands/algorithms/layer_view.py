@@ -7,7 +7,7 @@ from typing import Any
 from consensus_flows.deployments.terminal import put, say
 from consensus_flows.deployments.view import Lines, LiveTable, cost, state
 from consensus_flows.tasks.record import Iteration, Record, Response
-from consensus_flows.tasks.reports.report import percent
+from consensus_flows.tasks.reports.markdown import percent
 
 
 class LayerLines(Lines):

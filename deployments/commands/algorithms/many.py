@@ -42,7 +42,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
     if at_once < 1:
         raise Stop(f"--at-once is {at_once}: it must be at least 1")
     if not prompts.is_dir():
-        raise Stop(f"--prompts: there is no folder {prompts}")
+        raise Stop(f"--prompts: no such folder: {prompts}")
     output = folder(out.output, "--output").resolve()
     quiet = out.json or out.raw
 
@@ -54,7 +54,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
         else:
             _show(found)
         if not quiet:
-            say(f"The records are in {output}: `consensus tally {output}` puts them together")
+            say(f"The records are in {output}: aggregate them with `consensus tally {output}`")
             if summary.flow_run_id:
                 say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")
         return exit_code(summary)

@@ -22,12 +22,12 @@ command = App(name="mixture-of-agents")
 command.command(
     "consensus_flows.deployments.commands.operations.check_models:check_proposer",
     name="check-proposer",
-    help="Try models out as proposers.",
+    help="Test models as proposers.",
 )
 command.command(
     "consensus_flows.deployments.commands.operations.check_models:check_aggregator",
     name="check-aggregator",
-    help="Try models out as aggregators.",
+    help="Test models as aggregators.",
 )
 
 
@@ -41,14 +41,14 @@ def mixture(
     given: Given | None = None,
     out: TurnOptions | None = None,
 ) -> Exit:
-    """Ask layers of models, each of which sees all answers of the layer before; the last model writes one answer.
+    """Ask models in layers; each layer improves the answers of the one before, and the aggregator writes the final one.
 
     Args:
-        prompt: The question; - reads it from standard input.
+        prompt: Prompt; - reads it from standard input.
         source: Where else it is read.
-        queries: File of questions, one a line or a JSON list, for a list of records.
-        reference: File of recorded answers that stand in for the first layer, JSON or JSONL. May be repeated.
-        name: Name of a saved configuration; options override its settings.
+        queries: File of prompts, one a line or a JSON list; the result is a list of records.
+        reference: File of recorded answers to use as the first layer, JSON or JSONL. May be repeated.
+        name: Name of a saved configuration; options override it.
         given: The settings.
         out: What is printed and written.
     """

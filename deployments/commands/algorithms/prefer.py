@@ -27,16 +27,16 @@ def command(
     given: Given | None = None,
     out: TurnOptions | None = None,
 ) -> Exit:
-    """Ask many models; then each of them ranks the answers of the others. The best by Borda count is the answer.
+    """Ask many models, and let each rank the answers of the others. The answer is the one with the highest Borda count.
 
-    With --prompts, every *.md and *.txt file of a folder is a prompt, and --output a folder that gets a record of each.
+    With --prompts, every *.md and *.txt file of a folder is a prompt, and --output is a folder for their records.
 
     Args:
-        prompt: The question; - reads it from standard input.
+        prompt: Prompt; - reads it from standard input.
         source: Where else it is read.
-        prompts: Folder of questions, to run them all.
-        at_once: With --prompts, how many questions are worked on at once.
-        name: Name of a saved configuration; options override its settings.
+        prompts: Folder of prompts.
+        at_once: Number of prompts to work on concurrently, with --prompts.
+        name: Name of a saved configuration; options override it.
         given: The settings.
         out: What is printed and written.
     """

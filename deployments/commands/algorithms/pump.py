@@ -29,16 +29,16 @@ def command(
     given: Given | None = None,
     out: TurnOptions | None = None,
 ) -> Exit:
-    """Ask many models at once, and print every answer as it comes under its model's name with its time.
+    """Ask many models at once, and print each answer as it arrives, with its latency.
 
-    The exit code is 0 when at least one has answered, or as many as --quorum asks for. With --raw the answers are
-    printed at the end, in the order of the members and without times; the answer of an only member without a heading.
+    The exit code is 0 if at least one member answers, or as many as --quorum requires. With --raw, answers are printed at
+    the end, in the order of the members and without latencies; a single answer has no heading.
 
     Args:
-        prompt: The question; - reads it from standard input.
+        prompt: Prompt; - reads it from standard input.
         source: Where else it is read.
-        responses: Folder into which each answer is written, one file a member.
-        name: Name of a saved configuration; options override its settings.
+        responses: Folder for the answers, one file per member.
+        name: Name of a saved configuration; options override it.
         given: The settings.
         out: What is printed and written.
     """

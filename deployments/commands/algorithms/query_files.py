@@ -99,7 +99,7 @@ def _json(text: str, path: Path, option: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise Stop(f"{option} {path} is no JSON: {error}") from None
+        raise Stop(f"{option} {path} is not valid JSON: {error}") from None
 
 
 def _wrong(path: Path) -> Stop:

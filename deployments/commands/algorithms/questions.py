@@ -19,9 +19,9 @@ class QuestionOptions:
     """Where else the question is read."""
 
     prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None
-    """File that holds the question; - is standard input."""
+    """File of the prompt; - is standard input."""
     stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None
-    """Put what is piped in before the question. Default: unless standard input is a terminal."""
+    """Prepend standard input to the prompt. Default: unless it is a terminal."""
 
     def given(self) -> bool:
         """Tell whether one of them names a question."""

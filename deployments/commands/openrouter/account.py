@@ -27,20 +27,22 @@ from consensus_flows.tasks.openrouter import (
 )
 from consensus_flows.tasks.watch import watched_by
 
-app = App(name="openrouter", help="OpenRouter's own: credits, models, which free ones work, a completion, a chat.")
-app.command("consensus_flows.deployments.commands.openrouter.chat:chat", name="chat", help="Talk with one model.")
+app = App(
+    name="openrouter", help="Show OpenRouter's credits, models, and which free ones work; complete a text, or chat."
+)
+app.command("consensus_flows.deployments.commands.openrouter.chat:chat", name="chat", help="Chat with one model.")
 
 Found = TypeVar("Found")
 
 
 @app.command
 def credits(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:  # noqa: A001  # the command's name
-    """Print what the account and the key have used and have left, in US dollars.
+    """Print the usage and remaining credits of the account and the key, in US dollars.
 
-    OpenRouter tells an account's credits to management keys only; with another key its own limits are printed.
+    OpenRouter shows the account's credits only to a management key; with any other key, its limits are printed.
 
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     found = _ask(account())
     for note in found["notes"]:
@@ -57,10 +59,10 @@ def credits(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:  
 
 @app.command
 def models(*, output_dir: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Write all models and the free ones into `models.json` and `free_models.json`.
+    """Write all models to `models.json`, and the free ones to `free_models.json`.
 
     Args:
-        output_dir: Folder of the files; default: this one, or none with --json.
+        output_dir: Folder of the files; default: the current one, or none with --json.
         json: Print both lists as JSON.
     """
     where = None if json and output_dir is None else folder(output_dir or Path(), "--output-dir")
@@ -87,17 +89,17 @@ def working_models(
     fresh: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """Try each free model at both endpoints, and write those that work as JSON. What was tried is not tried again.
+    """Test each free model at both endpoints, and write those that work as JSON. Tested models are not tested again.
 
-    The exit code is 1 when a limit of the account ended the run early; the next run goes on from there.
+    The exit code is 1 if a limit of the account ended the run early; run it again to continue.
 
     Args:
-        output_dir: Folder of the files, and of what was tried; default: this one.
-        interval: Seconds between the starts of two requests; OpenRouter allows 20 a minute to free models.
-        model: Try only this free model. May be repeated.
-        timeout: Seconds that one request may take.
-        again: Try again what failed for a reason that may have passed.
-        fresh: Forget what was tried, and try all again.
+        output_dir: Folder of the files and the results; default: the current one.
+        interval: Seconds between requests; OpenRouter allows 20 a minute for free models.
+        model: Free model to test; default: all. May be repeated.
+        timeout: Timeout of a request, in seconds.
+        again: Retry models that failed for a temporary reason.
+        fresh: Discard earlier results, and test all models.
         json: Print the result as JSON on stdout, and nothing else.
     """
     from consensus_flows.flows.openrouter_models import openrouter_working_models
@@ -122,7 +124,7 @@ def working_models(
     else:
         for endpoint in FILES:
             put("\n".join(f"{endpoint}\t{name}" for name in getattr(found, endpoint)) or f"{endpoint}\t(none)")
-        tried = f"{len(found.trials)} trials, {found.tried_now} of them now"
+        tried = f"{len(found.trials)} tests, {found.tried_now} of them now"
         say(f"{tried}: {', '.join(str(where / name) for name in (*FILES.values(), TRIED))}")
     if found.stopped:
         say(f"consensus: {len(found.untried)} models are left to try: {found.stopped}")
@@ -139,11 +141,11 @@ def completion(
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Let a model continue a text, at the legacy endpoint for completions.
+    """Complete a text, at the legacy completions endpoint.
 
     Args:
-        prompt: The text; - reads it from standard input.
-        model: OpenRouter's name of the model: author/slug, or author/slug:free.
+        prompt: Text; - reads it from standard input.
+        model: Model, as author/slug or author/slug:free.
         source: Where else it is read.
         options: Sampling settings and limits.
         out: What is printed and written.
@@ -162,7 +164,7 @@ def one_model(model: str, options: RunOptions | None) -> PumpConfig:
     members = [f"{PROVIDER}/{name}"]
     config = configured(PumpConfig, options, {"members": members})
     if config.members != members:
-        raise Stop("members: --config names some, and --model names another: leave them out of the file")
+        raise Stop("members: set in both --config and --model: remove them from the file")
     return config
 
 

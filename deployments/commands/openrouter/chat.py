@@ -48,14 +48,14 @@ def chat(
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Ask a model and let it improve its answer (default), or talk with it until you type exit (interactive).
+    """Ask a model and let it improve its answer (default), or chat with it until you type exit (interactive).
 
     Args:
-        model: OpenRouter's name of the model: author/slug, or author/slug:free.
-        prompt: The question; - reads it from standard input. In an interactive chat the first one, if you give it.
-        mode: One question and improvements of the answer, or as many questions as you like.
-        turns: How often the model answers in the default mode.
-        improvement_prompt: What it is asked after each answer in the default mode.
+        model: Model, as author/slug or author/slug:free.
+        prompt: Prompt; - reads it from standard input. Optional in an interactive chat.
+        mode: One prompt with improvements of the answer, or a conversation.
+        turns: Number of answers in the default mode.
+        improvement_prompt: Prompt after each answer in the default mode.
         source: Where else it is read.
         options: Sampling settings and limits; a budget is that of one turn.
         out: What is printed and written.
@@ -68,7 +68,7 @@ def chat(
     source = source or QuestionOptions()
     if interactive and (prompt == "-" or source.stdin or str(source.prompt_file) == "-"):
         raise Stop(
-            "--prompt -, --prompt-file - and --stdin read standard input to its end, and an interactive chat goes on there"
+            "--prompt -, --prompt-file - and --stdin read standard input to its end, and an interactive chat continues there"
         )
     if interactive:
         source.stdin = False  # what is piped in are the turns
@@ -113,16 +113,16 @@ class Session:
 
     def ask(self, text: str) -> bool:
         """Ask, and tell whether there is an answer; a question without one does not become part of the conversation."""
-        heard = _Heard()
+        seen = _LastRecord()
         try:
-            with watched_by(heard):
+            with watched_by(seen):
                 record = asyncio.run(record_of(pump(text, self._config, conversation=list(self._turns))))
         except Exception as error:
             failure = server_failure(error)
-            if heard.record is None or failure is None:
+            if seen.record is None or failure is None:
                 raise
             say(f"consensus: the Prefect server did not record the end of the run ({failure})")
-            record = heard.record
+            record = seen.record
         self._records.append(record)
         if record.answer is None:
             say(f"consensus: no answer: {record.error}")
@@ -141,7 +141,7 @@ class Session:
         }
 
 
-class _Heard:
+class _LastRecord:
     """Keeps what came of a turn, which the Prefect server may fail to be told of."""
 
     record: Record | None = None

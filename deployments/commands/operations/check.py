@@ -25,13 +25,13 @@ NO_LIST: frozenset[ErrorKind] = frozenset({"not_found", "bad_request", "malforme
 
 
 def check(name: str | None = None, *, offline: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Check the server, the credentials, and whether the models of a saved configuration can be asked.
+    """Check the server, the API keys, and the models of a saved configuration.
 
-    Providers are asked for their lists of models, which is free. A model of the configuration that is not in its list is asked
-    for a few tokens, and that is said. The exit code is 2 when a provider or a model cannot be asked.
+    Providers are asked for their lists of models, which is free. A model that is not in its list is asked for a few tokens,
+    with a message. The exit code is 2 if a provider or a model cannot be asked.
 
     Args:
-        name: Saved configuration, of any flow; `default` if none is named.
+        name: Name of a saved configuration; default: `default`.
         offline: Do not ask the providers.
     """
     info = connect()

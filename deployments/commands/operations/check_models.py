@@ -32,15 +32,15 @@ class CheckOptions:
     """What the candidates are given."""
 
     prompts: Annotated[Path | None, Parameter(group=OUTPUT)] = None
-    """File of prompts in place of those that come along: one a line, or JSON as docs/mixture_of_agents.md has it."""
+    """File of prompts that replaces the built-in ones: one a line, or JSON (see docs/mixture_of_agents.md)."""
     instruction: Annotated[Path | None, Parameter(group=JUDGING)] = None
-    """File with the instruction of the role, in place of the built-in one."""
+    """File of instructions for the role; default: built in."""
 
 
 def check_proposer(
     *, check: CheckOptions | None = None, panel: PanelOptions | None = None, out: OutputOptions | None = None
 ) -> Exit:
-    """Ask every candidate every prompt, as the first layer would be asked, and write {prompt: {model: answer}}.
+    """Ask every model every prompt as in the first layer, and write {prompt: {model: answer}}.
 
     Args:
         check: What the candidates are given.
@@ -53,7 +53,7 @@ def check_proposer(
 def check_aggregator(
     *, check: CheckOptions | None = None, panel: PanelOptions | None = None, out: OutputOptions | None = None
 ) -> Exit:
-    """Let every candidate aggregate prepared answers, one set of them all wrong, and write {prompt: {model: answer}}.
+    """Let every model aggregate prepared answers, and write {prompt: {model: answer}}.
 
     Args:
         check: What the candidates are given; --prompts is JSON of prompts with `answers`.

@@ -16,13 +16,13 @@ Found = list[str] | ConfigurationError | ModelError
 
 
 def models(provider: str | None = None, *, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """List the models that the providers offer, each as provider/model, the way -m takes it.
+    """List the available models as provider/model.
 
-    The exit code is 1 when a provider that has a key does not answer.
+    The exit code is 1 if a provider that has a key does not answer.
 
     Args:
-        provider: Only this provider; default: all that have a key.
-        json: As JSON, a list for each provider.
+        provider: Provider; default: all that have a key.
+        json: Print JSON: a list for each provider.
     """
     connect()
     found = asyncio.run(_models(provider))

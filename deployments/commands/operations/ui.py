@@ -17,7 +17,7 @@ from consensus_flows.tasks.files import atomic_write
 def ui(*, password: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """Open the Prefect UI in your browser, signed in.
 
-    The server that `consensus` starts has a password. Your browser remembers it after this command.
+    The server that `consensus` starts has a password, which your browser remembers after this command.
 
     Args:
         password: Print the password instead, to sign in from another browser or through an SSH tunnel.

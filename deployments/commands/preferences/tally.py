@@ -25,15 +25,15 @@ def tally(
     picture: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """Put the recorded preferences of a folder together: whom each judge prefers on each prompt, and where they disagree.
+    """Aggregate recorded preferences: the first choice of each judge for each prompt, and where they disagree.
 
-    Files that are no such record are named and left out.
+    Other files are skipped with a message.
 
     Args:
-        folder: Folder of the records that `consensus prefer --output` has written, *.json.
-        csv: File for the table prompt by judge with its totals.
-        ranks_csv: File with one row for each answer that a judge saw, for statistics.
-        picture: File for a picture, .svg; or .png where cairosvg is installed.
+        folder: Folder of records (*.json) written by `consensus prefer --output`.
+        csv: CSV file for the table of first choices and its totals.
+        ranks_csv: CSV file with one row per ranked answer, for statistics.
+        picture: File for a chart: .svg, or .png if cairosvg is installed.
         json: Print everything as JSON.
     """
     for path, option in ((csv, "--csv"), (ranks_csv, "--ranks-csv"), (picture, "--picture")):

@@ -17,7 +17,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
 from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
-app = App(name="keys", help="Credentials of providers, saved as Prefect blocks.")
+app = App(name="keys", help="Manage API keys, saved as Prefect blocks.")
 
 
 @app.command(name="set")
@@ -30,15 +30,15 @@ def set_key(
     max_concurrency: int | None = None,
     requests_per_minute: int | None = None,
 ) -> Exit:
-    """Save the key of a provider. It is asked for without being shown, or taken from a variable or from standard input.
+    """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 
     Args:
         provider: openai, anthropic, google, openrouter, huggingface, or a name of your own for another server.
-        base_url: Address of the server, for a name of your own.
-        from_env: Name of the environment variable that holds the key.
-        allow_http_host: Host to which the key may travel over plain http. May be repeated.
-        max_concurrency: Most calls under way at once in one process.
-        requests_per_minute: Most calls started a minute in one process.
+        base_url: URL of the server, for a name of your own.
+        from_env: Environment variable that contains the key.
+        allow_http_host: Host that may receive the key over plain http. May be repeated.
+        max_concurrency: Maximum number of concurrent calls in each process.
+        requests_per_minute: Maximum number of calls started per minute in each process.
     """
     block_class, default_url = _class_of(provider, base_url)
     limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
@@ -58,14 +58,14 @@ def import_keys(file: Path) -> Exit:
     """Save the keys of a JSON file: {"openai": {"api-key": "..."}, "my-server": {"base-url": "...", "api-key": "..."}}.
 
     Args:
-        file: The file.
+        file: JSON file.
     """
     try:
         entries = parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise Stop(f"{file} is no JSON: line {getattr(error, 'lineno', '?')}") from None
+        raise Stop(f"{file} is not valid JSON: line {getattr(error, 'lineno', '?')}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise Stop(f'{file} must hold an object by provider: {{"openai": {{"api-key": "..."}}}}')
     blocks: dict[str, ModelCredentials] = {}
@@ -85,7 +85,7 @@ def import_keys(file: Path) -> Exit:
 
 @app.command(name="list")
 def list_keys() -> Exit:
-    """List the saved credentials, without the keys: name, type, base URL, and which of block and environment gave that."""
+    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment."""
     connect()
     for name, slug, data in asyncio.run(saved()):
         where = base_url_of(name, data.get("base_url"))
@@ -96,10 +96,10 @@ def list_keys() -> Exit:
 
 @app.command
 def remove(provider: str) -> Exit:
-    """Remove the saved credentials of a provider.
+    """Remove the saved key of a provider.
 
     Args:
-        provider: Its name.
+        provider: Name of the provider.
     """
     connect()
 
@@ -136,13 +136,13 @@ def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredential
     try:
         parse_model(f"{provider}/x")
     except ValueError:
-        raise Stop(f"{provider!r} is no provider name: lower-case letters, digits and dashes") from None
+        raise Stop(f"{provider!r} is not a valid provider name: use lower-case letters, digits and dashes") from None
     known = built_in().get(provider)
     if known is not None and known.block is not None:
         return known.block, known.base_url
     if base_url is None:
         raise Stop(
-            f"{provider!r} is none of {', '.join(name for name, one in built_in().items() if one.block)}: give the address of its OpenAI-compatible server with --base-url"
+            f"unknown provider {provider!r}: use one of {', '.join(name for name, one in built_in().items() if one.block)}, or set the address of an OpenAI-compatible server with --base-url"
         )
     return OpenAICompatibleCredentials, None
 

@@ -8,15 +8,15 @@ from consensus_flows.deployments.terminal import Exit, put, put_json, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompting.prompt_sets import path_of, prompt_set, prompt_sets
 
-app = App(name="prompts", help="Prompt sets: examples, steps of thought, citations. `--prompt-set` uses one.")
+app = App(name="prompts", help="Manage prompt sets: few-shot, chain of thought, citations. `--prompt-set` uses one.")
 
 
 @app.command(name="list")
 def list_sets(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """List the prompt sets that have a name, one's own and the shipped ones.
+    """List the prompt sets, yours and the built-in ones.
 
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     rows, good = [], True
     for name, path in prompt_sets().items():
@@ -35,10 +35,10 @@ def list_sets(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
 
 @app.command
 def show(name: str) -> Exit:
-    """Print the file of a prompt set, for a copy of one's own: `consensus prompts show few-shot > mine.toml`.
+    """Print the file of a prompt set, to copy and edit it: `consensus prompts show few-shot > mine.toml`.
 
     Args:
-        name: Name of the set, or a file.
+        name: Name or file of the set.
     """
     prompt_set(name)
     put(path_of(name).read_text(encoding="utf-8-sig").rstrip())

@@ -36,7 +36,9 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         Stop: If the name cannot be one, or another kind of configuration has it.
     """
     if not _NAME.match(name):
-        raise Stop(f"{name!r} is no name: lower-case letters, digits and single dashes, for example night-panel")
+        raise Stop(
+            f"{name!r} is not a valid name: use lower-case letters, digits and single dashes, for example night-panel"
+        )
     connect()
 
     async def write() -> None:
@@ -92,7 +94,7 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
     """List the saved configurations.
 
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     connect()
     found = asyncio.run(saved_configurations())
@@ -109,7 +111,7 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
 
 
 def show(name: str) -> Exit:
-    """Print a saved configuration as JSON, as `--config` reads it.
+    """Print a saved configuration as JSON, for `--config`.
 
     Args:
         name: Name of the configuration.

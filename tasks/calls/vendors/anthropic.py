@@ -118,7 +118,7 @@ class Anthropic(Vendor):
             if isinstance(error, Mapping):
                 status = _STATUS.get(str(error.get("type")), 500)
                 return Reply(fault=Fault(status, body={"error": dict(error)}, message=str(error.get("message", ""))))
-            return Reply(fault=malformed("the response is no message"))
+            return Reply(fault=malformed("the response is not a message"))
         text = "".join(block.text for block in response.content if block.type == "text")
         finish = _FINISH.get(response.stop_reason or "", "other")
         return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")

@@ -40,7 +40,7 @@ _FINISH: dict[str, FinishReason] = {
     "LANGUAGE": "content_filter",
 }
 _WITH_TASK = ("gemini-embedding-001", "text-embedding-")
-"""Beginnings of the names of those models that are told what a vector is for; later ones refuse it."""
+"""Beginnings of the names of those models that take what a vector is for; later ones refuse it."""
 
 
 class Google(Vendor):
@@ -88,7 +88,7 @@ class Google(Vendor):
             return failures.status_fault(error, error.code, error.details)
         digits = isinstance(error, ValueError) and "integer string conversion" in str(error)
         if isinstance(error, UnknownApiResponseError) or digits:
-            return Fault(message="the response is no JSON", transport="malformed")
+            return Fault(message="the response is not valid JSON", transport="malformed")
         return super().fault_of(error)
 
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _read_answer(response: Any) -> Reply:
     from google.genai.types import GenerateContentResponse
 
     if not isinstance(response, GenerateContentResponse):
-        return Reply(fault=malformed("the response is no generate_content response"))
+        return Reply(fault=malformed("the response is not a generate_content response"))
     usage = _usage(response)
     if not response.candidates:
         feedback = response.prompt_feedback
@@ -183,7 +183,7 @@ def _read_embedding(response: Any) -> Reply:
     from google.genai.types import EmbedContentResponse
 
     if not isinstance(response, EmbedContentResponse):
-        return Reply(fault=malformed("the response is no embed_content response"))
+        return Reply(fault=malformed("the response is not an embed_content response"))
     counted = response.usage_metadata
     usage = usage_of(counted.prompt_token_count, 0) if counted is not None else None
     if not response.embeddings:

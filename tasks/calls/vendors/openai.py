@@ -128,8 +128,8 @@ class OpenAI(Vendor):
             reply = _read_completion(response, limited="max_tokens" in body["extra_body"])
         else:
             reply = _read_chat(response)
-        told = field_of(response, "usage", "cost")
-        return replace(reply, doubts=("cost",)) if told is not None and reply.cost_usd is None else reply
+        reported = field_of(response, "usage", "cost")
+        return replace(reply, doubts=("cost",)) if reported is not None and reply.cost_usd is None else reply
 
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
@@ -143,7 +143,7 @@ def _read_chat(response: Any) -> Reply:
     from openai.types.chat import ChatCompletion
 
     if not isinstance(response, ChatCompletion):
-        return Reply(fault=malformed("the response is no chat completion"))
+        return Reply(fault=malformed("the response is not a chat completion"))
     choice = response.choices[0] if response.choices else None
     error = _error(response, choice)
     usage, cost = _usage(response)
@@ -158,7 +158,7 @@ def _read_chat(response: Any) -> Reply:
     if message.refusal:
         return Reply(None, "content_filter", usage, cost, model, message.refusal, None, tier)
     if not isinstance(message.content, str | None):
-        fault = malformed("the content of the response is no text")
+        fault = malformed("the content of the response is not text")
         return Reply(usage=usage, cost_usd=cost, model=model, fault=fault)
     detail = f"finish_reason {choice.finish_reason}"
     return Reply(message.content, finish, usage, cost, model, detail, None, tier)
@@ -173,7 +173,7 @@ def _read_completion(response: Any, *, limited: bool) -> Reply:
     from openai.types.chat import ChatCompletion
 
     if not isinstance(response, Completion):
-        return Reply(fault=malformed("the response is no completion"))
+        return Reply(fault=malformed("the response is not a completion"))
     fields: dict[str, Any] = response.to_dict(mode="python")
     choices = fields.get("choices")
     for choice in choices if isinstance(choices, list) else []:
@@ -186,7 +186,7 @@ def _read_embedding(response: Any) -> Reply:
     from openai.types import CreateEmbeddingResponse
 
     if not isinstance(response, CreateEmbeddingResponse):
-        return Reply(fault=malformed("the response is no list of embeddings"))
+        return Reply(fault=malformed("the response is not a list of embeddings"))
     error = (response.model_extra or {}).get("error")
     if error:
         return Reply(fault=fault_in_body(error))

@@ -49,11 +49,6 @@ def extract_all(texts: Sequence[str | None], extraction: Extraction) -> list[Rea
     return _readings([None if text is None else _read(text, extraction) for text in texts])
 
 
-def normalised(text: str) -> Reading | None:
-    """Read a whole text: without regard to case, blanks and marks around it; a text that is a number is that number."""
-    return _readings([_normalised(text)])[0]
-
-
 def _normalised(text: str) -> Reading | Number | None:
     key = plain(text)
     if not key:
