@@ -10,6 +10,7 @@ from consensus_flows.blocks.credentials import *  # noqa: F403
 from consensus_flows.blocks.history import HistoryDatabase
 from consensus_flows.blocks.member import Member, ModelName, parse_member, parse_model
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.blocks.notification import AppriseAddress
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
@@ -18,6 +19,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import Vote, VoteConfig
 
 __all__ = [
+    "AppriseAddress",
     "Budget",
     "ConsensusLearning",
     "ConsensusLearningConfig",

@@ -121,6 +121,12 @@ def _batch(*tokens: Tokens, flow: str | None = None) -> Any:
     return _by_flow("batch", flow, tokens, lambda: command(algorithm(flow).name if flow else None if named else MAIN))
 
 
+def _schedule(*tokens: Tokens, flow: str | None = None) -> Any:
+    from consensus_flows.deployments.commands.schedules import command
+
+    return _by_flow("schedule", flow, tokens, lambda: command(algorithm(flow).name if flow else None))
+
+
 app.command(
     _save,
     name="save",
@@ -134,6 +140,18 @@ app.command(
     help="Run an algorithm on every row of a file.",
     help_flags=[],
     version_flags=[],
+)
+app.command(
+    _schedule,
+    name="schedule",
+    help="Run a batch every night, or at other times, and send what came of it.",
+    help_flags=[],
+    version_flags=[],
+)
+app.command(
+    "consensus_flows.deployments.commands.schedules:app",
+    name="schedules",
+    help="The batches that are scheduled: list, pause, resume, remove or run them.",
 )
 app.command(
     "consensus_flows.deployments.commands.preferences.tally:tally",

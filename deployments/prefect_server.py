@@ -74,10 +74,12 @@ def serve(listener: socket.socket) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
     app.router.routes.insert(0, Route(SIGN_IN_PATH, sign_in))
+    served: Any = app
     if settings.api.host not in ANY_ADDRESS:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, settings.api.host])
+        # Around the application and not in it: its own services, such as automations, call it as host `prefect-in-memory`.
+        served = TrustedHostMiddleware(app, allowed_hosts=[*LOOPBACK_HOSTS, settings.api.host])
     config = uvicorn.Config(
-        app,
+        served,
         timeout_keep_alive=settings.api.keepalive_timeout,
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,

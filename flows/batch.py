@@ -31,10 +31,11 @@ from consensus_flows.tasks.watch import emit
 
 
 def run_name() -> str:
-    """Name a flow run after its input."""
+    """Name a flow run after the saved configuration or the algorithm, and its input."""
     given = flow_run.parameters
     part = f", part {given['shard']} of {given.get('shards')}" if given.get("shard") else ""
-    return f"{PurePosixPath(str(given.get('input') or '')).name}{part}"
+    what = given["config"] if isinstance(given.get("config"), str) and given["config"] else given.get("flow") or MAIN
+    return f"{what} · {PurePosixPath(str(given.get('input') or '')).name}{part}"
 
 
 @flow(name="batch", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)

@@ -1,25 +1,51 @@
 """What all rows of a batch come to."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
 from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
-from consensus_flows.tasks.batches.review import reasons
+from consensus_flows.tasks.batches.review import ReasonKind, reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
 from consensus_flows.tasks.record import TakenOut
 
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
+SHOWN_REVIEW = 20
+"""Rows to look at that a summary names."""
 BINS = 10
 """Columns of the histogram of agreement, each a tenth wide."""
+
+
+_WEIGHT = get_args(ReasonKind)
 
 
 def describe(bad: BadRow) -> str:
     """Say what is wrong with a row of the input."""
     return f"{bad.where}: {bad.message}"
+
+
+class MemberSummary(BaseModel):
+    """How one member did over the rows of a batch, whoever paid for its answers."""
+
+    rows: int = 0
+    """Rows in which it was asked."""
+    answered: int = 0
+    read: int = 0
+    """Rows in which an answer was read out of its text."""
+    wins: int = 0
+    """Rows in which that is the panel's answer."""
+
+
+class ReviewRow(BaseModel):
+    """A row that a person should look at."""
+
+    id: str
+    reasons: list[ReasonKind]
+    answer: str | None = None
+    run_id: str | None = None
 
 
 class RowSums(BaseModel):
@@ -41,6 +67,8 @@ class RowSums(BaseModel):
     cached_calls: int = 0
     agreement: list[int] = Field(default_factory=lambda: [0] * BINS)
     """How many rows have an agreement from 0 to 0.1, from 0.1 to 0.2, and so on."""
+    agreement_degraded: list[int] = Field(default_factory=lambda: [0] * BINS)
+    """How many of these are degraded: not every member has a part in their agreement."""
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output."""
@@ -59,7 +87,9 @@ class RowSums(BaseModel):
         self.calls += result["calls"] or 0
         self.cached_calls += result["cached_calls"] or 0
         if result["agreement"] is not None:
-            self.agreement[min(BINS - 1, int(result["agreement"] * BINS))] += 1
+            place = min(BINS - 1, int(result["agreement"] * BINS))
+            self.agreement[place] += 1
+            self.agreement_degraded[place] += bool(result["degraded"])
 
 
 class Progress(RowSums):
@@ -119,6 +149,9 @@ class BatchSummary(RowSums):
     possibly_billed: int = 0
     """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
     models: list[ModelSummary] = Field(default_factory=list)
+    members: dict[str, MemberSummary] = Field(default_factory=dict)
+    review: list[ReviewRow] = Field(default_factory=list)
+    """The rows that a person should look at, the weightiest reasons first; not all where there are many."""
     requests: int = 0
     """Requests that were sent for these calls, retries included."""
     never_answered: list[str] = Field(default_factory=list)
@@ -133,6 +166,17 @@ class BatchSummary(RowSums):
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output, and note why it has no answer."""
         super().add(result)
+        for name, said in (result.get("answers") or {}).items():
+            member = self.members.setdefault(name, MemberSummary())
+            member.rows += 1
+            member.answered += said["error"] is None
+            member.read += said["answer"] is not None
+            member.wins += said["answer"] is not None and said["answer"] == result["answer"]
+        if why := reasons(result):
+            answer = None if result["answer"] is None else result["answer"][:200]
+            self.review.append(ReviewRow(id=result["id"], reasons=why, answer=answer, run_id=result.get("run_id")))
+            self.review.sort(key=lambda row: _WEIGHT.index(row.reasons[0]))
+            del self.review[SHOWN_REVIEW:]
         if (
             result["answer"] is None
             and result["status"] not in {NOT_STARTED, ABSTAINED}

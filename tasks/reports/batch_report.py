@@ -1,13 +1,12 @@
-"""What a batch shows in the Prefect UI: a bar while it goes on, and in the end a summary, a table of models and a picture."""
+"""What a batch shows in the Prefect UI: a bar while it goes on, and in the end a summary, a table of models and the distribution of agreement."""
 
 import asyncio
 import time
-from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    acreate_image_artifact,
     acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
@@ -16,11 +15,15 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_logger
 
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress
+from consensus_flows.tasks.batches.review import WORDS
+from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
 from consensus_flows.tasks.record import bill
-from consensus_flows.tasks.reports.markdown import cell, prose, quoted
-from consensus_flows.tasks.reports.pictures import histogram
+from consensus_flows.tasks.reports.batch_before import Before, run_before
+from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
+from consensus_flows.tasks.reports.verdict import of_batch
 
+BAR = 30
+"""Characters of the longest bar."""
 PAUSE_S = 2.0
 """Seconds between two looks at the bar."""
 
@@ -46,9 +49,10 @@ class BatchReport:
                 self._moved, self._moving = now, asyncio.ensure_future(self._move(self._progress.finished))
         elif event == "batch_ended":
             _emit(value)
+            before = await run_before()
             if self._moving is not None:
                 await self._moving  # or it could put the bar back after its end
-            await asyncio.gather(*(_quietly(one) for one in self._end(value)))
+            await asyncio.gather(*(_quietly(one) for one in self._end(value, before)))
 
     def _share(self, rows: int) -> float:
         return round(100 * min(1.0, rows / max(1, self._progress.wanted)), 1)
@@ -60,16 +64,12 @@ class BatchReport:
     async def _update(self, bar: "asyncio.Task[UUID]", rows: int) -> None:
         await aupdate_progress_artifact(await bar, self._share(rows), f"{rows} of {self._progress.wanted} rows")
 
-    def _end(self, summary: BatchSummary) -> list[Any]:
+    def _end(self, summary: BatchSummary, before: Before | None) -> list[Any]:
         return [
             self._move(summary.done + summary.failed),
-            acreate_markdown_artifact(summary_markdown(summary), "batch-summary", "What the batch came to"),
-            acreate_table_artifact(models_table(summary), "batch-models", "Calls, latency and cost of each model"),
-            acreate_image_artifact(
-                "data:image/svg+xml;base64," + b64encode(histogram(summary.agreement).encode()).decode(),
-                "batch-agreement",
-                "How many rows have which agreement",
-            ),
+            acreate_markdown_artifact(summary_markdown(summary, before), "batch-summary", of_batch(summary).message),
+            acreate_table_artifact(models_table(summary), "batch-models", "Calls, latency and cost by model"),
+            acreate_markdown_artifact(histogram(summary), "batch-agreement", "Agreement distribution"),
         ]
 
 
@@ -92,7 +92,8 @@ def _emit(summary: BatchSummary) -> None:
         related=[{"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}]
         if run_id
         else [],
-        payload=summary.model_dump(
+        payload={"verdict": of_batch(summary).name, "message": of_batch(summary).message}
+        | summary.model_dump(
             mode="json",
             include={
                 "status",
@@ -114,35 +115,105 @@ def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def summary_markdown(summary: BatchSummary) -> str:
-    """Describe a batch for a person."""
-    facts = {
+def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str:
+    """Describe a batch for a person: the verdict, what changed, what to look at, then the figures."""
+    verdict = of_batch(summary)
+    parts = [
+        f"# {summary.algorithm} over `{cell(summary.input)}`",
+        f"**{verdict.name}** · {verdict.message}",
+        f"The answers are in `{cell(summary.output)}`.",
+    ]
+    if summary.error:
+        parts += ["## Why it ended early", prose(summary.error)]
+    if summary.review:
+        shown = f", {len(summary.review)} of them here" if summary.to_review > len(summary.review) else ""
+        parts += [
+            f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}:",
+            _table(review_table(summary)),
+        ]
+    parts += ["## Figures", _table(_figures(summary, before))]
+    if summary.members:
+        parts += ["## Members", _table(members_table(summary))]
+    if summary.models:
+        parts += ["## Models", _table(models_table(summary))]
+    parts += ["## Agreement", histogram(summary)]
+    if summary.failures:
+        parts += ["## Rows without an answer", quoted("\n".join(summary.failures) + _more(summary))]
+    if summary.bad_rows:
+        parts += ["## Bad rows", quoted("\n".join(summary.bad_rows))]
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _figures(summary: BatchSummary, before: Before | None) -> list[dict[str, Any]]:
+    """List what the batch came to, beside the run before."""
+    found = _facts(summary)
+    if before is None:
+        return [{"": name, "this run": value} for name, value in found.items()]
+    earlier = _facts(before.summary)
+    head = f"[the run before](/runs/flow-run/{before.flow_run_id})"
+    return [{"": name, "this run": value, head: earlier[name]} for name, value in found.items()]
+
+
+def _facts(summary: BatchSummary) -> dict[str, Any]:
+    return {
+        "Status": summary.status,
         "Rows": summary.rows,
         "With an answer": f"{summary.done}, {summary.degraded} of them degraded",
         "Failed": summary.failed,
+        "Tied": summary.ties,
+        "Abstained": summary.abstained,
+        "To review": summary.to_review,
         "Not started": summary.not_started,
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
         "Cost": bill(summary.cost_usd, summary.possibly_billed).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
+        "Models that never answered": ", ".join(map(cell, summary.never_answered)) or "none",
     }
-    parts = [
-        f"# {summary.algorithm} over `{cell(summary.input)}`",
-        f"| Status | {summary.status} |\n|---|---|\n"
-        + "\n".join(f"| {name} | {value} |" for name, value in facts.items()),
-        f"The answers are in `{cell(summary.output)}`.",
+
+
+def review_table(summary: BatchSummary) -> list[dict[str, Any]]:
+    """List rows that a person should look at, and why."""
+    return [
+        {
+            "row": cell(row.id),
+            "why": ", ".join(WORDS[reason] for reason in row.reasons),
+            "answer": "-" if row.answer is None else cell(row.answer)[:80],
+            "show it": f"`consensus run {cell(row.run_id)}`" if row.run_id else "-",
+        }
+        for row in summary.review
     ]
-    if table := models_table(summary):
-        lines = [list(table[0]), ["---"] * len(table[0]), *(row.values() for row in table)]
-        parts.append("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
-    if summary.error:
-        parts += ["## Why it ended early", prose(summary.error)]
-    if summary.failures:
-        parts += ["## Rows without an answer", quoted("\n".join(summary.failures) + _more(summary))]
-    if summary.bad_rows:
-        parts += ["## Bad rows", quoted("\n".join(summary.bad_rows))]
-    return "\n\n".join(parts)
+
+
+def members_table(summary: BatchSummary) -> list[dict[str, Any]]:
+    """List how each member did over the rows, stored answers included."""
+    return [
+        {
+            "member": cell(name),
+            "answered": f"{member.answered} of {member.rows}",
+            "wins": f"{member.wins} of {member.read}" if member.read else "-",
+            "agrees with the panel": percent(member.wins / member.read) if member.read else "-",
+        }
+        for name, member in summary.members.items()
+    ]
+
+
+def histogram(summary: BatchSummary) -> str:
+    """Draw how many rows have which agreement, those without all members apart; text, so that it is seen in light and in dark."""
+    most = max(1, *summary.agreement)
+    rows = []
+    for place, count in enumerate(summary.agreement):
+        degraded = summary.agreement_degraded[place]
+        bar = "█" * round((count - degraded) / most * BAR) + "░" * round(degraded / most * BAR)
+        share = f"{place * 100 // BINS} to {(place + 1) * 100 // BINS} %"
+        rows.append({"agreement": share, "rows": count, "without a member": degraded, "": bar or "·"})
+    return _table(rows[::-1])
 
 
 def _more(summary: BatchSummary) -> str:
@@ -156,6 +227,7 @@ def models_table(summary: BatchSummary) -> list[dict[str, Any]]:
         {
             "model": cell(model.model),
             "calls sent": model.calls,
+            "from the store": model.stored,
             "failed": model.failed,
             "p50 s": seconds(model.p50_s),
             "p95 s": seconds(model.p95_s),

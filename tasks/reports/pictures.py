@@ -1,7 +1,7 @@
-"""Pictures in plain SVG, drawn without a library: a tally of preferences, and the histogram of a batch's agreement."""
+"""Pictures in plain SVG, drawn without a library: a tally of preferences."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape, quoteattr
 
 from consensus_flows.tasks.counting.preference import model_of
@@ -40,39 +40,12 @@ def picture(tally: Tally) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + _svg(WIDTH, height, parts)
 
 
-def histogram(counts: Sequence[int]) -> str:
-    """Draw how many rows have which agreement.
-
-    Args:
-        counts: For each of equal parts of 0 to 1, how many.
-
-    Returns:
-        An SVG document.
-    """
-    left, floor, width = 20, 276, 640
-    step, most = (width - 2 * left) / len(counts), max([1, *counts])
-    parts = [_text(left, 30, f"Agreement between the members, {sum(counts)} rows", size=18, bold=True)]
-    for number, count in enumerate(counts):
-        x, height = left + number * step, count / most * 204
-        parts.append(_bar(x + 2, floor - height, step - 4, height))
-        if count:
-            parts.append(_text(x + step / 2, floor - height - 5, str(count), anchor="middle", size=12))
-        parts.append(_text(x, floor + 18, f"{number / len(counts):.1f}", anchor="middle", size=12))
-    parts.append(_text(width - left, floor + 18, "1.0", anchor="middle", size=12))
-    parts.append(f'<line x1="{left}" y1="{floor}" x2="{width - left}" y2="{floor}" stroke="#555555"/>')
-    return _svg(width, 320, parts)
-
-
 def _svg(width: int, height: int, parts: Iterable[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif">\n'
         f'<rect width="{width}" height="{height}" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
-
-
-def _bar(x: float, y: float, width: float, height: float) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{_BLUE}"/>'
 
 
 def _subtitle(tally: Tally) -> str:

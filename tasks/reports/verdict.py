@@ -98,16 +98,22 @@ def of_run(record: Record) -> Verdict:
 def of_batch(summary: BatchSummary) -> Verdict:
     """Judge a batch."""
     started = summary.rows - summary.not_started
-    counts = [
-        f"{count} {word}" for count, word in ((summary.failed, "failed"), (summary.degraded, "degraded")) if count
-    ]
+    words = {
+        "failed": summary.failed,
+        "degraded": summary.degraded,
+        "tied": summary.ties,
+        "abstained": summary.abstained,
+    }
+    counts = [f"{count} {word}" for word, count in words.items() if count]
     name: Outcome = "Completed"
     if summary.status == "stopped" or (summary.failed and not summary.done):
         name = "Failed"
     elif summary.status == "budget":
         name, counts = "BudgetEnded", ["budget ended", *counts]
-    elif counts:
+    elif summary.failed or summary.degraded:
         name = "Degraded"
+    elif summary.ties:
+        name = "Tie"
     rows = f"{summary.rows} rows" if not summary.not_started else f"{started} of {summary.rows} rows"
     lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"
     causes = [cell(summary.error)] if summary.status == "stopped" and summary.error else []
@@ -124,7 +130,7 @@ def _sick_models(summary: BatchSummary) -> list[str]:
     failed = sorted((one for one in summary.models if one.failed), key=lambda one: -one.failed / one.calls)
     return [
         f"{cell(one.model)} never answered"
-        if one.failed == one.calls
+        if one.never_answered
         else f"{cell(one.model)} failed {one.failed} of {one.calls} calls"
         for one in failed
     ]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -14,12 +15,13 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import IN_A_ROW, Labelled, run_batch
-from consensus_flows.tasks.batches.summary import BatchSummary
+from consensus_flows.tasks.batches.results import RowResult
+from consensus_flows.tasks.batches.summary import BatchSummary, MemberSummary
 from consensus_flows.tasks.batches.totals import ModelSummary
 from consensus_flows.tasks.errors import ConfigurationError, OutputError, QuorumError
 from consensus_flows.tasks.record import CallError, Response
-from consensus_flows.tasks.reports.batch_report import models_table, summary_markdown
-from consensus_flows.tasks.reports.pictures import histogram
+from consensus_flows.tasks.reports.batch_before import Before
+from consensus_flows.tasks.reports.batch_report import histogram, models_table, summary_markdown
 from tests.kits.asking import question
 from tests.kits.batch_kit import (
     ROOT,
@@ -285,7 +287,7 @@ async def test_what_is_left_of_it_in_the_history_and_in_the_ui(vendors, tmp_path
     assert float(str(artifacts["batch-progress"].data)) == 100.0
     assert "| Failed | 1 |" in str(artifacts["batch-summary"].data) and "r1: " in str(artifacts["batch-summary"].data)
     assert {name.split(" · ")[0] for name in names} == {"ask r0", "ask r1", "ask r2"}
-    assert run.name == "prompts.csv"
+    assert run.name == "pump · prompts.csv"
 
 
 def test_the_summary_for_a_person():
@@ -296,8 +298,8 @@ def test_the_summary_for_a_person():
     summary.models = [ModelSummary(model="openai/a", calls=4, failed=1, p50_s=0.5, p95_s=1.25, errors={"auth": 1})]
     text = summary_markdown(summary)
     assert "| Failed | 1 |" in text and "| Cost | unknown |" in text and "## Why it ended early" in text
-    assert "| Status | stopped |\n|---|---|\n" in text
-    assert "| openai/a | 4 | 1 | 0.50 | 1.25 | unknown | 0 | 1 auth |" in text
+    assert "| Status | stopped |" in text
+    assert "| openai/a | 4 | 0 | 1 | 0.50 | 1.25 | unknown | 0 | 1 auth |" in text
     assert "\n```" in text and "in|put" not in text
     summary.failures, summary.failed = ["r1: HTTP 401"], 3
     assert "## Rows without an answer\n\n```text\nr1: HTTP 401\n... and 2 more\n```" in summary_markdown(summary)
@@ -305,6 +307,7 @@ def test_the_summary_for_a_person():
         {
             "model": "openai/a",
             "calls sent": 4,
+            "from the store": 0,
             "failed": 1,
             "p50 s": "0.50",
             "p95 s": "1.25",
@@ -315,15 +318,47 @@ def test_the_summary_for_a_person():
     ]
 
 
-def test_the_picture_counts_every_row():
-    import xml.etree.ElementTree as ET
+def test_the_distribution_of_agreement_shows_rows_without_a_member_apart():
+    summary = BatchSummary(agreement=[0, 0, 0, 0, 1, 0, 2, 0, 0, 8], agreement_degraded=[0] * 9 + [4])
+    rows = histogram(summary).splitlines()
+    assert rows[2] == f"| 90 to 100 % | 8 | 4 | {'█' * 15}{'░' * 15} |"
+    assert f"| 40 to 50 % | 1 | 0 | {'█' * 4} |" in rows and "| 0 to 10 % | 0 | 0 | · |" in rows
+    assert len(histogram(BatchSummary()).splitlines()) == 12
 
-    picture = ET.fromstring(histogram([0, 0, 0, 0, 1, 0, 2, 0, 0, 7]))
-    texts = [one.text for one in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert "Agreement between the members, 10 rows" in texts and {"1", "2", "7"} <= set(texts)
-    bars = [float(one.get("height", 0)) for one in picture.iter("{http://www.w3.org/2000/svg}rect")][1:]
-    assert len(bars) == 10 and bars[9] == max(bars) and bars[6] == pytest.approx(bars[9] * 2 / 7, abs=0.1)
-    ET.fromstring(histogram([0] * 10))
+
+def test_the_page_of_a_batch_says_what_to_look_at_who_won_and_what_changed():
+    summary, before = BatchSummary(algorithm="vote", output="out.jsonl"), BatchSummary(algorithm="vote", rows=2, done=2)
+    said = {
+        "a": {"answer": "1", "error": None},
+        "b": {"answer": "2", "error": None},
+        "c": {"answer": None, "error": {}},
+    }
+    row = RowResult(id="r1", answer="1", status="finished", agreement=0.5, share=0.5, degraded=True, run_id="R-1")
+    summary.add(row.model_dump() | {"answers": said})
+    summary.add(row.model_dump() | {"id": "r2", "tie": True, "answers": said})
+    assert summary.members["a"] == MemberSummary(rows=2, answered=2, read=2, wins=2)
+    assert (summary.members["b"].wins, summary.members["c"].answered) == (0, 0)
+    assert [(one.id, one.reasons[0]) for one in summary.review] == [("r2", "tie"), ("r1", "low_agreement")]
+    text = summary_markdown(summary, Before(UUID(int=1), before))
+    assert "**Degraded** · 2 rows, 2 degraded, 1 tied" in text
+    assert "| r1 | low agreement, a call failed or a stand-in answered | 1 | `consensus run R-1` |" in text
+    assert "| a | 2 of 2 | 2 of 2 | 100 % |" in text
+    assert f"[the run before](/runs/flow-run/{UUID(int=1)})" in text
+    assert "| To review | 2 | 0 |" in text
+
+
+async def test_a_batch_is_compared_with_the_run_before(tmp_path, vendors, results):
+    serve(vendors)
+    given = {"flow": "pump", "config": {"members": ["openai/a"]}}
+    for _ in range(2):
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)
+        summary = await batch(str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl"), **given)
+    assert summary.cached_calls == 2
+    async with get_client() as client:
+        mine = FlowRunFilter.model_validate({"id": {"any_": [summary.flow_run_id]}})
+        page = next(one for one in await client.read_artifacts(flow_run_filter=mine) if one.key == "batch-summary")
+    assert "[the run before](/runs/flow-run/" in str(page.data)
+    assert "| openai/a | 0 | 2 |" in str(page.data)
 
 
 MEMORY = """

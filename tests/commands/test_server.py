@@ -3,6 +3,8 @@
 import html
 import json
 import os
+import queue
+import re
 import socket
 import subprocess
 import sys
@@ -255,6 +257,59 @@ def test_prefects_own_commands_reach_it_by_the_profile(started):
         done = processes.run([*command, *more], env=plain, cwd=started.home, text=True, timeout=100)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "mine" in done.stdout
+
+
+NOTIFY = """
+import asyncio, json
+from prefect.client.orchestration import get_client
+from prefect.states import Completed, Crashed
+from consensus_flows.deployments.notifications import notification, notify_of
+from consensus_flows.deployments.server import connect
+from consensus_flows.flows.batch import batch
+
+async def main(ui_url):
+    async with get_client() as client:
+        for kind in ("webhook", "email"):
+            night = await batch.ato_deployment(kind, parameters={"input": "a.csv", "output": "/answers-{date}.jsonl"})
+            key = await night.aapply()
+            await notify_of(client, kind, key, await notification(kind, kind, kind), ui_url)
+            for name, state in (
+                ("a.csv, part 1 of 2", Completed()),
+                ("a.csv", Completed(name="Degraded", message="48 rows, 48 degraded")),
+                ("a.csv", Crashed(message="killed")),
+            ):
+                run = await client.create_flow_run_from_deployment(key, name=name)
+                await client.set_flow_run_state(run.id, state, force=True)
+
+asyncio.run(main(connect().ui_url))
+print(json.dumps(None))
+"""
+
+
+def test_who_is_to_be_notified_of_a_schedule_is_told_of_every_end_and_of_no_shard(started):
+    """By the server, also of a run whose process is gone; to a block of Prefect's own and to one of ours."""
+    sent = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            sent.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        addresses = {"webhook": f"http://127.0.0.1:{port}/", "email": f"json://127.0.0.1:{port}/"}
+        run(NOTIFY, started.env | addresses)
+        found = [sent.get(timeout=60) for _ in range(6)]
+    told = {(one.get("subject") or one["title"]): one.get("text") or one["message"] for one in found}
+    for kind in ("webhook", "email"):
+        assert f"{kind} is scheduled" in told
+        degraded, crashed = told[f"{kind}: Degraded"], told[f"{kind}: Crashed"]
+        assert "48 rows, 48 degraded" in degraded and "killed" in crashed
+        assert re.search(r"/answers-\d{4}-\d\d-\d\d\.jsonl", degraded)
+        assert f"{started.again['ui_url']}/runs/flow-run/" in degraded
 
 
 def test_the_profile_is_no_address_of_your_own_that_must_answer(started):

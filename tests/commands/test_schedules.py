@@ -1,0 +1,110 @@
+"""`consensus schedule` and `consensus schedules`: a batch at fixed times, without a file to edit."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
+
+from consensus_flows.deployments.commands import schedules
+from consensus_flows.deployments.commands.operations.up import make_pool
+from consensus_flows.deployments.commands.schedules import ScheduleOptions, _in_words
+from consensus_flows.deployments.server import ServerInfo
+from consensus_flows.deployments.terminal import Stop
+from tests.kits import command_kit
+
+
+@pytest.fixture
+def commands(monkeypatch, capsys):
+    return command_kit.commands(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "cron", "words"),
+    [
+        ({"at": "02:00"}, "0 2 * * *", "every day at 02:00 (Europe/Berlin)"),
+        ({"at": "22:30", "every": "weekday"}, "30 22 * * 1-5", "every weekday at 22:30 (Europe/Berlin)"),
+        ({"at": "06:05", "every": "Monday"}, "5 6 * * 1", "every monday at 06:05 (Europe/Berlin)"),
+        ({"every": "0 */6 * * *"}, "0 */6 * * *", "0 */6 * * * (Europe/Berlin)"),
+    ],
+)
+def test_when_it_runs(given, cron, words):
+    when = ScheduleOptions(timezone="Europe/Berlin", **given).when()
+    assert (when.cron, when.timezone) == (cron, "Europe/Berlin")
+    assert _in_words(when) == words
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({}, "--at"),
+        ({"at": "25:00"}, "--at"),
+        ({"at": "02:00", "every": "fortnight"}, "--every"),
+        ({"every": "fortnight"}, "--every"),
+        ({"at": "02:00", "timezone": "Europe/Atlantis"}, "--timezone"),
+    ],
+)
+def test_what_cannot_be_read_names_its_option(given, option):
+    with pytest.raises(Stop) as stopped:
+        ScheduleOptions(**given).when()
+    assert stopped.value.message.startswith(option)
+
+
+def test_files_out_of_the_workers_folder_are_refused_now(monkeypatch, tmp_path):
+    monkeypatch.setattr(schedules, "running_worker", lambda: (1, tmp_path / "mine"))
+    ours = ServerInfo("http://127.0.0.1:1/api", "http://127.0.0.1:1", pid=1)
+    inside = str(tmp_path / "mine" / "prompts.csv")
+    schedules._check_worker(ours, {"input": inside, "output": "s3://bucket/answers.jsonl", "records": None})
+    with pytest.raises(Stop, match="output"):
+        schedules._check_worker(ours, {"input": inside, "output": str(tmp_path / "answers.jsonl")})
+
+
+def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.csv").write_text("prompt\nWhy?\nHow?\n")
+    assert commands("save", "night", "--flow", "vote", "-m", "openai/a:3").code == 0
+    made = ("schedule", "night", "prompts.csv", "--output", "answers-{date}.jsonl", "--at", "02:00")
+
+    missing = commands("schedule", "night", "no.csv", "--output", "answers.jsonl", "--at", "02:00")
+    assert missing.code == 2 and "no.csv" in missing.err
+    unknown = commands("schedule", "day", "prompts.csv", "--output", "answers.jsonl", "--at", "02:00")
+    assert unknown.code == 2 and "'day'" in unknown.err
+    assert json.loads(commands("schedules", "--json").out) == []
+
+    async def pool():
+        async with get_client() as client:
+            await make_pool(client)
+
+    asyncio.run(pool())
+    first = commands(*made, "--max-calls", "100", "--timezone", "Europe/Berlin")
+    assert first.code == 0 and "scheduled night: 2 rows" in first.err, first.err
+    again = commands(*made, "--concurrency", "3", "--timezone", "Europe/Berlin")
+    assert again.code == 0 and "replaced night" in again.err
+    (one,) = json.loads(commands("schedules", "--json").out)
+    assert one["input"] == str(tmp_path / "prompts.csv")
+    assert one["output"] == str(tmp_path / "answers-{date}.jsonl")
+    assert (one["flow"], one["config"], one["paused"]) == ("vote", "night", False)
+    assert one["next"] and one["last"] is None
+
+    async def deployment():
+        async with get_client() as client:
+            return await client.read_deployment_by_name("batch/night")
+
+    found = asyncio.run(deployment())
+    assert found.parameters["concurrency"] == 3 and found.parameters["budget"] == {}
+    assert found.entrypoint == "consensus_flows.flows.batch.batch"
+    (each,) = found.schedules
+    assert each.active and each.schedule == CronSchedule(cron="0 2 * * *", timezone="Europe/Berlin")
+
+    assert commands("schedules", "pause", "night").code == 0
+    (one,) = json.loads(commands("schedules", "--json").out)
+    assert one["paused"] and one["next"] is None
+    assert commands("schedules", "resume", "night").code == 0
+    assert not asyncio.run(deployment()).paused
+    assert commands("schedules", "remove", "night").code == 0
+    nothing = commands("schedules", "remove", "night")
+    assert nothing.code == 2 and "'night'" in nothing.err
+    assert vendors.count() == 0
+    commands("remove", "night")
