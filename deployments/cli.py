@@ -67,7 +67,7 @@ app = App(
     name="consensus",
     help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
     version=lambda: version("consensus-flows"),
-    version_flags=["--version"],
+    version_flags=["--version", "-V"],
     error_console=Console(stderr=True),
     error_formatter=_panel,
     result_action="return_value",
@@ -246,6 +246,9 @@ def _help(*command: str) -> None:
 app.command(_help, name="help", help="Show the help of a command, or list all commands.")
 
 
+app.register_install_completion_command(help="Install completion for your shell, then exit.")
+
+
 def entry() -> None:
     """Run the command line as a process of its own."""
     open_streams()
@@ -294,7 +297,7 @@ def tokens(arguments: list[str]) -> list[str]:
     if not arguments:
         piped = "" if sys.stdin.isatty() else read_stdin()
         return [MAIN, "--no-stdin", "--prompt", piped] if piped else []
-    if arguments[0] in app or arguments[0] in {"--help", "-h", "--version"}:
+    if arguments[0] in app or arguments[0] in {"--help", "-h", "--version", "-V"}:
         return arguments
     if _COMMAND.fullmatch(arguments[0]):
         raise unknown_command(arguments[0], *arguments[1:])

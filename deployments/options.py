@@ -46,6 +46,7 @@ class Flag(NamedTuple):
     group: Group | None = None
     type: Any = None
     help: str = ""
+    metavar: str = ""
 
 
 TextFile = Annotated[
@@ -54,16 +55,21 @@ TextFile = Annotated[
 """A setting that is given as the name of a file."""
 
 FLAGS = {
-    "members": Flag(("--member", "--model", "-m"), PANEL),
-    "arbiter": Flag(group=PANEL),
-    "fallback_arbiters": Flag(group=PANEL),
-    "aggregator": Flag(group=PANEL),
-    "fallback_aggregators": Flag(group=PANEL),
+    "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
+    "arbiter": Flag(group=PANEL, metavar="MODEL"),
+    "fallback_arbiters": Flag(group=PANEL, metavar="MODEL"),
+    "aggregator": Flag(group=PANEL, metavar="MODEL"),
+    "fallback_aggregators": Flag(group=PANEL, metavar="MODEL"),
+    "extractor": Flag(metavar="MODEL"),
+    "pairwise_judge": Flag(metavar="MODEL"),
+    "fuse": Flag(metavar="MODEL"),
+    "embedding_model": Flag(metavar="MODEL"),
+    "system": Flag(("--system", "-s")),
+    "timeout": Flag(metavar="SECONDS"),
     "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
-    "service_tier": Flag(group=BUDGET),
-    "budget.max_cost_usd": Flag(("--max-cost",)),
-    "budget.max_seconds": Flag(("--deadline",)),
+    "budget.max_cost_usd": Flag(("--max-cost",), metavar="USD"),
+    "budget.max_seconds": Flag(("--deadline",), metavar="SECONDS"),
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
     "VoteConfig.weights": Flag(
         type=Text, help="Weights of the votes: member=weight, separated by commas; default: 1 each."
@@ -78,8 +84,8 @@ FLAGS = {
         list[str],
         "A layer of models, separated by commas: provider/model or provider/model:count.",
     ),
-    "MixtureOfAgentsConfig.aggregator": Flag(("--final", "--aggregator"), PANEL),
-    "MixtureOfAgentsConfig.self_moa": Flag(group=PANEL),
+    "MixtureOfAgentsConfig.aggregator": Flag(("--final", "--aggregator"), PANEL, metavar="MODEL"),
+    "MixtureOfAgentsConfig.self_moa": Flag(group=PANEL, metavar="MODEL"),
     "MixtureOfAgentsConfig.samples": Flag(group=PANEL),
     "MixtureOfAgentsConfig.aggregator_settings.temperature": Flag(
         ("--final-temperature",), SAMPLING, help="Temperature of the aggregator; default: that of all models."
@@ -104,6 +110,10 @@ GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING}
 """Groups of settings whose fields are all options."""
 
 
+METAVARS = {int: "N", float: "NUMBER", Text: "TEXT", TextFile: "FILE", list[str]: "MODEL,..."}
+"""What stands for the value of an option, by its type."""
+
+
 class Option(NamedTuple):
     """An option and the field that it sets."""
 
@@ -112,6 +122,7 @@ class Option(NamedTuple):
     type: Any
     group: Group
     help: str
+    metavar: str | None
 
     @property
     def name(self) -> str:
@@ -149,6 +160,7 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
             kind,
             (flag and flag.group) or group,
             f"{text} May be repeated." if listed else text,
+            (flag and flag.metavar) or METAVARS.get(kind),
         )
 
 
@@ -186,6 +198,7 @@ def options_type(config: type[RunConfig]) -> Any:
             name=list(option.names),
             group=option.group,
             help=option.help,
+            metavar=option.metavar,
             negative="" if option.type == list[str] else None,
         )
         where = fields if len(option.path) == 1 else groups.setdefault(option.path[0], {})
@@ -196,6 +209,7 @@ def options_type(config: type[RunConfig]) -> Any:
         Path,
         Parameter(
             name="--config",
+            metavar="FILE",
             group=OUTPUT,
             help="JSON or TOML file of settings; it overrides the saved configuration, and options override it.",
         ),

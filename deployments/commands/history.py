@@ -38,6 +38,9 @@ app = App(name="history", help="Manage the history database.")
 _AGO = re.compile(r"(\d+)([mhdw])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
+WIDE = 16
+"""Least width of the column that is cut."""
+
 T = TypeVar("T")
 
 
@@ -92,6 +95,7 @@ def list_history(
             for run in found
         ],
         wide="prompt",
+        least=("stored", "calls", "agree", "s", "conf.", "USD", "flow", "", "status"),
     )
     if not found:
         say("no such run is in the history")
@@ -423,28 +427,46 @@ def older_than(text: str, now: datetime | None = None) -> datetime:
     return moment(text, now, "--older-than")
 
 
-def put_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "") -> None:
-    """Print rows on stdout.
+def put_rows(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "", least: Sequence[str] = ()
+) -> None:
+    """Print rows on stdout. On a terminal the id comes last, whole.
 
     Args:
         header: Names of the columns, for a terminal.
         rows: Their texts.
         wide: The column that is cut where the terminal is too narrow.
+        least: Columns that are left out where it is narrower still, the first ones first.
     """
     if not sys.stdout.isatty():
         for row in rows:
             put("\t".join(one_line(text) for text in row))
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    lines = [[one_line(text) for text in row] for row in rows]
+    columns = {name: [line[at] for line in lines] for at, name in enumerate(header)}
+    if "id" in columns:
+        columns["id"] = columns.pop("id")
+    widths = {name: max(cell_len(text) for text in [name, *texts]) for name, texts in columns.items()}
+
+    def room() -> int:
+        return console.width - sum(width + 2 for name, width in widths.items() if name != wide)
+
+    for name in least:
+        if room() < min(WIDE, widths[wide]):
+            del widths[name], columns[name]
+    widths[wide] = max(1, min(widths[wide], room()))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in header:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == wide else None)
-    for row in rows:
-        table.add_row(*(Text(one_line(text)) for text in row))
-    Console().print(table)
+    for name in columns:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", width=widths[name])
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def one_line(text: str, limit: int | None = None) -> str:

@@ -185,8 +185,8 @@ def test_bad_input_is_exit_2_names_the_field_and_calls_nobody(consensus, vendors
 @pytest.mark.parametrize(
     ("output", "named"),
     [
-        ("nowhere/out.jsonl", "no folder"),
-        ("out.xlsx", "no ending"),
+        ("nowhere/out.jsonl", "no such folder"),
+        ("out.xlsx", "unsupported extension"),
         (".", "is a folder"),
         ("prompts.csv", "is the input"),
         ("out-{data}.csv", "{data} is not a placeholder"),

@@ -162,7 +162,7 @@ def test_the_saved_default_answers_a_bare_prompt(consensus):
 
 
 def test_save_refuses_a_bad_name_and_a_bad_provider(consensus):
-    assert "no name" in consensus("save", "Not A Name", *PANEL).err
+    assert "not a valid name" in consensus("save", "Not A Name", *PANEL).err
     assert consensus("save", "fine", "-m", "nowhere/x", "--arbiter", "openai/b").code == 2
     assert "fine" not in consensus("list").out
 

@@ -41,21 +41,18 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         )
     connect()
 
-    async def write() -> None:
+    async def write() -> bool:
         config = getattr(block, "config", None)
         await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
         slug = block.get_block_type_slug()
-        others = [
-            one.kind
-            for one in await saved_configurations(name)
-            if slug != algorithm(one.kind).block_class().get_block_type_slug()
-        ]
+        before = await saved_configurations(name)
+        others = [one.kind for one in before if slug != algorithm(one.kind).block_class().get_block_type_slug()]
         if others:
             raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
         await block.save(name, overwrite=True)
+        return bool(before)
 
-    asyncio.run(write())
-    say(f"saved as {name}")
+    say(f"replaced {name}" if asyncio.run(write()) else f"saved as {name}")
     return Exit.ANSWER
 
 
