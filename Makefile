@@ -12,7 +12,7 @@ PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist wo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench lock clean
+.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ up: setup ## Start the Prefect server, the work pool, the deployments and a work
 
 down: setup ## Stop the worker and the server that were started
 	@$(VENV)/bin/consensus down
+
+screenshots: setup ## Make the pictures of the docs anew; needs Chromium
+	PYTHONPATH=. $(VENV)/bin/python docs/screenshots.py
 
 bench: setup ## Run everything in benchmarks/
 	@for file in benchmarks/[a-z]*.py; do echo "$$file" && $(VENV)/bin/python "$$file" || exit 1; done

@@ -7,6 +7,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from consensus_flows.blocks.addresses import checked_base_url
+from consensus_flows.blocks.member import parse_price
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -59,6 +60,19 @@ class ModelCredentials(CredentialsBlock):
         title="Requests per minute",
         description="Maximum number of calls started per minute in each process.",
     )
+
+    prices: list[str] = Field(
+        default_factory=list,
+        title="Prices",
+        description="Price of a model, as MODEL=IN/OUT in US dollars per million input and output tokens; overrides the price table.",
+    )
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, prices: list[str]) -> list[str]:
+        for price in prices:
+            parse_price(price)
+        return prices
 
     @field_validator("api_key", check_fields=False)
     @classmethod

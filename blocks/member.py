@@ -1,5 +1,6 @@
 """The name of a model and of a member of a panel: `provider/model[:count]`."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -60,6 +61,25 @@ def parse_member(text: str) -> tuple[ModelName, int]:
         if count > MOST_INSTANCES:
             raise ValueError(f"the count of {text!r} is {found['count'][:20]}: it must be at most {MOST_INSTANCES}")
     return parse_model(text), count
+
+
+def parse_price(text: str) -> tuple[str, float, float]:
+    """Read `MODEL=IN/OUT`, the price of a model in US dollars for a million tokens of input and of output.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    model, equals, prices = text.strip().rpartition("=")
+    try:
+        read, written = (float(part) for part in prices.split("/"))
+        if not (equals and model.strip() and 0 <= read < math.inf and 0 <= written < math.inf):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a price: write MODEL=IN/OUT, US dollars for a million tokens of input and of output, for example "
+            "my-server/llama=0.2/0.6"
+        ) from None
+    return model.strip(), read, written
 
 
 def members_of(names: list[str]) -> list[Member]:

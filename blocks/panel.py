@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
+from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
 
@@ -66,6 +66,15 @@ class RunConfig(Settings):
         description="flex: half the price for slower answers (OpenAI, Google, OpenRouter). Default: the standard tier.",
     )
 
+    prices: list[str] = Field(
+        default_factory=list,
+        description=(
+            "Price of a model, as provider/model=IN/OUT in US dollars per million input and output tokens; overrides the price "
+            "table. Models that run on this machine cost nothing unless a price is given."
+        ),
+        examples=[["my-server/llama=0.2/0.6"]],
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _read_seed(cls, values: Any) -> Any:
@@ -95,6 +104,21 @@ class RunConfig(Settings):
         if value is not None and parse_member(value)[1] > 1:
             raise ValueError(f"{value!r} must not have a count: a single instance embeds")
         return value
+
+    @model_validator(mode="after")
+    def _check_prices(self) -> Self:
+        if self.prices:
+            known = [str(name) for name in (*self.models(), self.embedding()) if name]
+            for name in self.price_table():
+                if name not in known:
+                    raise ValueError(
+                        f"prices: {name!r} is not a model of this configuration; its models are {', '.join(dict.fromkeys(known))}"
+                    )
+        return self
+
+    def price_table(self) -> dict[str, tuple[float, float]]:
+        """The prices that were given, by provider/model: US dollars per million input and output tokens."""
+        return {name: (read, written) for name, read, written in map(parse_price, self.prices)}
 
     def refuse_unless(self, condition: object, what: str, *names: str) -> None:
         """Refuse settings that would have no effect.

@@ -6,16 +6,24 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 
-def _number(schema: dict[str, Any], settings: type["Settings"]) -> None:
-    """Tell Prefect's form where each field stands."""
+def _for_form(schema: dict[str, Any], settings: type["Settings"]) -> None:
+    """Tell Prefect's form where each field stands, and let one that may be empty be a plain field.
+
+    The form would offer `None` as a second type of it. Prefect takes a null for every field that is not required.
+    """
     for position, name in enumerate(settings.in_order(), 1):
-        schema["properties"][name]["position"] = position
+        field = schema["properties"][name]
+        field["position"] = position
+        kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
+        if field.get("default", ...) is None and len(kinds) == 1 and "type" in kinds[0]:
+            del field["anyOf"], field["default"]
+            field |= kinds[0]
 
 
 class Settings(BaseModel):
     """A group of settings. A form and the help of a command show its fields in the order in which they are declared."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_number)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_for_form)
 
     @classmethod
     def in_order(cls) -> list[str]:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from consensus_flows.blocks.settings import saved_config as saved_config
     from consensus_flows.blocks.vote import Vote as Vote
     from consensus_flows.blocks.vote import VoteConfig as VoteConfig
+    from consensus_flows.deployments.ask import ask as ask
     from consensus_flows.deployments.server import connect as connect
     from consensus_flows.flows.algorithms import Algorithm as Algorithm
-    from consensus_flows.flows.ask import ask as ask
     from consensus_flows.flows.batch import batch as batch
     from consensus_flows.flows.consensus_learning import consensus_learning as consensus_learning
     from consensus_flows.flows.consensus_learning import run_consensus_learning as run_consensus_learning
@@ -86,9 +86,9 @@ _NAMES = {
     "blocks.sampling": ("Sampling",),
     "blocks.settings": ("Budget", "saved_config"),
     "blocks.vote": ("Vote", "VoteConfig"),
+    "deployments.ask": ("ask",),
     "deployments.server": ("connect",),
     "flows.algorithms": ("Algorithm",),
-    "flows.ask": ("ask",),
     "flows.batch": ("batch",),
     "flows.consensus_learning": ("consensus_learning", "run_consensus_learning"),
     "flows.consortium": ("consortium", "run_consortium"),

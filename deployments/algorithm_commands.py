@@ -13,12 +13,11 @@ from cyclopts import Parameter
 
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from consensus_flows.deployments.commands.settings.saved import find, save_block
+from consensus_flows.deployments.commands.settings.saved import find, find_default, save_block
 from consensus_flows.deployments.options import FILE, OUTPUT, configured, foreign, options_type
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.flows.algorithms import MAIN, Algorithm, algorithm, algorithms
-from consensus_flows.flows.run import DEFAULT
 
 Name = Annotated[str | None, Parameter(group=OUTPUT)]
 Given = dict[str, Any]
@@ -55,14 +54,13 @@ def choose(
     Raises:
         Stop: If nothing of that name is saved, or the options do not fit.
     """
-    if flow is None and name is None and "members" not in given and FILE not in given:
-        name = DEFAULT
-    found = find(name, flow) if name else None
+    unnamed = flow is None and name is None and "members" not in given and FILE not in given
+    found = find_default() if unnamed else find(name, flow) if name else None
     one = algorithm(found.kind if found else flow or MAIN)
     config: type[RunConfig] = one.config_class()
     if found and (strangers := foreign(config, given, algorithm(MAIN).config_class())):
         raise Stop(
-            f"{', '.join(strangers)}: {name!r} is saved for {one.name}, which has no such option; "
+            f"{', '.join(strangers)}: {found.name!r} is saved for {one.name}, which has no such option; "
             f"`consensus {one.name} --help` lists those it has"
         )
     return one, configured(config, given, found.values if found else None, optional=optional)

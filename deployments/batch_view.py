@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from consensus_flows.deployments.terminal import say
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress
-from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.record import bill, bill_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -23,8 +23,8 @@ class BatchCounts:
     def __init__(self) -> None:
         self.progress = Progress()
         self.sent = self.stored = 0
-        self.cost_usd: float | None = 0.0
-        self.possibly_billed = 0
+        self.known_usd = 0.0
+        self.unpriced = self.possibly_billed = 0
         self.models: dict[str, list[float]] = {}
         """For each model its calls, the failed ones, and the seconds that all took together."""
         self._started = time.monotonic()
@@ -35,14 +35,14 @@ class BatchCounts:
             self.progress, self._started = value, time.monotonic()
         elif event == "shard":  # the sums over the rows of one
             self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
-            self._pay(value["cost_usd"], value.get("possibly_billed", 0))
+            self._pay(value["known_cost_usd"], value["possibly_billed"], value["unpriced_calls"])
         elif event == "answered":
             self._call(value)
 
     def line(self) -> str:
         """Say it in one line."""
         took = max(time.monotonic() - self._started, 1e-9)
-        price = bill(self.cost_usd, self.possibly_billed)
+        price = bill(None if self.unpriced else self.known_usd, self.possibly_billed, self.known_usd, self.unpriced)
         rows = self.progress
         return (
             f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
@@ -58,11 +58,12 @@ class BatchCounts:
         model[0] += 1
         model[1] += response.error is not None
         model[2] += response.latency_s
-        self._pay(0.0 if response.lost else response.cost_usd, response.possibly_billed)
+        self._pay(response.cost_usd or 0.0, response.possibly_billed, response.cost_usd is None and not response.lost)
 
-    def _pay(self, cost_usd: float | None, possibly_billed: int) -> None:
+    def _pay(self, known_usd: float, possibly_billed: int, unpriced: int) -> None:
+        self.known_usd += known_usd
         self.possibly_billed += possibly_billed
-        self.cost_usd = None if self.cost_usd is None or cost_usd is None else self.cost_usd + cost_usd
+        self.unpriced += unpriced
 
 
 class BatchLines:
@@ -158,7 +159,7 @@ class BatchTable:
 
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     """Say on stderr what a batch came to."""
-    price = bill(summary.cost_usd, summary.possibly_billed)
+    price = bill_of(summary)
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())

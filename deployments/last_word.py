@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from prefect.runtime import flow_run
+
+from consensus_flows.deployments.killed_runs import RunningMark
 from consensus_flows.deployments.server import server_is_up
 from consensus_flows.deployments.server_away import CLIENT
 from consensus_flows.deployments.terminal import Exit, Stop, flush, say, server_failure
@@ -41,6 +44,7 @@ class LastWord:
         self._code: Exit | None = None
         self._error: Exception | None = None
         """Why the report failed."""
+        self._mark: RunningMark | None = None
         self._over = threading.Event()
         """The command goes on; the process may not."""
 
@@ -51,6 +55,8 @@ class LastWord:
             # From now on this says what is waited for, and for how long.
             logging.getLogger(CLIENT).setLevel(logging.WARNING)
             threading.Thread(target=self._watch, name="last-word", daemon=True).start()
+        elif self._mark is None and flow_run.id is not None:
+            self._mark = RunningMark(flow_run.id)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Exit:
         """Run what this watches, report on it, and return the exit code.
@@ -72,6 +78,8 @@ class LastWord:
                 self._once(value)
         finally:
             self._over.set()
+            if self._mark is not None:
+                self._mark.remove()
         if self._error is not None:
             raise self._error
         assert self._code is not None

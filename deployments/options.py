@@ -18,6 +18,7 @@ from consensus_flows.blocks.settings import Settings
 from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
+from consensus_flows.tasks.plain_text import did_you_mean
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)
@@ -287,14 +288,18 @@ def configured(
     """
     values = settings(config, given or {}, saved)
     names = {".".join(option.path): option.name for option in options(config)}
+    unknown = [name for name in values if name not in config.model_fields and name != "seed"]
+    wrong = [f"unknown setting {name!r}.{did_you_mean(name, config.model_fields)}" for name in unknown]
     if missing := [name for name in config.missing(values) if name not in optional]:
-        raise Stop("\n".join(f"{name}: give {names.get(name, name)} provider/model" for name in missing))
+        raise Stop("\n".join([*wrong, *(f"{name}: give {names.get(name, name)} provider/model" for name in missing)]))
     if isinstance(values.get("prompt_set"), str):
         values["prompt_set"] = _checked_set(values["prompt_set"])
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise Stop(explain(error, names)) from None
+        members = values.get("members") or []
+        hint = "\n--name uses a saved configuration" if any("/" not in str(name) for name in members) else ""
+        raise Stop(explain(error, names) + hint) from None
 
 
 def _checked_set(name: str) -> str:

@@ -36,6 +36,7 @@ import httpx  # Prefect has imported it already.
 import prefect.context
 from prefect.settings import get_current_settings
 
+from consensus_flows.deployments.killed_runs import end_killed_runs
 from consensus_flows.deployments.proxies import loopback_without_proxy
 from consensus_flows.deployments.server_access import (
     PROFILE,
@@ -400,4 +401,8 @@ def connect() -> ServerInfo:
     use_server(info)
     if os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "CRITICAL":  # without --verbose
         speak_plainly(say)
+    try:
+        end_killed_runs()
+    except Exception as error:  # the next command tries again
+        say(f"consensus: the run of a killed command could not be ended in Prefect: {error!r}")
     return info

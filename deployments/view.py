@@ -1,11 +1,12 @@
 """What a person sees on stderr while a run goes on: a live table in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 from consensus_flows.deployments.terminal import say
-from consensus_flows.tasks.record import Iteration, Record, Response, bill
+from consensus_flows.tasks.errors import ErrorKind
+from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import percent
 
 if TYPE_CHECKING:
@@ -13,17 +14,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def cost(value: float | None, possibly_billed: int = 0) -> str:
-    """Return a sum of US dollars for a person, with the number of requests that may have been billed beside it."""
-    return bill(value, possibly_billed)
-
-
 def state(response: Response) -> str:
     """Describe in a few words how a call ended."""
     if response.error is not None:
         return response.error.message
     source = "from the store" if response.cached else f"{response.latency_s:.1f} s"
-    tokens = f"{response.usage.output_tokens} tokens"
+    tokens = "1 token" if response.usage.output_tokens == 1 else f"{response.usage.output_tokens} tokens"
     retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
     return f"{source}, {tokens}{retried}"
 
@@ -34,7 +30,8 @@ class Lines:
     async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
         if event == "answered":
-            say(f"  {'✗' if value.error else '✓'} {value.member}: {state(value)}")
+            # Why it failed is said in the end.
+            say(f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}")
         elif event == "iterated":
             say(_heading(value))
 
@@ -45,7 +42,7 @@ class LiveTable:
     def __init__(self, members: Sequence[str]) -> None:
         self._members = list(members)
         self._done: dict[str, Response] = {}
-        self._number = 1
+        self._number: int | None = None
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -61,9 +58,11 @@ class LiveTable:
             self._live.start()
         elif event == "answered":
             self._done[value.member] = value
+        elif event == "iterating":
+            self._done, self._number, self._started = {}, value.number, time.monotonic()
         elif event == "iterated" and self._live:
+            self._number = None
             self._live.console.print(_heading(value), markup=False, highlight=False)
-            self._done, self._number, self._started = {}, value.number + 1, time.monotonic()
         elif event == "ended":
             self.close()
 
@@ -78,6 +77,8 @@ class LiveTable:
         from rich.table import Table
         from rich.text import Text
 
+        if self._number is None:  # nobody is asked now, and perhaps nobody will be
+            return Table(box=None)
         table = Table(title=f"Iteration {self._number}", title_justify="left", box=None, show_header=False)
         for member in [*self._members, *(name for name in self._done if name not in self._members)]:
             response = self._done.get(member)
@@ -103,28 +104,32 @@ def summary(record: Record, ui_url: str | None) -> None:
     iteration = next((one for one in record.iterations if one.number == record.best_iteration), None)
     if iteration is None and record.iterations:
         iteration = record.iterations[-1]
-    if iteration is not None:
+    if iteration is not None and record.answer is not None:
         say("\nWho said what:")
         for response in iteration.responses:
             text = " ".join((response.text or "").split())
             shown = text if len(text) <= 160 else f"{text[:159]}…"
             say(f"  {response.member} ({state(response)})" + (f": {shown}" if response.error is None else ""))
+        if iteration.synthesis and iteration.synthesis.dissent.strip():
+            say(f"Dissent: {' '.join(iteration.synthesis.dissent.split())}")
     if record.citations:
         say("Sources that were named (nobody has looked them up):")
         for citation in record.citations:
             say(f"  {' '.join(citation.source.split())} ({', '.join(citation.members)})")
     say("")
-    outcome(record)
+    # Why members failed stands beside their names, or in the error where there is no answer.
+    outcome(record, {call.member for call in iteration.responses if call.error} if iteration else set())
     if ui_url and record.flow_run_id:
         say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")
 
 
-def outcome(record: Record) -> None:
-    """Say on stderr how the run ended, and what was not as it should be."""
+def outcome(record: Record, told: Collection[str] = ()) -> None:
+    """Say on stderr how the run ended, and what was not as it should be; of the failures of members that were not told yet."""
     for warning in dict.fromkeys(record.warnings):
-        say(f"  ! {warning}")
+        if warning.member not in told or warning.kind not in get_args(ErrorKind):
+            say(f"  ! {warning}")
     say(
         f"{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
         f"agreement {percent(record.agreement)} · {record.calls} calls, {record.cached_calls} from the store · "
-        f"{cost(record.cost_usd, record.possibly_billed)} · {record.duration_s:.1f} s"
+        f"{bill_of(record)} · {record.duration_s:.1f} s"
     )

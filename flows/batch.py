@@ -58,6 +58,7 @@ async def batch(
     shard: Annotated[int, Field(ge=1)] | None = None,
     probe: bool = True,
     strict: bool = False,
+    overwrite: bool = False,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
@@ -81,6 +82,7 @@ async def batch(
         probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
             reached.
         strict: Fail the batch when a model never answers, or keeps failing and is taken out.
+        overwrite: Replace an output that holds nothing of this input.
     """
     name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
@@ -106,6 +108,7 @@ async def batch(
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
         probe=probe,
         strict=strict,
+        overwrite=overwrite,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)

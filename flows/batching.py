@@ -20,7 +20,14 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
-from consensus_flows.tasks.batches.output import check_output, check_records, write_output, write_part, write_record
+from consensus_flows.tasks.batches.output import (
+    check_output,
+    check_records,
+    check_replaced,
+    write_output,
+    write_part,
+    write_record,
+)
 from consensus_flows.tasks.batches.results import not_started, outcome
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
@@ -28,13 +35,13 @@ from consensus_flows.tasks.batches.summary import BatchSummary, Progress, descri
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, models_checked
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, load_sdks, models_checked
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
-from consensus_flows.tasks.record import Record, Response, Usage
+from consensus_flows.tasks.record import Record, Response
 from consensus_flows.tasks.reports.recorded import recorded_answers
 from consensus_flows.tasks.watch import emit, watched_by
 
@@ -65,6 +72,7 @@ class Batch:
         function: What runs a row; None for the algorithm.
         probe: Whether to look for models that cannot answer before the first row.
         strict: Whether a model that does not answer ends the batch.
+        overwrite: Whether an output of another input is replaced.
     """
 
     source: Source
@@ -81,10 +89,11 @@ class Batch:
     function: Callable[..., Awaitable[Record]] | None = None
     probe: bool = True
     strict: bool = False
+    overwrite: bool = False
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
-        ignored = {"budget", "timeout", "fresh", "service_tier"}
+        ignored = {"budget", "prices", "timeout", "fresh", "service_tier"}
         return {
             "flow": self.algorithm,
             "configuration": self.config.model_dump(mode="json", exclude=ignored, exclude_defaults=True),
@@ -149,13 +158,16 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
+    if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
+        await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
     endpoints = await check_models(batch.config.models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
-        await _check_prices(endpoints)
+        with priced(batch.config.price_table()):
+            if names := await unpriced(endpoints):
+                await emit("notice", uncovered(names))
     for text in conflicts(endpoints.values()):
         await emit("notice", text)
-    # SDKs take seconds to import: here, and not in the time of the first rows.
-    await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints.values()}))
+    await load_sdks(endpoints.values())
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
@@ -169,17 +181,6 @@ async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: M
         raise ConfigurationError(
             f"{len(found.problems)} of {len(endpoints)} models cannot answer; --no-probe (probe: false) asks them all the same:\n"
             + "\n".join(f"  {problem}" for problem in found.problems.values())
-        )
-
-
-async def _check_prices(endpoints: Mapping[ModelName, Endpoint]) -> None:
-    one = Usage(input_tokens=1, output_tokens=1)
-    paid = {name: endpoint for name, endpoint in endpoints.items() if endpoint.credentials is not None}
-    unknown = [str(name) for name, endpoint in paid.items() if await price(endpoint, name.model, one) is None]
-    if unknown:
-        raise ConfigurationError(
-            f"budget.max_cost_usd (--max-cost): the price of {', '.join(unknown)} is unknown, so the limit cannot be "
-            "enforced: limit calls or tokens instead"
         )
 
 

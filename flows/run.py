@@ -16,7 +16,8 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.providers import check_models, conflicts
+from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
+from consensus_flows.tasks.calls.providers import check_models, conflicts, load_sdks
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
@@ -92,6 +93,7 @@ class Run(Generic[Config]):
         """Begin the next iteration; at its end it is timed and shown."""
         iteration = Iteration(number=len(self.record.iterations) + 1)
         self.record.iterations.append(iteration)
+        await emit("iterating", iteration)
         began = time.monotonic()
         yield iteration
         iteration.duration_s = round(time.monotonic() - began, 4)
@@ -213,6 +215,7 @@ async def begin(
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
     endpoints = await check_models(config.models(), config.embedding())
+    await load_sdks(endpoints.values())
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(
@@ -229,7 +232,9 @@ async def begin(
     await emit("started", record)
     for text in conflicts(endpoints.values()):
         record.warn("base_url", text)
-    with spending(config.budget):
+    with spending(config.budget), priced(config.price_table()):
+        if config.budget.max_cost_usd is not None and (names := await unpriced(endpoints)):
+            record.warn("unpriced", uncovered(names))
         yield run
     run.finish()
     record.duration_s = round(time.monotonic() - started, 4)

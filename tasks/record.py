@@ -5,7 +5,7 @@ Plain data, and sums over it. Nothing here asks a model, and everything else may
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -464,6 +464,10 @@ class Record(BaseModel):
     """HTTP requests sent, retries included."""
     possibly_billed: int = 0
     """Requests whose response was lost; the vendor may have billed them."""
+    known_cost_usd: float = 0.0
+    """What is known to have been paid, whether or not the price of every call is known."""
+    unpriced_calls: int = 0
+    """Calls whose price is not known."""
     duration_s: float = 0.0
     error: str | None = None
     """Why there is no answer."""
@@ -528,7 +532,9 @@ class Record(BaseModel):
         self.usage = sum((call.spent for call in calls), Usage())
         costs = [call.cost_usd for call in calls if call.cost_usd is not None or not call.lost]
         known = [cost for cost in costs if cost is not None]
-        self.calls = sum(not call.recorded for call in calls)  # nobody was called for a recorded answer
+        # Nobody was called for a recorded answer, or where the budget refused the call.
+        self.calls = sum(call.cached or call.attempts > 0 for call in calls)
+        self.known_cost_usd, self.unpriced_calls = round(sum(known), 10), len(costs) - len(known)
         self.cached_calls = sum(call.cached for call in calls)
         self.requests = sum(call.attempts for call in calls)
         self.possibly_billed = sum(call.possibly_billed for call in calls)
@@ -557,14 +563,37 @@ def known_cost(cost_usd: float | None, possibly_billed: int) -> float | None:
     return None if possibly_billed and not cost_usd else cost_usd
 
 
-def bill(cost_usd: float | None, possibly_billed: int = 0) -> str:
-    """Say for a person what was paid: `$0.0120`, or `at least $0.0120; 2 requests may have been billed`."""
+def bill(cost_usd: float | None, possibly_billed: int = 0, known_usd: float = 0.0, unpriced: int = 0) -> str:
+    """Say for a person what was paid: `$0.0120`, or `$0.0120 + 3 calls of unknown price; 2 requests may have been billed`.
+
+    Args:
+        cost_usd: The cost; None where it is not known.
+        possibly_billed: Requests that may have been billed beside it.
+        known_usd: What is known of it.
+        unpriced: Calls whose price is not known.
+    """
     paid = "cost unknown" if cost_usd is None else f"${cost_usd:.4f}"
+    least = "" if cost_usd is None or not possibly_billed else "at least "
+    if cost_usd is None and known_usd and unpriced:
+        paid = f"${known_usd:.4f} + {unpriced} call{'s' if unpriced > 1 else ''} of unknown price"
     if not possibly_billed:
         return paid
-    least = "" if cost_usd is None else "at least "
     requests = "1 request" if possibly_billed == 1 else f"{possibly_billed} requests"
     return f"{least}{paid}; {requests} may have been billed"
+
+
+class Paid(Protocol):
+    """What has a cost: a run, or a batch."""
+
+    cost_usd: float | None
+    possibly_billed: int
+    known_cost_usd: float
+    unpriced_calls: int
+
+
+def bill_of(paid: Paid) -> str:
+    """Say for a person what a run or a batch has cost."""
+    return bill(paid.cost_usd, paid.possibly_billed, paid.known_cost_usd, paid.unpriced_calls)
 
 
 class NoAnswerError(QuorumError):

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planning import Planned
-from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.pricing import price, priced
 from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
 from consensus_flows.tasks.history.reading import Lengths
 from consensus_flows.tasks.record import Usage
@@ -50,6 +50,11 @@ class Estimate(BaseModel):
     cost_usd_least: float | None
     """None as soon as the price of one model is not known."""
     cost_usd_most: float | None
+    known_cost_usd_least: float = 0.0
+    """The cost of the models whose price is known."""
+    known_cost_usd_most: float = 0.0
+    unpriced_calls: int = 0
+    """At most so many calls go to models whose price is not known."""
     models: list[ModelEstimate]
     assumptions: list[str]
     """What the figures rest on, a sentence each."""
@@ -79,7 +84,8 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         one.service_tier = endpoint.tier(config.service_tier)
         if plan.task not in one.tasks:
             one.tasks.append(plan.task)
-        await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
+        with priced(config.price_table()):
+            await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
     found = list(models.values())
     return Estimate(
         rows=rows,
@@ -87,6 +93,9 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         calls_most=sum(one.calls_most for one in found),
         cost_usd_least=_sum([one.cost_usd_least for one in found]),
         cost_usd_most=_sum([one.cost_usd_most for one in found]),
+        known_cost_usd_least=math.fsum(one.cost_usd_least or 0.0 for one in found),
+        known_cost_usd_most=math.fsum(one.cost_usd_most or 0.0 for one in found),
+        unpriced_calls=sum(one.calls_most for one in found if one.cost_usd_most is None),
         models=found,
         assumptions=_assumptions(config, found, plans, lengths, known),
     )
@@ -183,12 +192,15 @@ def _assumptions(
         why = f" (the history cannot be read: {unread})" if unread else ""
         said.append(f"{', '.join(guessed)}: answers of {OUTPUT_TOKENS} tokens, or the limit if that is lower{why}")
     if unpriced := [one.model for one in models if one.cost_usd_most is None]:
-        here = [name for name in unpriced if (free := built_in().get(name.partition("/")[0])) and free.block is None]
-        others = [name for name in unpriced if name not in here]
-        if others:
-            said.append(f"{', '.join(others)}: the price is not known, so neither is the cost of all")
-        if here:
-            said.append(f"{', '.join(here)}: runs here, at a price that is not known")
+        said.append(
+            f"{', '.join(unpriced)}: the price is not known and not in the sum; give it with --price MODEL=IN/OUT"
+        )
+    given = config.price_table()
+    if given:
+        said.append("prices that were given: " + ", ".join(f"{name} ${a:g}/${b:g}" for name, (a, b) in given.items()))
+    names = [one.model for one in models if one.model not in given]
+    if here := [name for name in names if (free := built_in().get(name.partition("/")[0])) and free.block is None]:
+        said.append(f"{', '.join(here)}: runs on this machine, at no cost")
     if config.service_tier is not None:
         tiers = {one.model: one.service_tier for one in models}
         if served := [name for name, tier in tiers.items() if tier]:

@@ -13,6 +13,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
 from consensus_flows.tasks.batches.results import BY_MEMBER, RESULT_COLUMNS
-from consensus_flows.tasks.batches.rows import Inventory
+from consensus_flows.tasks.batches.rows import Inventory, Item, Row
+from consensus_flows.tasks.batches.source import FORMATS as READERS
+from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.writing import write_csv, write_json_lines
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -29,6 +32,8 @@ from consensus_flows.tasks.record import Record
 
 _NAME_BYTES = 200
 """Of a record's name; most file systems take 255."""
+COMPARED = 20
+"""Rows of an output that are looked at to tell whose it is."""
 PART_COLUMNS = ("row", "result", "own", "calls")
 
 Write = Callable[[Path, Iterable[dict[str, Any]], Sequence[str]], None]
@@ -101,6 +106,45 @@ def check_output(address: str) -> None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ConfigurationError(f"output: the folder {folder} cannot be written to: {error.strerror}") from None
+
+
+def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
+    """Check that an output that is there already is one of this input, which is replaced by what comes now.
+
+    It is if one of its first rows is a row of the input: rows may have been added or mended since.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    place = place_of(address, "output")
+    if (
+        (place.local and is_stream(Path(place.path)))
+        or not place.fs.exists(place.path)
+        or not place.fs.size(place.path)
+    ):
+        return
+    ending, compression = place.suffixes()
+    try:
+        with place.fs.open(place.path, "rb", compression=compression) as file:
+            items = (one.value for one in READERS[ending](file) if isinstance(one, Item))
+            old = {str(row.get("id")): row for row in islice(items, COMPARED) if isinstance(row, dict)}
+    except Exception:  # whatever it is, it is no output of this batch
+        old = {}
+    names = own_names(inventory.columns, source.id_column)
+    for row in source.rows() if old else ():
+        if (
+            isinstance(row, Row)
+            and (before := old.get(row.id))
+            and all(
+                before.get(names[name]) == value
+                for name, value in row.columns.items()
+                if name in names and isinstance(value, str)
+            )
+        ):
+            return
+    raise ConfigurationError(
+        f"output: {address} is there and holds nothing of this input: --overwrite (overwrite: true) replaces it, or name another file"
+    )
 
 
 def check_records(address: str) -> None:

@@ -148,6 +148,10 @@ class BatchSummary(RowSums):
     """What is known to have been paid; None where a price is not known, or nothing is known."""
     possibly_billed: int = 0
     """Requests that the vendors may have billed beside that: their response was lost, or their run was killed."""
+    known_cost_usd: float = 0.0
+    """What is known to have been paid, whether or not the price of every call is known."""
+    unpriced_calls: int = 0
+    """Calls whose price is not known."""
     models: list[ModelSummary] = Field(default_factory=list)
     members: dict[str, MemberSummary] = Field(default_factory=dict)
     review: list[ReviewRow] = Field(default_factory=list)
@@ -190,3 +194,4 @@ class BatchSummary(RowSums):
         self.requests = sum(model.requests for model in self.models)
         self.never_answered = [model.model for model in self.models if model.never_answered]
         self.cost_usd, self.possibly_billed = totals.cost_usd, totals.possibly_billed
+        self.known_cost_usd, self.unpriced_calls = totals.known_usd, totals.unpriced

@@ -179,11 +179,19 @@ class Totals:
         return sum(model.possibly_billed for model in self._models.values())
 
     @property
+    def known_usd(self) -> float:
+        """What is known to have been paid, whether or not all is known."""
+        return round(sum(model.cost_usd for model in self._models.values()), 10)
+
+    @property
+    def unpriced(self) -> int:
+        """Calls whose price is not known."""
+        return sum(model.unpriced for model in self._models.values())
+
+    @property
     def cost_usd(self) -> float | None:
         """What is known to have been paid, or None when a price is not known, or nothing is known."""
-        if any(model.unpriced for model in self._models.values()):
-            return None
-        return known_cost(round(sum(model.cost_usd for model in self._models.values()), 10), self.possibly_billed)
+        return None if self.unpriced else known_cost(self.known_usd, self.possibly_billed)
 
     def models(self) -> list[ModelSummary]:
         """Sum up each model, the one with the most calls first."""

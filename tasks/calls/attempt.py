@@ -241,7 +241,8 @@ def _error(request: Request, endpoint: Endpoint, verdict: Verdict, reply: Reply,
     if most is not None and log is not None:  # attempts that cost nothing are not counted
         most = None if sum(not attempt.free for attempt in log.attempts) < most else 0
     where = f"HTTP {status}: " if status else ""
-    message = redact(f"{request.name}: {verdict.kind}: {where}{detail}", endpoint.secrets) + note
+    at = f" (at {endpoint.address})" if verdict.kind == "connection" else ""
+    message = redact(f"{request.name}: {verdict.kind}: {where}{detail}{at}", endpoint.secrets) + note
     return ModelError(
         message,
         kind=verdict.kind,

@@ -98,7 +98,7 @@ class Reservation:
     source: Source
     worst_tokens: int
     worst_usd: float | None
-    """By the price table. None where the price is not known; no budget is in US dollars then."""
+    """None where the price is not known: a budget in US dollars does not cover the call then."""
     trial: bool
     """Whether it goes alone as long as no call of its model has been answered."""
     entry: int | None = None
@@ -348,8 +348,7 @@ class BudgetTracker:
         """Reserve the worst case of `request`, after those that have waited longer for the same budget.
 
         Raises:
-            BudgetError: If the budget would not cover it even with no other call under way, its seconds are used up,
-                or its price is not known and the budget is in US dollars.
+            BudgetError: If the budget would not cover it even with no other call under way, or its seconds are used up.
         """
         wanted = await self._wanted(request, endpoint)
         turn = self.queue.enter(wanted)
@@ -375,20 +374,12 @@ class BudgetTracker:
 
     async def _wanted(self, request: Request, endpoint: Endpoint) -> Reservation:
         worst = worst_case(request, endpoint)
-        in_dollars = [tracker for tracker in self.chain() if tracker.limits.max_cost_usd is not None]
-        cost: float | None = 0.0
-        if endpoint.credentials is not None and in_dollars:
-            cost = await price(endpoint, request.model, worst)
-            if cost is None:
-                message = f"max_cost_usd: no price is known for {request.name}, so the limit cannot be enforced"
-                self._note_refusal(in_dollars[-1], Refusal(message, exhausted=True))
-                raise BudgetError(message)
-        elif endpoint.credentials is not None:
-            cost = None
-            if any(tracker.log is not None for tracker in self.chain()):
-                # A later run may have a budget in US dollars. A call does not fail for that.
-                with suppress(Exception):
-                    cost = await price(endpoint, request.model, worst)
+        in_dollars = any(tracker.limits.max_cost_usd is not None for tracker in self.chain())
+        cost: float | None = None
+        # A later run may have a budget in US dollars, too. A call does not fail for that.
+        if in_dollars or any(tracker.log is not None for tracker in self.chain()):
+            with suppress(Exception):
+                cost = await price(endpoint, request.model, worst)
         tokens = worst.input_tokens + worst.output_tokens
         source = (endpoint.address, request.model)
         # Nobody knows the fees of a model and how it keeps to limits before it has answered. With others of it under way

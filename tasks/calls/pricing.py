@@ -1,10 +1,16 @@
-"""What a call costs, by the price table of `genai-prices`."""
+"""What a call costs: by the price that was given, else by the price table of `genai-prices`."""
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
+from consensus_flows.blocks.member import ModelName, parse_price
 from consensus_flows.tasks.calls.providers import Endpoint, built_in
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Usage
 
 FLEX_FACTOR = 0.5
@@ -21,10 +27,51 @@ async def _table() -> Any:
     return _loaded
 
 
-async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str | None = None) -> float | None:
-    """Return the price in US dollars of `usage` at `endpoint`, or None when it is not in the table.
+_given: ContextVar[Mapping[str, tuple[float, float]]] = ContextVar("prices", default=MappingProxyType({}))
 
-    The provider is recognised by its address, or by its built-in name when the address is a gateway of one's own.
+
+@contextmanager
+def priced(prices: Mapping[str, tuple[float, float]]) -> Iterator[None]:
+    """Let these prices hold in the block, by provider/model: US dollars per million input and output tokens."""
+    token = _given.set({**_given.get(), **prices})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def _given_price(endpoint: Endpoint, model: str) -> tuple[float, float] | None:
+    """Return the price that a person has given, for this run or beside the key."""
+    own = endpoint.credentials.prices if endpoint.credentials else []
+    saved = {name: (read, written) for name, read, written in map(parse_price, own)}
+    return _given.get().get(f"{endpoint.provider}/{model}") or saved.get(model)
+
+
+async def unpriced(endpoints: Mapping[ModelName, Endpoint]) -> list[str]:
+    """Name the models whose price is not known.
+
+    Raises:
+        ConfigurationError: If that is none of them: a budget in US dollars would hold for nothing.
+    """
+    one = Usage(input_tokens=1, output_tokens=1)
+    found = [str(name) for name, at in endpoints.items() if await price(at, name.model, one) is None]
+    if found and len(found) == len(endpoints):
+        raise ConfigurationError(
+            f"budget.max_cost_usd (--max-cost): no price is known of {', '.join(found)}: give one with --price MODEL=IN/OUT, US "
+            "dollars per million tokens, or limit calls or tokens instead"
+        )
+    return found
+
+
+def uncovered(names: Sequence[str]) -> str:
+    """Say which models a budget in US dollars does not cover."""
+    return f"--max-cost does not cover {', '.join(names)}, whose price is not known: give it with --price MODEL=IN/OUT"
+
+
+async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str | None = None) -> float | None:
+    """Return the price in US dollars of `usage` at `endpoint`, or None when it is not known.
+
+    A price that was given comes first. A model that runs on this machine costs nothing without one. The provider is recognised by its address, or by its built-in name when the address is a gateway of one's own.
 
     Args:
         endpoint: Where the call goes.
@@ -32,8 +79,11 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         usage: Its tokens.
         service_tier: The tier that served the call, as the vendor names it; None for the standard one.
     """
+    if own := _given_price(endpoint, model):
+        cost = (own[0] * usage.input_tokens + own[1] * usage.output_tokens) / 1_000_000
+        return cost * FLEX_FACTOR if service_tier and endpoint.tier(service_tier) == "flex" else cost
     if endpoint.credentials is None:
-        return None
+        return 0.0
     prices = await _table()
     wanted = prices.Usage(
         input_tokens=usage.input_tokens,

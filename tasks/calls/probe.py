@@ -98,7 +98,8 @@ async def probe(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | 
         if error is not None:
             known = lists[name.provider]
             near = did_you_mean(name.model, known) if isinstance(known, list) and error.kind == "not_found" else ""
-            problems[name] = f"{error.message} (at {endpoints[name].address}){near}"
+            at = "" if error.kind == "connection" else f" (at {endpoints[name].address})"
+            problems[name] = f"{error.message}{at}{near}"
     costs = [one.cost_usd for one in log.attempts]
     known_costs = [cost for cost in costs if cost is not None]
     return Probed(problems, unlisted, sum(known_costs) if len(known_costs) == len(costs) else None)

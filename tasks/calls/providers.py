@@ -272,11 +272,14 @@ def from_environment(provider: str) -> ModelCredentials:
         raise ConfigurationError(
             f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
         )
+    limit = f"{provider.upper()}_REQUESTS_PER_MINUTE"
+    fields: dict[str, Any] = {"requests_per_minute": os.environ[limit]} if os.environ.get(limit) else {}
     try:
-        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=_http_hosts())
+        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=_http_hosts(), **fields)
     except ValidationError as error:
-        cause = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{variable or provider}: {cause}") from None
+        first = error.errors()[0]
+        where = limit if first["loc"] == ("requests_per_minute",) else variable or provider
+        raise ConfigurationError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
@@ -396,6 +399,12 @@ async def close_clients() -> None:
     for client in (_clients.pop(asyncio.get_running_loop(), None) or {}).values():
         close = getattr(client, "close", None) or client.aclose
         await close()
+
+
+async def load_sdks(endpoints: Iterable[Endpoint]) -> None:
+    """Import the SDKs that calls will use, which takes seconds: before anything is timed. Not where that was done before."""
+    if not _checked.get():
+        await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints}))
 
 
 def warm_up(names: Iterable[str]) -> None:

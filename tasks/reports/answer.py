@@ -60,3 +60,7 @@ def _says(response: Response) -> str:
 
 def _cost(response: Response) -> str:
     return "unknown" if response.cost_usd is None else f"{response.cost_usd:.4f}"
+
+
+# A notebook shows a record as its page. It is said here, since a record knows no reports.
+setattr(Record, "_repr_markdown_", answer_page)  # noqa: B010

@@ -17,7 +17,7 @@ from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.review import WORDS
 from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
-from consensus_flows.tasks.record import bill
+from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.batch_before import Before, run_before
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.verdict import of_batch
@@ -128,7 +128,7 @@ def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str
     if summary.review:
         shown = f", {len(summary.review)} of them here" if summary.to_review > len(summary.review) else ""
         parts += [
-            f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}:",
+            f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}; `consensus run RUN` shows one:",
             _table(review_table(summary)),
         ]
     parts += ["## Figures", _table(_figures(summary, before))]
@@ -172,7 +172,7 @@ def _facts(summary: BatchSummary) -> dict[str, Any]:
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
         "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
-        "Cost": bill(summary.cost_usd, summary.possibly_billed).removeprefix("cost "),
+        "Cost": bill_of(summary).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
         "Models that never answered": ", ".join(map(cell, summary.never_answered)) or "none",
     }
@@ -183,9 +183,9 @@ def review_table(summary: BatchSummary) -> list[dict[str, Any]]:
     return [
         {
             "row": cell(row.id),
-            "why": ", ".join(WORDS[reason] for reason in row.reasons),
             "answer": "-" if row.answer is None else cell(row.answer)[:80],
-            "show it": f"`consensus run {cell(row.run_id)}`" if row.run_id else "-",
+            "why": ", ".join(WORDS[reason] for reason in row.reasons),
+            "run": f"`{cell(row.run_id)}`" if row.run_id else "-",
         }
         for row in summary.review
     ]

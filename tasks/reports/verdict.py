@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.errors import ConsensusError
-from consensus_flows.tasks.record import Record, Response, bill
+from consensus_flows.tasks.record import Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import cell, percent
 
 Outcome = Literal["Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "Failed"]
@@ -121,7 +121,7 @@ def of_batch(summary: BatchSummary) -> Verdict:
     if name == "Failed" and not causes and summary.failures:
         causes = [cell(summary.failures[0])]
     because = f": {'; '.join(causes)}" if causes else ""
-    paid = "from the store" if not summary.sent_calls else bill(summary.cost_usd, summary.possibly_billed)
+    paid = "from the store" if not summary.sent_calls else bill_of(summary)
     return Verdict(name, f"{lead}{because} · {paid}")
 
 
@@ -131,7 +131,7 @@ def _sick_models(summary: BatchSummary) -> list[str]:
     return [
         f"{cell(one.model)} never answered"
         if one.never_answered
-        else f"{cell(one.model)} failed {one.failed} of {one.calls} calls"
+        else f"{cell(one.model)} failed {one.failed} of {one.calls + one.stored} calls"
         for one in failed
     ]
 
@@ -171,7 +171,7 @@ def _answer(record: Record) -> str:
 def _cost(record: Record) -> str:
     if record.calls and record.calls == record.cached_calls:
         return "from the store"
-    return bill(record.cost_usd, record.possibly_billed)
+    return bill_of(record)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """A call that the budget refuses ends every flow by one rule: with the best so far, and the status `budget`.
 
-The budget is in US dollars, and covers everybody but the member whose price is not known.
+The budget is in US dollars, and covers everybody but the member whose price is too high.
 """
 
 import pytest
@@ -27,8 +27,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted"),
 ]
 PRICED, JUDGE = "openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"
-MEMBERS = [f"{PRICED}:2", "openai/without-a-price"]
-GIVEN = {"members": MEMBERS, "budget": {"max_cost_usd": 1}}
+MEMBERS = [f"{PRICED}:2", "openai/too-dear"]
+PRICES = ["openai/too-dear=1e6/1e6"]
+GIVEN = {"members": MEMBERS, "budget": {"max_cost_usd": 1}, "prices": PRICES}
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def answering(vendors):
 def told(record):
     assert record.answer is not None
     assert record.degraded
-    assert any((kind, member) == ("budget", "openai/without-a-price#1") for kind, member, _ in kinds(record))
+    assert any((kind, member) == ("budget", "openai/too-dear#1") for kind, member, _ in kinds(record))
     return record.status, len(record.iterations)
 
 
@@ -75,14 +76,15 @@ async def test_learning_stops_after_the_round(answering, settings):
 
 async def test_the_mixture_is_aggregated_all_the_same(answering):
     layers = [{"members": MEMBERS}, {"members": [f"{PRICED}:2"]}]
-    found = MixtureOfAgentsConfig.model_validate({"layers": layers, "aggregator": JUDGE, "budget": GIVEN["budget"]})
+    given = {"budget": GIVEN["budget"], "prices": PRICES}
+    found = MixtureOfAgentsConfig.model_validate({"layers": layers, "aggregator": JUDGE} | given)
     assert told(await run_mixture_of_agents("What?", found)) == ("budget", 3)
     assert answering.count("claude-haiku-4-5") == 1
 
 
 @pytest.mark.parametrize("settings", [{}, {"stop_when": 2}, {"stop_when": 2, "waves": 3}])
 async def test_a_vote_that_was_not_heard_by_all(answering, settings):
-    members = ["openai/without-a-price", f"{PRICED}:2"] if "waves" in settings else MEMBERS
+    members = ["openai/too-dear", f"{PRICED}:2"] if "waves" in settings else MEMBERS
     found = VoteConfig.model_validate(GIVEN | {"members": members, "extract": "number"} | settings)
     record = await run_vote("What?", found)
     if settings == {"stop_when": 2}:  # nobody was refused: enough had voted before
@@ -93,7 +95,7 @@ async def test_a_vote_that_was_not_heard_by_all(answering, settings):
 
 async def test_a_fuser_that_is_refused(answering):
     answering.script("claude-haiku-4-5", then=json_reply({"better": "first"}))
-    settings = {"members": [f"{PRICED}:2"], "pairwise_judge": JUDGE, "fuse": "openai/without-a-price"}
+    settings = {"members": [f"{PRICED}:2"], "pairwise_judge": JUDGE, "fuse": "openai/too-dear"}
     record = await run_vote("What?", VoteConfig.model_validate(GIVEN | settings))
     assert (record.status, record.answer, record.degraded) == ("budget", "It is 42", True)
 
@@ -102,7 +104,7 @@ async def test_pump_and_prefer(answering):
     assert told(await run_pump("What?", PumpConfig.model_validate(GIVEN))) == ("budget", 1)
     ranks = json_reply({"analysis": "", "can_rank": True, "ranks": {"A": 1, "B": 2}})
     answering.script("gpt-4o-mini", *[Reply(text="It is 42")] * 3, then=ranks)
-    found = PreferConfig.model_validate(GIVEN | {"members": [f"{PRICED}:3", "openai/without-a-price"], "rounds": 2})
+    found = PreferConfig.model_validate(GIVEN | {"members": [f"{PRICED}:3", "openai/too-dear"], "rounds": 2})
     assert told(await run_prefer("Which?", found)) == ("budget", 1)
 
 

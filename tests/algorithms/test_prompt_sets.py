@@ -111,7 +111,7 @@ def test_a_file_that_is_not_right_says_where(own, text, named):
 
 def test_an_unknown_set_names_those_there_are(own, monkeypatch):
     with pytest.raises(
-        ConfigurationError, match="'nope'; use one of chain-of-thought, citations, few-shot, mine, plain"
+        ConfigurationError, match="'nope': use one of chain-of-thought, citations, few-shot, mine, plain"
     ):
         prompt_set("nope")
     monkeypatch.setenv("CONSENSUS_PROMPT_SETS", str(own / "away"))

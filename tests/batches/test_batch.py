@@ -341,7 +341,7 @@ def test_the_page_of_a_batch_says_what_to_look_at_who_won_and_what_changed():
     assert [(one.id, one.reasons[0]) for one in summary.review] == [("r2", "tie"), ("r1", "low_agreement")]
     text = summary_markdown(summary, Before(UUID(int=1), before))
     assert "**Degraded** · 2 rows, 2 degraded, 1 tied" in text
-    assert "| r1 | low agreement, a call failed or a stand-in answered | 1 | `consensus run R-1` |" in text
+    assert "| r1 | 1 | low agreement, a call failed or a stand-in answered | `R-1` |" in text
     assert "| a | 2 of 2 | 2 of 2 | 100 % |" in text
     assert f"[the run before](/runs/flow-run/{UUID(int=1)})" in text
     assert "| To review | 2 | 0 |" in text

@@ -99,7 +99,7 @@ def test_a_person_is_told_on_stderr_and_stdout_is_the_output(consensus, vendors,
     assert "3 rows: 2 answered (0 degraded), 1 failed" in ran.err
     assert "openai/a: 3 calls sent" in ran.err and "1 auth" in ran.err and "/runs/flow-run/" in ran.err
     assert "1 rows have no answer:\n    r1: " in ran.err and "HTTP 401" in ran.err, "and why"
-    assert "3 calls sent, 0 from the store" in ran.err
+    assert "3 calls sent in 3 requests, 0 from the store" in ran.err
 
 
 def test_a_row_that_fails_disturbs_no_other(consensus, vendors, tmp_path):
@@ -279,7 +279,7 @@ def test_a_dry_run_sends_nothing_and_prints_calls_and_cost_by_model(consensus, v
     assert ran.code == 0 and vendors.count() == 0 and not out.exists() and not list(tmp_path.glob("*.partial"))
     line = next(line for line in ran.out.splitlines() if "openai/gpt-4o-mini" in line)
     assert " 20 " in line and "$" in line
-    assert "10 rows: 30 calls, cost unknown" in ran.out
+    assert "10 rows: 30 calls, $0.0072 + 10 calls of unknown price" in ran.out
     found = json.loads(consensus("batch", source, "-o", out, *panel, "--dry-run", "--json").out)
     assert [(one["model"], one["calls_most"]) for one in found["models"]] == [
         ("openai/gpt-4o-mini", 20),

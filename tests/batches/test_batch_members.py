@@ -67,13 +67,12 @@ def test_a_dead_member_is_taken_out_and_said(consensus, vendors, tmp_path, monke
     monkeypatch.setenv("CONSENSUS_BACKOFF_S", "0.2")
     vendors.script("a", then=faults.server_error())
     file, out = prompts(tmp_path, 48), tmp_path / "out.jsonl"
-    began = time.monotonic()
     ran = consensus("batch", file, "-o", out, *THREE, "--json")
     summary = json.loads(ran.out)
     assert ran.code == 4 and summary["done"] == summary["degraded"] == 48
     assert summary["never_answered"] == ["openai/a"] and [one["kind"] for one in summary["taken_out"]] == ["server"]
-    assert vendors.count("a") < 30 and vendors.count("b") == 48
-    assert time.monotonic() - began < 48 * 0.2 * 15 / 8  # what the tries of every row would take
+    assert vendors.count("a") < 30, "five tries of each row would be 240"
+    assert vendors.count("b") == 48
     assert "not asked" not in column(out, "warnings")[0] and "taken out after row" in column(out, "warnings")[-1]
     # The next run asks it again, and is done with it.
     vendors.script("a", then=Reply(text="B SAYS"))
@@ -122,3 +121,65 @@ def test_when_a_breaker_takes_a_model_out(monkeypatch):
     with pytest.raises(ModelError) as error:
         lively.check("x")
     assert error.value.taken_out and error.value.kind == "auth" and not error.value.retryable
+
+
+def test_an_output_of_another_input_is_not_replaced(consensus, vendors, tmp_path):
+    panel, others = ["--flow", "pump", "-m", "openai/a"], prompts(tmp_path, 1, "others.csv", word="Who is")
+    file = prompts(tmp_path, 3)
+    for ending in ("jsonl", "csv", "parquet"):
+        out = tmp_path / f"out.{ending}"
+        assert consensus("batch", file, "-o", out, *panel).code == 0
+        before, asked = out.read_bytes(), vendors.count()
+        ran = consensus("batch", others, "-o", out, *panel)
+        assert ran.code == 2 and "--overwrite" in ran.err and (out.read_bytes(), vendors.count()) == (before, asked)
+        grown = prompts(tmp_path, 4)
+        assert consensus("batch", grown, "-o", out, *panel).code == 0
+        assert consensus("batch", others, "-o", out, *panel, "--overwrite").code == 0
+        prompts(tmp_path, 3)
+    own = tmp_path / "mine.jsonl"
+    own.write_text("notes of mine\n")
+    assert consensus("batch", file, "-o", own, *panel).code == 2 and own.read_text() == "notes of mine\n"
+
+
+def test_a_price_can_be_given(consensus, vendors, tmp_path):
+    """Sums say what is known and what is not; a budget in US dollars holds for what has a price."""
+    file = prompts(tmp_path, 2)
+    panel = ["--flow", "vote", "-m", "openai/gpt-5-mini", "-m", "openai/mine", "--max-cost", "1"]
+    ran = consensus("batch", file, "-o", tmp_path / "1.jsonl", *panel, "--json")
+    summary = json.loads(ran.out)
+    assert ran.code == 0 and summary["cost_usd"] is None
+    assert summary["known_cost_usd"] > 0 and summary["unpriced_calls"] == 2
+    ran = consensus("batch", file, "-o", tmp_path / "2.jsonl", *panel, "--fresh")
+    assert "does not cover openai/mine" in ran.err and "+ 2 calls of unknown price" in ran.err
+    assert "+ 2 calls of unknown price" in consensus("batch", file, "-o", tmp_path / "3.jsonl", *panel, "--dry-run").out
+    given = ["--price", "openai/mine=1000/2000", "--price", "openai/gpt-5-mini=0/0", "--fresh"]
+    ran = consensus("vote", "What is it?", *panel[2:-2], *given, "--json")
+    record = json.loads(ran.out)
+    used = record["iterations"][0]["responses"][1]["usage"]
+    assert record["cost_usd"] == pytest.approx((used["input_tokens"] + 2 * used["output_tokens"]) / 1000)
+    ran = consensus("batch", file, "-o", tmp_path / "4.jsonl", *panel[:-2], *given, "--max-cost", "0.001", "--json")
+    assert ran.code in {1, 3} and json.loads(ran.out)["status"] == "budget"
+    for wrong in ("openai/mine=1", "openai/miner=1/2", "=1/2", "openai/mine=-1/2"):
+        assert consensus("vote", "What?", "-m", "openai/mine", "--price", wrong).code == 2
+    assert consensus("vote", "What?", "-m", "openai/mine", "--max-cost", "1").code == 2
+    assert consensus("vote", "What?", "-m", "openai/mine", "--max-cost", "1", "--price", "openai/mine=1/2").code == 0
+    assert consensus("save", "priced", "--flow", "vote", "-m", "openai/mine", "--price", "openai/mine=0/7").code == 0
+    assert json.loads(consensus("show", "priced").out)["prices"] == ["openai/mine=0/7"]
+
+
+def test_the_environment_says_where_a_saved_key_goes(consensus, vendors, monkeypatch):
+    """A saved base URL overrules it, and that is said."""
+    assert consensus("keys", "set", "openai", stdin="sk-saved-key-of-the-tests\n").code == 0
+    try:
+        ran = consensus("vote", "Where?", "-m", "openai/a", "--json")
+        assert ran.code == 0 and json.loads(ran.out)["warnings"] == []
+        assert f"{vendors.openai_url}\tthe base URL is OPENAI_BASE_URL" in consensus("keys", "list").out
+        assert f"{vendors.openai_url} (saved; the base URL is OPENAI_BASE_URL)" in consensus("check").out
+        assert consensus("keys", "set", "openai", "--base-url", vendors.openai_url, stdin="sk-saved-key\n").code == 0
+        monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example.org/v1")
+        ran = consensus("vote", "Where to?", "-m", "openai/a", "--json")
+        (warning,) = json.loads(ran.out)["warnings"]
+        assert ran.code == 0 and warning["kind"] == "base_url" and "gateway.example.org" in warning["message"]
+        assert "not OPENAI_BASE_URL=https://gateway.example.org/v1" in consensus("keys", "list").out
+    finally:
+        consensus("keys", "remove", "openai")

@@ -14,6 +14,7 @@ from consensus_flows.flows.batching import run_batch
 from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.calls import breaker
 from consensus_flows.tasks.errors import OutputError
 from consensus_flows.tasks.record import CallError, Record, Response, bill
 from consensus_flows.tasks.reports.batch_report import summary_markdown
@@ -46,6 +47,7 @@ async def test_what_nobody_has_settled_counts_in_the_next_run_too(vendors, tmp_p
 
 async def test_lost_answers_stay_booked_in_the_next_run(vendors, tmp_path, monkeypatch):
     monkeypatch.setenv("CONSENSUS_RETRIES", "1")
+    monkeypatch.setattr(breaker, "ROWS", 99)  # the budget is to end it
     vendors.script(ANY, then=faults.close_before())
     source, out = prompts(tmp_path, 30), tmp_path / "out.jsonl"
     for _ in range(3):

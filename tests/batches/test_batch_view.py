@@ -34,6 +34,7 @@ async def test_the_live_view_counts(capsys):
 
 
 SHARD = {"done": 3, "failed": 1, "degraded": 2, "sent_calls": 9, "cached_calls": 3, "cost_usd": 0.25}
+SHARD |= {"known_cost_usd": 0.25, "unpriced_calls": 0, "possibly_billed": 0}
 
 
 async def test_the_views_of_a_batch_in_shards(capsys):

@@ -203,10 +203,14 @@ async def test_limits_shorten_answers_and_answers_are_the_input_of_judges(prefec
 
 async def test_an_unknown_price_is_not_nothing(prefect_server, vendors):
     found = await estimated(PumpConfig(members=[LUNA, "openai/never-heard-of", "local/smollm2"]), 5, 100)
-    assert [one.cost_usd_most is None for one in found.models] == [False, True, True]
+    assert [one.cost_usd_most is None for one in found.models] == [False, True, False]
     assert (found.cost_usd_least, found.cost_usd_most) == (None, None)
     said = " ".join(found.assumptions)
-    assert "openai/never-heard-of: the price is not known" in said and "local/smollm2: runs here" in said
+    assert (
+        "openai/never-heard-of: the price is not known" in said
+        and "local/smollm2: runs on this machine, at no cost" in said
+    )
+    assert found.known_cost_usd_most > 0 and found.unpriced_calls == 5
 
 
 async def test_the_price_of_flex_is_estimated_where_there_is_flex(prefect_server, vendors):

@@ -10,6 +10,7 @@ import pytest
 
 from consensus_flows.blocks import Budget, Sampling
 from consensus_flows.tasks.calls.budget import ASSUMED_OUTPUT_TOKENS, spending
+from consensus_flows.tasks.calls.pricing import priced as given_prices
 from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.errors import BudgetError
 from tests.kits.asking import asking, outcome, question
@@ -126,13 +127,15 @@ async def test_a_cancelled_call_stays_booked_at_its_worst(server: LoopbackVendor
         assert budget.tokens == 120
 
 
-async def test_an_unknown_price_cannot_be_covered(server: LoopbackVendors) -> None:
+async def test_a_budget_in_dollars_holds_for_what_has_a_price(server: LoopbackVendors) -> None:
     request = question()
-    with spending(Budget(max_cost_usd=1)):
-        error, _ = await outcome(request)
+    with spending(Budget(max_cost_usd=1)) as budget:
+        await outcome(request)
+        assert (server.count(request.model), budget.cost_usd) == (1, 0)
+        with given_prices({request.name: (1e6, 1e6)}):
+            error, _ = await outcome(request.model_copy(update={"sample": 1}))
     assert isinstance(error, BudgetError)
-    assert error.message.startswith("max_cost_usd: the price of ")
-    assert server.count(request.model) == 0
+    assert server.count(request.model) == 1
 
 
 async def test_seconds(server: LoopbackVendors) -> None:

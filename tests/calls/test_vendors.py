@@ -460,3 +460,15 @@ def test_own_process() -> None:
             assert json.loads(answer.read())["count"] == 0
         process.terminate()
         assert process.wait(timeout=5) == 0
+
+
+def test_requests_a_minute_are_settable_for_a_key_of_the_environment(monkeypatch):
+    from consensus_flows.tasks.calls.providers import from_environment
+    from consensus_flows.tasks.errors import ConfigurationError
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_REQUESTS_PER_MINUTE", "500")
+    assert from_environment("openai").requests_per_minute == 500
+    monkeypatch.setenv("OPENAI_REQUESTS_PER_MINUTE", "many")
+    with pytest.raises(ConfigurationError, match="OPENAI_REQUESTS_PER_MINUTE"):
+        from_environment("openai")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus_flows.blocks.credentials import AnthropicCredentials, GoogleCredentials
 from consensus_flows.deployments.cli import tokens
 from tests.kits import processes
 from tests.kits.command_kit import Command, commands
@@ -189,6 +190,35 @@ def test_keys_set_import_list_remove(consensus, vendors, monkeypatch, tmp_path):
     finally:
         for name in ("openai", "my-server", "other"):
             consensus("keys", "remove", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".env", "# mine\nexport ANTHROPIC_API_KEY='sk-ant'\nGOOGLE_API_KEY=sk-$goo\nHOME=/tmp\n"),
+        (
+            "keys.json",
+            '{"// Note": "This file stores secret API credentials.", "claude": "sk-ant", "gemini": "sk-$goo", "groq": "x"}',
+        ),
+    ],
+)
+def test_keys_come_from_a_dotenv_and_from_llm(consensus, tmp_path, name, text):
+    file = tmp_path / name
+    file.write_text(text)
+    ran = consensus("keys", "import", str(file))
+    try:
+        assert (ran.code == 0 and "groq" in ran.err) or name == ".env"
+        saved = {
+            name: block.load(name).api_key
+            for name, block in (("anthropic", AnthropicCredentials), ("google", GoogleCredentials))
+        }
+        assert {name: key.get_secret_value() for name, key in saved.items()} == {
+            "anthropic": "sk-ant",
+            "google": "sk-$goo",
+        }
+    finally:
+        for provider in ("anthropic", "google"):
+            consensus("keys", "remove", provider)
 
 
 @pytest.mark.parametrize(

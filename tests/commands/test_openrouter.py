@@ -139,6 +139,7 @@ def test_models_are_written_and_printed(consensus, tmp_path):
         "models.json": ["a/free:free", "b/free:free", "c/paid", "openrouter/auto", "d/unpriced"],
         "free_models.json": ["a/free:free", "b/free:free"],
     }
+    assert consensus("openrouter", "models").out == ran.out
     ran = consensus("openrouter", "models", "--json")
     assert [len(models) for models in json.loads(ran.out).values()] == [5, 2] and ran.err == ""
     assert not (tmp_path / "models.json").exists()
@@ -343,7 +344,18 @@ def test_completion(consensus, server, tmp_path):
 
 def test_chat_improves_its_answer(consensus, server, tmp_path):
     server.script("a/free:free", Reply(text="one"), Reply(text="two"), Reply(text="three"))
-    options = ("--prompt", "Why?", "--model", "a/free:free", "--system", "Be brief.", "--output", "chat_response.json")
+    options = (
+        "--mode",
+        "improve",
+        "--prompt",
+        "Why?",
+        "--model",
+        "a/free:free",
+        "--system",
+        "Be brief.",
+        "--output",
+        "chat_response.json",
+    )
     ran = consensus("openrouter", "chat", *options)
     assert (ran.code, ran.out) == (0, "three\n") and "one" in ran.err and "two" in ran.err
     conversation = json.loads((tmp_path / "chat_response.json").read_text())["conversation"]
@@ -357,9 +369,7 @@ def test_chat_improves_its_answer(consensus, server, tmp_path):
 
 def test_chat_interactive(consensus, server):
     server.script("a/free:free", Reply(text="Hello."), faults.not_found(), Reply(text="Bye."))
-    ran = consensus(
-        "openrouter", "chat", "--mode", "interactive", "-m", "a/free:free", stdin="Hi\n\nLost\nSo long\nexit\nMore\n"
-    )
+    ran = consensus("openrouter", "chat", "-m", "a/free:free", stdin="Hi\n\nLost\nSo long\nexit\nMore\n")
     assert (ran.code, ran.out) == (0, "Hello.\nBye.\n") and "not_found" in ran.err
     assert [m["content"] for m in server.seen[-1].messages] == ["Hi", "Hello.", "So long"]
     assert server.count() == 3
@@ -367,7 +377,7 @@ def test_chat_interactive(consensus, server):
 
 def test_chat_ends_with_its_first_failure(consensus, server):
     server.script("a/free:free", Reply(text="one"), faults.not_found())
-    ran = consensus("openrouter", "chat", "-p", "Why?", "-m", "a/free:free", "--json")
+    ran = consensus("openrouter", "chat", "--mode", "improve", "-p", "Why?", "-m", "a/free:free", "--json")
     assert ran.code == 1 and len(json.loads(ran.out)["conversation"]) == 2 and server.count() == 2
     for wrong in (("--turns", "0"), ("--prompt-set", "nope"), ("--mode", "loud")):
         assert consensus("openrouter", "chat", "-p", "Why?", "-m", "a/free:free", *wrong).code == 2

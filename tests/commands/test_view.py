@@ -20,6 +20,8 @@ def drawn(view):
 
 async def test_the_table_says_who_has_answered_and_who_is_waited_for():
     view = LiveTable(["openai/a#1", "openai/b#1"])
+    assert "Iteration" not in drawn(view)
+    await view.on_event("iterating", Iteration(number=1))
     assert "Iteration 1" in drawn(view)
     await view.on_event("answered", response("openai/a#1", text="yes", latency_s=1.25))
     shown = drawn(view)

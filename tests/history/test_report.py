@@ -313,6 +313,7 @@ def test_the_form_explains_itself():
         positions = [field["position"] for field in described.values()]
         assert len(set(positions)) == len(positions), "a place for each"
     assert sorted(fields, key=lambda name: fields[name]["position"])[:2] == ["members", "arbiter"]
+    assert fields["quorum"]["type"] == "integer", "a plain field, and not one of the type None"
 
 
 @pytest.mark.parametrize(

@@ -358,5 +358,5 @@ def test_a_form_shows_an_algorithms_own_settings_first() -> None:
     fields = ConsortiumConfig.model_json_schema()["properties"]
     shown = sorted(fields, key=lambda name: int(fields[name]["position"]))
     assert shown[:3] == ["members", "arbiter", "fallback_arbiters"]
-    assert shown[-3:] == ["prompt_set", "embedding_model", "service_tier"]
+    assert shown[-3:] == ["embedding_model", "service_tier", "prices"]
     assert [fields[name]["position"] for name in shown] == list(range(1, len(shown) + 1))

@@ -38,8 +38,11 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
 
 
-async def test_asking_works_in_a_running_loop(results: str, vendors: LoopbackVendors) -> None:
+async def test_asking_works_in_a_running_loop(
+    results: str, vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a notebook, whose cells run in one."""
+    monkeypatch.setattr("consensus_flows.deployments.server.use_server", lambda info: None)
     vendors.script("one", then=Reply(text="Paris"))
     assert asyncio.get_running_loop().is_running()
     record = consensus_flows.ask("Capital of France?", consensus_flows.PumpConfig(members=["openai/one"]))

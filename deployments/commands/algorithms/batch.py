@@ -69,6 +69,8 @@ class BatchOptions:
     """Check the models against the vendors' lists of models before the first row."""
     strict: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Fail the batch if a model never answers or is disabled. Without it, the exit code is 4 if a model never answered."""
+    overwrite: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Replace an output file that has no rows of this input."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
     """Number of deployment runs over which to split the rows."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -138,6 +140,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         shards=options.shards,
         probe=options.probe,
         strict=options.strict,
+        overwrite=options.overwrite,
     )
 
 
@@ -235,6 +238,7 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         config,
         skip_bad=options.skip_bad,
         probe=options.probe,
+        overwrite=options.overwrite,
     )
 
     async def estimated() -> Estimate:
@@ -259,10 +263,11 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
             _dollars(model.cost_usd_least, model.cost_usd_most),
         )
     Console().print(table)
-    put(
-        f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, "
-        f"{_dollars(found.cost_usd_least, found.cost_usd_most)}"
-    )
+    price = _dollars(found.cost_usd_least, found.cost_usd_most)
+    if found.unpriced_calls and found.known_cost_usd_most:
+        known = _dollars(found.known_cost_usd_least, found.known_cost_usd_most)
+        price = f"{known} + {found.unpriced_calls:,} calls of unknown price"
+    put(f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, {price}")
     for text in found.assumptions:
         say(f"  assumed: {text}")
     return Exit.ANSWER

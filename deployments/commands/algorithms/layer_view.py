@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from consensus_flows.deployments.terminal import put, say
-from consensus_flows.deployments.view import Lines, LiveTable, cost, state
-from consensus_flows.tasks.record import Iteration, Record, Response
+from consensus_flows.deployments.view import Lines, LiveTable, state
+from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import percent
 
 
@@ -31,7 +31,7 @@ class LayerTable(LiveTable):
             self._done, self._started = {}, time.monotonic()
         elif event == "iterated" and self._live:
             self._live.console.print(heading(value), markup=False, highlight=False)
-            self._members, self._done, self._number = [], {}, value.number + 1
+            self._members, self._done, self._number = [], {}, None
         else:
             await super().on_event(event, value)
 
@@ -75,7 +75,7 @@ def totals(record: Record) -> str:
     """Say in a line how a run ended and what it took."""
     return (
         f"{record.status}{', degraded' if record.degraded else ''} · agreement {percent(record.agreement)} · "
-        f"{record.calls} calls, {record.cached_calls} from the store · {cost(record.cost_usd, record.possibly_billed)} · {record.duration_s:.1f} s"
+        f"{record.calls} calls, {record.cached_calls} from the store · {bill_of(record)} · {record.duration_s:.1f} s"
     )
 
 

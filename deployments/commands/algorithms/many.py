@@ -15,10 +15,9 @@ from consensus_flows.deployments.commands.algorithms.questions import folder
 from consensus_flows.deployments.commands.preferences.preference_view import console, table
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put, put_json, say, write_whole
-from consensus_flows.deployments.view import cost
 from consensus_flows.tasks.batches.output import record_name
 from consensus_flows.tasks.batches.summary import BatchSummary
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Record, bill
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 
@@ -69,6 +68,7 @@ def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: i
         interrupted="finished prompts are kept, and the same command continues with the others",
         budget=config.budget,
         concurrency=at_once,
+        overwrite=True,
         records=str(output),
     )
 
@@ -102,7 +102,7 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
             one["condorcet_winner"] or "-",
             number_text(one["kendall_w"]),
             f"{one['calls']} ({one['cached_calls']} stored)",
-            cost(one["cost_usd"]),
+            bill(one["cost_usd"]),
         ]
         for one in found
     ]
@@ -155,6 +155,7 @@ def run_list(
             view=None if quiet else _Done(totals),
             interrupted=AGAIN,
             budget=config.budget,
+            overwrite=True,
             records=str(records),
             reference_column="answers" if recorded else None,
         )

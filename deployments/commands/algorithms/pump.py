@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +13,9 @@ from consensus_flows.deployments.commands.algorithms.questions import Prompt, Qu
 from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
-from consensus_flows.deployments.view import cost
 from consensus_flows.flows.pump import heading
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
-from consensus_flows.tasks.record import Record, Response
+from consensus_flows.tasks.record import Record, Response, bill_of
 
 
 def command(
@@ -68,16 +66,13 @@ class AsTheyCome:
     def __init__(self, members: int, prompted_by: str = "plain") -> None:
         self._members = members
         self._prompted_by = prompted_by
-        self._began = time.monotonic()
 
     async def on_event(self, event: str, value: Any) -> None:
         """Print an answer."""
         if event == "started":
-            self._began = time.monotonic()
             say(f"asking {self._members} member{'s' if self._members > 1 else ''}")
         elif event == "answered":
-            took = f"{value.latency_s if value.cached else time.monotonic() - self._began:.1f} s"
-            took += ", from the store" if value.cached else ""
+            took = f"{value.latency_s:.1f} s{', from the store' if value.cached else ''}"
             if value.error is None and value.embedding is None:
                 put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")
             elif value.error is None:
@@ -103,7 +98,7 @@ def show(record: Record, ui_url: str) -> None:
     beside = f", the slowest {slowest.member} {slowest.latency_s:.1f} s" if slowest else ""
     say(
         f"total {record.duration_s:.1f} s{beside} · {sum(r.answered for r in responses)} of {len(responses)} answered, "
-        f"{record.cached_calls} from the store · {cost(record.cost_usd, record.possibly_billed)}"
+        f"{record.cached_calls} from the store · {bill_of(record)}"
     )
     if ui_url and record.flow_run_id:
         say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")

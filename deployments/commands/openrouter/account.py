@@ -59,13 +59,13 @@ def credits(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:  
 
 @app.command
 def models(*, output_dir: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
-    """Write all models to `models.json`, and the free ones to `free_models.json`.
+    """List the free models.
 
     Args:
-        output_dir: Folder of the files; default: the current one, or none with --json.
+        output_dir: Folder into which all models are written as `models.json`, and the free ones as `free_models.json`.
         json: Print both lists as JSON.
     """
-    where = None if json and output_dir is None else folder(output_dir or Path(), "--output-dir")
+    where = None if output_dir is None else folder(output_dir, "--output-dir")
     found = _ask(list_models())
     free = free_models(found)
     if where is not None:

@@ -26,12 +26,12 @@ from consensus_flows.deployments.terminal import (
     server_failure,
     write_whole,
 )
-from consensus_flows.deployments.view import cost, state
+from consensus_flows.deployments.view import state
 from consensus_flows.flows.pump import pump
 from consensus_flows.tasks.calls.providers import warm_up
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.prompts import prompt as prompt_file_text
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Record, bill_of
 from consensus_flows.tasks.watch import watched_by
 
 LEAVE = ("exit", "quit")
@@ -41,21 +41,21 @@ def chat(
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])],
     prompt: Prompt = None,
-    mode: Literal["default", "interactive"] = "default",
+    mode: Literal["interactive", "improve"] = "interactive",
     turns: int = 3,
     improvement_prompt: str | None = None,
     source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
-    """Ask a model and let it improve its answer (default), or chat with it until you type exit (interactive).
+    """Chat with a model until you type exit, or ask it once and let it improve its answer.
 
     Args:
         model: Model, as author/slug or author/slug:free.
-        prompt: Prompt; - reads it from standard input. Optional in an interactive chat.
-        mode: One prompt with improvements of the answer, or a conversation.
-        turns: Number of answers in the default mode.
-        improvement_prompt: Prompt after each answer in the default mode.
+        prompt: First prompt; - reads it from standard input. Optional in an interactive chat.
+        mode: A conversation, or one prompt with improvements of the answer.
+        turns: Number of answers with --mode improve, all of them paid.
+        improvement_prompt: Prompt after each answer with --mode improve.
         source: Where else it is read.
         options: Sampling settings and limits; a budget is that of one turn.
         out: What is printed and written.
@@ -130,7 +130,7 @@ class Session:
         self.last = record.answer
         self._turns += [Message(role="user", content=text), Message(role="assistant", content=record.answer)]
         if not (self.out.json or self.out.raw):
-            say(f"  {state(record.iterations[0].responses[0])}, {cost(record.cost_usd, record.possibly_billed)}")
+            say(f"  {state(record.iterations[0].responses[0])}, {bill_of(record)}")
         return True
 
     def document(self) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from consensus_flows.deployments.options import FILE, JUDGING, OUTPUT, PanelOpti
 from consensus_flows.deployments.run import OutputOptions
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put_json, read_text, say, write_whole
-from consensus_flows.deployments.view import cost
 from consensus_flows.flows.check_models import check_models, rows
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.check_cases import CheckReport, read_cases
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.record import bill
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 
@@ -145,4 +145,4 @@ def _show(report: CheckReport, console: Console) -> None:
         mean = sum(row["latency s"] for row in answered) / len(answered) if answered else 0.0
         totals.append([label, f"{len(answered)} of {len(own)}", right, f"{mean:.1f}"])
     console.print(table("Totals", ["model", "answered", "as expected", "mean s"], totals))
-    console.print(f"{cost(report.cost_usd)} · {report.duration_s:.1f} s", markup=False, highlight=False)
+    console.print(f"{bill(report.cost_usd)} · {report.duration_s:.1f} s", markup=False, highlight=False)

@@ -53,7 +53,7 @@ def up() -> Exit:
         say(f"Finished runs are kept in the UI for {days:g} days; set {RETENTION} (seconds) to change it.")
     profile = "" if info.auth_string is None else f" --profile {PROFILE}"
     say(
-        f"""Try: prefect{profile} deployment run 'consortium/consortium' --param prompt="Why is the sky blue?" """.rstrip()
+        f"""Try: prefect{profile} deployment run 'vote/vote' --param prompt="How many days are in a week?" --watch """.rstrip()
     )
     say("Or the Run button in the UI, which `consensus ui` opens.")
     return Exit.ANSWER

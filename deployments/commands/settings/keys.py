@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from getpass import getpass
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,9 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
 from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
+OF_LLM = {"claude": "anthropic", "gemini": "google"}
+"""Names of providers in the keys of `llm`, where they differ."""
+
 app = App(name="keys", help="Manage API keys, saved as Prefect blocks.")
 
 
@@ -29,6 +33,7 @@ def set_key(
     allow_http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     max_concurrency: int | None = None,
     requests_per_minute: int | None = None,
+    price: Annotated[list[str] | None, Parameter(negative="")] = None,
 ) -> Exit:
     """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 
@@ -39,10 +44,12 @@ def set_key(
         allow_http_host: Host that may receive the key over plain http. May be repeated.
         max_concurrency: Maximum number of concurrent calls in each process.
         requests_per_minute: Maximum number of calls started per minute in each process.
+        price: Price of a model: MODEL=IN/OUT, in USD per million input and output tokens. May be repeated.
     """
     block_class, default_url = _class_of(provider, base_url)
     limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
     fields: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    fields["prices"] = price or []
     fields |= {"base_url": base_url or default_url, "allowed_http_hosts": allow_http_host or []}
     _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
     key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
@@ -55,17 +62,24 @@ def set_key(
 
 @app.command(name="import")
 def import_keys(file: Path) -> Exit:
-    """Save the keys of a JSON file: {"openai": {"api-key": "..."}, "my-server": {"base-url": "...", "api-key": "..."}}.
+    """Save the keys of a file: a .env, the keys.json of `llm` (`llm keys path`), or JSON as shown below.
+
+    {"openai": {"api-key": "..."}, "my-server": {"base-url": "https://...", "api-key": "..."}}
 
     Args:
-        file: JSON file.
+        file: The file.
     """
     try:
-        entries = parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        entries: Any = (
+            parse(text) if file.suffix == ".json" or text.lstrip().startswith("{") else _variables(file, text)
+        )
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise Stop(f"{file} is not valid JSON: line {getattr(error, 'lineno', '?')}") from None
+    if isinstance(entries, dict) and all(isinstance(entry, str) for entry in entries.values()):
+        entries = _keys_of_llm(entries)
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise Stop(f'{file} must hold an object by provider: {{"openai": {{"api-key": "..."}}}}')
     blocks: dict[str, ModelCredentials] = {}
@@ -81,6 +95,32 @@ def import_keys(file: Path) -> Exit:
     asyncio.run(_save(blocks))
     say(f"saved the credentials of {', '.join(blocks) or 'nobody: the file is empty'}")
     return Exit.ANSWER
+
+
+def _variables(file: Path, text: str) -> dict[str, dict[str, str]]:
+    """Read the keys and addresses of built-in providers from a .env."""
+    from dotenv import dotenv_values
+
+    values = dotenv_values(stream=StringIO(text), interpolate=False)
+    found: dict[str, dict[str, str]] = {}
+    for provider, known in built_in().items():
+        if key := next((value for name in known.keys if (value := values.get(name))), None):
+            found[provider] = {"api-key": key}
+            if known.base_url_variable and (address := values.get(known.base_url_variable)):
+                found[provider]["base-url"] = address
+    if not found:
+        variables = ", ".join(known.keys[0] for known in built_in().values() if known.keys)
+        raise Stop(f"{file} sets none of {variables}")
+    return found
+
+
+def _keys_of_llm(keys: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Read the keys of `llm`, which names some providers otherwise and notes in the file what it is."""
+    names = {provider: OF_LLM.get(provider, provider) for provider in keys if not provider.startswith("//")}
+    known = {name for name, one in built_in().items() if one.block}
+    if strange := [provider for provider, name in names.items() if name not in known]:
+        say(f"skipped {', '.join(strange)}: no built-in provider; `consensus keys set NAME --base-url ...` saves one")
+    return {name: {"api-key": keys[provider]} for provider, name in names.items() if name in known}
 
 
 @app.command(name="list")

@@ -14,7 +14,9 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import algorithm, algorithms
+from consensus_flows.flows.run import DEFAULT
 from consensus_flows.tasks.calls.providers import check_models
+from consensus_flows.tasks.plain_text import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
 
@@ -75,15 +77,34 @@ def find(name: str, kind: str | None = None) -> Saved:
     if one.fault:
         raise Stop(f"{name!r} is saved for {one.kind} and can no longer be used, so save it again: {one.fault}")
     if kind is not None and one.kind != kind:
-        raise Stop(f"{name!r} is saved for {one.kind}, not for {kind}")
+        raise Stop(f'{name!r} is saved for {one.kind}, not for {kind}: `consensus "PROMPT" --name {name}` runs it')
     return one
+
+
+def find_default() -> Saved:
+    """Return the saved configuration that is used where neither a name nor members are given.
+
+    Raises:
+        Stop: If there is none, or it can no longer be used.
+    """
+    connect()
+    if not asyncio.run(saved_configurations(DEFAULT)):
+        raise Stop(
+            "members: give -m provider/model, or --name NAME for a saved configuration; one that is saved as `default` is used "
+            "without a name"
+        )
+    return find(DEFAULT)
 
 
 def _find(name: str) -> Saved:
     connect()
     found = asyncio.run(saved_configurations(name))
     if not found:
-        raise Stop(f"no configuration is saved as {name!r}: `consensus save {name} -m provider/model:count ...`")
+        names = [one.name for one in asyncio.run(saved_configurations())]
+        others = (
+            f" Saved are {', '.join(names)}." if names else f" `consensus save {name} -m provider/model ...` saves one."
+        )
+        raise Stop(f"no configuration is saved as {name!r}.{did_you_mean(name, names) or others}")
     return found[0]
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.deployments.server import connect
 from consensus_flows.flows.algorithms import algorithm_of
 from consensus_flows.tasks.calls.providers import close_clients
 from consensus_flows.tasks.calls.request import Message
@@ -14,6 +15,8 @@ from consensus_flows.tasks.record import Record
 
 def ask(prompt: str, config: RunConfig, conversation: Sequence[Message] = ()) -> Record:
     """Run the flow of a configuration, and wait for its record. It works within a running event loop too, as in a notebook.
+
+    The Prefect server is the one that is configured, the one that runs here, or a new one in the background.
 
     Args:
         prompt: The question.
@@ -24,6 +27,7 @@ def ask(prompt: str, config: RunConfig, conversation: Sequence[Message] = ()) ->
         ConfigurationError: Before any call, if something cannot be used.
         QuorumError: If there is no answer.
     """
+    connect()
 
     async def run() -> Record:
         try:

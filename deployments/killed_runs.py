@@ -1,0 +1,74 @@
+"""Runs whose command was killed: nobody is left to end them in Prefect, so the next command does.
+
+As long as a command lives it holds a lock on a file that is named after its flow run; the system lets go of it whatever ends
+the process.
+"""
+
+import fcntl
+from pathlib import Path
+from uuid import UUID
+
+from prefect.settings import get_current_settings
+
+MESSAGE = "The command was killed. Run it again: it resumes, and answers that were paid for come from the store."
+_NEW = ".new"
+
+
+class RunningMark:
+    """Says for later commands that this one is at work on a flow run."""
+
+    def __init__(self, run_id: str) -> None:
+        self._path = _folder() / run_id
+        new = self._path.with_suffix(_NEW)
+        self._file = new.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        new.rename(self._path)  # nobody finds it without its lock
+
+    def remove(self) -> None:
+        """Say that the run has ended."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def end_killed_runs() -> None:
+    """Mark the runs as crashed whose command is no more."""
+    for path in _folder().iterdir():
+        if path.suffix == _NEW:
+            continue
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # its command lives
+                continue
+            _end(UUID(path.name))
+            path.unlink(missing_ok=True)
+
+
+def _end(run_id: UUID) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(run_id).state
+        except ObjectNotFound:
+            return
+        if state is not None and state.is_final():
+            return
+        client.set_flow_run_state(run_id, Crashed(message=MESSAGE), force=True)
+        calls = client.read_task_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run_id]}}),
+            task_run_filter=TaskRunFilter.model_validate(
+                {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
+            ),
+        )
+        for call in calls:
+            client.set_task_run_state(call.id, Crashed(message=MESSAGE), force=True)
+
+
+def _folder() -> Path:
+    folder = get_current_settings().home / "consensus-running"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,39 @@
+"""A run whose command was killed is marked as crashed by the next command, with what to do."""
+
+import subprocess
+import sys
+
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_HOME, temporary_settings
+from prefect.states import Running
+
+from consensus_flows.deployments.killed_runs import MESSAGE, RunningMark, end_killed_runs
+
+HOLD = "import sys; from consensus_flows.deployments.killed_runs import RunningMark; mark = RunningMark(sys.argv[1]); import os; os._exit(9)"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_only_a_run_whose_command_is_gone_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+
+    @flow
+    def batch() -> None: ...
+
+    @task
+    def ask() -> None: ...
+
+    with temporary_settings({PREFECT_HOME: tmp_path}), get_client(sync_client=True) as client:
+        killed, alive, ended = (client.create_flow_run(batch, state=Running()).id for _ in range(3))
+        call = client.create_task_run(ask, flow_run_id=killed, dynamic_key="1", state=Running()).id
+        subprocess.run([sys.executable, "-c", HOLD, str(killed)], check=False)
+        mark = RunningMark(str(alive))
+        RunningMark(str(ended)).remove()
+        end_killed_runs()
+        run = client.read_flow_run(killed)
+        assert (run.state_name, run.state.message) == ("Crashed", MESSAGE)
+        assert client.read_task_run(call).state_name == "Crashed"
+        assert client.read_flow_run(alive).state_name == client.read_flow_run(ended).state_name == "Running"
+        mark.remove()
+        assert list((tmp_path / "consensus-running").iterdir()) == []
