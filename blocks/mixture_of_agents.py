@@ -126,6 +126,7 @@ class MixtureOfAgentsConfig(RunConfig):
             "timeout": layer.timeout or self.timeout,
             "sampling": layer.sampling.over(self.sampling),
             "member_settings": {name: sampling for name, sampling in own.items() if name in names},
+            "prices": [],  # those of the run hold, the aggregator's among them
         }
         return PanelConfig.model_validate(values)
 

@@ -168,7 +168,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     for name in summary.never_answered:
         say(f"  ! {name} never answered")
     for out in summary.taken_out:
-        say(f"  ! {out}. The next run asks it again")
+        say(f"  ! {str(out).rstrip('.')}. The next run asks it again")
     if summary.bad:
         say(f"  ! {summary.bad} invalid rows were skipped:")
         for text in summary.bad_rows:

@@ -44,6 +44,14 @@ def end_killed_runs() -> None:
             path.unlink(missing_ok=True)
 
 
+def delete_run(run_id: str) -> None:
+    """Delete a run that was refused before its first call: the person has read why, and nothing came of it."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.delete_flow_run(UUID(run_id))
+
+
 def _end(run_id: UUID) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter

@@ -10,11 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from prefect.runtime import flow_run
 
-from consensus_flows.deployments.killed_runs import RunningMark
+from consensus_flows.deployments.killed_runs import RunningMark, delete_run
 from consensus_flows.deployments.server import server_is_up
 from consensus_flows.deployments.server_away import CLIENT
 from consensus_flows.deployments.terminal import Exit, Stop, flush, say, server_failure
@@ -45,12 +46,16 @@ class LastWord:
         self._error: Exception | None = None
         """Why the report failed."""
         self._mark: RunningMark | None = None
+        self._refused: str | None = None
+        """The flow run that a mistake in what was given has ended."""
         self._over = threading.Event()
         """The command goes on; the process may not."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Report when the work is done, and begin to watch the time."""
-        if event == self._event and self._code is None:
+        if event == "refused":
+            self._refused = flow_run.id
+        elif event == self._event and self._code is None:
             self._once(value)
             # From now on this says what is waited for, and for how long.
             logging.getLogger(CLIENT).setLevel(logging.WARNING)
@@ -80,6 +85,9 @@ class LastWord:
             self._over.set()
             if self._mark is not None:
                 self._mark.remove()
+            if self._refused is not None:
+                with suppress(Exception):  # it is told what was wrong; a failed run is left then
+                    delete_run(self._refused)
         if self._error is not None:
             raise self._error
         assert self._code is not None

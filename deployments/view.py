@@ -130,6 +130,6 @@ def outcome(record: Record, told: Collection[str] = ()) -> None:
             say(f"  ! {warning}")
     say(
         f"{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
-        f"agreement {percent(record.agreement)} · {record.calls} calls, {record.cached_calls} from the store · "
+        f"agreement {percent(record.agreement)} · {record.calls} {'call' if record.calls == 1 else 'calls'}, {record.cached_calls} from the store · "
         f"{bill_of(record)} · {record.duration_s:.1f} s"
     )

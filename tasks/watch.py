@@ -10,7 +10,7 @@ from prefect.logging import get_logger
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Is notified of what happens: `event` is `started`, `answered`, `called`, `iterated`, `ended`, `recorded` or `done`, `value` what it is about."""
+    """Is notified of what happens: `event` is `started`, `answered`, `called`, `iterated`, `ended`, `recorded`, `refused` or `done`, `value` what it is about."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event."""

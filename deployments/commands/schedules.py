@@ -26,6 +26,7 @@ from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, BatchOptions
 from consensus_flows.deployments.commands.history import local_time, put_rows
 from consensus_flows.deployments.commands.operations.up import POOL, running_worker, up
+from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.notifications import Kind, notification, notify_of
 from consensus_flows.deployments.options import FILE, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import ServerInfo, connect
@@ -35,6 +36,7 @@ from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.tasks.batches.addresses import dated, place_of
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls.providers import built_in
 
 TAG = "schedule"
 """What a deployment is known by that `consensus schedule` has made."""
@@ -149,7 +151,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
             budget=budget,
         )
         rows = asyncio.run(checked(work)).rows
-        _check_worker(info, parameters)
+        _check_worker(info, parameters, {model.provider for model in config.models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
         say(f"{'replaced' if replaced else 'scheduled'} {name}: {rows} rows, {_in_words(when)}; next {following}")
@@ -174,11 +176,11 @@ def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:
     return parameters
 
 
-def _check_worker(info: ServerInfo, parameters: dict[str, Any]) -> None:
-    """See that a worker of this machine is there and may use the files; workers of another server are not known here.
+def _check_worker(info: ServerInfo, parameters: dict[str, Any], providers: set[str]) -> None:
+    """See that a worker of this machine is there and has the files and the keys; workers of another server are not known here.
 
     Raises:
-        Stop: If it may not.
+        Stop: If it has not.
     """
     if info.pid is None:
         return
@@ -186,13 +188,20 @@ def _check_worker(info: ServerInfo, parameters: dict[str, Any]) -> None:
         up()
     worker = running_worker()
     assert worker is not None
-    _, folder = worker
     for key in FILES & parameters.keys():
         path = parameters[key]
-        if path is not None and "://" not in path and not Path(path).resolve().is_relative_to(folder):
+        if path is not None and "://" not in path and not Path(path).resolve().is_relative_to(worker.files):
             raise Stop(
-                f"{key}: {path} is outside of {folder}, where the worker may read and write: call `consensus down`, and "
-                f"`consensus up` in a folder that holds it"
+                f"{key}: {path} is outside of {worker.files}, where the worker may read and write: run `consensus down`, and "
+                "`consensus up` in a folder that holds it"
+            )
+    known = built_in()
+    for name in providers - {name for name, _, _ in asyncio.run(saved_keys())}:
+        keys = known[name].keys
+        if keys and not set(keys) & set(worker.keys):
+            raise Stop(
+                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name} "
+                f"--from-env {keys[0]}`, or run `consensus down` and `consensus up` where it is set"
             )
 
 

@@ -43,7 +43,8 @@ class Probed(NamedTuple):
     def describe(self) -> str:
         """Say which test calls were made."""
         names = ", ".join(map(str, self.tested))
-        return f"{len(self.tested)} test calls beside all others, {bill(self.cost_usd)}: no list of models has {names}"
+        calls = "1 test call" if len(self.tested) == 1 else f"{len(self.tested)} test calls"
+        return f"sent {calls} beside all others ({bill(self.cost_usd)}): no vendor lists {names}"
 
 
 async def offered(endpoint: Endpoint, model: str = "") -> list[str]:

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from prefect.states import Completed, Failed
 
 from consensus_flows.tasks.batches.summary import BatchSummary
-from consensus_flows.tasks.errors import ConsensusError
+from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
 from consensus_flows.tasks.record import Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import cell, percent
+from consensus_flows.tasks.watch import emit
 
 Outcome = Literal["Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "Failed"]
 """Names of final states. All but `Failed` are of Prefect's type COMPLETED."""
@@ -59,6 +60,8 @@ def concluded(judge: Callable[[Data], Verdict]) -> Callable[[Flow[Parameters, Da
             try:
                 data = await function(*args, **kwargs)
             except ConsensusError as error:
+                if isinstance(error, ConfigurationError):
+                    await emit("refused", error)
                 failed: Data = Verdict("Failed", str(error)).state(error)
                 return failed
             ended: Data = judge(data).state(data)

@@ -1,4 +1,4 @@
-"""A run whose command was killed is marked as crashed by the next command, with what to do."""
+"""Which runs a command leaves: one that was killed is marked as crashed, one that was refused is gone."""
 
 import subprocess
 import sys
@@ -6,10 +6,17 @@ import sys
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_HOME, temporary_settings
+from prefect.client.schemas.filters import FlowFilter
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Running
 
 from consensus_flows.deployments.killed_runs import MESSAGE, RunningMark, end_killed_runs
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.terminal import Exit
+from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.watch import watched_by
+from tests.kits.consortium_kit import config
 
 HOLD = "import sys; from consensus_flows.deployments.killed_runs import RunningMark; mark = RunningMark(sys.argv[1]); import os; os._exit(9)"
 
@@ -37,3 +44,20 @@ def test_only_a_run_whose_command_is_gone_is_ended(tmp_path, monkeypatch):
         assert client.read_flow_run(alive).state_name == client.read_flow_run(ended).state_name == "Running"
         mark.remove()
         assert list((tmp_path / "consensus-running").iterdir()) == []
+
+
+@pytest.mark.usefixtures("results")
+def test_a_mistake_at_the_command_line_leaves_no_failed_run():
+    last = LastWord(PREFECT_API_URL.value(), "recorded", lambda _: Exit.ANSWER)
+    mistaken = consortium.with_options(name="mistaken")
+
+    async def ask() -> None:
+        with watched_by(last):
+            await mistaken(" ", config())
+
+    with pytest.raises(ConfigurationError, match="prompt"):
+        last.run(ask())
+    with get_client(sync_client=True) as client:
+        wanted = FlowFilter.model_validate({"name": {"any_": ["mistaken"]}})
+        assert client.read_flows(flow_filter=wanted), "there was a run"
+        assert client.read_flow_runs(flow_filter=wanted) == []

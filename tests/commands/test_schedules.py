@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 
 from consensus_flows.deployments.commands import schedules
-from consensus_flows.deployments.commands.operations.up import make_pool
+from consensus_flows.deployments.commands.operations.up import Worker, make_pool
 from consensus_flows.deployments.commands.schedules import ScheduleOptions, _in_words
 from consensus_flows.deployments.server import ServerInfo
 from consensus_flows.deployments.terminal import Stop
@@ -52,13 +52,21 @@ def test_what_cannot_be_read_names_its_option(given, option):
     assert stopped.value.message.startswith(option)
 
 
-def test_files_out_of_the_workers_folder_are_refused_now(monkeypatch, tmp_path):
-    monkeypatch.setattr(schedules, "running_worker", lambda: (1, tmp_path / "mine"))
+def test_files_and_keys_that_the_worker_has_not_are_named_now(monkeypatch, tmp_path):
+    async def saved():
+        return [("anthropic", "anthropic-credentials", {})]
+
+    worker = Worker(1, tmp_path / "mine", ["GOOGLE_API_KEY"])
+    monkeypatch.setattr(schedules, "running_worker", lambda: worker)
+    monkeypatch.setattr(schedules, "saved_keys", saved)
     ours = ServerInfo("http://127.0.0.1:1/api", "http://127.0.0.1:1", pid=1)
     inside = str(tmp_path / "mine" / "prompts.csv")
-    schedules._check_worker(ours, {"input": inside, "output": "s3://bucket/answers.jsonl", "records": None})
+    files = {"input": inside, "output": "s3://bucket/answers.jsonl", "records": None}
+    schedules._check_worker(ours, files, {"anthropic", "google", "local"})
+    with pytest.raises(Stop, match="OPENAI_API_KEY"):
+        schedules._check_worker(ours, files, {"openai"})
     with pytest.raises(Stop, match="output"):
-        schedules._check_worker(ours, {"input": inside, "output": str(tmp_path / "answers.jsonl")})
+        schedules._check_worker(ours, {"input": inside, "output": str(tmp_path / "answers.jsonl")}, set())
 
 
 def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results, tmp_path, monkeypatch):

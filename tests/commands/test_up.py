@@ -88,7 +88,7 @@ print(subprocess.Popen([sys.executable, "-c", {run!r}], start_new_session=True).
     )
     child = int(worker.stdout.readline())
     note = tmp_path / "worker.json"
-    note.write_text(json.dumps({"pid": worker.pid, "files": str(tmp_path)}))
+    note.write_text(json.dumps({"pid": worker.pid, "files": str(tmp_path), "keys": []}))
     monkeypatch.setattr(up, "_note", lambda: note)
     monkeypatch.setattr(up, "stop_server", lambda: None)
     monkeypatch.setattr(up, "STOP_TIMEOUT_S", 0.3)

@@ -16,7 +16,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
 from consensus_flows.tasks.calls.probe import offered, probe
-from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of
+from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, load_sdks
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
 
@@ -116,6 +116,7 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
     )
     if offline or endpoint.credentials is None:
         return True, where
+    await load_sdks([endpoint])
     started = time.monotonic()
     try:
         models = await offered(endpoint)

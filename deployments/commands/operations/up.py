@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from prefect.blocks.core import Block
@@ -25,6 +25,7 @@ from consensus_flows import blocks
 from consensus_flows.deployments.server import connect, server_environment, stop_server
 from consensus_flows.deployments.server_access import PROFILE
 from consensus_flows.deployments.terminal import Exit, Stop, say
+from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.files import FOLDER
 
 POOL = "consensus"
@@ -91,7 +92,7 @@ def down() -> Exit:
     """Stop the worker and the server that were started from here."""
     worker = running_worker()
     if worker is not None:
-        pid, _ = worker
+        pid = worker.pid
         os.kill(pid, signal.SIGTERM)
         if not _wait_for(lambda: running_worker() is None, STOP_TIMEOUT_S):
             for process in with_descendants(pid):
@@ -109,7 +110,7 @@ def _worker() -> tuple[int, Path]:
     """Return the worker's process and the folder of its files."""
     running = running_worker()
     if running is not None:
-        return running
+        return running.pid, running.files
     files = Path(os.environ.get(FOLDER) or ".").expanduser().resolve()
     home = get_current_settings().home
     log = home / "consensus-worker.log"
@@ -126,7 +127,8 @@ def _worker() -> tuple[int, Path]:
             start_new_session=True,
             preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
-    _note().write_text(json.dumps({"pid": process.pid, "files": str(files)}), encoding="utf-8")
+    keys = [name for provider in built_in().values() for name in provider.keys if os.environ.get(name)]
+    _note().write_text(json.dumps({"pid": process.pid, "files": str(files), "keys": keys}), encoding="utf-8")
     if not _wait_for(lambda: process.poll() is not None or b"started!" in log.read_bytes()[before:], START_TIMEOUT_S):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)
     if process.poll() is not None:
@@ -153,15 +155,26 @@ def with_descendants(pid: int) -> set[int]:
     return found
 
 
-def running_worker() -> tuple[int, Path] | None:
-    """Return the process of the worker that was started from here, and the folder of its files."""
+class Worker(NamedTuple):
+    """A worker that was started from here."""
+
+    pid: int
+    files: Path
+    """The folder that its runs may read and write."""
+    keys: list[str]
+    """The variables of its environment that hold the keys of providers."""
+
+
+def running_worker() -> Worker | None:
+    """Return the worker that was started from here, if it still runs."""
     try:
         note = json.loads(_note().read_text(encoding="utf-8"))
-        pid, files = int(note["pid"]), Path(note["files"])
+        worker = Worker(int(note["pid"]), Path(note["files"]), note["keys"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
-    return (pid, files) if "worker start" in shown.stdout else None
+    command = ["ps", "-ww", "-o", "command=", "-p", str(worker.pid)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    return worker if "worker start" in shown.stdout else None
 
 
 def _note() -> Path:
