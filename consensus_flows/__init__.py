@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from consensus_flows.flows.vote import vote as vote
     from consensus_flows.tasks.batches.planning import Planned as Planned
     from consensus_flows.tasks.batches.planning import member_calls as member_calls
+    from consensus_flows.tasks.batches.summary import BatchSummary as BatchSummary
     from consensus_flows.tasks.calls.call import Call as Call
     from consensus_flows.tasks.calls.request import Message as Message
     from consensus_flows.tasks.errors import ConfigurationError as ConfigurationError
@@ -98,6 +99,7 @@ _NAMES = {
     "flows.run": ("FLOW", "Run", "begin", "run_as_flow"),
     "flows.vote": ("run_vote", "vote"),
     "tasks.batches.planning": ("Planned", "member_calls"),
+    "tasks.batches.summary": ("BatchSummary",),
     "tasks.calls.call": ("Call",),
     "tasks.calls.request": ("Message",),
     "tasks.errors": ("ConfigurationError", "ConsensusError", "QuorumError"),

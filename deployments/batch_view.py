@@ -179,6 +179,14 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
             say(f"    {text}")
         if summary.failed > len(summary.failures):
             say(f"    ... and {summary.failed - len(summary.failures)} more")
+        say("    run the same command again to retry them")
+    if summary.abstained:
+        say(f"  ! {summary.abstained} rows have no answer because too few members agree")
+    if summary.ties:
+        say(f"  ! {summary.ties} rows are ties: their status is tie")
+    if summary.to_review:
+        where = f"see {summary.review_file}" if summary.review_file else "--review review.csv lists them"
+        say(f"  ! {summary.to_review} of {summary.rows} rows need review: {where}")
     if summary.error:
         say(f"  ! {summary.error}")
     if summary.not_started:

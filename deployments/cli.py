@@ -142,6 +142,21 @@ app.command(
     version_flags=[],
 )
 app.command(
+    "consensus_flows.deployments.commands.batches:app",
+    name="batches",
+    help="List batches, newest first; `consensus batches show ID` shows the rows to review.",
+)
+app.command(
+    "consensus_flows.deployments.commands.review:app",
+    name="review",
+    help="Apply the decisions in a review file to the output of its batch.",
+)
+app.command(
+    "consensus_flows.deployments.commands.diff:diff",
+    name="diff",
+    help="Compare two batch outputs row by row.",
+)
+app.command(
     _schedule,
     name="schedule",
     help="Run a batch every night, or at other times, and send what came of it.",

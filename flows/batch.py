@@ -1,12 +1,14 @@
 """A batch: one algorithm over every row of a file, as a flow; split over several runs of itself if that is wanted."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
+from os import PathLike, fspath
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
@@ -18,9 +20,10 @@ from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import DEFAULT, validated
 from consensus_flows.flows.saved_algorithm import load_saved
 from consensus_flows.tasks.batches.addresses import confined, dated
+from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
-from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -38,7 +41,36 @@ def run_name() -> str:
     return f"{what} · {PurePosixPath(str(given.get('input') or '')).name}{part}"
 
 
-@flow(name="batch", flow_run_name=run_name, persist_result=True, result_serializer="json", validate_parameters=True)
+class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
+    """The flow of a batch, which can be called with rows in place of a file."""
+
+    def __call__(  # type: ignore[override]
+        self, input: object, output: str | PathLike[str] | None = None, **parameters: Any
+    ) -> Coroutine[Any, Any, BatchSummary]:
+        """Run a batch.
+
+        Args:
+            input: A path or an address; or the rows: a data frame of pandas, Polars or Arrow, or a list of objects or texts.
+            output: File of answers; without one `to_frame()` of the result has them.
+            parameters: Further parameters of the flow.
+
+        Returns:
+            What awaits the `BatchSummary`.
+        """
+        source = fspath(input) if isinstance(input, str | PathLike) else kept_rows(input)
+        answers = unnamed_output(source, parameters) if output is None else fspath(output)
+        running: Coroutine[Any, Any, BatchSummary] = super().__call__(source, answers, **parameters)
+        return running
+
+
+@partial(
+    BatchFlow,
+    name="batch",
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
 @concluded(of_batch)
 async def batch(
     input: str,
@@ -53,6 +85,12 @@ async def batch(
     skip_bad: bool = False,
     records: str | None = None,
     reference_column: str | None = None,
+    wide: bool = False,
+    abstain_below: Annotated[float, Field(gt=0, le=1)] | None = None,
+    review: str | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
+    sample: Annotated[int, Field(ge=1)] | None = None,
+    sample_seed: int = 0,
     budget: Budget | None = None,
     shards: Annotated[int, Field(ge=1, le=1000)] = 1,
     shard: Annotated[int, Field(ge=1)] | None = None,
@@ -76,6 +114,13 @@ async def batch(
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
         reference_column: The column of recorded answers, a list or an object by member, that stand in for the first layer
             of a mixture of agents.
+        wide: Write a column for each member in place of the nested answers.
+        abstain_below: Give no answer where a smaller share of the members agrees, 0 to 1.
+        review: File (.csv, .jsonl) of the rows that a person should look at, with a page of the same name beside it; or the
+            page alone (.html).
+        limit: Run only the first rows, at most this many.
+        sample: Run only this many rows, drawn at random.
+        sample_seed: Draws other rows.
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
@@ -94,7 +139,11 @@ async def batch(
     address = confined(output, "output")
     work = Batch(
         source=Source(
-            confined(input, "input"), prompt_column=prompt_column, prompt_template=prompt_template, id_column=id_column
+            confined(input, "input"),
+            prompt_column=prompt_column,
+            prompt_template=prompt_template,
+            id_column=id_column,
+            selection=Selection(limit, sample, sample_seed),
         ),
         output=confined(dated(address), "output"),
         algorithm=name,
@@ -105,6 +154,9 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
+        wide=wide,
+        abstain_below=abstain_below,
+        review=None if review is None else confined(dated(review), "review"),
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
         probe=probe,
         strict=strict,

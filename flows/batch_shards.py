@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +28,11 @@ from prefect.states import Crashed
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import SHOWN, Batch
 from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import merged, write_output
+from consensus_flows.tasks.batches.review_file import Reviewer
 from consensus_flows.tasks.batches.rows import Inventory, input_changed
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
+from consensus_flows.tasks.batches.summary import BatchSummary, describe
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -151,7 +153,7 @@ class _Shards:
         # By their place: another batch of the same rows, with another output, has runs of its own.
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
-        self.progress = Progress(algorithm=batch.algorithm, wanted=inventory.rows)
+        self.progress = batch.progress(wanted=inventory.rows)
         place = None if batch.records is None else place_of(batch.records, "records")
         # The shards may stand elsewhere.
         self._records = place and (place.path if place.local else place.address)
@@ -234,6 +236,9 @@ class _Shards:
                 "records": self._records,
                 "reference_column": batch.reference_column,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
+                "limit": batch.source.selection.limit,
+                "sample": batch.source.selection.sample,
+                "sample_seed": batch.source.selection.seed,
                 "shards": of,
                 "shard": shard.number,
                 "probe": False,  # this run has looked
@@ -308,6 +313,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         algorithm=batch.algorithm,
         input=batch.source.address,
         output=batch.output,
+        review_file=batch.review,
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),
@@ -322,13 +328,16 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
     if summary.status != "stopped" and not all(_of_same_input(shard.done or {}, inventory) for shard in shards):
         summary.status, summary.error = "stopped", input_changed(batch.source.address)
 
-    def counted() -> Any:
+    def counted(reviewer: Reviewer) -> Iterator[Finished]:
         for one in merged([shard.address for shard in shards], totals):
-            summary.add(one.result)
-            yield one
+            shown = reviewer.reviewed(one)
+            summary.add(shown.result)
+            yield shown
 
     try:
-        write_output(batch.output, counted(), inventory, batch.source.id_column)
+        with batch.reviewer() as reviewer:
+            write_output(batch.output, counted(reviewer), inventory, batch.source.id_column, batch.members())
+            reviewer.write(summary.rows)
     except OSError as error:
         raise OutputError(
             f"output: {batch.output} cannot be written: {error.strerror or error}. The shards are done and kept: start again "

@@ -16,9 +16,10 @@ from typing import Any, TypeGuard
 from prefect.runtime import flow_run
 
 from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.tasks.batches.addresses import journal_path, same_place
+from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import (
     check_output,
@@ -28,7 +29,8 @@ from consensus_flows.tasks.batches.output import (
     write_part,
     write_record,
 )
-from consensus_flows.tasks.batches.results import not_started, outcome
+from consensus_flows.tasks.batches.results import member_key, not_started, outcome
+from consensus_flows.tasks.batches.review_file import Reviewer, check_review
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
@@ -69,6 +71,9 @@ class Batch:
         prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.
         records: Folder that gets the whole record of each row, a path or an fsspec address.
         reference_column: Column of recorded answers, which stand in for the first layer of a mixture of agents.
+        wide: Whether each member has a column of the output, in place of `answers`.
+        abstain_below: The least share with which an answer stands.
+        review: File, or page alone, of the rows that a person should look at.
         function: What runs a row; None for the algorithm.
         probe: Whether to look for models that cannot answer before the first row.
         strict: Whether a model that does not answer ends the batch.
@@ -86,10 +91,43 @@ class Batch:
     prompts: tuple[str | None, str | None, str | None] = (None, None, None)
     records: str | None = None
     reference_column: str | None = None
+    wide: bool = False
+    abstain_below: float | None = None
+    review: str | None = None
     function: Callable[..., Awaitable[Record]] | None = None
     probe: bool = True
     strict: bool = False
     overwrite: bool = False
+
+    def members(self) -> list[str] | None:
+        """Return the members that have columns of their own, by their names in the output."""
+        if not self.wide:
+            return None
+        config = self.config
+        return [
+            member_key(str(one)) for one in (config.panel() if isinstance(config, PanelConfig) else config.members())
+        ]
+
+    def progress(self, wanted: int, resumed: int = 0) -> Progress:
+        """Return the progress of this batch, which begins."""
+        return Progress(
+            flow_run_id=flow_run.id,
+            input=self.source.whole_address,
+            output=self.whole_output(),
+            part=self.part[1] > 1,
+            algorithm=self.algorithm,
+            wanted=wanted,
+            resumed=resumed,
+        )
+
+    def whole_output(self) -> str:
+        """Return the output's address as it holds wherever one stands."""
+        place = place_of(self.output, "output")
+        return place.path if place.local else place.address
+
+    def reviewer(self) -> Reviewer:
+        """Return what rows go through on their way to the output."""
+        return Reviewer(self.whole_output(), self.review, self.abstain_below, self.source.prompt_of)
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
@@ -153,6 +191,8 @@ async def checked(batch: Batch) -> Inventory:
     if batch.records is not None:  # at first, because the output may be in the same folder
         check_records(batch.records)
     check_output(batch.output)
+    if batch.review is not None:
+        check_review(batch.review, batch.output)
     if same_place(batch.source.address, batch.output):
         raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
     inventory = await asyncio.to_thread(batch.source.inspect)
@@ -191,7 +231,7 @@ def _bad(inventory: Inventory) -> str:
         more += "\nText is read as UTF-8: if the file has another encoding, re-encode it"
     return (
         f"input: {inventory.bad_rows} of {inventory.rows + inventory.bad_rows} rows are invalid; fix them, or skip "
-        "them with skip_bad (--skip-bad):\n" + "\n".join(shown) + more
+        "them with skip_bad:\n" + "\n".join(shown) + more
     )
 
 
@@ -241,7 +281,7 @@ class _Run:
         """Why the input is not what was inspected."""
         self._calls = 0
         """Those of rows that were cut among them."""
-        self._progress = Progress(algorithm=batch.algorithm, wanted=self._wanted(), resumed=journal.found)
+        self._progress = batch.progress(wanted=self._wanted(), resumed=journal.found)
         self._too_long = math.inf
         """So long a prompt is not begun any more, in bytes: the budget has refused one that is twice as long."""
         self._passed_over = False
@@ -260,6 +300,7 @@ class _Run:
             bad=self._inventory.bad_rows,
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
+            review_file=batch.review,
         )
         await emit("batch_started", self._progress)
         rows = self._rows()
@@ -409,7 +450,10 @@ class _Run:
             if batch.part[1] > 1:
                 write_part(batch.output, self._counted(summary), totals)
             else:
-                write_output(batch.output, self._counted(summary), self._inventory, batch.source.id_column)
+                with batch.reviewer() as reviewer:
+                    rows = self._counted(summary, reviewer)
+                    write_output(batch.output, rows, self._inventory, batch.source.id_column, batch.members())
+                    reviewer.write(summary.rows)
         except OSError as error:
             raise OutputError(
                 f"output: {batch.output} cannot be written: {error.strerror or error}. All rows are kept in "
@@ -417,13 +461,14 @@ class _Run:
             ) from None
         summary.add_bill(totals)
 
-    def _counted(self, summary: BatchSummary) -> Iterator[Finished]:
+    def _counted(self, summary: BatchSummary, reviewer: Reviewer | None = None) -> Iterator[Finished]:
         # An input that has changed is not read a third time: what is finished of it is all that can be said.
         only_finished = summary.status == "finished" or self._changed is not None
         for one in self._journal.finished() if only_finished else self._with_those_left():
             if not only_finished or (one.number in self._present and one.number not in self._left):
-                summary.add(one.result)
-                yield one
+                shown = one if reviewer is None else reviewer.reviewed(one)
+                summary.add(shown.result)
+                yield shown
 
     def _with_those_left(self) -> Iterator[Finished]:
         """All rows in the order of the input, those too that were not started."""

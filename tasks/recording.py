@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -15,7 +16,17 @@ from prefect.runtime import flow_run
 
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.history.address import find_address
-from consensus_flows.tasks.history.writing import Conversation, Entry, Turn, Writer, current_conversation, writer_of
+from consensus_flows.tasks.history.writing import (
+    BATCH,
+    PART,
+    BatchEntry,
+    Conversation,
+    Entry,
+    Turn,
+    Writer,
+    current_conversation,
+    writer_of,
+)
 from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.watch import Watcher, emit, watched_by
 
@@ -83,6 +94,7 @@ class Recorder:
         self._many = many
         self._running: dict[int, _Running] = {}
         self._answers: list[Response] = []
+        self._batch: BatchEntry | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def on_event(self, event: str, value: Any) -> None:
@@ -93,6 +105,22 @@ class Recorder:
             self._running[id(value)] = _Running(value, datetime.now(UTC), flow_run.name)
             self._answers.clear()
             self._start(self._warm_up())
+        elif event == "batch_started" and value.flow_run_id:
+            self._batch = BatchEntry(
+                PART if value.part else BATCH,
+                value.flow_run_id,
+                "running",
+                value.input,
+                value.output,
+                value.model_dump(mode="json"),
+                datetime.now(UTC),
+                flow_run.name,
+            )
+            self._start(self._write_batch(self._batch))
+        elif event == "batch_written" and self._batch is not None:
+            ended = replace(self._batch, status=value.status, summary=value.model_dump(mode="json"))
+            self._batch = None
+            self._start(self._write_batch(ended))
         elif event == "answered" and len(self._running) == 1:  # of several runs, nobody knows whose call it was
             self._answers.append(value)
         elif event == "ended":
@@ -105,6 +133,9 @@ class Recorder:
         for run in list(self._running.values()):
             _add_answers(run.record, self._answers)
             self._save(run, cause)
+        if self._batch is not None:
+            document = self._batch.summary | {"error": cause}
+            self._start(self._write_batch(replace(self._batch, status="interrupted", summary=document)))
         if self._tasks:
             await asyncio.wait(self._tasks)
         # All is written. A server that has not said by now where the history is must not delay the end.
@@ -127,6 +158,15 @@ class Recorder:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _write_batch(self, entry: BatchEntry) -> None:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                writer = await asyncio.shield(self._writer)
+                if writer is not None:
+                    await asyncio.shield(asyncio.wrap_future(writer.write(entry)))
+        except Exception as error:
+            get_logger("consensus").error("this batch is not in the history: %s", error)
 
     async def _write(self, entry: Entry) -> None:
         """Write a run; why that failed goes into its record."""

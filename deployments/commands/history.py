@@ -51,10 +51,11 @@ def list_history(
     since: str | None = None,
     until: str | None = None,
     model: str | None = None,
+    rows: Annotated[bool, Parameter(negative="")] = False,
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
-    """List past runs, newest first.
+    """List past runs, newest first. A batch is one line; `consensus batches` shows more of it.
 
     In a pipe, one tab-separated line per run: id, start, flow, status, whether degraded, confidence, agreement, calls,
     calls answered from the store, US dollars, seconds, prompt.
@@ -65,12 +66,14 @@ def list_history(
         since: Only runs that started since then: 2026-01-31, 2026-01-31T08:00, or an age: 90m, 12h, 7d, 4w.
         until: Only runs that started before then, in the format of --since.
         model: Only runs that called this model, as provider/model or model.
+        rows: List the rows of batches too; implied by --flow and --model.
         limit: Maximum number of runs.
         json: Print JSON.
     """
     from consensus_flows.tasks.history.reading import list_runs
 
-    wanted = wanted_runs(flow=flow, status=status, since=since, until=until, model=model)
+    rows = rows or flow is not None or model is not None
+    wanted = wanted_runs(flow=flow, status=status, since=since, until=until, model=model, rows=rows)
     found = from_history(lambda connection: list_runs(connection, wanted, limit))
     if json:
         put_json(found)
@@ -110,11 +113,14 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
         json: Print the whole record as JSON.
     """
     from consensus_flows.tasks.history.reading import read_run
+    from consensus_flows.tasks.history.writing import BATCH
 
     row, record = from_history(lambda connection: read_run(connection, id))
     if json:
         put_json(record)
         return Exit.ANSWER
+    if row["flow"] == BATCH:
+        raise Stop(f"{id!r} is a batch: consensus batches show {row['id']}")
     facts = {
         "run": row["id"],
         "flow": row["flow"],
@@ -164,7 +170,7 @@ def logs(
     """
     from consensus_flows.tasks.history.reading import Filter, list_runs
 
-    wanted = Filter(model=model, text=query)
+    wanted = Filter(model=model, text=query, batches=False)
     found = from_history(lambda connection: list_runs(connection, wanted, count, answers=True))[::-1]
     if json:
         put_json(found)
@@ -374,7 +380,13 @@ def find_history() -> None:
 
 
 def wanted_runs(
-    *, flow: str | None, status: str | None = None, since: str | None, until: str | None, model: str | None
+    *,
+    flow: str | None,
+    status: str | None = None,
+    since: str | None,
+    until: str | None,
+    model: str | None,
+    rows: bool = True,
 ) -> "Filter":
     """Make a filter of options.
 
@@ -389,7 +401,7 @@ def wanted_runs(
         raise Stop(f"--since {since} is not before --until {until}")
     from consensus_flows.flows.algorithms import full_name
 
-    return Filter(flow=full_name(flow) if flow else None, status=status, since=begin, until=end, model=model)
+    return Filter(flow=full_name(flow) if flow else None, status=status, since=begin, until=end, model=model, rows=rows)
 
 
 def moment(text: str, now: datetime | None = None, option: str = "--since") -> datetime:

@@ -153,7 +153,7 @@ class Columns:
                 self._known.update(dict.fromkeys(columns))
         if fault := fault_in(columns):
             return fault
-        prompt = self._prompt(columns)
+        prompt = self.prompt(columns)
         if isinstance(prompt, Exception):
             return str(prompt)
         name = self._id(item, columns, number)
@@ -168,14 +168,15 @@ class Columns:
         if len(self._known) == 1:
             return next(iter(self._known))
         raise ConfigurationError(
-            f"prompt_column: say which column holds the prompt, or give a prompt_template; {self._listed()}"
+            f"prompt_column: name the column that is the prompt, or give prompt_template; {self._listed()}"
         )
 
     def _listed(self) -> str:
         names = [repr(name) for name in self._known]
         return f"the columns are {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
 
-    def _prompt(self, columns: dict[str, Any]) -> str | ValueError:
+    def prompt(self, columns: dict[str, Any]) -> str | ValueError:
+        """Return the prompt of a row, or what is wrong with it."""
         if self._template is not None:
             try:
                 prompt = self._template.fill(columns)

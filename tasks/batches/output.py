@@ -20,7 +20,7 @@ from typing import Any
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
-from consensus_flows.tasks.batches.results import BY_MEMBER, RESULT_COLUMNS
+from consensus_flows.tasks.batches.results import ANSWERS, BY_MEMBER, RESULT_COLUMNS, flat_answers
 from consensus_flows.tasks.batches.rows import Inventory, Item, Row
 from consensus_flows.tasks.batches.source import FORMATS as READERS
 from consensus_flows.tasks.batches.source import Source
@@ -46,7 +46,7 @@ FORMATS: dict[str, Write] = {
 }
 
 
-def own_names(columns: Iterable[str], id_column: str | None = None) -> dict[str, str]:
+def own_names(columns: Iterable[str], id_column: str | None = None, members: Sequence[str] = ()) -> dict[str, str]:
     """Return what each own column of the input is called in the output.
 
     One that has the name of a result is called `input_...`. The id column is left out if it is called `id`: the result
@@ -55,13 +55,15 @@ def own_names(columns: Iterable[str], id_column: str | None = None) -> dict[str,
     Args:
         columns: The input's columns, in order.
         id_column: The one that the ids are from.
+        members: Names of members that have columns.
     """
+    results = {*RESULT_COLUMNS, *members}
     own = [name for name in columns if not (name == id_column == "id")]
-    taken = {*own, *RESULT_COLUMNS}
+    taken = {*own, *results}
     names = {}
     for name in own:
         new = name
-        if name in RESULT_COLUMNS:
+        if name in results:
             new = f"input_{name}"
             while new in taken:
                 new = f"input_{new}"
@@ -70,42 +72,51 @@ def own_names(columns: Iterable[str], id_column: str | None = None) -> dict[str,
     return names
 
 
-def output_row(result: Mapping[str, Any], own: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def output_row(
+    result: Mapping[str, Any], own: Mapping[str, Any], names: Mapping[str, str], results: Iterable[str] = RESULT_COLUMNS
+) -> dict[str, Any]:
     """Return a row of the output: the results, then the row's own columns by their `own_names`."""
-    row = {name: result.get(name) for name in RESULT_COLUMNS}
+    row = {name: result.get(name) for name in results}
     row.update((names[name], value) for name, value in own.items() if name in names)
     return row
 
 
-def check_output(address: str) -> None:
+def check_output(address: str, parameter: str = "output", *, page: bool = False) -> None:
     """Check that rows can be written to an address.
+
+    Args:
+        address: Local path or address.
+        parameter: What it was given as; errors name it.
+        page: Whether it may be a page of HTML too.
 
     Raises:
         ConfigurationError: If not; it says what would be right.
     """
-    place = place_of(address, "output")
+    place = place_of(address, parameter)
     try:
         is_folder = place.fs.isdir(place.path)
     except Exception as error:
         # Whatever a store's client raises: no credentials, no network, no such bucket.
         raise ConfigurationError(
-            f"output: {address} cannot be reached: {type(error).__name__}: {str(error)[:200]}"
+            f"{parameter}: {address} cannot be reached: {type(error).__name__}: {str(error)[:200]}"
         ) from None
     if is_folder:
-        raise ConfigurationError(f"output: {address} is a folder: give a file in it, for example answers.jsonl")
-    if _ending(place) == ".parquet":
-        pyarrow_for("output")
+        raise ConfigurationError(f"{parameter}: {address} is a folder: give a file in it, for example answers.jsonl")
+    if not (page and place.suffixes() == (".html", None)) and ending_of(address, parameter) == ".parquet":
+        pyarrow_for(parameter)
     if not place.local:
-        _try_store(place)
+        _try_store(place, parameter)
     elif not is_stream(Path(place.path)):
         folder = _real(place).parent
         if not folder.is_dir():
-            raise ConfigurationError(f"output: no such folder: {folder}")
+            raise ConfigurationError(f"{parameter}: no such folder: {folder}")
         try:
             # Tried and not looked up: permissions alone do not tell of a file system that is read-only or full.
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise ConfigurationError(f"output: the folder {folder} cannot be written to: {error.strerror}") from None
+            raise ConfigurationError(
+                f"{parameter}: the folder {folder} cannot be written to: {error.strerror}"
+            ) from None
 
 
 def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
@@ -131,7 +142,7 @@ def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
     except Exception:  # whatever it is, it is no output of this batch
         old = {}
     names = own_names(inventory.columns, source.id_column)
-    for row in source.rows() if old else ():
+    for row in source.all_rows() if old else ():
         if (
             isinstance(row, Row)
             and (before := old.get(row.id))
@@ -209,19 +220,32 @@ def write_rows(address: str, rows: Iterable[dict[str, Any]], columns: Sequence[s
         ConfigurationError: If the address cannot be used.
         OSError: If writing fails; nothing has changed at the address then.
     """
+    write = FORMATS[ending_of(address, "output")]
+    write_file(address, lambda file: write(file, rows, columns))
+
+
+def write_file(address: str, write: Callable[[Path], object]) -> None:
+    """Write a file to an address, so that nobody sees half of it.
+
+    Args:
+        address: Local path or address.
+        write: Writes it to a path of this machine.
+
+    Raises:
+        OSError: If writing fails; nothing has changed at the address then.
+    """
     place = place_of(address, "output")
-    write = FORMATS[_ending(place)]
     if place.local:
         part = _part_name(place)
         # What a killed run has left: whoever writes an output holds its journal, so nobody is at work on these.
         for left in _real(place).parent.glob(f".*-{part.partition('-')[2]}"):
             left.unlink(missing_ok=True)
         with atomic_write(Path(place.path), part=part, sync=True) as file:
-            write(file, rows, columns)
+            write(file)
         return
     with tempfile.TemporaryDirectory(prefix="consensus-output-") as folder:
         file = Path(folder) / _part_name(place)
-        write(file, rows, columns)
+        write(file)
         _upload(place, file, place.path)
 
 
@@ -250,7 +274,7 @@ def _upload(place: Place, file: Path, path: str) -> None:
         raise OSError(f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _try_store(place: Place) -> None:
+def _try_store(place: Place, parameter: str) -> None:
     """Write a small object beside an output in a store, as the output will be written, and delete it.
 
     Whether a bucket can be listed does not tell whether it can be written to.
@@ -263,17 +287,23 @@ def _try_store(place: Place) -> None:
             _upload(place, Path(file.name), probe)
         except OSError as error:
             raise ConfigurationError(
-                f"output: {place.address} cannot be written to: {error.strerror or str(error) or type(error).__name__}"
+                f"{parameter}: {place.address} cannot be written to: {error.strerror or str(error) or type(error).__name__}"
             ) from None
     with suppress(Exception):  # who may write need not be allowed to delete
         place.fs.rm_file(probe)
 
 
-def _ending(place: Place) -> str:
+def ending_of(address: str, parameter: str) -> str:
+    """Return the ending that tells the format of an output.
+
+    Raises:
+        ConfigurationError: If there is no such format.
+    """
+    place = place_of(address, parameter)
     ending, compression = place.suffixes()
     if ending not in FORMATS or (compression and (ending == ".parquet" or compression != "gzip")):
         raise ConfigurationError(
-            f"output: {place.address} has an unsupported extension: use one of {', '.join(FORMATS)}; all but "
+            f"{parameter}: {place.address} has an unsupported extension: use one of {', '.join(FORMATS)}; all but "
             ".parquet also with .gz"
         )
     return ending
@@ -284,15 +314,31 @@ def _real(place: Place) -> Path:
     return Path(os.path.realpath(place.path))
 
 
-def write_output(address: str, rows: Iterable[Finished], inventory: Inventory, id_column: str | None) -> None:
+def write_output(
+    address: str,
+    rows: Iterable[Finished],
+    inventory: Inventory,
+    id_column: str | None,
+    members: Sequence[str] | None = None,
+) -> None:
     """Write the rows of a batch as its output.
+
+    Args:
+        address: Local path or address.
+        rows: The rows.
+        inventory: What is in the input.
+        id_column: The column that the ids are from.
+        members: Members that have a column each in place of `answers`; None to keep that.
 
     Raises:
         OSError: If it cannot be written.
     """
-    names = own_names(inventory.columns, id_column)
-    written = (output_row(one.result, one.own, names) for one in rows)
-    write_rows(address, written, [*RESULT_COLUMNS, *names.values()])
+    names = own_names(inventory.columns, id_column, members or ())
+    results = (
+        [*RESULT_COLUMNS] if members is None else [*(name for name in RESULT_COLUMNS if name != ANSWERS), *members]
+    )
+    written = (output_row(one.result | flat_answers(one.result), one.own, names, results) for one in rows)
+    write_rows(address, written, [*results, *names.values()])
 
 
 def write_part(address: str, rows: Iterable[Finished], totals: Totals) -> None:

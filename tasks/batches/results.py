@@ -1,5 +1,6 @@
 """What a row of the output says of its run: the columns, each written once, with what they mean."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -11,6 +12,7 @@ NOT_STARTED = "not_started"
 TIE = "tie"
 ABSTAINED = "abstained"
 DECIDED = "decided"
+ANSWERS = "answers"
 
 
 class MemberAnswer(BaseModel):
@@ -113,7 +115,7 @@ def _kind(annotation: Any) -> Any:
 
 RESULT_COLUMNS: dict[str, type] = {name: _kind(field.annotation) for name, field in RowResult.model_fields.items()}
 """The names of these columns, and what is in them; texts for what is nested."""
-BY_MEMBER: dict[str, dict[str, Any]] = {"answers": _kind(MemberAnswer)}
+BY_MEMBER: dict[str, dict[str, Any]] = {ANSWERS: _kind(MemberAnswer)}
 """Columns that hold an object for each member, with the fields of each."""
 
 
@@ -123,7 +125,7 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
     shown = _answering(record)
     responses = shown.responses if shown else []
     dissent = shown.synthesis.dissent.strip() if shown and shown.synthesis else ""
-    hazards = {member_key(one): one.hazards for one in responses if one.hazards}
+    hazards = {member_key(one.member): one.hazards for one in responses if one.hazards}
     values |= {
         "id": row.id,
         "status": TIE if record.tie and record.status == "finished" else record.status,
@@ -142,12 +144,12 @@ def not_started(row: Row, error: str | None = None) -> dict[str, Any]:
     return RowResult(id=row.id, error=error).model_dump(mode="json")
 
 
-def member_key(response: Response) -> str:
+def member_key(member: str) -> str:
     """Return what a member is called in the output: `provider/model`, and `provider/model#2` for a further instance.
 
     It does not depend on which other instances were asked, so that a member has one name in all rows.
     """
-    return response.member.removesuffix("#1")
+    return member.removesuffix("#1")
 
 
 def _answering(record: Record) -> Iteration | None:
@@ -161,7 +163,7 @@ def _answers(record: Record, responses: list[Response], shown: Iteration | None)
     if not read and shown is not None and shown.settlement is not None:
         read = shown.settlement.given
     return {
-        member_key(one): MemberAnswer(
+        member_key(one.member): MemberAnswer(
             answer=read.get(one.member),
             text=one.text,
             cost_usd=one.stored_cost_usd if one.cached else one.cost_usd,
@@ -170,6 +172,15 @@ def _answers(record: Record, responses: list[Response], shown: Iteration | None)
             error=one.error,
         )
         for one in responses
+    }
+
+
+def flat_answers(result: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return what each member said, as one text: its answer where answers are read out of the texts, else the whole text."""
+    counted = result.get("votes") is not None
+    return {
+        member: said["error"]["kind"] if said["error"] else said["answer"] if counted else said["text"]
+        for member, said in (result.get("answers") or {}).items()
     }
 
 

@@ -1,8 +1,9 @@
 """Which rows a person should look at, and why; and what becomes of a row by a rule or by a person's decision."""
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED
 
@@ -22,12 +23,12 @@ WORDS: dict[ReasonKind, str] = {
 
 
 def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
-    """Return why a person should look at a row, the weightiest reason first; nothing where it is fine or was not started.
+    """Return why a person should look at a row, the weightiest reason first; nothing where it is fine, was not started or is decided.
 
     Args:
         result: The row's columns; see `RowResult`.
     """
-    if result["status"] == NOT_STARTED:
+    if result["status"] in {NOT_STARTED, DECIDED}:
         return []
     abstained = result["status"] == ABSTAINED
     share = result.get("share")
@@ -86,3 +87,15 @@ def decided(result: Mapping[str, Any], decision: Decision | None) -> dict[str, A
 def now() -> str:
     """Return the time as it is written beside a decision."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def worst(rows: Iterable[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return the rows that need a look most: by the weightiest reason, then by the least agreement.
+
+    Args:
+        rows: Rows of an output.
+        most: How many.
+    """
+    order = list(get_args(ReasonKind))
+    found = ((order.index(why[0]), row.get("agreement") or 0.0, dict(row)) for row in rows if (why := reasons(row)))
+    return [row for _, _, row in heapq.nsmallest(most, found, key=lambda one: one[:2])]

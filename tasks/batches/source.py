@@ -1,12 +1,13 @@
 """The input of a batch: rows of a file, a folder or an address, streamed in constant memory, as often as wanted."""
 
 import lzma
+import random
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.columns import Columns, Template
@@ -36,6 +37,20 @@ LOOKED_AT = 100
 """Rows by which the column of the prompt is chosen where a format does not name its columns."""
 
 
+class Selection(NamedTuple):
+    """Which usable rows of an input are taken; all by default.
+
+    Attributes:
+        limit: The first so many.
+        sample: So many, drawn at random.
+        seed: Draws other rows.
+    """
+
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+
+
 class Source:
     """The rows of an input.
 
@@ -44,6 +59,7 @@ class Source:
             .jsonl, .ndjson, .json, .parquet or .txt, all but Parquet also with .gz, or a folder of files .md and .txt.
         prompt_column: The column that holds the prompt; None for `prompt`, else `question`, else the only column.
         prompt_template: A text over columns, in place of a column.
+        selection: Which rows are taken.
         id_column: The column that holds the row's id; None for `id` where there is one, else the number of the row, from 1.
 
     Raises:
@@ -57,13 +73,19 @@ class Source:
         prompt_column: str | None = None,
         prompt_template: str | None = None,
         id_column: str | None = None,
+        selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
     ) -> None:
         if prompt_column is not None and prompt_template is not None:
             raise ConfigurationError("prompt_template: give it or prompt_column, not both")
+        if selection.limit is not None and selection.sample is not None:
+            raise ConfigurationError("sample: give it or limit, not both")
+        self.selection = selection
+        self._drawn: frozenset[int] | None = None
         self.address = str(address)
         self._place: Place = place_of(self.address, "input")
         self._template = None if prompt_template is None else Template(prompt_template)
         self._prompt_column, self.id_column = prompt_column, id_column
+        self._columns: Columns | None = None
         self._folder = self._is_folder()
         self._ending, self._compression = ("", None) if self._folder else self._format()
 
@@ -73,7 +95,24 @@ class Source:
         return self._place.path if self._place.local else self.address
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """Yield the rows in order, each as one that can be used or one that cannot.
+        """Yield the rows that were selected in order, and all bad ones on the way.
+
+        Raises:
+            ConfigurationError: As `all_rows`.
+        """
+        limit, sample, seed = self.selection
+        if sample is not None and self._drawn is None:
+            usable = [row.number for row in self.all_rows() if isinstance(row, Row)]
+            self._drawn = frozenset(random.Random(seed).sample(usable, min(sample, len(usable))))
+        left = limit
+        for row in self.all_rows():
+            if isinstance(row, BadRow) or self._drawn is None or row.number in self._drawn:
+                yield row
+                if left is not None and isinstance(row, Row) and (left := left - 1) == 0:
+                    return
+
+    def all_rows(self) -> Iterator[Row | BadRow]:
+        """Yield all rows in order, each as one that can be used or one that cannot.
 
         Raises:
             ConfigurationError: If the input as a whole cannot be used: it is empty, or has no such column, or cannot be
@@ -90,6 +129,7 @@ class Source:
         whole = len(looked_at) <= LOOKED_AT
         columns = Columns(self._prompt_column, self._template, self.id_column)
         columns.choose(looked_at, names, whole=whole)
+        self._columns = columns
         self.id_column = columns.id_column
         number = -1
         for number, one in enumerate(chain(looked_at, found)):
@@ -99,6 +139,23 @@ class Source:
             else:
                 yield Row(number, one.line, *made)
         columns.check_seen()
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as they are, without looking for a prompt.
+
+        Raises:
+            ConfigurationError: If one cannot be read.
+        """
+        for one in self._found():
+            if isinstance(one, Broken) or (isinstance(one, Item) and not isinstance(one.value, dict)):
+                raise ConfigurationError(f"{self._where(one)}: {getattr(one, 'message', 'it is not an object')}")
+            if isinstance(one, Item):
+                yield one.value
+
+    def prompt_of(self, own: dict[str, Any]) -> str:
+        """Return the prompt of a row that `rows` has yielded, by its own columns."""
+        assert self._columns is not None
+        return str(self._columns.prompt(own))
 
     def inspect(self) -> Inventory:
         """Read everything once, and return what is there.

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from consensus_flows.tasks.batches.frames import Library, frame_of
 from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
 from consensus_flows.tasks.batches.review import ReasonKind, reasons
 from consensus_flows.tasks.batches.rows import BadRow
@@ -95,6 +96,11 @@ class RowSums(BaseModel):
 class Progress(RowSums):
     """How far a batch is: sums over the rows that this run has ended."""
 
+    flow_run_id: str | None = None
+    input: str = ""
+    output: str = ""
+    part: bool = False
+    """Whether it is one of several shards."""
     algorithm: str = ""
     wanted: int = 0
     """Rows that there are."""
@@ -131,6 +137,8 @@ class BatchSummary(RowSums):
     algorithm: str = ""
     input: str = ""
     output: str = ""
+    review_file: str | None = None
+    """The file, or the page alone, of the rows to look at."""
     status: Literal["finished", "budget", "stopped"] = "finished"
     """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left."""
     error: str | None = None
@@ -166,6 +174,14 @@ class BatchSummary(RowSums):
     """Seconds that this run took."""
     calls_per_s: float = 0.0
     """Calls of this run by its seconds, stored ones included."""
+
+    def to_frame(self, library: Library | None = None) -> Any:
+        """Return the rows of the output as a data frame.
+
+        Args:
+            library: `pandas`, `polars` or `pyarrow`; default: the first of them that is installed.
+        """
+        return frame_of(self.output, library)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Count a row of the output, and note why it has no answer."""

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.database import calls, conversations, runs, turns
-from consensus_flows.tasks.history.writing import Conversation, Row, username
+from consensus_flows.tasks.history.writing import BATCH, Conversation, Row, username
 from consensus_flows.tasks.record import known_cost
 
 LISTED = 5
@@ -30,6 +30,8 @@ class Filter:
         status: How the run ended.
         since: When it began at the earliest.
         until: Before which moment it began.
+        rows: Whether runs are wanted that are a row of a batch.
+        batches: Whether batches as a whole are wanted.
         text: What stands in the question or in the answer.
         model: A model that was called, as `provider/model` or without the provider.
     """
@@ -39,6 +41,8 @@ class Filter:
     since: datetime | None = None
     model: str | None = None
     until: datetime | None = None
+    rows: bool = True
+    batches: bool = True
     text: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -57,6 +61,12 @@ class Filter:
         if self.model is not None:
             made = calls.alias()  # a query over calls itself must not be taken for this one
             found.append(runs.c.id.in_(select(made.c.run_id).where(is_model(self.model, made))))
+        if not self.batches:
+            found.append(runs.c.position > 0)
+        if not self.rows:
+            batches = runs.alias()
+            of_batch = select(batches.c.flow_run_id).where(batches.c.position == 0)
+            found.append(or_(runs.c.flow == BATCH, runs.c.flow_run_id.is_(None), runs.c.flow_run_id.not_in(of_batch)))
         return found
 
 
@@ -76,6 +86,13 @@ def list_runs(connection: Connection, wanted: Filter, limit: int, *, answers: bo
         .order_by(runs.c.started_at.desc(), runs.c.id.desc())
     )
     return [_plain(row._mapping) for row in connection.execute(query.limit(limit))]  # noqa: SLF001 - that is its public name
+
+
+def list_batches(connection: Connection, limit: int) -> list[Row]:
+    """Return the latest batches with their summaries, newest first."""
+    query = select(runs).where(runs.c.flow == BATCH).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(limit)
+    found = [_plain(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - that is its public name
+    return [row | {"record": json.loads(row["record"])} for row in found]
 
 
 def count_runs(connection: Connection) -> int:

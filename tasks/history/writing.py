@@ -123,8 +123,37 @@ class Entry:
     error: str | None = None
 
 
+BATCH, PART = "batch", "batch-part"
+"""The flow of a batch in the history, and of a shard of one."""
+
+
+@dataclass(frozen=True)
+class BatchEntry:
+    """A batch that has begun or ended; its rows are runs of the same flow run.
+
+    Attributes:
+        flow: `batch`, or `batch-part`.
+        flow_run_id: Of its flow run.
+        status: How it ended; `running` until then.
+        input: What it reads.
+        output: What it writes.
+        summary: What came of it, as JSON.
+        started_at: When it began.
+        name: Name of the flow run.
+    """
+
+    flow: str
+    flow_run_id: str
+    status: str
+    input: str
+    output: str
+    summary: dict[str, Any]
+    started_at: datetime
+    name: str | None = None
+
+
 class _Job(NamedTuple):
-    entry: Entry | None  # None opens the history
+    entry: Entry | BatchEntry | None  # None opens the history
     done: "Future[str]"
 
 
@@ -138,7 +167,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
 
-    def write(self, entry: Entry) -> "Future[str]":
+    def write(self, entry: Entry | BatchEntry) -> "Future[str]":
         """Hand over a run; the future has its id, or a HistoryError."""
         job = _Job(entry, Future())
         self._jobs.put(job)
@@ -186,7 +215,7 @@ class Writer:
             for job, run_id in zip(runs, ids, strict=True):
                 job.done.set_result(run_id)
 
-    def _save(self, entries: list[Entry]) -> list[str]:
+    def _save(self, entries: list[Entry | BatchEntry]) -> list[str]:
         if self._database is None:
             # In this thread and not above: it imports SQLAlchemy.
             from consensus_flows.tasks.history.database import Database
@@ -195,7 +224,12 @@ class Writer:
         if not entries:
             self._database.open()
             return []
-        return self._database.write(lambda connection: [save(connection, entry) for entry in entries])
+        return self._database.write(
+            lambda connection: [
+                save(connection, entry) if isinstance(entry, Entry) else save_batch(connection, entry)
+                for entry in entries
+            ]
+        )
 
     def _disconnect(self) -> None:
         if self._database is not None:
@@ -270,6 +304,37 @@ def save(connection: "Connection", entry: Entry) -> str:
         row = {"run_id": run_id, "conversation_id": turn.conversation_id, "parent_id": parent}
         connection.execute(insert(turns), row | {"ended_at": entry.ended_at, "given": given})
     return run_id
+
+
+def save_batch(connection: "Connection", entry: BatchEntry) -> str:
+    """Write a batch, in place of what was written when it began."""
+    from sqlalchemy import delete, insert
+
+    from consensus_flows.tasks.history.database import runs
+
+    summary = entry.summary
+    row = {
+        "id": entry.flow_run_id,
+        "flow_run_id": entry.flow_run_id,
+        "position": 0,  # before its rows
+        "flow": entry.flow,
+        "name": entry.name,
+        "username": username(),
+        "status": entry.status,
+        "degraded": bool(summary.get("degraded")),
+        "cost_usd": summary.get("cost_usd"),
+        "calls": summary.get("calls", 0),
+        "cached_calls": summary.get("cached_calls", 0),
+        "duration_s": summary.get("duration_s", 0.0),
+        "started_at": entry.started_at,
+        "prompt": entry.input,
+        "answer": entry.output,
+        "error": summary.get("error"),
+        "record": json.dumps(summary, ensure_ascii=False),
+    }
+    connection.execute(delete(runs).where(runs.c.flow_run_id == entry.flow_run_id, runs.c.position == 0))
+    connection.execute(insert(runs), _clean(row))
+    return entry.flow_run_id
 
 
 _RUN = (

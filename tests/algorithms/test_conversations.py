@@ -161,7 +161,7 @@ def test_a_folder_of_prompts_is_recorded_as_runs_of_one_flow_run(consensus, pane
         (tmp_path / "prompts" / f"{name}.md").write_text(f"{name}?")
     members = [part for name in MEMBERS for part in ("-m", name)]
     consensus("prefer", "--prompts", tmp_path / "prompts", "--output", tmp_path / "out", *members, "--json")
-    assert rows(file, "SELECT prompt FROM runs ORDER BY prompt") == [("one?",), ("two?",)]
+    assert rows(file, "SELECT prompt FROM runs WHERE position > 0 ORDER BY prompt") == [("one?",), ("two?",)]
     assert rows(file, "SELECT count(DISTINCT flow_run_id), max(position) FROM runs") == [(1, 2)]
 
 

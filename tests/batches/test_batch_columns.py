@@ -23,7 +23,7 @@ def test_the_column_of_the_prompt(tmp_path):
     assert good(written(tmp_path, "a.csv", "x,y\nq,p\n"), prompt_column="y")[0].prompt == "p"
     path = written(tmp_path, "a.csv", "x,y\nq,p\n")
     assert refused(path) == (
-        "prompt_column: say which column holds the prompt, or give a prompt_template; the columns are 'x', 'y'"
+        "prompt_column: name the column that is the prompt, or give prompt_template; the columns are 'x', 'y'"
     )
     assert refused(path, prompt_column="z") == "prompt_column: no column 'z'; the columns are 'x', 'y'"
     assert refused(path, prompt_column="x", id_column="z").startswith("id_column: no column 'z'")

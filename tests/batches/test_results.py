@@ -33,7 +33,7 @@ def test_who_said_what_and_how_the_vote_stood(consensus, vendors, tmp_path):
     source = tmp_path / "prompts.csv"
     source.write_text("prompt\nA?\n")
     for ending in (".jsonl", ".csv", ".parquet"):
-        assert consensus("batch", source, "-o", tmp_path / f"out{ending}", *VOTE).code == 0
+        assert consensus("batch", source, "-o", tmp_path / f"out{ending}", *VOTE).code == 4, "a member never answered"
     row = read(tmp_path / "out.jsonl")[0]
     assert (row["id"], row["answer"], row["status"], row["tie"]) == ("1", "1", "finished", False)
     assert row["votes"] == {"1": 2, "2": 1} and list(row["votes"]) == ["1", "2"]

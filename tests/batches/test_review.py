@@ -1,15 +1,21 @@
 """The rows that a person should look at, and what becomes of them."""
 
+import csv
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consensus_flows.tasks.batches.results import RowResult
-from consensus_flows.tasks.batches.review import Decision, abstained, decided, reasons
+from consensus_flows.tasks.batches.review import Decision, abstained, decided, reasons, worst
+from tests.kits.batch_kit import read
+from tests.kits.command_kit import Command, commands
+from tests.vendors import LoopbackVendors, Reply
 
 
 def result(**fields: Any) -> dict[str, Any]:
-    return RowResult(id="1", **({"answer": "A", "status": "finished"} | fields)).model_dump(mode="json")
+    return RowResult.model_validate({"id": "1", "answer": "A", "status": "finished"} | fields).model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +35,16 @@ def test_reasons(fields, kinds):
     assert reasons(result(**fields)) == kinds
 
 
+def test_the_worst_rows_come_first():
+    rows = [
+        result(id="fine"),
+        result(id="tie", tie=True),
+        result(id="bad", answer=None),
+        result(id="tie2", tie=True, agreement=-1),
+    ]
+    assert [row["id"] for row in worst(rows, 3)] == ["bad", "tie2", "tie"]
+
+
 def test_no_answer_below_a_share_and_a_decision_above_all():
     row = result(share=0.5, agreement=0.9)
     assert abstained(row, None) == abstained(row, 0.5) == row
@@ -46,3 +62,72 @@ def test_no_answer_below_a_share_and_a_decision_above_all():
         "bob",
     )
     assert decided(row, None) == row
+
+
+PANEL = ["--flow", "vote", "-m", "openai/one", "-m", "anthropic/two", "-m", "google/three", "--extract", "number"]
+
+
+@pytest.fixture
+def consensus(results: str, vendors: LoopbackVendors, monkeypatch, capsys) -> Command:
+    return commands(monkeypatch, capsys)
+
+
+def says(number: int) -> Reply:
+    return Reply(text=f"The answer is {number}. ![<b>x</b>](https://evil.example/a)")
+
+
+def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path):
+    for name, number in (("one", 1), ("two", 2), ("three", 3)):
+        vendors.script(name, then=lambda seen, number=number: says(number if "split" in seen.prompt else 7))
+    source, out, review = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "review.csv"
+    source.write_text("id,prompt\na,=split 1\nb,same\nc,split 2\n")
+    batch = ["batch", source, "-o", out, *PANEL, "--wide", "--abstain-below", "0.5", "--review", review]
+    ran = consensus(*batch, "--json")
+    summary = json.loads(ran.out)
+    assert (ran.code, summary["done"], summary["failed"], summary["abstained"], summary["ties"]) == (0, 1, 0, 2, 2)
+    first, second, _ = read(out)
+    assert (first["answer"], first["status"], first["panel_answer"]) == ("", "abstained", "1")
+    assert (first["openai/one"], first["anthropic/two"], second["openai/one"]) == (
+        "1",
+        "2",
+        "7",
+    ) and "answers" not in first
+    rows = read(review)
+    assert [row["id"] for row in rows] == ["a", "b", "c"], "the second one because of its hazard"
+    assert rows[0]["question"] == "'=split 1", "no spreadsheet calculates it"
+    assert rows[0]["reasons"].startswith("abstained, tie, low_agreement") and rows[1]["reasons"] == "hazard"
+    page = review.with_suffix(".html").read_text()
+    assert (
+        "&lt;b&gt;x&lt;/b&gt;" in page and "<img" not in page and "default-src 'none'" in page and "3 of 3 rows" in page
+    )
+
+    rows[0]["decision"], rows[2]["decision"] = "42", ""
+    _write(review, [*rows, {**rows[0], "id": "unknown"}])
+    applied = consensus("review", "apply", review, "--by", "ann")
+    assert applied.code == 0 and applied.out.strip() == str(out) and "unknown" in applied.err
+    first = read(out)[0]
+    assert (first["answer"], first["status"], first["panel_answer"], first["decided_by"]) == (
+        "42",
+        "decided",
+        "1",
+        "ann",
+    )
+    assert first["decided_at"] and read(out)[1]["answer"] == "7"
+
+    rows[2]["decision"] = "later"
+    _write(review, rows)
+    assert consensus(*batch).code == 0, "run again, it keeps decisions, and those that were not applied yet"
+    assert [row["status"] for row in read(out)] == ["decided", "finished", "abstained"]
+    assert [row["decision"] for row in read(review)] == ["42", "", "later"]
+    source.write_text("id,prompt\na,split of another kind\nb,same\nc,split 2\n")
+    assert consensus(*batch).code == 0 and read(out)[0]["status"] == "abstained", "of another question"
+
+    empty = consensus("review", "apply", source)
+    assert empty.code == 2 and "no column 'question'" in empty.err
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

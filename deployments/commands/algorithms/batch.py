@@ -1,9 +1,11 @@
 """`consensus batch`: an algorithm over every row of a file."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -25,10 +27,11 @@ from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
-from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
+from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
-from consensus_flows.tasks.errors import QuorumError
+from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 BUDGET_OPTIONS = {
@@ -45,8 +48,8 @@ FROM_1 = validators.Number(gte=1, lte=1000)
 class BatchOptions:
     """What is read and written, and how much at once."""
 
-    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT)]
-    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day."""
+    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True)]
+    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day. - prints JSONL on stdout."""
     name: Annotated[str | None, Parameter(group=OUTPUT)] = None
     """Name of a saved configuration."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
@@ -59,6 +62,20 @@ class BatchOptions:
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Skip invalid rows, and list them."""
+    input_format: Annotated[InputFormat | None, Parameter(group=OUTPUT)] = None
+    """Format of standard input; default: JSON if it starts like JSON, else CSV."""
+    limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
+    """Run only the first rows, to try. A later run of all rows reuses their answers."""
+    sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
+    """Run only this many random rows."""
+    sample_seed: Annotated[int, Parameter(group=OUTPUT)] = 0
+    """Seed of --sample."""
+    wide: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Write one column per member instead of the nested answers."""
+    abstain_below: Annotated[float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1))] = None
+    """Give no answer if a smaller share of the members agrees, 0 to 1."""
+    review: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    """File (.csv, .jsonl) of the rows to review, with an HTML page of the same name beside it; or only the page (.html)."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost by model, and exit."""
     records: Annotated[str | None, Parameter(group=OUTPUT)] = None
@@ -93,11 +110,12 @@ def command(flow: str | None) -> Callable[..., Exit]:
         connection, server, timeout, overloaded), is disabled for the rest of the run. If it has answered before, it must
         also have been failing for a minute. The next run asks it again.
 
-        If it is killed, run the same command again: it resumes. --max-calls, --max-tokens and --max-cost limit the whole
-        batch, --deadline this run of it.
+        If it is killed, run the same command again: it resumes. After the end, the same command retries failed rows.
+        --max-calls, --max-tokens and --max-cost limit the whole batch, --deadline this run of it.
 
         Args:
-            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or fsspec URL.
+            input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt), folder of .md and .txt files, or fsspec URL;
+                - reads standard input.
             flow: Algorithm; default: that of --name, else consortium. `consensus batch --flow vote --help` shows its options.
             batch: What is read and written.
             given: The settings.
@@ -109,14 +127,22 @@ def command(flow: str | None) -> Callable[..., Exit]:
 
 
 def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> Exit:
-    if source == "-":
-        raise Stop("input: a batch is read twice, and stdin only once: name a file")
     given = {**given}
     try:
         budget = Budget.model_validate(given.pop("budget", {}))
     except ValidationError as error:
         raise Stop(explain(error, BUDGET_OPTIONS)) from None
     one, config = choose(options.name, given, flow)
+    to_stdout = options.output == "-"
+    if "-" in {source, options.output} and options.shards > 1:
+        raise Stop("--shards: give files for input and output, which every worker can see")
+    if to_stdout and options.json:
+        raise Stop("--json: the answers are printed on stdout already; name a file with --output")
+    if source == "-":
+        source = _stdin(options.input_format)
+    if to_stdout:
+        chosen = [options.prompt_column, options.prompt_template, options.id_column, options.limit, options.sample]
+        options = replace(options, output=unnamed_output(source, one.name, config.model_dump(mode="json"), chosen))
     if options.dry_run:
         return _estimate(source, options, one, config)
     view = None if options.json else BatchTable() if sys.stderr.isatty() else BatchLines()
@@ -126,7 +152,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         options.output,
         one.name,
         config,
-        lambda summary, ui_url: _told(summary, options, ui_url),
+        lambda summary, ui_url: _told(summary, options, ui_url, to_stdout=to_stdout),
         view=view,
         interrupted=f"finished rows are kept, and the same command continues with the others{shards}",
         budget=budget,
@@ -137,6 +163,12 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         skip_bad=options.skip_bad,
         records=options.records,
         reference_column=options.reference_column,
+        wide=options.wide,
+        abstain_below=options.abstain_below,
+        review=options.review,
+        limit=options.limit,
+        sample=options.sample,
+        sample_seed=options.sample_seed,
         shards=options.shards,
         probe=options.probe,
         strict=options.strict,
@@ -197,6 +229,8 @@ def run_batch_flow(
 
     try:
         return last.run(work())
+    except ConfigurationError as error:
+        raise Stop(_as_options(error.message)) from None
     except (KeyboardInterrupt, TerminationSignal) as signal:
         close()
         say(f"consensus: interrupted; {interrupted}")
@@ -205,12 +239,32 @@ def run_batch_flow(
         close()
 
 
-def _told(summary: BatchSummary, options: BatchOptions, ui_url: str) -> Exit:
+def _as_options(message: str) -> str:
+    """Name parameters of the flow as the command line calls them."""
+    names = "|".join(sorted((name for name in BatchOptions.__dataclass_fields__ if "_" in name), key=len, reverse=True))
+    return re.sub(rf"\b(?:{names})\b", lambda found: f"--{found[0].replace('_', '-')}", message)
+
+
+def _stdin(form: InputFormat | None) -> str:
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise Stop("input: standard input is empty")
+    return kept(data, f".{form or guess_format(data)}")
+
+
+def _told(summary: BatchSummary, options: BatchOptions, ui_url: str, *, to_stdout: bool) -> Exit:
     if options.json:
         put_json(summary.model_dump(mode="json"))
     else:
         batch_summary(summary, ui_url)
-        put(summary.output)
+        if to_stdout:
+            output = Path(summary.output)
+            with output.open(encoding="utf-8") as rows:
+                for row in rows:
+                    put(row.removesuffix("\n"))
+            output.unlink()
+        else:
+            put(summary.output)
     return exit_code(summary)
 
 
@@ -232,11 +286,13 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
             prompt_column=options.prompt_column,
             prompt_template=options.prompt_template,
             id_column=options.id_column,
+            selection=Selection(options.limit, options.sample, options.sample_seed),
         ),
         dated(options.output),
         one.name,
         config,
         skip_bad=options.skip_bad,
+        review=options.review,
         probe=options.probe,
         overwrite=options.overwrite,
     )
@@ -247,7 +303,10 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         await close_clients()
         return await estimate(config, one.plan(config), inventory.rows, inventory.size)
 
-    found = asyncio.run(estimated())
+    try:
+        found = asyncio.run(estimated())
+    except ConfigurationError as error:
+        raise Stop(_as_options(error.message)) from None
     if options.json:
         put_json(found.model_dump(mode="json"))
         return Exit.ANSWER

@@ -1,0 +1,165 @@
+"""`consensus batches`: the batches of the history, each as a whole, and the rows of one that need a look."""
+
+import fcntl
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from consensus_flows.deployments.commands.history import (
+    figure,
+    from_history,
+    local_time,
+    one_line,
+    put_rows,
+)
+from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
+from consensus_flows.tasks.batches.addresses import journal_path, place_of
+from consensus_flows.tasks.batches.frames import output_rows
+from consensus_flows.tasks.batches.review import WORDS, reasons, worst
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import bill
+
+app = App(name="batches", help="List batches, newest first; `consensus batches show ID` shows the rows to review.")
+
+
+@app.default
+def list_them(
+    *,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """List batches, newest first: state, rows, cost and output file. The state `killed` means: run the same command to resume.
+
+    In a pipe, one tab-separated line per batch: start, state, finished/all rows, rows to review, US dollars, output, id.
+
+    Args:
+        limit: Maximum number of batches.
+        json: Print JSON.
+    """
+    from consensus_flows.tasks.history.reading import list_batches
+
+    found = from_history(lambda connection: list_batches(connection, limit))
+    if json:
+        put_json([{**_facts(batch), "summary": batch["record"]} for batch in found])
+        return Exit.ANSWER
+    put_rows(
+        ["started", "state", "rows", "review", "USD", "output", "id"],
+        [
+            [
+                local_time(batch["started_at"])[:16],
+                _state(batch),
+                _rows(batch["record"]),
+                str(batch["record"].get("to_review", "-")),
+                figure(batch["cost_usd"], 4),
+                batch["answer"],
+                batch["id"],
+            ]
+            for batch in found
+        ],
+        wide="output",
+    )
+    if not found:
+        say("no batch is in the history")
+    return Exit.ANSWER
+
+
+@app.command
+def show(
+    id: str,
+    *,
+    rows: Annotated[int, Parameter(validator=Number(gte=0))] = 10,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
+    """Show a batch: results, models, and the rows that most need review.
+
+    Args:
+        id: ID of the batch, or the unique start of it.
+        rows: Maximum number of rows.
+        json: Print JSON.
+    """
+    from consensus_flows.tasks.history.reading import read_run
+    from consensus_flows.tasks.history.writing import BATCH
+
+    batch, summary = from_history(lambda connection: read_run(connection, id))
+    if batch["flow"] != BATCH:
+        raise Stop(f"{id!r} is a run of {batch['flow']}, not a batch: consensus run {id}")
+    batch["record"] = summary
+    try:
+        found = worst(output_rows(batch["answer"]), rows)
+    except ConfigurationError as error:
+        found = []
+        say(f"  ! {error.message}")
+    if json:
+        put_json({**_facts(batch), "summary": summary, "worst": found})
+        return Exit.ANSWER
+    facts = {
+        "batch": batch["id"],
+        "flow": summary.get("algorithm", ""),
+        "started": local_time(batch["started_at"]),
+        "state": _state(batch),
+        "rows": f"{_rows(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
+        f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained",
+        "to review": str(summary.get("to_review", "-")),
+        "cost": bill(batch["cost_usd"], summary.get("possibly_billed", 0)),
+        "duration": f"{batch['duration_s']:.1f} s",
+        "input": batch["prompt"],
+        "output": batch["answer"],
+    }
+    if summary.get("review_file"):
+        facts["review file"] = summary["review_file"]
+    if batch["error"]:
+        facts["error"] = batch["error"]
+    for name, value in facts.items():
+        put(f"{name:<14}{one_line(value)}")
+    for model in summary.get("models", []):
+        put(f"{'model':<14}{one_line(model['model'])}: {model['calls']} calls, {model['failed']} failed")
+    if found:
+        put("")
+        put_rows(
+            ["row", "why", "agree", "answer"],
+            [
+                [
+                    row["id"],
+                    ", ".join(WORDS[kind] for kind in reasons(row)),
+                    figure(row.get("agreement")),
+                    row["answer"] or row.get("error") or "",
+                ]
+                for row in found
+            ],
+            wide="answer",
+        )
+    return Exit.ANSWER
+
+
+def _facts(batch: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": batch["id"],
+        "started_at": batch["started_at"],
+        "state": _state(batch),
+        "input": batch["prompt"],
+        "output": batch["answer"],
+        "cost_usd": batch["cost_usd"],
+    }
+
+
+def _rows(summary: dict[str, Any]) -> str:
+    """Say how many rows are finished, of how many; a batch that goes on knows how many are wanted."""
+    done = sum(summary.get(name, 0) for name in ("done", "failed", "abstained"))
+    return f"{done + (summary.get('resumed', 0) if 'wanted' in summary else 0)}/{summary.get('wanted', summary.get('rows', 0))}"
+
+
+def _state(batch: dict[str, Any]) -> str:
+    """Return how a batch ended; one that was killed never said so, but nobody holds its journal."""
+    status = str(batch["status"])
+    if status != "running":
+        return status
+    with suppress(OSError, ConfigurationError):
+        place = place_of(batch["answer"], "output")
+        path = journal_path(batch["answer"]) if place.local else Path()
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return "killed"
+    return status
