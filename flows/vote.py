@@ -146,7 +146,9 @@ def _cast(
             record.degraded = True
             run.warn("unparsed", f"{member}: its answer could not be read ({error.kind})", member=member)
         elif reading is None and response.answered:
-            run.warn("abstained", f"{member} abstains: no answer could be read ({_brief(config.extract)})", member=member)
+            run.warn(
+                "abstained", f"{member} abstains: no answer could be read ({_brief(config.extract)})", member=member
+            )
 
 
 def _enter(record: Record, iteration: Iteration, readings: Sequence[Reading | None], tally: Tally) -> None:

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import ask
+from consensus_flows.deployments.batch_view import BatchLines, BatchTable
 from consensus_flows.deployments.commands.algorithms.batch import run_batch_flow
 from consensus_flows.deployments.local_model import install_local_model
 from consensus_flows.deployments.run import TurnOptions
@@ -45,9 +48,12 @@ def demo(prompt: str | None = None, *, out: TurnOptions | None = None) -> Exit:
     if out.json or out.raw:
         return ask(algorithm("vote"), question, config, out)
     say(f"1. One question, {SAMPLES} samples of a small model: {question}")
-    ask(algorithm("vote"), question, config, out)
+    # A turn that continues an earlier one would be another question.
+    ask(algorithm("vote"), question, config, TurnOptions())
     say("\n2. The same question again: every answer comes from the store, and nothing is paid twice.")
-    ask(algorithm("vote"), question, config, out)
+    started = time.monotonic()
+    ask(algorithm("vote"), question, config, TurnOptions(raw=True))
+    say(f"  {time.monotonic() - started:.1f} s")
     say(f"\n3. A batch, as you would run it every night: {LIMIT} questions of {ROWS.name}.")
     folder = Path(tempfile.mkdtemp(prefix="consensus-demo-"))
     return run_batch_flow(
@@ -56,7 +62,7 @@ def demo(prompt: str | None = None, *, out: TurnOptions | None = None) -> Exit:
         "vote",
         config,
         _report,
-        view=None,
+        view=BatchTable() if sys.stderr.isatty() else BatchLines(),
         interrupted="run it again: answers that are there come from the store",
         limit=LIMIT,
         review=str(folder / "review.html"),
@@ -74,6 +80,6 @@ def _report(summary: BatchSummary, ui_url: str) -> Exit:
         f"The vote is right in {right} of {len(rows)}, wrong in {wrong}, and asks for a person in {summary.to_review}."
     )
     say(f"  answers:        {summary.output}")
-    say(f"  rows to review: {summary.review}")
+    say(f"  rows to review: {summary.review_file}")
     say(f"  in the UI:      {ui_url}/runs/flow-run/{summary.flow_run_id} (`consensus ui` signs you in)")
     return Exit.ANSWER
