@@ -41,7 +41,7 @@ def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
         "failed": result["answer"] is None and not abstained,
         "abstained": abstained,
         "tie": result.get("tie"),
-        "few_votes": share is not None and 0 < len(answers) and 2 * voted <= len(answers),
+        "few_votes": share is not None and bool(answers) and 2 * voted <= len(answers),
         "low_agreement": share is not None and share < LOW_SHARE,
         "not_confident": result["status"] == "max_iterations",
         "dissent": result.get("dissent"),
