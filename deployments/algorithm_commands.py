@@ -19,7 +19,7 @@ from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.flows.algorithms import MAIN, Algorithm, algorithm, algorithms
 
-Name = Annotated[str | None, Parameter(group=OUTPUT)]
+Name = Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")]
 Given = dict[str, Any]
 if TYPE_CHECKING:
     Flow = str | None

@@ -67,13 +67,16 @@ FLAGS = {
     "embedding_model": Flag(metavar="MODEL"),
     "system": Flag(("--system", "-s")),
     "timeout": Flag(metavar="SECONDS"),
+    "prompt_set": Flag(metavar="NAME"),
     "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
     "budget.max_cost_usd": Flag(("--max-cost",), metavar="USD"),
     "budget.max_seconds": Flag(("--deadline",), metavar="SECONDS"),
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
     "VoteConfig.weights": Flag(
-        type=Text, help="Weights of the votes: member=weight, separated by commas; default: 1 each."
+        type=Text,
+        help="Weights of the votes: member=weight, separated by commas; default: 1 each.",
+        metavar="MEMBER=WEIGHT,...",
     ),
     "ConsensusLearningConfig.aggregator_context": Flag(type=Text, help="System prompt of the aggregator."),
     "ConsensusLearningConfig.aggregator_prompt": Flag(

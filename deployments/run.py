@@ -26,7 +26,7 @@ from consensus_flows.tasks.watch import Watcher, watched_by
 class OutputOptions:
     """What is printed and written."""
 
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUT)] = None
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=OUTPUT, metavar="FILE")] = None
     """File for the whole record as JSON."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the whole record as JSON on stdout, and nothing else."""

@@ -28,7 +28,7 @@ app = App(name="batches", help="List batches, newest first; `consensus batches s
 @app.default
 def list_them(
     *,
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    limit: Annotated[int, Parameter(validator=Number(gte=1), metavar="N")] = 20,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """List batches, newest first: state, rows, cost and output file. The state `killed` means: run the same command to resume.
@@ -70,7 +70,7 @@ def list_them(
 def show(
     id: str,
     *,
-    rows: Annotated[int, Parameter(validator=Number(gte=0))] = 10,
+    rows: Annotated[int, Parameter(validator=Number(gte=0), metavar="N")] = 10,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """Show a batch: results, models, and the rows that most need review.

@@ -46,13 +46,13 @@ T = TypeVar("T")
 
 def list_history(
     *,
-    flow: str | None = None,
+    flow: Annotated[str | None, Parameter(metavar="NAME")] = None,
     status: Status | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    model: str | None = None,
+    since: Annotated[str | None, Parameter(metavar="DATE")] = None,
+    until: Annotated[str | None, Parameter(metavar="DATE")] = None,
+    model: Annotated[str | None, Parameter(metavar="MODEL")] = None,
     rows: Annotated[bool, Parameter(negative="")] = False,
-    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    limit: Annotated[int, Parameter(validator=Number(gte=1), metavar="N")] = 20,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """List past runs, newest first. A batch is one line; `consensus batches` shows more of it.
@@ -155,9 +155,9 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
 
 def logs(
     *,
-    count: Annotated[int, Parameter(name=["--count", "-n"], validator=Number(gte=1))] = 3,
-    query: Annotated[str | None, Parameter(name=["--query", "-q"])] = None,
-    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    count: Annotated[int, Parameter(name=["--count", "-n"], validator=Number(gte=1), metavar="N")] = 3,
+    query: Annotated[str | None, Parameter(name=["--query", "-q"], metavar="TEXT")] = None,
+    model: Annotated[str | None, Parameter(name=["--model", "-m"], metavar="MODEL")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """Print the latest prompts and answers, newest last.
@@ -192,10 +192,10 @@ def _call(call: dict[str, Any]) -> str:
 
 def stats(
     *,
-    flow: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    model: str | None = None,
+    flow: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    since: Annotated[str | None, Parameter(metavar="DATE")] = None,
+    until: Annotated[str | None, Parameter(metavar="DATE")] = None,
+    model: Annotated[str | None, Parameter(metavar="MODEL")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """Show calls, failures, latency, cost, wins and agreement by model.
@@ -243,7 +243,7 @@ def stats(
 
 
 @app.command(name="set")
-def set_history(*, from_env: str | None = None) -> Exit:
+def set_history(*, from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None) -> Exit:
     """Save the URL of the history database as a block, for every worker and command line of this server.
 
     Prompts for the URL without showing it, or reads it from a variable or standard input. Opens the database first, and
@@ -296,7 +296,7 @@ def remove() -> Exit:
 
 
 @app.command
-def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
+def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar="AGE")], dry_run: bool = False) -> Exit:
     """Delete old runs and their calls from the history. A conversation that continued later is kept whole.
 
     Cached answers and Prefect's own data are kept.

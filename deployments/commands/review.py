@@ -15,8 +15,8 @@ app = App(name="review", help="Apply the decisions in a review file to the outpu
 def apply(
     file: str,
     *,
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
-    by: str | None = None,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"], metavar="FILE")] = None,
+    by: Annotated[str | None, Parameter(metavar="NAME")] = None,
 ) -> Exit:
     """Apply the decisions in a review file to the output.
 

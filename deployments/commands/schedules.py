@@ -59,15 +59,15 @@ app = App(name="schedules", help="The batches that are scheduled: list, pause, r
 class ScheduleOptions:
     """When it runs, and who is told what came of it."""
 
-    at: str | None = None
+    at: Annotated[str | None, Parameter(metavar="TIME")] = None
     """Time of day, for example 02:00."""
-    every: str = "day"
+    every: Annotated[str, Parameter(metavar="DAY")] = "day"
     """day, weekday, a day of the week such as monday, or a cron expression such as "0 */6 * * *"."""
-    timezone: str | None = None
+    timezone: Annotated[str | None, Parameter(metavar="ZONE")] = None
     """Time zone, for example Europe/Berlin; default: that of this machine."""
     notify: Kind | None = None
     """Send the outcome of each run, also of one that crashed or that no worker took. The address is asked for once."""
-    notify_from_env: str | None = None
+    notify_from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None
     """Name of the environment variable that holds the address for --notify."""
 
     def when(self) -> CronSchedule:

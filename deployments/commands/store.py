@@ -16,7 +16,7 @@ app = App(name="store", help="Manage cached answers.")
 
 
 @app.command
-def prune(*, older_than_: Annotated[str, Parameter(name="--older-than")], dry_run: bool = False) -> Exit:
+def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar="AGE")], dry_run: bool = False) -> Exit:
     """Delete old answers from the cache. A call whose answer is deleted is asked and paid for again.
 
     Results of flows in the same folder are kept.

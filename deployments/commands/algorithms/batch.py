@@ -48,39 +48,41 @@ FROM_1 = validators.Number(gte=1, lte=1000)
 class BatchOptions:
     """What is read and written, and how much at once."""
 
-    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True)]
+    output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")]
     """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day. - prints JSONL on stdout."""
-    name: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    name: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None
     """Name of a saved configuration."""
-    prompt_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    prompt_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column of the prompt; default: prompt, question, or the only one."""
-    prompt_template: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    prompt_template: Annotated[str | None, Parameter(group=OUTPUT, metavar="TEMPLATE")] = None
     """Template of the prompt with {column} placeholders, instead of a column."""
-    id_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
-    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 8
+    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Skip invalid rows, and list them."""
     input_format: Annotated[InputFormat | None, Parameter(group=OUTPUT)] = None
     """Format of standard input; default: JSON if it starts like JSON, else CSV."""
-    limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
+    limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
     """Run only the first rows, to try. A later run of all rows reuses their answers."""
-    sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1))] = None
+    sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
     """Run only this many random rows."""
-    sample_seed: Annotated[int, Parameter(group=OUTPUT)] = 0
+    sample_seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
     """Seed of --sample."""
     wide: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Write one column per member instead of the nested answers."""
-    abstain_below: Annotated[float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1))] = None
+    abstain_below: Annotated[
+        float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1), metavar="SHARE")
+    ] = None
     """Give no answer if a smaller share of the members agrees, 0 to 1."""
-    review: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    review: Annotated[str | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """File (.csv, .jsonl) of the rows to review, with an HTML page of the same name beside it; or only the page (.html)."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost by model, and exit."""
-    records: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    records: Annotated[str | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
     """Folder for the whole record of each row as JSON, as `consensus tally` reads it."""
-    reference_column: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    reference_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column of recorded answers to use as the first layer, with --flow moa."""
     probe: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Check the models against the vendors' lists of models before the first row."""
@@ -88,7 +90,7 @@ class BatchOptions:
     """Fail the batch if a model never answers or is disabled. Without it, the exit code is 4 if a model never answered."""
     overwrite: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Replace an output file that has no rows of this input."""
-    shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1)] = 1
+    shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 1
     """Number of deployment runs over which to split the rows."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""

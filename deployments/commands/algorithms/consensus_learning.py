@@ -43,7 +43,7 @@ def command(
     prompt: Prompt = None,
     *,
     source: QuestionOptions | None = None,
-    input: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    input: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     name: Name = None,
     given: Given | None = None,
     out: LearnOutput | None = None,
@@ -79,7 +79,7 @@ def command(
 def save(
     name: str,
     *,
-    input: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    input: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     given: Given | None = None,
 ) -> Exit:
     """Save a configuration; `consensus learn "PROMPT" --name NAME` uses it.

@@ -20,7 +20,7 @@ class ConversationOptions:
 
     go_on: Annotated[bool, Parameter(name=["--continue", "-c"], group=OUTPUT, negative="")] = False
     """Continue the latest conversation."""
-    cid: Annotated[str | None, Parameter(group=OUTPUT)] = None
+    cid: Annotated[str | None, Parameter(group=OUTPUT, metavar="ID")] = None
     """Conversation or run to continue: its ID, or the start of it."""
 
     @cached_property

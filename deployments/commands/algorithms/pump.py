@@ -22,7 +22,7 @@ def command(
     prompt: Prompt = None,
     *,
     source: QuestionOptions | None = None,
-    responses: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    responses: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
     name: Name = None,
     given: Given | None = None,
     out: TurnOptions | None = None,

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from consensus_flows.deployments.options import OUTPUT, SENTENCE
 from consensus_flows.deployments.terminal import Stop, read_prompt, read_text
 
-Prompt = Annotated[str | None, SENTENCE, Parameter(name=["--prompt", "-p"], group=OUTPUT)]
+Prompt = Annotated[str | None, SENTENCE, Parameter(name=["--prompt", "-p"], group=OUTPUT, metavar="TEXT")]
 """The argument of a command that is the question."""
 
 
@@ -18,7 +18,7 @@ Prompt = Annotated[str | None, SENTENCE, Parameter(name=["--prompt", "-p"], grou
 class QuestionOptions:
     """Where else the question is read."""
 
-    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None
+    prompt_file: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")] = None
     """File of the prompt; - is standard input."""
     stdin: Annotated[bool | None, Parameter(group=OUTPUT)] = None
     """Prepend standard input to the prompt. Default: unless it is a terminal."""

@@ -58,7 +58,11 @@ def credits(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:  
 
 
 @app.command
-def models(*, output_dir: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+def models(
+    *,
+    output_dir: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> Exit:
     """List the free models.
 
     Args:
@@ -81,10 +85,10 @@ def models(*, output_dir: Path | None = None, json: Annotated[bool, Parameter(ne
 @app.command
 def working_models(
     *,
-    output_dir: Path | None = None,
-    interval: float = 3.0,
-    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative="")] = None,
-    timeout: float = 60.0,
+    output_dir: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    interval: Annotated[float, Parameter(metavar="SECONDS")] = 3.0,
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative="", metavar="MODEL")] = None,
+    timeout: Annotated[float, Parameter(metavar="SECONDS")] = 60.0,
     again: Annotated[bool, Parameter(negative="")] = False,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -136,7 +140,7 @@ def working_models(
 def completion(
     *,
     prompt: Prompt = None,
-    model: Annotated[str, Parameter(name=["--model", "-m"])],
+    model: Annotated[str, Parameter(name=["--model", "-m"], metavar="MODEL")],
     source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,

@@ -39,11 +39,11 @@ LEAVE = ("exit", "quit")
 
 def chat(
     *,
-    model: Annotated[str, Parameter(name=["--model", "-m"])],
+    model: Annotated[str, Parameter(name=["--model", "-m"], metavar="MODEL")],
     prompt: Prompt = None,
     mode: Literal["interactive", "improve"] = "interactive",
-    turns: int = 3,
-    improvement_prompt: str | None = None,
+    turns: Annotated[int, Parameter(metavar="N")] = 3,
+    improvement_prompt: Annotated[str | None, Parameter(metavar="TEXT")] = None,
     source: QuestionOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,

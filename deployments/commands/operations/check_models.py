@@ -31,9 +31,9 @@ from consensus_flows.tasks.watch import Watcher, watched_by
 class CheckOptions:
     """What the candidates are given."""
 
-    prompts: Annotated[Path | None, Parameter(group=OUTPUT)] = None
+    prompts: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
     """File of prompts that replaces the built-in ones: one a line, or JSON (see docs/mixture_of_agents.md)."""
-    instruction: Annotated[Path | None, Parameter(group=JUDGING)] = None
+    instruction: Annotated[Path | None, Parameter(group=JUDGING, metavar="FILE")] = None
     """File of instructions for the role; default: built in."""
 
 

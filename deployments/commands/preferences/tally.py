@@ -20,9 +20,9 @@ from consensus_flows.tasks.reports.tally import tally as put_together
 def tally(
     folder: Path,
     *,
-    csv: Path | None = None,
-    ranks_csv: Path | None = None,
-    picture: Path | None = None,
+    csv: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    ranks_csv: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    picture: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """Aggregate recorded preferences: the first choice of each judge for each prompt, and where they disagree.

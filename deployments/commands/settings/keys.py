@@ -28,12 +28,12 @@ app = App(name="keys", help="Manage API keys, saved as Prefect blocks.")
 def set_key(
     provider: str,
     *,
-    base_url: str | None = None,
-    from_env: str | None = None,
-    allow_http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
-    max_concurrency: int | None = None,
-    requests_per_minute: int | None = None,
-    price: Annotated[list[str] | None, Parameter(negative="")] = None,
+    base_url: Annotated[str | None, Parameter(metavar="URL")] = None,
+    from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None,
+    allow_http_host: Annotated[list[str] | None, Parameter(negative="", metavar="HOST")] = None,
+    max_concurrency: Annotated[int | None, Parameter(metavar="N")] = None,
+    requests_per_minute: Annotated[int | None, Parameter(metavar="N")] = None,
+    price: Annotated[list[str] | None, Parameter(negative="", metavar="MODEL=IN/OUT")] = None,
 ) -> Exit:
     """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 

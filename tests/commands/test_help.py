@@ -1,0 +1,41 @@
+"""What the help of the commands shows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import get_args
+
+from cyclopts import App
+
+from consensus_flows.deployments.algorithm_commands import save_command
+from consensus_flows.deployments.cli import app
+from consensus_flows.deployments.commands import schedules
+from consensus_flows.deployments.commands.algorithms import batch
+from consensus_flows.flows.algorithms import algorithm
+
+
+def _commands(above: App) -> Iterator[App]:
+    for name in above:
+        if not name.startswith("-"):
+            yield above[name]
+            yield from _commands(above[name])
+
+
+def _by_flow() -> Iterator[App]:
+    for make in (save_command(algorithm("vote")), batch.command("vote"), schedules.command("vote")):
+        one = App(name=make.__name__)
+        one.default(make)
+        yield one
+
+
+def test_every_option_says_what_its_value_is_and_not_its_type():
+    plain = [
+        (command.name, argument.names)
+        for command in (*_commands(app), *_by_flow())
+        if command.default_command is not None and command.help_flags  # else the one that is made by flow has the help
+        for argument in command.assemble_argument_collection()
+        if argument.parse and argument.show and argument.index is None and argument.parameter.metavar is None
+        if {kind for kind in (get_args(argument.hint) or [argument.hint]) if kind is not NoneType}
+        & {str, int, float, Path, list[str], list[Path]}
+    ]
+    assert plain == []
