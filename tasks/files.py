@@ -13,9 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from prefect import context
-from prefect.context import FlowRunContext
-
 from consensus_flows.tasks.errors import ConfigurationError
 
 FOLDER = "CONSENSUS_FILES"
@@ -110,6 +107,10 @@ def _sync(path: Path) -> None:
 
 def deployed() -> bool:
     """Tell whether this code is part of a run that was started from a deployment."""
+    # The command line needs this module before Prefect may be imported.
+    from prefect import context
+    from prefect.context import FlowRunContext
+
     run = FlowRunContext.get()
     if run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None:
         return True

@@ -139,3 +139,10 @@ def test_a_flow_is_imported_without_the_vendors_sdks():
     code = "import sys, consensus_flows.flows.consortium; print(sorted({'openai', 'anthropic', 'google.genai'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_is_imported_without_prefect():
+    """The working folder's settings are ignored before Prefect reads them, and `--version` needs no second of imports."""
+    code = "import sys, consensus_flows.deployments.cli; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
