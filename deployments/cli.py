@@ -165,6 +165,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
         (f"{_IN}.settings.saved:list_saved", "list", "List the saved configurations."),
         (f"{_IN}.settings.saved:show", "show", "Print a saved configuration as JSON."),
         (f"{_IN}.settings.saved:remove", "remove", "Remove a saved configuration."),
+        (f"{_IN}.settings.consortia:import_panels", "import", "Save the panels of llm-consortium."),
         (f"{_IN}.settings.keys:app", "keys", "Manage API keys, saved as Prefect blocks."),
         (f"{_IN}.operations.models:models", "models", "List the available models."),
         (f"{_IN}.settings.prompts:app", "prompts", "Manage prompt sets: few-shot, chain of thought, citations."),
