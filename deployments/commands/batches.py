@@ -60,6 +60,7 @@ def list_them(
             for batch in found
         ],
         wide="output",
+        least=("review", "USD", "rows"),
     )
     if not found:
         say("no batch is in the history")

@@ -239,3 +239,13 @@ def test_the_seed_of_orders_is_known_by_its_old_name(consensus, vendors, tmp_pat
     assert [seen.params["seed"] for seen in vendors.seen] == [7]
     ran = consensus("vote", "How many?", "--config", file, "--order-seed", "3", "--json")
     assert json.loads(ran.out)["seed"] == 3
+
+
+@pytest.mark.parametrize("command", [("list",), ("keys", "list"), ("batches",)])
+def test_a_list_fits_a_terminal_of_80_columns(command, consensus, night, monkeypatch):
+    night("--flow", "vote", *VOTERS, "--system", "A long system prompt. " * 9)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    lines = consensus(*command).out.splitlines()
+    assert lines and max(map(len, lines)) <= 80

@@ -13,8 +13,9 @@ from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
 from consensus_flows.blocks.member import parse_model
+from consensus_flows.deployments.commands.history import put_rows
 from consensus_flows.deployments.server import connect
-from consensus_flows.deployments.terminal import Exit, Stop, explain, put, say
+from consensus_flows.deployments.terminal import Exit, Stop, explain, say
 from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse
 
@@ -127,10 +128,11 @@ def _keys_of_llm(keys: dict[str, str]) -> dict[str, dict[str, str]]:
 def list_keys() -> Exit:
     """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment."""
     connect()
+    rows = []
     for name, slug, data in asyncio.run(saved()):
         where = base_url_of(name, data.get("base_url"))
-        address = where.url or credential_blocks()[slug].default_base_url or ""
-        put("\t".join(part for part in (name, slug, address, where.describe()) if part))
+        rows.append([name, slug, where.url or credential_blocks()[slug].default_base_url or "", where.describe()])
+    put_rows(["name", "type", "base URL", "where from"], rows, wide="where from", least=("type",))
     return Exit.ANSWER
 
 

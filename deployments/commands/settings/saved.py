@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.deployments.commands.history import put_rows
 from consensus_flows.deployments.server import connect
-from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import algorithm, algorithms
 from consensus_flows.flows.run import DEFAULT
 from consensus_flows.tasks.calls.providers import check_models
@@ -124,8 +125,10 @@ def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit
     if json:
         put_json([{"name": one.name, "flow": one.kind, "config": one.values} for one in found])
         return Exit.ANSWER
+    put_rows(
+        ["name", "flow", "settings"], [[one.name, one.kind, _in_short(one.values)] for one in found], wide="settings"
+    )
     for one in found:
-        put(f"{one.name}\t{one.kind}\t{_in_short(one.values)}")
         if one.fault:
             say(f"consensus: {one.name} can no longer be used, so save it again: {one.fault}")
     if not found:
