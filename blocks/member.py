@@ -63,6 +63,11 @@ def parse_member(text: str) -> tuple[ModelName, int]:
     return parse_model(text), count
 
 
+def counted(text: str, count: int) -> str:
+    """Return a member with a count: its own, else `count`."""
+    return text if _COUNT.match(text.strip()) else f"{text.strip()}:{count}"
+
+
 def parse_price(text: str) -> tuple[str, float, float]:
     """Read `MODEL=IN/OUT`, the price of a model in US dollars for a million tokens of input and of output.
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
-from consensus_flows.deployments.commands.settings.saved import find, find_default, save_block
+from consensus_flows.deployments.commands.settings.saved import find, find_default, is_saved, save_block
 from consensus_flows.deployments.options import FILE, OUTPUT, configured, foreign, options_type
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
@@ -63,7 +63,13 @@ def choose(
             f"{', '.join(strangers)}: {found.name!r} is saved for {one.name}, which has no such option; "
             f"`consensus {one.name} --help` lists those it has"
         )
-    return one, configured(config, given, found.values if found else None, optional=optional)
+    try:
+        return one, configured(config, given, found.values if found else None, optional=optional)
+    except Stop:
+        for member in given.get("members", ()):
+            if "/" not in member and is_saved(member):
+                raise Stop(f"-m {member}: this is a saved configuration, not a model: use --name {member}") from None
+        raise
 
 
 def ask(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Group, Parameter
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
@@ -74,24 +74,6 @@ app = App(
     suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
 )
 
-# Commands are named by module so that only the one that is called is imported.
-for _one in algorithms().values():
-    app.command(
-        f"consensus_flows.deployments.algorithm_commands:{_one.identifier}",
-        name=[name for name in (_one.name, _one.alias) if name],
-        help=_one.summary,
-    )
-app.command(
-    f"consensus_flows.deployments.algorithm_commands:{MAIN}",
-    name="ask",
-    help='Ask the saved default or the given panel; `consensus "PROMPT"` is short for it.',
-)
-app.command(
-    "consensus_flows.deployments.commands.algorithms.demo:demo",
-    name="demo",
-    help="Ask three instances of the small local model; no key needed.",
-)
-
 
 # `save` and `batch` have the options of the algorithm that --flow names, so they are made when it is known.
 def _by_flow(verb: str, flow: str | None, tokens: tuple[str, ...], make: Callable[[], Callable[..., Any]]) -> Any:
@@ -127,130 +109,6 @@ def _schedule(*tokens: Tokens, flow: str | None = None) -> Any:
     return _by_flow("schedule", flow, tokens, lambda: command(algorithm(flow).name if flow else None))
 
 
-app.command(
-    _save,
-    name="save",
-    help="Save a configuration for `--name`; the one called `default` is used without it.",
-    help_flags=[],
-    version_flags=[],
-)
-app.command(
-    _batch,
-    name="batch",
-    help="Run an algorithm on every row of a file.",
-    help_flags=[],
-    version_flags=[],
-)
-app.command(
-    "consensus_flows.deployments.commands.batches:app",
-    name="batches",
-    help="List batches, newest first; `consensus batches show ID` shows the rows to review.",
-)
-app.command(
-    "consensus_flows.deployments.commands.review:app",
-    name="review",
-    help="Apply the decisions in a review file to the output of its batch.",
-)
-app.command(
-    "consensus_flows.deployments.commands.diff:diff",
-    name="diff",
-    help="Compare two batch outputs row by row.",
-)
-app.command(
-    _schedule,
-    name="schedule",
-    help="Run a batch every night, or at other times, and send what came of it.",
-    help_flags=[],
-    version_flags=[],
-)
-app.command(
-    "consensus_flows.deployments.commands.schedules:app",
-    name="schedules",
-    help="The batches that are scheduled: list, pause, resume, remove or run them.",
-)
-app.command(
-    "consensus_flows.deployments.commands.preferences.tally:tally",
-    name="tally",
-    help="Aggregate recorded preferences.",
-)
-app.command("consensus_flows.deployments.commands.algorithms.chat:chat", name="chat", help="Chat with a panel.")
-app.command(
-    "consensus_flows.deployments.commands.history:list_history",
-    name="runs",
-    help="List past runs, newest first.",
-)
-app.command(
-    "consensus_flows.deployments.commands.history:show_run",
-    name="run",
-    help="Show a past run: every call, and the answer.",
-)
-app.command(
-    "consensus_flows.deployments.commands.history:logs",
-    name="logs",
-    help="Print the latest prompts and answers.",
-)
-app.command(
-    "consensus_flows.deployments.commands.history:stats",
-    name="stats",
-    help="Show calls, failures, latency, cost and wins by model.",
-)
-app.command(
-    "consensus_flows.deployments.commands.history:app",
-    name="history",
-    help="Manage the history database.",
-)
-app.command(
-    "consensus_flows.deployments.commands.store:app",
-    name="store",
-    help="Manage cached answers.",
-)
-app.command(
-    "consensus_flows.deployments.commands.settings.saved:list_saved", name="list", help="List the saved configurations."
-)
-app.command(
-    "consensus_flows.deployments.commands.settings.saved:show", name="show", help="Print a saved configuration as JSON."
-)
-app.command(
-    "consensus_flows.deployments.commands.settings.saved:remove", name="remove", help="Remove a saved configuration."
-)
-app.command(
-    "consensus_flows.deployments.commands.settings.keys:app",
-    name="keys",
-    help="Manage API keys, saved as Prefect blocks.",
-)
-app.command(
-    "consensus_flows.deployments.commands.openrouter.account:app",
-    name="openrouter",
-    help="Show OpenRouter's credits, models, and which free ones work.",
-)
-app.command(
-    "consensus_flows.deployments.commands.settings.prompts:app",
-    name="prompts",
-    help="Manage prompt sets: few-shot, chain of thought, citations.",
-)
-app.command(
-    "consensus_flows.deployments.commands.operations.models:models",
-    name="models",
-    help="List the available models.",
-)
-app.command(
-    "consensus_flows.deployments.commands.operations.check:check",
-    name="check",
-    help="Check the server, the API keys, and the models of a saved configuration.",
-)
-app.command(
-    "consensus_flows.deployments.commands.operations.up:up",
-    name="up",
-    help="Start the server, work pool, deployments and a worker on this machine.",
-)
-app.command("consensus_flows.deployments.commands.operations.up:down", name="down", help="Stop what `up` started.")
-app.command(
-    "consensus_flows.deployments.commands.operations.ui:ui",
-    name="ui",
-    help="Open the Prefect UI in your browser, signed in.",
-)
-
-
 def _help(*command: str) -> None:
     """Show the help of a command, or list all commands."""
     if command and command[0] not in app:
@@ -258,10 +116,96 @@ def _help(*command: str) -> None:
     app([*command, "--help"])
 
 
-app.command(_help, name="help", help="Show the help of a command, or list all commands.")
-
+# Commands are named by module so that only the one that is called is imported.
+_ALGORITHMS = "consensus_flows.deployments.algorithm_commands"
+_IN = "consensus_flows.deployments.commands"
+COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]] = {
+    "Ask": [
+        (
+            f"{_ALGORITHMS}:{MAIN}",
+            "ask",
+            'Ask the saved default or the given panel; `consensus "PROMPT"` is short for it.',
+        ),
+        *(
+            (f"{_ALGORITHMS}:{one.identifier}", [name for name in (one.name, one.alias) if name], one.summary)
+            for one in algorithms().values()
+        ),
+        (f"{_IN}.algorithms.chat:chat", "chat", "Chat with a panel."),
+        (
+            f"{_IN}.algorithms.demo:demo",
+            "demo",
+            "Show why a panel is worth it, with a small local model; no key needed.",
+        ),
+    ],
+    "Batches": [
+        (_batch, "batch", "Run an algorithm on every row of a file."),
+        (_schedule, "schedule", "Run a batch every night, or at other times, and send what came of it."),
+        (
+            f"{_IN}.schedules:app",
+            "schedules",
+            "The batches that are scheduled: list, pause, resume, remove or run them.",
+        ),
+        (
+            f"{_IN}.batches:app",
+            "batches",
+            "List batches, newest first; `consensus batches show ID` shows the rows to review.",
+        ),
+        (f"{_IN}.review:app", "review", "Apply the decisions in a review file to the output of its batch."),
+        (f"{_IN}.diff:diff", "diff", "Compare two batch outputs row by row."),
+    ],
+    "Look back": [
+        (f"{_IN}.history:list_history", "runs", "List past runs, newest first."),
+        (f"{_IN}.history:show_run", "run", "Show a past run: every call, and the answer."),
+        (f"{_IN}.history:logs", "logs", "Print the latest prompts and answers."),
+        (f"{_IN}.history:stats", "stats", "Show calls, failures, latency, cost and wins by model."),
+        (f"{_IN}.preferences.tally:tally", "tally", "Aggregate recorded preferences."),
+    ],
+    "Set up": [
+        (_save, "save", "Save a configuration for `--name`; the one called `default` is used without it."),
+        (f"{_IN}.settings.saved:list_saved", "list", "List the saved configurations."),
+        (f"{_IN}.settings.saved:show", "show", "Print a saved configuration as JSON."),
+        (f"{_IN}.settings.saved:remove", "remove", "Remove a saved configuration."),
+        (f"{_IN}.settings.consortia:import_panels", "import", "Save the panels of llm-consortium."),
+        (f"{_IN}.settings.keys:app", "keys", "Manage API keys, saved as Prefect blocks."),
+        (f"{_IN}.operations.models:models", "models", "List the available models."),
+        (f"{_IN}.settings.prompts:app", "prompts", "Manage prompt sets: few-shot, chain of thought, citations."),
+        (
+            f"{_IN}.operations.check:check",
+            "check",
+            "Check the server, the API keys, and the models of a saved configuration.",
+        ),
+        (
+            f"{_IN}.openrouter.account:app",
+            "openrouter",
+            "Show OpenRouter's credits, models, and which free ones work.",
+        ),
+    ],
+    "Server and storage": [
+        (
+            f"{_IN}.operations.up:up",
+            "up",
+            "Start the server, work pool, deployments and a worker on this machine.",
+        ),
+        (f"{_IN}.operations.up:down", "down", "Stop what `up` started."),
+        (f"{_IN}.operations.ui:ui", "ui", "Open the Prefect UI in your browser, signed in."),
+        (f"{_IN}.history:app", "history", "Manage the history database."),
+        (f"{_IN}.store:app", "store", "Manage cached answers."),
+        (_help, "help", "Show the help of a command, or list all commands."),
+    ],
+}
+"""All commands, by group, in the order of the help: where each is, its names, and what it does."""
+# The help of what takes tokens is that of the command that is made of them.
+_NO_FLAGS: dict[str, list[str]] = {"help_flags": [], "version_flags": []}
+for _title, _members in COMMANDS.items():
+    _group = Group.create_ordered(_title)
+    for _place, (_target, _name, _text) in enumerate(_members):
+        _flags = _NO_FLAGS if _target in {_save, _batch, _schedule} else {}
+        app.command(_target, name=_name, help=_text, group=_group, sort_key=_place, **_flags)
 
 app.register_install_completion_command(help="Install completion for your shell, then exit.")
+_options = Group.create_ordered("Options")
+for _option in ("--help", "--install-completion", "--version"):
+    app[_option].group = _options
 
 
 def entry() -> None:

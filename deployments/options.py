@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from consensus_flows.blocks.member import counted
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
@@ -166,6 +167,15 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
             f"{text} May be repeated." if listed else text,
             (flag and flag.metavar) or METAVARS.get(kind),
         )
+        if name == "members":
+            yield Option(
+                (COUNT,),
+                ("--count", "-n"),
+                int,
+                PANEL,
+                "Number of instances of each model without a count of its own.",
+                "N",
+            )
 
 
 def _plain(annotation: Any) -> Any:
@@ -223,6 +233,8 @@ def options_type(config: type[RunConfig]) -> Any:
 
 FILE = "config"
 """Where the options hold the name of a file of settings."""
+COUNT = "count"
+"""Where they hold the number of instances of the members that have no count."""
 if TYPE_CHECKING:
     RunOptions = dict[str, Any]
     PanelOptions = dict[str, Any]
@@ -263,8 +275,10 @@ def settings(
     """Lay the options that were given over the configuration file, and that over the saved configuration."""
     result = dict(saved or {})
     file = _read(given[FILE]) if FILE in given else {}
-    for over in (file, {name: value for name, value in given.items() if name != FILE}):
+    for over in (file, {name: value for name, value in given.items() if name not in {FILE, COUNT}}):
         result = overlaid(config, over, config.under(result, over))
+    if COUNT in given and isinstance(result.get("members"), list):
+        result["members"] = [counted(str(member), given[COUNT]) for member in result["members"]]
     for name in GROUPS:  # what is no group in the file is named, whatever options lie over it
         if name in file and not isinstance(file[name], Mapping):
             result[name] = file[name]

@@ -95,8 +95,13 @@ class LiveTable:
 
 def _heading(iteration: Iteration) -> str:
     synthesis = iteration.synthesis
-    confidence = percent(synthesis.confidence) if synthesis else "-"
-    return f"Iteration {iteration.number}: confidence {confidence}, agreement {percent(iteration.agreement)}"
+    confidence = synthesis.confidence if synthesis else None
+    return f"Iteration {iteration.number}: {_confidence(confidence, ', ')}agreement {percent(iteration.agreement)}"
+
+
+def _confidence(value: float | None, end: str) -> str:
+    """Say how confident a judge is, where one was asked."""
+    return "" if value is None else f"confidence {percent(value)}{end}"
 
 
 def summary(record: Record, ui_url: str | None) -> None:
@@ -129,7 +134,7 @@ def outcome(record: Record, told: Collection[str] = ()) -> None:
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
     say(
-        f"{record.status}{', degraded' if record.degraded else ''} · confidence {percent(record.confidence)} · "
+        f"{record.status}{', degraded' if record.degraded else ''} · {_confidence(record.confidence, ' · ')}"
         f"agreement {percent(record.agreement)} · {record.calls} {'call' if record.calls == 1 else 'calls'}, {record.cached_calls} from the store · "
         f"{bill_of(record)} · {record.duration_s:.1f} s"
     )

@@ -146,7 +146,9 @@ def _cast(
             record.degraded = True
             run.warn("unparsed", f"{member}: its answer could not be read ({error.kind})", member=member)
         elif reading is None and response.answered:
-            run.warn("abstained", f"{member} abstains: no answer could be read ({config.extract})", member=member)
+            run.warn(
+                "abstained", f"{member} abstains: no answer could be read ({_brief(config.extract)})", member=member
+            )
 
 
 def _enter(record: Record, iteration: Iteration, readings: Sequence[Reading | None], tally: Tally) -> None:
@@ -187,7 +189,13 @@ def _nothing_read(iteration: Iteration, extraction: str) -> str:
     """Say why there is no answer although members have answered."""
     calls = [*iteration.responses, *iteration.judgements]
     causes = [f"{call.member}: {call.error.message}" for call in calls if call.error is not None]
-    return "; ".join([f"no answer could be read ({extraction}) in what the members wrote", *causes])
+    return "; ".join([f"no answer could be read ({_brief(extraction)}) in what the members wrote", *causes])
+
+
+def _brief(extraction: str) -> str:
+    """Name an extraction without all of its labels."""
+    first, more, _ = extraction.partition(",")
+    return first + more + "..." * bool(more)
 
 
 async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> str | None:

@@ -7,13 +7,16 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED
 
-ReasonKind = Literal["failed", "abstained", "tie", "low_agreement", "not_confident", "dissent", "hazard", "degraded"]
+ReasonKind = Literal[
+    "failed", "abstained", "tie", "few_votes", "low_agreement", "not_confident", "dissent", "hazard", "degraded"
+]
 LOW_SHARE = 0.6
 """A share of the votes below this one is low."""
 WORDS: dict[ReasonKind, str] = {
     "failed": "no answer",
     "abstained": "below --abstain-below",
     "tie": "tie",
+    "few_votes": "no answer could be read from half of the members or more",
     "low_agreement": "low agreement",
     "not_confident": "the arbiter was never confident",
     "dissent": "a minority disagrees",
@@ -32,10 +35,13 @@ def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
         return []
     abstained = result["status"] == ABSTAINED
     share = result.get("share")
+    answers = result.get("answers") or {}
+    voted = sum(one["answer"] is not None for one in answers.values())
     said: dict[ReasonKind, Any] = {
         "failed": result["answer"] is None and not abstained,
         "abstained": abstained,
         "tie": result.get("tie"),
+        "few_votes": share is not None and bool(answers) and 2 * voted <= len(answers),
         "low_agreement": share is not None and share < LOW_SHARE,
         "not_confident": result["status"] == "max_iterations",
         "dissent": result.get("dissent"),

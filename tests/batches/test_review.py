@@ -27,6 +27,8 @@ def result(**fields: Any) -> dict[str, Any]:
         ({"answer": None, "status": "abstained", "share": 0.5}, ["abstained", "low_agreement"]),
         ({"status": "tie", "tie": True, "share": 0.3}, ["tie", "low_agreement"]),
         ({"share": 0.6, "agreement": 0.2}, []),
+        ({"share": 1, "answers": {"a/x": {"answer": "A"}, "b/y": {}}}, ["few_votes"]),
+        ({"share": 1, "answers": {"a/x": {"answer": "A"}, "b/y": {"answer": "A"}, "c/z": {}}}, []),
         ({"status": "max_iterations", "dissent": "no"}, ["not_confident", "dissent"]),
         ({"hazards": {"a/x": ["script"]}, "degraded": True}, ["hazard", "degraded"]),
     ],

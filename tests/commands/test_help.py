@@ -8,7 +8,7 @@ from typing import get_args
 from cyclopts import App
 
 from consensus_flows.deployments.algorithm_commands import save_command
-from consensus_flows.deployments.cli import app
+from consensus_flows.deployments.cli import COMMANDS, app
 from consensus_flows.deployments.commands import schedules
 from consensus_flows.deployments.commands.algorithms import batch
 from consensus_flows.flows.algorithms import algorithm
@@ -39,3 +39,17 @@ def test_every_option_says_what_its_value_is_and_not_its_type():
         & {str, int, float, Path, list[str], list[Path]}
     ]
     assert plain == []
+
+
+def test_every_command_is_in_a_group_of_the_help(capsys):
+    app(["--help"])
+    shown = capsys.readouterr().out
+    titles = [*COMMANDS, "Options"]
+    assert [shown.index(f"─ {title} ─") for title in titles] == sorted(shown.index(f"─ {title} ─") for title in titles)
+    named = {
+        name
+        for group in COMMANDS.values()
+        for _, names, _ in group
+        for name in ([names] if isinstance(names, str) else names)
+    }
+    assert named == {name for name in app if not name.startswith("-")}

@@ -96,10 +96,12 @@ def test_a_text_that_begins_with_a_dash_is_saved(consensus):
     assert consensus("remove", "dashes").code == 0
 
 
-@pytest.mark.parametrize("given", [["batch", "-"], ["batch", "--flow", "vote", "--skip-bad", "-"]])
-def test_a_batch_is_not_read_from_a_pipe(given, consensus):
+@pytest.mark.parametrize(
+    "given", [["batch", "-", "--arbiter", "openai/one"], ["batch", "--flow", "vote", "--skip-bad", "-"]]
+)
+def test_an_empty_pipe_is_no_batch(given, consensus):
     ran = consensus(*given, "-o", "out.jsonl", "-m", "openai/one")
-    assert ran.code == 2 and "name a file" in ran.err
+    assert ran.code == 2 and "standard input is empty" in ran.err
 
 
 def help_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

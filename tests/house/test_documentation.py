@@ -12,7 +12,9 @@ def test_links_lead_somewhere():
         f"{page.name}: {link}"
         for page in PAGES
         for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-        if "://" not in link and not (page.parent / link).exists()
+        if "://" not in link
+        and "reference/" not in link  # made by `make docs`, which checks every link and anchor
+        and not (page.parent / link).exists()
     ]
     assert not broken
 

@@ -87,13 +87,18 @@ def find_default() -> Saved:
     Raises:
         Stop: If there is none, or it can no longer be used.
     """
-    connect()
-    if not asyncio.run(saved_configurations(DEFAULT)):
+    if not is_saved(DEFAULT):
         raise Stop(
             "members: give -m provider/model, or --name NAME for a saved configuration; one that is saved as `default` is used "
             "without a name"
         )
     return find(DEFAULT)
+
+
+def is_saved(name: str) -> bool:
+    """Tell whether a configuration is saved under a name."""
+    connect()
+    return bool(asyncio.run(saved_configurations(name)))
 
 
 def _find(name: str) -> Saved:
