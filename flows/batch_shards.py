@@ -242,6 +242,7 @@ class _Shards:
                 "shards": of,
                 "shard": shard.number,
                 "probe": False,  # this run has looked
+                "overwrite": batch.overwrite,
                 "strict": batch.strict,
             },
             timeout=0,

@@ -152,9 +152,9 @@ async def test_its_artifacts_show_the_votes_and_nothing_is_rendered(vendors):
         body = {"artifacts": {"flow_run_id": {"any_": [record.flow_run_id]}}}
         rows = (await client.request("POST", "/artifacts/filter", json=body)).json()
     found = {row["key"]: row["data"] for row in rows if row["key"]}
-    assert set(found) == {"vote-result", "vote-calls", "vote-votes"}
+    assert set(found) == {"answer", "vote-result", "vote-calls", "vote-votes"}
     assert [row["answer"] for row in json.loads(found["vote-votes"])] == ["7", "7", "8"]
-    assert "```text\n7 <img src=x>\n```" in found["vote-result"]
+    assert "> 7 &#60;img src=x&#62;" in found["vote-result"] and "<img" not in found["answer"]
 
 
 class TestCalls:

@@ -104,7 +104,7 @@ def test_a_damaged_line_counts_for_nothing(path, line):
 def test_a_first_line_that_is_nested_without_end_is_no_journal(tmp_path):
     path = tmp_path / "out.partial"
     path.write_bytes(b'{"batch": ' * 100_000 + b"\n")
-    with pytest.raises(ConfigurationError, match="no journal of a batch"):
+    with pytest.raises(ConfigurationError, match="is not a batch journal"):
         opened(path)
 
 
@@ -113,7 +113,7 @@ def test_what_is_no_file_of_its_own_is_no_journal(tmp_path):
     os.mkfifo(pipe)
     link.symlink_to(other)
     for path in (pipe, link):
-        with pytest.raises(ConfigurationError, match="no journal of a batch: move it away"):
+        with pytest.raises(ConfigurationError, match="is not a batch journal: move it away"):
             opened(path)
     assert not other.exists() and link.is_symlink() and pipe.is_fifo()
 
@@ -132,7 +132,7 @@ def test_a_journal_whose_first_line_is_torn_is_begun_anew(tmp_path, left):
 def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, text):
     path = tmp_path / "out.partial"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match="no journal of a batch: move it away"):
+    with pytest.raises(ConfigurationError, match="is not a batch journal: move it away"):
         opened(path)
     assert path.read_text() == text
 

@@ -102,7 +102,7 @@ async def test_two_shards_give_what_one_run_gives(worker, vendors, tmp_path):
     assert {model.model: model.calls for model in summary.models} == {"openai/a": 7, "anthropic/b": 7, "google/c": 7}
     assert same(read(out)) == same(await undisturbed(source, tmp_path))
     runs = await shard_runs(out)
-    assert sorted(run.name for run in runs) == ["prompts.csv, part 1 of 2", "prompts.csv, part 2 of 2"]
+    assert sorted(run.name for run in runs) == ["vote · prompts.csv, part 1 of 2", "vote · prompts.csv, part 2 of 2"]
     assert not list(tmp_path.glob("out.jsonl.*")), "what the shards shared is taken away"
 
 
@@ -122,7 +122,7 @@ async def test_a_deployment_with_a_saved_configuration(worker, vendors, tmp_path
     assert run.state and run.state.is_completed(), run.state
     assert (await run.state.result(raise_on_failure=True)).done == 4 == len(read(out))
     runs = await shard_runs(out)
-    assert [run.state.name for run in runs if run.state] == ["Completed"] * 2, "each was started once"
+    assert [run.state.name for run in runs if run.state] == ["Tie"] * 2, "each was started once"
 
 
 async def test_a_shard_is_given_every_parameter(results, vendors, tmp_path, monkeypatch):

@@ -267,7 +267,7 @@ def test_a_damaged_record_is_never_paid_for_again_in_silence(
     assert (first.code, again.code, vendors.count("one")) == (0, 0, 2)
     assert json.loads(again.out)["warnings"][0]["kind"] == "rejected"
     assert "a stored answer was damaged" in again.err
-    assert "moved aside" in caplog.text
+    assert "quarantined" in caplog.text
     third = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert not json.loads(third.out)["warnings"]
     assert vendors.count("one") == 2

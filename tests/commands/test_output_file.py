@@ -5,6 +5,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,25 +157,26 @@ def test_many_at_once_write_one_file(tmp_path):
     assert not failed and path.read_text() == "whole\n" * 1000 and names(tmp_path) == ["out.json"]
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The limit of a file's size does what a full disk does."""
+    """The limit of a file's size does what a full disk does; it holds for pytest's own output too."""
     import resource
     import signal
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path):
     path = tmp_path / "out.json"
     path.write_text("before")
-    with pytest.raises(Stop, match="cannot be written: File too large") as stopped:
+    with small_files(), pytest.raises(Stop, match="cannot be written: File too large") as stopped:
         write_whole(path, "x" * 10_000)
     assert stopped.value.code == Exit.NO_ANSWER
     assert path.read_text() == "before" and names(tmp_path) == ["out.json"]

@@ -276,7 +276,7 @@ async def test_a_deployed_batch_reads_and_writes_nothing_outside_of_its_folder(
     ):
         state = await worker(batch, **given | changed)
         assert state.is_failed()
-        assert f"ConfigurationError: {next(iter(changed))}: " in state.message and why in state.message
+        assert state.message.startswith(f"{next(iter(changed))}: ") and why in state.message
         assert "canary0file" not in state.message
     assert sorted(path.name for path in outside.iterdir()) == ["in.txt"]
     assert sorted(path.name for path in worker.folder.iterdir()) == ["in.txt", "link"]

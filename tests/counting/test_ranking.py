@@ -147,7 +147,9 @@ def test_mean_rank_and_borda_of_complete_rankings_say_the_same(votes):
         assert sum(points.values()) == pytest.approx(6 * len(votes))
 
 
-@pytest.mark.parametrize(("ranking", "cause"), [([["a"], ["a"]], "twice"), ([["x"]], "no candidate"), (["ab"], None)])
+@pytest.mark.parametrize(
+    ("ranking", "cause"), [([["a"], ["a"]], "twice"), ([["x"]], "not a candidate"), (["ab"], None)]
+)
 def test_what_is_no_ranking_is_refused(ranking, cause):
     if cause is None:
         assert borda([ranking], ABC) == {"a": 0.5, "b": 0.5}

@@ -58,7 +58,8 @@ def test_model_text_is_data():
         synthesis=Synthesis(text=NASTY, arbiter="openai/e", labels={"1": "x"}),
     )
     shown = page(iteration)
-    assert shown.count(f"````text\n{NASTY}\n````") == 2
+    fenced = "\n".join(f"> {line}" for line in [*NASTY.replace("```", "```text").splitlines(), "```"])
+    assert shown.count(fenced) == 2
     assert "auth: HTTP 401" in shown
 
 
@@ -83,6 +84,7 @@ async def test_the_live_table_shows_who_is_asked():
         return captured.get()
 
     table = LayerTable([])
+    await table.on_event("iterating", Iteration(number=1))
     await table.on_event("asking", ["openai/a#1", "openai/b#1"])
     await table.on_event("answered", response(latency_s=1.0))
     assert "✓" in shown()
