@@ -16,7 +16,7 @@ WORDS: dict[ReasonKind, str] = {
     "failed": "no answer",
     "abstained": "below --abstain-below",
     "tie": "tie",
-    "few_votes": "no answer could be read from half of the members or more",
+    "few_votes": "few members gave an answer that could be read",
     "low_agreement": "low agreement",
     "not_confident": "the arbiter was never confident",
     "dissent": "a minority disagrees",
