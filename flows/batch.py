@@ -28,8 +28,8 @@ from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
-from consensus_flows.tasks.reports.batch_report import BatchReport
-from consensus_flows.tasks.reports.verdict import concluded, of_batch
+from consensus_flows.tasks.reports.batch_report import BatchReport, of_batch
+from consensus_flows.tasks.reports.verdict import concluded
 from consensus_flows.tasks.watch import emit
 
 

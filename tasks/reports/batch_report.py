@@ -20,7 +20,7 @@ from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
 from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.batch_before import Before, run_before
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
-from consensus_flows.tasks.reports.verdict import of_batch
+from consensus_flows.tasks.reports.verdict import Outcome, Verdict, listed
 
 BAR = 30
 """Characters of the longest bar."""
@@ -236,4 +236,45 @@ def models_table(summary: BatchSummary) -> list[dict[str, Any]]:
             "errors": ", ".join(f"{count} {kind}" for kind, count in model.errors.items()),
         }
         for model in summary.models
+    ]
+
+
+def of_batch(summary: BatchSummary) -> Verdict:
+    """Judge a batch."""
+    started = summary.rows - summary.not_started
+    words = {
+        "failed": summary.failed,
+        "degraded": summary.degraded,
+        "tied": summary.ties,
+        "abstained": summary.abstained,
+    }
+    counts = [f"{count} {word}" for word, count in words.items() if count]
+    name: Outcome = "Completed"
+    if summary.status == "stopped" or (summary.failed and not summary.done):
+        name = "Failed"
+    elif summary.status == "budget":
+        name, counts = "BudgetEnded", ["budget ended", *counts]
+    elif summary.failed or summary.degraded:
+        name = "Degraded"
+    elif summary.ties:
+        name = "Tie"
+    rows = f"{summary.rows} rows" if not summary.not_started else f"{started} of {summary.rows} rows"
+    lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"
+    causes = [cell(summary.error)] if summary.status == "stopped" and summary.error else []
+    causes += [listed(_sick_models(summary))] if counts and _sick_models(summary) else []
+    if name == "Failed" and not causes and summary.failures:
+        causes = [cell(summary.failures[0])]
+    because = f": {'; '.join(causes)}" if causes else ""
+    paid = "from the store" if not summary.sent_calls else bill_of(summary)
+    return Verdict(name, f"{lead}{because} · {paid}")
+
+
+def _sick_models(summary: BatchSummary) -> list[str]:
+    """Name the models that failed, those that never answered first."""
+    failed = sorted((one for one in summary.models if one.failed), key=lambda one: -one.failed / one.calls)
+    return [
+        f"{cell(one.model)} never answered"
+        if one.never_answered
+        else f"{cell(one.model)} failed {one.failed} of {one.calls + one.stored} calls"
+        for one in failed
     ]

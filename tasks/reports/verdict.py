@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from prefect.states import Completed, Failed
 
-from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
 from consensus_flows.tasks.record import Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import cell, percent
@@ -94,49 +93,8 @@ def of_run(record: Record) -> Verdict:
         count = len(record.iterations)
         lead += f" after {count} iteration{'s' if count > 1 else ''}"
     if failed := [f"{one.member} ({one.error.kind})" for one in responses(record) if one.error is not None]:
-        lead += f" without {_listed(failed)}"
+        lead += f" without {listed(failed)}"
     return Verdict(name, f"{lead}{_answer(record)} · {_cost(record)}")
-
-
-def of_batch(summary: BatchSummary) -> Verdict:
-    """Judge a batch."""
-    started = summary.rows - summary.not_started
-    words = {
-        "failed": summary.failed,
-        "degraded": summary.degraded,
-        "tied": summary.ties,
-        "abstained": summary.abstained,
-    }
-    counts = [f"{count} {word}" for word, count in words.items() if count]
-    name: Outcome = "Completed"
-    if summary.status == "stopped" or (summary.failed and not summary.done):
-        name = "Failed"
-    elif summary.status == "budget":
-        name, counts = "BudgetEnded", ["budget ended", *counts]
-    elif summary.failed or summary.degraded:
-        name = "Degraded"
-    elif summary.ties:
-        name = "Tie"
-    rows = f"{summary.rows} rows" if not summary.not_started else f"{started} of {summary.rows} rows"
-    lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"
-    causes = [cell(summary.error)] if summary.status == "stopped" and summary.error else []
-    causes += [_listed(_sick_models(summary))] if counts and _sick_models(summary) else []
-    if name == "Failed" and not causes and summary.failures:
-        causes = [cell(summary.failures[0])]
-    because = f": {'; '.join(causes)}" if causes else ""
-    paid = "from the store" if not summary.sent_calls else bill_of(summary)
-    return Verdict(name, f"{lead}{because} · {paid}")
-
-
-def _sick_models(summary: BatchSummary) -> list[str]:
-    """Name the models that failed, those that never answered first."""
-    failed = sorted((one for one in summary.models if one.failed), key=lambda one: -one.failed / one.calls)
-    return [
-        f"{cell(one.model)} never answered"
-        if one.never_answered
-        else f"{cell(one.model)} failed {one.failed} of {one.calls + one.stored} calls"
-        for one in failed
-    ]
 
 
 def responses(record: Record) -> list[Response]:
@@ -177,7 +135,8 @@ def _cost(record: Record) -> str:
     return bill_of(record)
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Name the first of several members or models."""
     found = list(names)
     more = len(found) - NAMED
     return ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")

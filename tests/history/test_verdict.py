@@ -11,7 +11,8 @@ from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.totals import ModelSummary
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Option, Record, Response, Synthesis
-from consensus_flows.tasks.reports.verdict import of_batch, of_run
+from consensus_flows.tasks.reports.batch_report import of_batch
+from consensus_flows.tasks.reports.verdict import of_run
 from tests.kits.consortium_kit import config, judged, say
 from tests.vendors import faults
 
