@@ -12,7 +12,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
 from threading import Timer
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from pydantic import ValidationError
 
@@ -53,8 +53,10 @@ class NotAnOptionError(ValueError):
 
 def say(text: str) -> None:
     """Print a line for the person who looks on; what models and servers say in it cannot steer the terminal."""
-    with suppress(OSError):  # nobody can be told that nobody can be told
+    try:
         print(visible(text), file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told that nobody can be told
+        _lead_nowhere(sys.stderr)
 
 
 def put(text: str) -> None:
@@ -71,7 +73,14 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        _lead_nowhere(sys.stdout)
         raise Stop(f"standard output cannot be written: {error.strerror}. {STORED}", Exit.NO_ANSWER) from None
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """Keep Python from failing again, with an exit code of its own, when it flushes a full stream at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def put_json(value: Any) -> None:

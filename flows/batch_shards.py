@@ -235,6 +235,9 @@ class _Shards:
                 "skip_bad": True,
                 "records": self._records,
                 "reference_column": batch.reference_column,
+                "wide": False,  # whoever merges the rows writes and judges them
+                "abstain_below": None,
+                "review": None,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "limit": batch.source.selection.limit,
                 "sample": batch.source.selection.sample,

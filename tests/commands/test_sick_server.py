@@ -90,6 +90,8 @@ def test_earlier_turns_of_a_chat_are_printed_where_the_next_one_cannot_begin(
         "Why?",
         "--model",
         "x/one",
+        "--mode",
+        "improve",
         "--turns",
         "2",
         "--raw",
