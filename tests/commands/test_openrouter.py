@@ -1,7 +1,6 @@
 """`consensus openrouter`: the account, the models, which free ones work at which endpoint, a completion, a chat."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -178,8 +177,8 @@ async def test_starts_are_spaced_and_slow_answers_overlap(server, tmp_path):
         server.script(name, then=Reply(text="hello", delay=0.5))
     await openrouter_working_models(config(tmp_path, interval=0.15))
     starts = [seen.at for seen in server.seen if seen.kind == "chat"]
-    gaps = [after - before for before, after in pairwise(starts)]
-    assert len(gaps) == 3 and min(gaps) > 0.1 and starts[-1] - starts[0] < 0.9
+    # All of them together: one that arrives late on a busy machine makes the next gap shorter.
+    assert len(starts) == 4 and 0.3 < starts[-1] - starts[0] < 0.9
     assert server.in_flight_peak >= 2
 
 
