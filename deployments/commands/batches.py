@@ -8,13 +8,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from consensus_flows.deployments.commands.history import (
-    figure,
-    from_history,
-    local_time,
-    one_line,
-    put_rows,
-)
+from consensus_flows.deployments.commands.history import from_history
+from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.batches.addresses import journal_path, place_of
 from consensus_flows.tasks.batches.frames import output_rows

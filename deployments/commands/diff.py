@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consensus_flows.deployments.commands.history import figure, put_rows
+from consensus_flows.deployments.tables import figure, put_rows
 from consensus_flows.deployments.terminal import Exit, put_json, say
 from consensus_flows.tasks.batches.difference import difference
 from consensus_flows.tasks.batches.frames import output_rows

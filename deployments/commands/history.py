@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
 from consensus_flows.deployments.server import connect, find_server
+from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.address import (
@@ -38,8 +39,6 @@ app = App(name="history", help="Manage the history database.")
 _AGO = re.compile(r"(\d+)([mhdw])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-WIDE = 16
-"""Least width of the column that is cut."""
 
 T = TypeVar("T")
 
@@ -437,61 +436,3 @@ def older_than(text: str, now: datetime | None = None) -> datetime:
     if not _AGO.match(text.strip()):
         raise Stop(f"--older-than {text!r}: write how old, as 90d, 12h, 4w")
     return moment(text, now, "--older-than")
-
-
-def put_rows(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "", least: Sequence[str] = ()
-) -> None:
-    """Print rows on stdout. On a terminal the id comes last, whole.
-
-    Args:
-        header: Names of the columns, for a terminal.
-        rows: Their texts.
-        wide: The column that is cut where the terminal is too narrow.
-        least: Columns that are left out where it is narrower still, the first ones first.
-    """
-    if not sys.stdout.isatty():
-        for row in rows:
-            put("\t".join(one_line(text) for text in row))
-        return
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    lines = [[one_line(text) for text in row] for row in rows]
-    columns = {name: [line[at] for line in lines] for at, name in enumerate(header)}
-    if "id" in columns:
-        columns["id"] = columns.pop("id")
-    widths = {name: max(cell_len(text) for text in [name, *texts]) for name, texts in columns.items()}
-
-    def room() -> int:
-        return console.width - sum(width + 2 for name, width in widths.items() if name != wide)
-
-    for name in least:
-        if room() < min(WIDE, widths[wide]):
-            del widths[name], columns[name]
-    widths[wide] = max(1, min(widths[wide], room()))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", width=widths[name])
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-def one_line(text: str, limit: int | None = None) -> str:
-    """Return a text on one line and without what a terminal would act on, cut at `limit` characters."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def local_time(moment: str) -> str:
-    """Return a point in time as this place's clock shows it, to the second."""
-    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def figure(value: float | None, digits: int = 2) -> str:
-    """Return a figure, or a dash."""
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -24,12 +24,12 @@ from pydantic import ValidationError
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, BatchOptions
-from consensus_flows.deployments.commands.history import local_time, put_rows
 from consensus_flows.deployments.commands.operations.up import POOL, running_worker, up
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.notifications import Kind, notification, notify_of
 from consensus_flows.deployments.options import FILE, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import ServerInfo, connect
+from consensus_flows.deployments.tables import local_time, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
@@ -48,7 +48,7 @@ DAYS = {
         for number, name in enumerate(("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"))
     },
 }
-FILES = {"input", "output", "records"}
+FILES = {"input", "output", "records", "review"}
 """Parameters of the flow that are files or folders."""
 
 app = App(name="schedules", help="The batches that are scheduled: list, pause, resume, remove or run them.")
@@ -149,6 +149,9 @@ def command(flow: str | None) -> Callable[..., Exit]:
             config,
             skip_bad=batch.skip_bad,
             budget=budget,
+            review=parameters["review"] and dated(parameters["review"]),
+            probe=batch.probe,
+            overwrite=batch.overwrite,
         )
         rows = asyncio.run(checked(work)).rows
         _check_worker(info, parameters, {model.provider for model in config.models()})
@@ -188,7 +191,7 @@ def _check_worker(info: ServerInfo, parameters: dict[str, Any], providers: set[s
         up()
     worker = running_worker()
     assert worker is not None
-    for key in FILES & parameters.keys():
+    for key in sorted(FILES & parameters.keys()):
         path = parameters[key]
         if path is not None and "://" not in path and not Path(path).resolve().is_relative_to(worker.files):
             raise Stop(

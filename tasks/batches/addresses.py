@@ -169,7 +169,7 @@ def same_place(one: str, other: str) -> bool:
 
 
 def journal_path(output: str) -> Path:
-    """Return where the journal of an output is: beside it, or where that is no file of this machine in Prefect's home.
+    """Return where the journal of an output is: beside it if it is a local file, else in Prefect's home.
 
     It is beside the file that links lead to, so that two batches on one file find each other.
     """

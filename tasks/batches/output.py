@@ -122,12 +122,14 @@ def check_output(address: str, parameter: str = "output", *, page: bool = False)
 def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
     """Check that an output that is there already is one of this input, which is replaced by what comes now.
 
-    It is if one of its first rows is a row of the input: rows may have been added or mended since.
+    It is if one of its first rows is a row of the input: rows may have been added or mended since. A run of some rows does not
+    replace an output of more.
 
     Raises:
         ConfigurationError: If not.
     """
     place = place_of(address, "output")
+    count, some = 0, source.selection.limit or source.selection.sample
     if (
         (place.local and is_stream(Path(place.path)))
         or not place.fs.exists(place.path)
@@ -139,8 +141,14 @@ def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
         with place.fs.open(place.path, "rb", compression=compression) as file:
             items = (one.value for one in READERS[ending](file) if isinstance(one, Item))
             old = {str(row.get("id")): row for row in islice(items, COMPARED) if isinstance(row, dict)}
+            count = len(old) + sum(1 for _ in items) if some else 0
     except Exception:  # whatever it is, it is no output of this batch
         old = {}
+    if count > inventory.rows:
+        raise ConfigurationError(
+            f"output: {address} has {count} rows, and this run of some rows would leave {inventory.rows}: name another file, or "
+            "replace it with --overwrite (overwrite: true)"
+        )
     names = own_names(inventory.columns, source.id_column)
     for row in source.all_rows() if old else ():
         if (

@@ -122,7 +122,7 @@ BY_MEMBER: dict[str, dict[str, Any]] = {ANSWERS: _kind(MemberAnswer)}
 def outcome(row: Row, record: Record) -> dict[str, Any]:
     """Return the columns that a finished run gives a row of the output."""
     values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name)}
-    shown = _answering(record)
+    shown = record.answering()
     responses = shown.responses if shown else []
     dissent = shown.synthesis.dissent.strip() if shown and shown.synthesis else ""
     hazards = {member_key(one.member): one.hazards for one in responses if one.hazards}
@@ -150,12 +150,6 @@ def member_key(member: str) -> str:
     It does not depend on which other instances were asked, so that a member has one name in all rows.
     """
     return member.removesuffix("#1")
-
-
-def _answering(record: Record) -> Iteration | None:
-    """Return the iteration whose members stand behind the answer; of a run without one, the last that asked members."""
-    before = record.iterations[: record.best_iteration]
-    return next((one for one in reversed(before) if one.responses), None)
 
 
 def _answers(record: Record, responses: list[Response], shown: Iteration | None) -> dict[str, MemberAnswer]:

@@ -99,8 +99,8 @@ def of_run(record: Record) -> Verdict:
 
 def responses(record: Record) -> list[Response]:
     """The responses of the round whose answer is returned; of a round that only asks judges, those before it."""
-    rounds = record.iterations[: record.best_iteration]
-    return next((one.responses for one in reversed(rounds) if one.responses), [])
+    shown = record.answering()
+    return shown.responses if shown else []
 
 
 def _lead(record: Record) -> str:

@@ -46,6 +46,10 @@ def test_a_try_of_some_rows_a_pipe_and_the_list_of_batches(consensus, vendors, t
     source, out, other = prompts(tmp_path, 4), tmp_path / "out.jsonl", tmp_path / "other.csv"
     assert consensus("batch", source, "-o", other, *ONE, "--sample", "2").code == 0 and vendors.count() == 2
     assert consensus("batch", source, "-o", out, *ONE).code == 0 and vendors.count() == 4, "two were stored"
+    fewer = consensus("batch", source, "-o", out, *ONE, "--limit", "2")
+    assert fewer.code == 2 and "has 4 rows" in fewer.err and len(column(out, "id")) == 4, (
+        "a try does not replace it all"
+    )
     piped = consensus("batch", "-", "-o", "-", *ONE, stdin=source.read_text())
     assert piped.code == 0 and vendors.count() == 4
     assert [json.loads(line)["id"] for line in piped.out.splitlines()] == column(out, "id")

@@ -9,7 +9,8 @@ import pytest
 
 from consensus_flows.deployments.commands.algorithms.chat import chat
 from consensus_flows.deployments.commands.algorithms.conversations import ConversationOptions
-from consensus_flows.deployments.commands.history import moment, one_line, put_rows
+from consensus_flows.deployments.commands.history import moment
+from consensus_flows.deployments.tables import one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.command_kit import commands

@@ -88,7 +88,9 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
     asyncio.run(pool())
     first = commands(*made, "--max-calls", "100", "--timezone", "Europe/Berlin")
     assert first.code == 0 and "scheduled night: 2 rows" in first.err, first.err
-    again = commands(*made, "--concurrency", "3", "--timezone", "Europe/Berlin")
+    nowhere = commands(*made, "--review", "gone/review.csv")
+    assert nowhere.code == 2 and "review" in nowhere.err
+    again = commands(*made, "--concurrency", "3", "--timezone", "Europe/Berlin", "--review", "review-{date}.csv")
     assert again.code == 0 and "replaced night" in again.err
     (one,) = json.loads(commands("schedules", "--json").out)
     assert one["input"] == str(tmp_path / "prompts.csv")
@@ -101,6 +103,7 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
             return await client.read_deployment_by_name("batch/night")
 
     found = asyncio.run(deployment())
+    assert found.parameters["review"] == str(tmp_path / "review-{date}.csv"), "the worker runs elsewhere"
     assert found.parameters["concurrency"] == 3 and found.parameters["budget"] == {}
     assert found.entrypoint == "consensus_flows.flows.batch.batch"
     (each,) = found.schedules

@@ -31,7 +31,8 @@ def run(code: str, redirect: str = "", stdin: bytes = b"", **environment: str) -
     return subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code],
         cwd=ROOT,
-        env=os.environ | environment,
+        # Buffered, as a user's are: what could not be flushed must not fail again when Python ends.
+        env=os.environ | {"PYTHONUNBUFFERED": ""} | environment,
         input=stdin,
         capture_output=True,
         check=False,

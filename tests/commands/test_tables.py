@@ -2,7 +2,7 @@
 
 import pytest
 
-from consensus_flows.deployments.commands.history import put_rows
+from consensus_flows.deployments.tables import put_rows
 
 ID = "01a21af5-3b8f-70a6-8f59-fcf79ead0e76"
 HEADER = ["id", "started", "flow", "status", "conf.", "USD", "prompt"]

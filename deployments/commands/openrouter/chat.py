@@ -142,7 +142,7 @@ class Session:
 
 
 class _LastRecord:
-    """Keeps what came of a turn, which the Prefect server may fail to be told of."""
+    """Keeps the record of a turn, which is paid for even if the Prefect server fails at its end."""
 
     record: Record | None = None
 

@@ -13,8 +13,8 @@ from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
 from consensus_flows.blocks.member import parse_model
-from consensus_flows.deployments.commands.history import put_rows
 from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, say
 from consensus_flows.tasks.calls.providers import base_url_of, built_in, credential_blocks
 from consensus_flows.tasks.json_text import parse

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
-from consensus_flows.deployments.commands.history import put_rows
 from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import algorithm, algorithms
 from consensus_flows.flows.run import DEFAULT
