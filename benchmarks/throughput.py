@@ -151,34 +151,35 @@ def child(what: str, rows: int, concurrency: int, name: str) -> dict[str, Any]:
     return measured
 
 
-def count_task_runs(api_url: str, flow_run_id: str) -> int:
+def count_task_runs(flow_run_id: str) -> int:
     """Return how many finished task runs the server knows of a flow run."""
-    import httpx
+    from prefect.client.orchestration import get_client
 
     wanted = {
         "flow_runs": {"id": {"any_": [flow_run_id]}},
         "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
-    return int(httpx.post(f"{api_url}/task_runs/count", json=wanted, timeout=30, trust_env=False).json())
+    with get_client(sync_client=True) as client:
+        return int(client.request("POST", "/task_runs/count", json=wanted).json())
 
 
 def in_history(flow_run_id: str) -> tuple[int, int]:
     """Return how many runs and calls of a flow run are in the history."""
     connection = sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "consensus-history.db")
     try:
-        runs = connection.execute("SELECT count(*) FROM runs WHERE flow_run_id = ?", [flow_run_id]).fetchone()[0]
+        runs = connection.execute("SELECT count(*) FROM runs WHERE flow_run_id = ? AND flow != 'batch'", [flow_run_id]).fetchone()[0]
         query = "SELECT count(*) FROM calls WHERE run_id IN (SELECT id FROM runs WHERE flow_run_id = ?)"
         return int(runs), int(connection.execute(query, [flow_run_id]).fetchone()[0])
     finally:
         connection.close()
 
 
-def run_batch(api_url: str, pid: int, rows: int, concurrency: int, name: str) -> dict[str, Any]:
+def run_batch(pid: int, rows: int, concurrency: int, name: str) -> dict[str, Any]:
     """Run a batch, wait until the server has written all of it, and check that nothing is missing."""
     before = cpu_of(pid)
     measured = child("batched", rows, concurrency, name)
     ended, expected = time.monotonic(), rows * CALLS
-    while (found := count_task_runs(api_url, measured["flow_run_id"])) < expected:
+    while (found := count_task_runs(measured["flow_run_id"])) < expected:
         if time.monotonic() - ended > SETTLED_S:
             break
         time.sleep(0.2)
@@ -218,9 +219,9 @@ def main(rows: int, concurrency: int, growth: list[int]) -> None:
         first = child("bare", rows, concurrency, "bare")
         print(HEAD)
         for number in growth:
-            measured = run_batch(server.api_url, server.pid, number, concurrency, f"growth-{number}")
+            measured = run_batch(server.pid, number, concurrency, f"growth-{number}")
             print(line(number, measured), flush=True)
-        main_run = run_batch(server.api_url, server.pid, rows, concurrency, "batch")
+        main_run = run_batch(server.pid, rows, concurrency, "batch")
         print(line(rows, main_run))
         last = child("bare", rows, concurrency, "again")
         base = statistics.mean(rows * CALLS / one["seconds"] for one in (first, last))
@@ -232,7 +233,7 @@ def main(rows: int, concurrency: int, growth: list[int]) -> None:
         )
         print(f"in the history: {main_run['task_runs']} task runs, {main_run['runs']} runs, {main_run['calls']} calls")
         before = requests_seen(url)
-        again = run_batch(server.api_url, server.pid, rows, concurrency, "batch")
+        again = run_batch(server.pid, rows, concurrency, "batch")
         print(
             f"the same again, all answers stored: {rows / again['seconds']:.0f} rows/s, "
             f"{again['cpu'] / rows / CALLS * 1e3:.1f} ms of CPU a call, "

@@ -48,6 +48,7 @@ class Judgement(BaseModel):
     """Fields that this judgement does not ask for."""
 
     @classmethod
+    @cache  # the classes are kept too, and a batch asks for the same schema row after row
     def json_schema(cls) -> dict[str, JsonValue]:
         """Return the schema that is sent: every object closed and all of it required, as the strictest vendor wants it."""
         schema = cls.model_json_schema()
