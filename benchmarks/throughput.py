@@ -167,7 +167,9 @@ def in_history(flow_run_id: str) -> tuple[int, int]:
     """Return how many runs and calls of a flow run are in the history."""
     connection = sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "consensus-history.db")
     try:
-        runs = connection.execute("SELECT count(*) FROM runs WHERE flow_run_id = ? AND flow != 'batch'", [flow_run_id]).fetchone()[0]
+        runs = connection.execute(
+            "SELECT count(*) FROM runs WHERE flow_run_id = ? AND flow != 'batch'", [flow_run_id]
+        ).fetchone()[0]
         query = "SELECT count(*) FROM calls WHERE run_id IN (SELECT id FROM runs WHERE flow_run_id = ?)"
         return int(runs), int(connection.execute(query, [flow_run_id]).fetchone()[0])
     finally:
