@@ -1,6 +1,6 @@
 """What a calibration on labelled rows has found: plain numbers, saved with a panel, that a person can read."""
 
-import datetime
+import datetime as dt
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -57,10 +57,10 @@ class Calibration(Settings):
 
     rows: int = Field(ge=1, description="Number of labelled rows.")
     ids_digest: str = Field(description="SHA-256 of the ids of the rows.")
-    date: datetime.date = Field(description="Day of the calibration.")
+    date: dt.date = Field(description="Day of the calibration.")
     extract: str = Field(description="How answers were read.")
     prompts: str | None = Field(None, description="Digest or name of the prompts.")
-    prices_date: datetime.date | None = Field(None, description="Day of the prices.")
+    prices_date: dt.date | None = Field(None, description="Day of the prices.")
     accuracy: float = Field(ge=0, le=1, description="Share of the rows that were right.")
     interval: tuple[float, float] = Field(description="95 % interval of the accuracy.")
     cost_usd: float | None = Field(None, ge=0, description="Cost of a question in US dollars; none if unknown.")
