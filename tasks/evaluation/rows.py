@@ -1,0 +1,52 @@
+"""Labelled rows: a question's right answer, and what every member of a panel answered."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+Pattern = tuple[int | None, ...]
+"""Who agrees with whom: for each member the number of its answer, counted from 0 as they first appear; None for none."""
+
+
+@dataclass(frozen=True)
+class MemberReading:
+    """What a member answered to a question."""
+
+    answer: Hashable | None
+    """The canonical value, which `==` compares; None where nothing was read."""
+    text: str | None = None
+    """The answer as the member wrote it."""
+    cost_usd: float | None = 0.0
+    """What it cost to ask; None if unknown."""
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """A question, its right answer and the members' answers."""
+
+    id: str
+    label: Hashable
+    """The right answer, as canonical as the members' answers."""
+    answers: tuple[MemberReading, ...]
+    """In the order of the members."""
+    group: str | None = None
+    """The category that the question belongs to."""
+
+    def pattern(self) -> Pattern:
+        """Who agrees with whom."""
+        return pattern_of([one.answer for one in self.answers])
+
+    def cost(self, asked: Sequence[int]) -> float | None:
+        """What it costs to ask these members, in US dollars; None if a price is unknown."""
+        costs = [self.answers[position].cost_usd for position in asked]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    def calls(self, asked: Sequence[int]) -> int:
+        """How many calls it takes to ask these members."""
+        return sum(self.answers[position].calls for position in asked)
+
+
+def pattern_of(answers: Sequence[Hashable | None]) -> Pattern:
+    """Number the answers as they first appear."""
+    numbers: dict[Hashable, int] = {}
+    return tuple(None if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers)
