@@ -36,6 +36,8 @@ class Exit(IntEnum):
     BUDGET = 3
     NEVER_ANSWERED = 4
     """A batch has an answer for every row, and a member has none."""
+    JUDGE_REFUSED = 5
+    """A model is wrong too often on adversarial pairs to be a judge."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.
