@@ -136,7 +136,7 @@ def _answer(record: Record) -> str:
 
 def _cost(record: Record) -> str:
     if record.calls and record.calls == record.cached_calls:
-        return "from the store"
+        return "from the cache"
     return bill_of(record)
 
 

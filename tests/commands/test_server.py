@@ -426,6 +426,17 @@ def test_a_note_of_a_dead_server_misleads_nobody(env):
         assert run(STOP, env) is None, "never a process that is not our server"
 
 
+def test_the_ui_is_unpacked_at_home_where_somebody_else_installed_prefect(tmp_path, monkeypatch):
+    import prefect
+
+    from consensus_flows.deployments.server import server_environment
+
+    assert "PREFECT_UI_STATIC_DIRECTORY" not in server_environment()
+    monkeypatch.setattr(prefect, "__ui_static_subpath__", tmp_path / "not there" / "ui_build")
+    wanted = str(prefect.settings.get_current_settings().home.resolve() / "ui")
+    assert server_environment()["PREFECT_UI_STATIC_DIRECTORY"] == wanted
+
+
 def test_the_settings_are_those_of_prefect_toml_unless_you_set_them(monkeypatch):
     from consensus_flows.deployments.server import server_environment
 
