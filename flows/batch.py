@@ -126,7 +126,7 @@ async def batch(
         shard: Which of these runs this is, from 1; empty for the run that starts them.
         probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
             reached.
-        strict: Fail the batch when a model never answers, or keeps failing and is taken out.
+        strict: Fail the batch when a model never answers, or is disabled because it keeps failing.
         overwrite: Replace an output that holds nothing of this input.
     """
     name, settings = await _settings(flow, config)

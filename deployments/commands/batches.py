@@ -15,6 +15,7 @@ from consensus_flows.tasks.batches.addresses import journal_path, place_of
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.review import WORDS, reasons, worst
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill
 
 app = App(name="batches", help="List batches, newest first; `consensus batches show ID` shows the rows to review.")
@@ -111,7 +112,7 @@ def show(
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
     for model in summary.get("models", []):
-        put(f"{'model':<14}{one_line(model['model'])}: {model['calls']} calls, {model['failed']} failed")
+        put(f"{'model':<14}{one_line(model['model'])}: {plural(model['calls'], 'call')}, {model['failed']} failed")
     if found:
         put("")
         put_rows(

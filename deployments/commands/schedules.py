@@ -37,6 +37,7 @@ from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.tasks.batches.addresses import dated, place_of
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.calls.providers import built_in
+from consensus_flows.tasks.plain_text import plural
 
 TAG = "schedule"
 """What a deployment is known by that `consensus schedule` has made."""
@@ -157,7 +158,9 @@ def command(flow: str | None) -> Callable[..., Exit]:
         _check_worker(info, parameters, {model.provider for model in config.models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
-        say(f"{'replaced' if replaced else 'scheduled'} {name}: {rows} rows, {_in_words(when)}; next {following}")
+        say(
+            f"{'replaced' if replaced else 'scheduled'} {name}: {plural(rows, 'row')}, {_in_words(when)}; next {following}"
+        )
         if options.notify:
             say(f"The outcome of each run is sent to {options.notify}; a first message was sent there now.")
         say(f"To try it now: consensus schedules run {name}")

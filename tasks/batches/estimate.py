@@ -182,7 +182,7 @@ def _assumptions(
     asked = dict.fromkeys(plan.model for plan in plans if plan.role != "embedding")
     measured, guessed = [str(m) for m in asked if m in known], [str(m) for m in asked if m not in known]
     said = [
-        "no call fails, is asked again or is answered from the store",
+        "no call fails, is asked again or is answered from the cache",
         f"{BYTES_PER_TOKEN} bytes of UTF-8 are a token: 4 characters of English, fewer of other scripts",
         "answers of a round are input of whoever reads them",
     ]

@@ -23,7 +23,7 @@ class MemberAnswer(BaseModel):
     text: str | None = None
     """All that it wrote."""
     cost_usd: float | None = None
-    """What the answer cost when it was made, also where it is from the store now."""
+    """What the answer cost when it was made, also where it is from the cache now."""
     input_tokens: int = 0
     output_tokens: int = 0
     error: CallError | None = None
@@ -54,9 +54,9 @@ class RowResult(BaseModel):
     cost_usd: float | None = None
     """What the row cost in this batch; empty where a price is not known."""
     calls: int = 0
-    """Calls of the row, those answered from the store included."""
+    """Calls of the row, those answered from the cache included."""
     cached_calls: int = 0
-    """Calls answered from the store."""
+    """Calls answered from the cache."""
     error: str | None = None
     """Why there is no answer."""
     warnings: str | None = None

@@ -307,7 +307,7 @@ def test_the_summary_for_a_person():
         {
             "model": "openai/a",
             "calls sent": 4,
-            "from the store": 0,
+            "from the cache": 0,
             "failed": 1,
             "p50 s": "0.50",
             "p95 s": "1.25",

@@ -32,6 +32,7 @@ from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 BUDGET_OPTIONS = {
@@ -327,8 +328,8 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
     price = _dollars(found.cost_usd_least, found.cost_usd_most)
     if found.unpriced_calls and found.known_cost_usd_most:
         known = _dollars(found.known_cost_usd_least, found.known_cost_usd_most)
-        price = f"{known} + {found.unpriced_calls:,} calls of unknown price"
-    put(f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, {price}")
+        price = f"{known} + {plural(found.unpriced_calls, 'call')} of unknown price"
+    put(f"{plural(found.rows, 'row')}: {_range(found.calls_least, found.calls_most)} calls, {price}")
     for text in found.assumptions:
         say(f"  assumed: {text}")
     return Exit.ANSWER

@@ -19,6 +19,7 @@ from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, load_sdks
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
+from consensus_flows.tasks.plain_text import plural
 
 NO_LIST: frozenset[ErrorKind] = frozenset({"not_found", "bad_request", "malformed", "empty", "unknown"})
 """How a server fails that has no list of models."""
@@ -55,7 +56,7 @@ def _history() -> str:
         number = from_history(count_runs)
     except Stop as stop:
         return stop.message
-    return f"{number} runs in {shown(known_address())} ({source()})"
+    return f"{plural(number, 'run')} in {shown(known_address())} ({source()})"
 
 
 def _calls(name: str, *, offline: bool) -> str:
@@ -124,4 +125,4 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         if error.kind in NO_LIST or error.status == HTTPStatus.FORBIDDEN:
             return True, f"{where} answers, and does not list its models ({error.message})"
         return False, f"{where}: {error.message}"
-    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {len(models)} models"
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}"

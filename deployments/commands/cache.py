@@ -1,4 +1,4 @@
-"""`consensus store`: the stored answers, which are taken instead of asking and paying again."""
+"""`consensus cache`: the answers that were paid for, which are used again."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -11,8 +11,9 @@ from consensus_flows.deployments.commands.history import older_than
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.tasks.calls.storage import old_answers
+from consensus_flows.tasks.plain_text import plural
 
-app = App(name="store", help="Manage cached answers.")
+app = App(name="cache", help="Manage cached answers.")
 
 
 @app.command
@@ -29,7 +30,9 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar=
     connect()  # it may name the storage
     folder = asyncio.run(_folder())
     found = old_answers(folder, age, delete=not dry_run)
-    put(f"{'would delete' if dry_run else 'deleted'} {found.number} answers, {found.size / 1e6:.1f} MB, in {folder}")
+    put(
+        f"{'would delete' if dry_run else 'deleted'} {plural(found.number, 'answer')}, {found.size / 1e6:.1f} MB, in {folder}"
+    )
     return Exit.ANSWER
 
 
@@ -45,7 +48,7 @@ async def _folder() -> Path:
     storage = await aget_default_result_storage()
     if not isinstance(storage, LocalFileSystem):
         raise Stop(
-            f"answers are stored in a {type(storage).__name__}, not in a folder: have the storage itself delete "
+            f"answers are cached in a {type(storage).__name__}, not in a folder: have the storage itself delete "
             "objects named answer-* by age (a lifecycle rule)"
         )
     return storage._resolve_path("")  # noqa: SLF001 - Prefect has no public way to ask where a key goes
