@@ -25,7 +25,6 @@ from consensus_flows.tasks.batches.planning import (
 )
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.extraction.extract import Reading, extract_all
 from consensus_flows.tasks.counting.vote import Tally, count_votes
 from consensus_flows.tasks.judging.judge import JudgeRequest
@@ -215,10 +214,8 @@ async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> st
     iteration.judgements += found.calls
     record.comparisons = found.comparisons
     if not found.ranking:
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
-        record.degraded = True
         cause = f"{judge} could not compare the answers" if found.calls else "fewer than two answers to compare"
-        run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
+        await run.stand_in(iteration, config.stand_in, likeness, cause)
         return None
     if unread := sum(not judged(comparison) for comparison in found.comparisons):
         record.degraded = True
