@@ -189,7 +189,7 @@ class Run(Generic[Config]):
             else Synthesis(text=made.text or "", chosen=made.member, method="stand-in")
         )
         whose = "nearest to the others" if made is None else f"of {made.member}"
-        self.warn("stand_in", f"{cause}: the answer {whose} stands in", iteration)
+        self.warn("stand_in", f"{cause}: the answer {whose} stands in", iteration if self.word else None)
         self.record.degraded = True
 
     def answer_with(self, iteration: Iteration) -> None:
