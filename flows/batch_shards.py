@@ -251,6 +251,7 @@ class _Shards:
                 "probe": False,  # this run has looked
                 "overwrite": batch.overwrite,
                 "strict": batch.strict,
+                "timezone": None,  # the output has its day
             },
             timeout=0,
             tags=[self._tag, f"shard-{shard.number}"],

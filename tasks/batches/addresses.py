@@ -182,6 +182,11 @@ def same_place(one: str, other: str) -> bool:
     return len(paths) == 1 and places[0].fs.protocol == places[1].fs.protocol
 
 
+def batches_folder() -> Path:
+    """Return the folder in Prefect's home of what a batch keeps that has no file beside which it could be."""
+    return get_current_settings().home / "consensus-batches"
+
+
 def journal_path(output: str) -> Path:
     """Return where the journal of an output is: beside it if it is a local file, else in Prefect's home.
 
@@ -195,4 +200,4 @@ def journal_path(output: str) -> Path:
     shown = (
         place.name if len(place.name.encode("utf-8", "replace")) <= _SHOWN_BYTES else place.name[: _SHOWN_BYTES // 4]
     )
-    return get_current_settings().home / "consensus-batches" / f"{shown}-{name}{ENDING}"
+    return batches_folder() / f"{shown}-{name}{ENDING}"
