@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
@@ -134,6 +135,14 @@ class RunConfig(Settings):
         for name in () if condition else names:
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: {what}")
+
+    def calibrated_on(self) -> Calibration | None:
+        """On what the panel was calibrated; None if it was not."""
+        return None
+
+    def gives_probability(self) -> bool:
+        """Tell whether the confidence of a run is a probability that was fitted on labeled rows."""
+        return False
 
     @abstractmethod
     def models(self) -> list[ModelName]:

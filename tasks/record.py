@@ -258,8 +258,12 @@ class Option(BaseModel):
     share: float
     """Part of all votes cast, 0 to 1."""
     members: list[str] = Field(default_factory=list)
+    probability: float | None = None
+    """How probable it is that the answer is right, where that was fitted on labeled rows."""
 
 
+CALIBRATED = "calibrated"
+"""The measure of a confidence that is a probability."""
 Outcome = Literal["first", "second", "tie"]
 
 
@@ -444,7 +448,9 @@ class Record(BaseModel):
     warnings: list[RunWarning] = Field(default_factory=list)
     """What is worth knowing about the run, though its answer stands."""
     confidence: float | None = None
-    """The arbiter's own confidence, 0 to 1."""
+    """How sure the answer is, 0 to 1: the arbiter's own word, or the probability that it is right."""
+    confidence_measure: str | None = None
+    """`calibrated` where the confidence is a probability that was fitted on labeled rows; None for the arbiter's own word."""
     agreement: float | None = None
     """How alike the members' answers are, measured, 0 to 1; where votes are counted, the share of the winner."""
     agreement_measure: str | None = None
@@ -481,13 +487,15 @@ class Record(BaseModel):
     votes: list[Vote] = Field(default_factory=list)
     """What each member that was asked voted for, where votes are counted."""
     tally: list[Option] = Field(default_factory=list)
-    """Those votes counted, from most to fewest."""
+    """Those votes counted: the panel's answer, then the others from most to fewest votes."""
+    not_asked: list[str] = Field(default_factory=list)
+    """The members, and the saved panel behind a cascade, that did not have to be asked because the answer was settled."""
     tie: bool | None = None
-    """Whether several answers had the most votes, or were found equally good; the member listed first decided."""
+    """Whether several answers had the most votes, or were found equally good; the order of the members decided."""
     unanimous: bool | None = None
     """Whether every member that was asked voted for the same."""
     margin: float | None = None
-    """By how much of the votes cast the winner is ahead of the next, 0 to 1."""
+    """By how much of the votes cast the winner is ahead of the best other answer; below 0 where it won by something else."""
     full_text: str | None = None
     """All that the first member wrote that gave the winning answer."""
     comparisons: list[Comparison] = Field(default_factory=list)
