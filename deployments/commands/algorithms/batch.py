@@ -51,7 +51,7 @@ class BatchOptions:
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")]
-    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day. - prints JSONL on stdout."""
+    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the local day. - prints JSONL on stdout."""
     name: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None
     """Name of a saved configuration."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
