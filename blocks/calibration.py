@@ -1,7 +1,7 @@
 """What a calibration on labelled rows has found: plain numbers, saved with a panel, that a person can read."""
 
 import datetime as dt
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -36,12 +36,25 @@ class LearnedVote(Settings):
         return self
 
 
+VOTE = "vote"
+"""Who decides behind a cascade: all members together."""
+
+
+class SavedPanel(Settings):
+    """A saved configuration of any algorithm, as it is when a run begins."""
+
+    name: str = Field(description="The name under which it is saved.")
+    flow: str = Field(description="The algorithm.")
+    config: dict[str, Any] = Field(description="The settings.")
+    models: list[str] = Field(description="The models that it may ask, as provider/model.")
+
+
 class Cascade(Settings):
     """Who is asked first, and who decides where they do not agree."""
 
     ask: list[str] = Field(min_length=2, description="Members to ask first.")
     agree: int = Field(ge=2, description="Number of them that must give the same answer for it to be the result.")
-    then: str = Field(
+    then: str | SavedPanel = Field(
         description="Who decides otherwise: a member, `vote` for a vote of all members, or a saved panel.",
     )
 
@@ -65,7 +78,9 @@ class Calibration(Settings):
     interval: tuple[float, float] = Field(description="95 % interval of the accuracy.")
     cost_usd: float | None = Field(None, ge=0, description="Cost of a question in US dollars; none if unknown.")
     calls: float = Field(ge=0, description="Number of calls a question.")
-    unanimous: float = Field(ge=0, le=1, description="Share of the rows on which all members gave the same answer.")
+    unanimous: float = Field(
+        ge=0, le=1, description="Share of the rows on which all members that were asked gave the same answer."
+    )
     sure: float = Field(ge=0, le=1, description="Share of the rows said to be right with a probability of 0.9 or more.")
     sure_accuracy: float | None = Field(
         None, ge=0, le=1, description="Share of these that were right; none if there were none."
