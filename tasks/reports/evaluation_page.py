@@ -1,6 +1,6 @@
 """An evaluation as one HTML page that opens offline: worth and price of every plan, and where the panel wins and loses."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from consensus_flows.tasks.evaluation.evaluation import SINGLE, Evaluation, RowResult
 from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.reports.evaluation_report import HEADER, facts, more, sentence, table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -165,7 +167,7 @@ def matrix(members: Sequence[str], shares: Sequence[Sequence[float]]) -> Chart:
     )
 
 
-def won_and_lost(plans: Sequence[tuple[str, int, int]], single: str) -> Chart:
+def won_and_lost(plans: Sequence[tuple[str, int, int]]) -> Chart:
     """Draw for each plan the rows that it alone, and the best single model alone, gets right."""
     figure = _figure("Rows", "", height=160 + 26 * len(plans))
     names = [name for name, _, _ in plans]
@@ -176,30 +178,72 @@ def won_and_lost(plans: Sequence[tuple[str, int, int]], single: str) -> Chart:
         )
     figure.update_layout(barmode="relative")
     figure.update_yaxes(autorange="reversed")
-    return Chart(f"Won and lost against {single}", "Rows that only one of the two gets right.", figure)
+    return Chart("Won and lost against the best single model", "Rows that only one of the two gets right.", figure)
 
 
-def by_category(categories: Sequence[tuple[str, int, float, float]], plan: str, single: str) -> Chart:
+def by_category(categories: Sequence[tuple[str, int, float, float]], plan: str) -> Chart:
     """Draw the accuracy of a plan and of the best single model by category: its name, rows, and both accuracies."""
     figure = _figure("", "Accuracy")
     figure.update_yaxes(tickformat=".0%")
     names = [f"{name} ({rows})" for name, rows, _, _ in categories]
-    for at, title, color in ((2, plan, _BLUE), (3, single, _GRAY)):
+    for at, title, color in ((2, plan, _BLUE), (3, "best single model", _GRAY)):
         figure.add_bar(x=names, y=[one[at] for one in categories], name=title, marker_color=color)
     return Chart("By category", "With the number of rows.", figure)
 
 
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    verdict: str,
-    facts: Iterable[str],
-    header: Sequence[str],
-    table: Iterable[Sequence[str]],
-    charts: Iterable[Chart],
-) -> None:
-    """Write the page: the verdict, the numbers, the charts, the table of the plans."""
+def charts(made: Evaluation) -> Iterator[Chart]:
+    """Draw an evaluation; a chart for which there is nothing is left out."""
+    of, panel = made.test, made.verdict.plan
+    singles = [Point(one.member, 1000 * one.cost_usd / of, one.accuracy, *one.ci) for one in made.members if one.cost_usd]
+    plans = [
+        Point(one.plan, 1000 * one.cost_usd / of, one.accuracy, *one.ci)
+        for one in made.plans
+        if one.cost_usd and not one.plan.startswith(SINGLE)
+    ]
+    if singles or plans:
+        yield worth(singles, plans)
+    outcomes = [row.plans[made.recommended] for row in made.row_results]
+    if sure := [(one.confidence, one.right) for one in outcomes if one.confidence is not None]:
+        yield reliability(sure, f"probability that {made.recommended} states")
+    elif shares := [
+        (max(votes.values()) / len(row.readings), row.plans[panel].right)
+        for row in made.row_results
+        if (votes := Counter(one.answer for one in row.readings.values() if one.answer is not None))
+    ]:
+        yield reliability(shares, "share of the members that agree")
+    yield matrix(*_agreement(made))
+    compared = [one for one in made.plans if not one.plan.startswith(SINGLE)]
+    yield won_and_lost([(one.plan, one.better, one.worse) for one in sorted(compared, key=lambda one: -one.right)])
+    groups: dict[str, list[RowResult]] = defaultdict(list)
+    for row in made.row_results:
+        if row.group is not None:
+            groups[row.group].append(row)
+    if groups:
+        yield by_category(
+            [
+                (name, len(rows), fmean(row.plans[panel].right for row in rows), fmean(row.plans[SINGLE].right for row in rows))
+                for name, rows in sorted(groups.items())
+            ],
+            panel,
+        )
+
+
+def _agreement(made: Evaluation) -> tuple[list[str], list[list[float]]]:
+    """Return the members, and for each two of them the share of rows on which both give the same answer."""
+    names = [one.member for one in made.members]
+    answers = [[row.readings[name].answer for row in made.row_results] for name in names]
+    same = [[fmean(a is not None and a == b for a, b in zip(one, other, strict=True)) for other in answers] for one in answers]
+    return names, same
+
+
+def write_page(path: Path, made: Evaluation, *, title: str) -> None:
+    """Write an evaluation as a page: the verdict, the figures, the charts, the table of the plans.
+
+    Args:
+        path: The file.
+        made: The evaluation, with its rows.
+        title: What was evaluated.
+    """
     from plotly.offline import get_plotlyjs
 
     path.write_text(
@@ -208,10 +252,11 @@ def write_page(
         """script-src 'unsafe-inline'; img-src data: blob:">\n"""
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_text(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>\n"
-        f"<h1>{_text(verdict)}</h1><p class=dim>{_text(title)}</p>\n"
-        + "".join(f"<p>{_text(fact)}</p>\n" for fact in facts)
-        + "".join(_section(chart) for chart in charts)
-        + f"<h2>All plans</h2><div class=scroll><table>{''.join(_table(header, table))}</table></div>\n"
+        f"<h1>{_text(sentence(made.verdict))}</h1><p class=dim>{_text(title)}, {made.date}</p>\n"
+        f"{''.join(_table(('', ''), facts(made)))}\n"
+        + "".join(f"<p>{_text(one)}</p>\n" for one in more(made))
+        + "".join(map(_section, charts(made)))
+        + f"<h2>All plans</h2>{''.join(_table(HEADER, table(made)))}\n"
         f"<script>{_FOLLOW}</script></body></html>\n",
         encoding="utf-8",
         errors="replace",
@@ -226,9 +271,12 @@ def _section(chart: Chart) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"<tr>{''.join(f'<th>{_text(cell)}</th>' for cell in header)}</tr>"
+    yield "<div class=scroll><table>"
+    if any(header):
+        yield f"<tr>{''.join(f'<th>{_text(cell)}</th>' for cell in header)}</tr>"
     for row in rows:
         yield f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>\n"
+    yield "</table></div>"
 
 
 def _figure(x: str, y: str, *, height: int = 420) -> "go.Figure":
