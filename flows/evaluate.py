@@ -356,6 +356,7 @@ async def evaluate(
     flow: FlowName | None = None,
     config: dict[str, Any] | str | None = None,
     names: list[str] | None = None,
+    plans: list[str] | None = None,
     extract: str | None = None,
     prompt_column: str | None = None,
     prompt_template: str | None = None,
@@ -382,6 +383,7 @@ async def evaluate(
         flow: The algorithm; empty: that of the saved configuration, else vote.
         config: Its settings, or the name of a saved configuration. Empty: the one called default.
         names: Names of saved configurations to compare, of any algorithm.
+        plans: Names of further ways to ask the members, for example cascade:openai/a,openai/b>openai/c.
         extract: How answers are read where the algorithm reads none: number, choice, json:FIELD, label:A,B, text, ...
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
@@ -412,7 +414,7 @@ async def evaluate(
     plan = await planned(source, label, settings, one, names or (), extract=extract, by=by, anyway=anyway)
     folder = None if report is None else place(report, "report")
     with spending(budget or settings.budget):
-        made = await run_plan(plan, concurrency=concurrency, probe=probe, split=split, seed=seed)
+        made = await run_plan(plan, concurrency=concurrency, probe=probe, split=split, seed=seed, named=plans or ())
     made.flow_run_id = flow_run.id
     finish(made, earlier, folder)
     await emit("evaluated", made)

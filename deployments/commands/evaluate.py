@@ -73,6 +73,8 @@ class EvaluateOptions:
     """Take only this many random rows."""
     sample_seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
     """Seed of --sample."""
+    plan: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="PLAN", negative="")] = None
+    """A further way to ask: cascade:A,B>C, cascade-vote:A,B,C, stop-4, ... May be repeated."""
     split: Annotated[Split, Parameter(group=OUTPUT)] = "folds"
     """folds: judge each fifth of the rows by plans fitted on the others; half: fit on one half, judge the other."""
     seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
@@ -169,6 +171,7 @@ def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
         by=wanted.by,
         split=wanted.split,
         seed=wanted.seed,
+        named=wanted.plan or [],
     )
     return _told(finish(made, earlier, wanted.report), wanted)
 
@@ -200,6 +203,7 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
                     config=config.model_dump(mode="json", exclude_defaults=True),
                     names=names,
                     extract=reading,
+                    plans=wanted.plan or [],
                     budget=budget,
                     report=None if wanted.report is None else str(wanted.report),
                     baseline=None if wanted.baseline is None else str(wanted.baseline),

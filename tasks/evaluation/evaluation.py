@@ -1,18 +1,19 @@
 """What a panel is worth: every way to ask it, judged on labelled rows that it was not fitted on, beside its best member alone."""
 
 import datetime as dt
+import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.labelled import Heard, Note, today
-from consensus_flows.tasks.evaluation.plans import fit_plans
+from consensus_flows.tasks.evaluation.plans import Outcome, fit_plans, plan_names
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.evaluation.split import fold_of, halves
 from consensus_flows.tasks.evaluation.statistics import (
@@ -238,6 +239,7 @@ def evaluate_rows(
     seed: int = 0,
     extract: str | None = None,
     panels: Sequence[PanelRun] = (),
+    named: Sequence[str] = (),
 ) -> Evaluation:
     """Judge every way to ask the members, and panels that were really run.
 
@@ -247,9 +249,10 @@ def evaluate_rows(
         seed: Draws other halves.
         extract: How answers were read.
         panels: Panels that were really run.
+        named: Further plans, by their names.
 
     Raises:
-        ConfigurationError: If there are too few rows.
+        ConfigurationError: If there are too few rows, or there is no plan of a name.
     """
     rows, members = heard.rows, heard.members
     parts = split_rows(rows, split, seed)
@@ -257,7 +260,7 @@ def evaluate_rows(
         raise ConfigurationError("label: too few different rows: none is left to fit on, or to judge")
     found: dict[str, dict[str, Answered]] = {}
     for fit, test in parts:
-        for name, answers in _replayed(fit, test, members, panels).items():
+        for name, answers in _replayed(fit, test, members, panels, named).items():
             found.setdefault(name, {}).update(zip((row.id for row in test), answers, strict=True))
     ids = {row.id for _, test in parts for row in test}
     tested = [row for row in rows if row.id in ids]
@@ -306,52 +309,44 @@ def evaluate_rows(
 
 
 def _replayed(
-    fit: Sequence[LabelledRow], test: Sequence[LabelledRow], members: Sequence[str], panels: Sequence[PanelRun]
+    fit: Sequence[LabelledRow],
+    test: Sequence[LabelledRow],
+    members: Sequence[str],
+    panels: Sequence[PanelRun],
+    named: Sequence[str],
 ) -> dict[str, list[Answered]]:
     """Return how each plan, fitted on some rows, ends for others."""
     ways: dict[str, Callable[[LabelledRow], Answered]] = {
         one.name: lambda row, one=one: one.answers[row.id]  # type: ignore[misc]
         for one in panels
     }
-    for name, plan in fit_plans(fit, members).items():
-        ways[name] = lambda row, plan=plan: _answered(row, *_parts(plan.replay(row)))  # type: ignore[misc]
-    best = _best_single(fit, range(len(members)))
-    assert best is not None
-    ways[SINGLE] = lambda row: _answered(row, row.answers[best].answer, (best,))
-    panel = panels[0].name if panels else VOTE
-    limit = _mean_cost([ways[panel](row) for row in fit])
-    affordable = [at for at in range(len(members)) if _costs_at_most(fit, at, limit)]
-    if (at := _best_single(fit, affordable)) is not None:
-        ways[SINGLE_AT_PRICE] = lambda row: _answered(row, row.answers[at].answer, (at,))
+    try:
+        fitted = fit_plans(fit, members, names=[*dict.fromkeys([*plan_names(members), *named])])
+    except ValueError as error:
+        raise ConfigurationError(f"plan: {error}") from None
+    for name, plan in fitted.items():
+        ways[name] = lambda row, plan=plan: _answered(row, plan.replay(row))  # type: ignore[misc]
+    limit = _mean_cost([ways[panels[0].name if panels else VOTE](row) for row in fit])
+    # Of members that are right equally often, the one listed first.
+    if affordable := [name for name in members if _costs_at_most(limit, [ways[f"single:{name}"](row) for row in fit])]:
+        best = max(affordable, key=lambda name: sum(ways[f"single:{name}"](row).answer == row.label for row in fit))
+        ways[SINGLE_AT_PRICE] = ways[f"single:{best}"]
     return {name: [way(row) for row in test] for name, way in ways.items()}
 
 
-def _parts(outcome: Any) -> tuple[Hashable | None, tuple[int, ...], float | None]:
-    return outcome.answer, outcome.asked, outcome.confidence
-
-
-def _answered(
-    row: LabelledRow, answer: Hashable | None, asked: tuple[int, ...], confidence: float | None = None
-) -> Answered:
-    text = next((one.text for one in row.answers if answer is not None and one.answer == answer), None)
-    return Answered(answer, text, row.calls(asked), row.cost(asked), asked, confidence)
-
-
-def _best_single(rows: Sequence[LabelledRow], among: Sequence[int]) -> int | None:
-    """Return the place of the member that is right most often; of several the one listed first."""
-    return max(among, key=lambda at: (sum(row.answers[at].answer == row.label for row in rows), -at), default=None)
+def _answered(row: LabelledRow, ended: Outcome) -> Answered:
+    text = next((one.text for one in row.answers if ended.answer is not None and one.answer == ended.answer), None)
+    return Answered(ended.answer, text, row.calls(ended.asked), row.cost(ended.asked), ended.asked, ended.confidence)
 
 
 def _mean_cost(answers: Sequence[Answered]) -> float | None:
-    costs = [one.cost_usd for one in answers]
-    known = [one for one in costs if one is not None]
-    return sum(known) / len(known) if len(known) == len(costs) else None
+    total = _sum(one.cost_usd for one in answers)
+    return None if total is None else total / len(answers)
 
 
-def _costs_at_most(rows: Sequence[LabelledRow], member: int, limit: float | None) -> bool:
-    costs = [row.cost((member,)) for row in rows]
-    known = [one for one in costs if one is not None]
-    return limit is not None and len(known) == len(costs) and sum(known) / len(known) <= limit
+def _costs_at_most(limit: float | None, answers: Sequence[Answered]) -> bool:
+    cost = _mean_cost(answers)
+    return limit is not None and cost is not None and cost <= limit
 
 
 def _compared(
@@ -391,9 +386,10 @@ def _compared(
     return plans, {name: ci["member", name] for name in alone}
 
 
-def _sum(costs: Any) -> float | None:
+def _sum(costs: Iterable[float | None]) -> float | None:
     found = list(costs)
-    return None if None in found else sum(found)
+    known = [cost for cost in found if cost is not None]
+    return math.fsum(known) if len(known) == len(found) else None
 
 
 def _verdict(plans: Sequence[PlanResult], panel: str, rows: int) -> Verdict:
@@ -427,7 +423,8 @@ def _as_good(plan: PlanResult, rows: int) -> bool:
 def _recommended(plans: Sequence[PlanResult], rows: int) -> str:
     """Return the plan to use; that several were looked at is taken into account by Holm's correction."""
     single = next(one for one in plans if one.plan == SINGLE)
-    others = [one for one in plans if not one.plan.startswith(SINGLE)]
+    # One that chooses a plan has no way to be asked.
+    others = [one for one in plans if not one.plan.startswith((SINGLE, "plan-"))]
     if better := [one for one in others if one.p_holm < ALPHA and one.difference > 0]:
         return max(better, key=lambda one: (one.right, -(one.cost_usd or 0.0))).plan
     as_good = {

@@ -9,9 +9,10 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.evaluation import SINGLE, compared
 from consensus_flows.tasks.reports.evaluation_report import facts, more, of_evaluation, sentence
 from tests.kits.command_kit import commands
-from tests.kits.evaluation_kit import GOLD, PRICES, TARGETS, recorded_roster, recorded_rows
+from tests.kits.evaluation_kit import GOLD, PRICES, recorded_roster, recorded_rows
+from tests.kits.rosters import TARGETS, targets
 
-ROSTERS = json.loads(TARGETS.read_text()) if TARGETS.exists() else []
+ROSTERS = targets() if TARGETS.exists() else []
 GOOD, FAIR, POOR = "openai/good", "openai/fair", "openai/poor"
 FIELDS = {"plan", "right", "calls", "cost_usd", "accuracy", "ci", "better", "worse", "p"}
 KEYS = {"rows", "calibration", "test", "plans", "recommended", "verdict", "ceiling", "unanimous", "ties", "members"}
@@ -32,7 +33,7 @@ def panel(tmp_path):
 @pytest.mark.parametrize("roster", ROSTERS, ids=lambda one: f"{one['dataset']}-{one['roster']}")
 def test_the_recorded_figures_to_the_digit(roster, tmp_path, monkeypatch, capsys):
     """Every plan of the targets, by the command, on recorded answers."""
-    rows = recorded_roster(tmp_path, roster["dataset"], roster["members"])
+    rows = recorded_roster(tmp_path, roster)
     members = [part for name in roster["members"] for part in ("-m", f"recorded/{name}")]
     ran = commands(monkeypatch, capsys)(
         *("evaluate", "--from", rows, "--label", GOLD, *members, "--prices", PRICES, "--split", "half", "--json")

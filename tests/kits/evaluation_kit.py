@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.kits.recorded import FOLDER, parsed
+from tests.kits.recorded import FOLDER
+from tests.kits.rosters import recorded_table
 
-TARGETS = FOLDER / "targets.json"
 PRICES = FOLDER / "prices.json"
 GOLD = "gold"
 
@@ -30,32 +30,19 @@ def recorded_rows(path: Path, answers: dict[str, Callable[[int], Any]], rows: in
     )
 
 
-def recorded_roster(folder: Path, dataset: str, members: Iterable[str]) -> Path:
+def recorded_roster(folder: Path, roster: dict[str, Any]) -> Path:
     """Write a roster of the recorded data as a batch would have, compressed."""
-    if dataset == "mmlu-pro-b":
-        table = parsed(FOLDER / "mmlu_pro_answers.json.gz")
-        said = {name: table["models"][name] for name in members}
-        answers = {name: one["answers"] for name, one in said.items()}
-        read = table["input_tokens"]
-        written = {name: one["output_tokens"] for name, one in said.items()}
-    else:
-        table = parsed(FOLDER / f"zeroeval_{dataset}_answers.json.gz")
-        tokens = parsed(FOLDER / f"zeroeval_{dataset}_tokens.json.gz")
-        places = {str(one): place for place, one in enumerate(tokens["ids"])}
-        order = [places[str(one)] for one in table["ids"]]
-        answers = {name: table["models"][name] for name in members}
-        read = [tokens["input_tokens"][place] for place in order]
-        written = {name: [tokens["output_tokens"][name][place] for place in order] for name in answers}
-    path = folder / f"{dataset}.jsonl.gz"
+    ids, gold, answers, read, written = recorded_table(roster["dataset"])
+    path = folder / "answers.jsonl.gz"
     with gzip.open(path, "wt", compresslevel=1) as file:
-        for place, (name, gold) in enumerate(zip(table["ids"], table["gold"], strict=True)):
+        for row, (name, right) in enumerate(zip(ids, gold, strict=True)):
             said = {
                 f"recorded/{member}": {
-                    "answer": None if (answer := answers[member][place]) == "__MISSING__" else answer,
-                    "input_tokens": read[place],
-                    "output_tokens": written[member][place] or 0,
+                    "answer": None if (answer := answers[member][row]) == "__MISSING__" else answer,
+                    "input_tokens": read[row],
+                    "output_tokens": written[member][row],
                 }
-                for member in answers
+                for member in roster["members"]
             }
-            file.write(json.dumps({"id": name, GOLD: gold, "answers": said}) + "\n")
+            file.write(json.dumps({"id": name, GOLD: right, "answers": said}) + "\n")
     return path
