@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from consensus_flows.blocks.calibration import VOTE, Calibration, Cascade, LearnedVote, SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
-from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -132,6 +132,7 @@ class VoteConfig(PanelConfig):
         None,
         description="Model that ranks the answers in pairs instead of counting votes, as provider/model.",
     )
+    stand_in: StandIn = None
     comparisons: int | None = Field(
         None,
         ge=1,
@@ -257,6 +258,11 @@ class VoteConfig(PanelConfig):
             "requires a pairwise_judge, because votes compare no texts: set one, or remove it",
             "embedding_model",
         )
+        self.refuse_unless(
+            self.pairwise_judge,
+            "requires a pairwise_judge, in whose place it answers: set one, or remove it",
+            "stand_in",
+        )
         self.refuse_unless(self.fuse, "requires fuse: set both, or remove it", "fuse_top")
         self.refuse_unless(
             self.extractor or self.pairwise_judge,
@@ -340,7 +346,7 @@ class VoteConfig(PanelConfig):
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
-        others = [name for name in (self.extractor, self.pairwise_judge, self.fuse) if name]
+        others = [name for name in (self.extractor, self.pairwise_judge, self.fuse, self.stand_in) if name]
         others += self.saved_panel.models if isinstance(self.saved_panel, SavedPanel) else []
         return [*super().models(), *(parse_member(name)[0] for name in others)]
 

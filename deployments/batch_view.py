@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from consensus_flows.deployments.terminal import say
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress, fewer_unanimous, how_sure
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill, bill_of
 
@@ -161,6 +161,7 @@ class BatchTable:
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     """Say on stderr what a batch came to."""
     price = bill_of(summary)
+    spared = f", {summary.calls_not_made} not needed" if summary.calls_not_made else ""
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
@@ -185,6 +186,10 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {plural(summary.abstained, 'row')} without an answer because too few members agree")
     if summary.ties:
         say(f"  ! {plural(summary.ties, 'tie')}: the status of such a row is tie")
+    if (changed := fewer_unanimous(summary)) is not None:
+        say(f"  ! {changed}")
+    if (sure := how_sure(summary)) is not None:
+        say(f"  {sure}")
     if summary.to_review:
         where = f"see {summary.review_file}" if summary.review_file else "--review review.csv lists them"
         say(f"  ! {summary.to_review} of {summary.rows} rows need review: {where}")
@@ -195,7 +200,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
     say(
         f"{summary.status} · {plural(summary.rows, 'row')}: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
-        f"failed, {summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache · {price} "
+        f"failed, {summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache{spared} · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )
     if ui_url and summary.flow_run_id:

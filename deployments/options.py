@@ -60,6 +60,7 @@ FLAGS = {
     "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
     "arbiter": Flag(group=PANEL, metavar="MODEL"),
     "fallback_arbiters": Flag(group=PANEL, metavar="MODEL"),
+    "stand_in": Flag(group=PANEL, metavar="MODEL"),
     "aggregator": Flag(group=PANEL, metavar="MODEL"),
     "fallback_aggregators": Flag(group=PANEL, metavar="MODEL"),
     "extractor": Flag(metavar="MODEL"),

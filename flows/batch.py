@@ -19,7 +19,7 @@ from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import DEFAULT, validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.saved_algorithm import load_saved, with_saved_panel
 from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
@@ -95,6 +95,7 @@ async def batch(
     wide: bool = False,
     abstain_below: Annotated[float, Field(gt=0, le=1)] | None = None,
     review: str | None = None,
+    review_below: Annotated[float, Field(gt=0, le=1)] | None = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     sample: Annotated[int, Field(ge=1)] | None = None,
     sample_seed: int = 0,
@@ -126,6 +127,7 @@ async def batch(
         abstain_below: Give no answer where a smaller share of the members agrees, 0 to 1.
         review: File (.csv, .jsonl) of the rows that a person should look at, with a page of the same name beside it; or the
             page alone (.html).
+        review_below: Mark answers of a lower probability as unsure, to be reviewed, 0 to 1; for calibrated panels.
         limit: Run only the first rows, at most this many.
         sample: Run only this many rows, drawn at random.
         sample_seed: Draws other rows.
@@ -166,6 +168,7 @@ async def batch(
         wide=wide,
         abstain_below=abstain_below,
         review=None if review is None else confined(dated(review, today), "review"),
+        review_below=review_below,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
         probe=probe,
         strict=strict,
@@ -186,8 +189,9 @@ async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tu
     """Return the algorithm and its settings."""
     if isinstance(config, dict):
         name = flow or MAIN
-        return name, validated(algorithm(name).config_class(), config)
-    return await load_saved(config or DEFAULT, flow)
+        return name, await with_saved_panel(validated(algorithm(name).config_class(), config))
+    name, settings = await load_saved(config or DEFAULT, flow)
+    return name, await with_saved_panel(settings)
 
 
 async def _or_unfinished(work: Batch, address: str, today: date, inventory: Inventory) -> Batch:

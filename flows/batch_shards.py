@@ -242,6 +242,7 @@ class _Shards:
                 "wide": False,  # whoever merges the rows writes and judges them
                 "abstain_below": None,
                 "review": None,
+                "review_below": None,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "limit": batch.source.selection.limit,
                 "sample": batch.source.selection.sample,
@@ -323,6 +324,8 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         input=batch.source.address,
         output=batch.output,
         review_file=batch.review,
+        calibration=batch.config.calibrated_on(),
+        gives_probability=batch.config.gives_probability(),
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),

@@ -10,7 +10,6 @@ from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.run import Run
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, prompt_length
-from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.judging.pairwise import candidates, fuse, judged, rank_pairs
 from consensus_flows.tasks.record import Iteration, Synthesis
@@ -33,10 +32,8 @@ async def compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> str
     iteration.judgements += found.calls
     record.comparisons = found.comparisons
     if not found.ranking:
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
-        record.degraded = True
         cause = f"{judge} could not compare the answers" if found.calls else "fewer than two answers to compare"
-        run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
+        await run.stand_in(iteration, config.stand_in, likeness, cause)
         return None
     if unread := sum(not judged(comparison) for comparison in found.comparisons):
         record.degraded = True

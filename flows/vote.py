@@ -27,6 +27,7 @@ from consensus_flows.tasks.batches.planning import (
     member_calls,
     prompt_length,
 )
+from consensus_flows.tasks.calibration import differences
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.extraction.extract import Reading, extract, extract_all
@@ -63,6 +64,8 @@ async def run_vote(
     """
     config = await with_saved_panel(config)
     async with begin("vote", prompt, config, call, conversation=conversation) as run:
+        for text in differences(config):
+            run.warn("calibration", text)
         async with run.iteration() as iteration:
             if config.pairwise_judge is None:
                 failure = await _count(run, iteration)

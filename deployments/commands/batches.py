@@ -98,7 +98,7 @@ def show(
         "started": local_time(batch["started_at"]),
         "state": _state(batch),
         "rows": f"{_rows(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
-        f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained",
+        f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained, {summary.get('unsure', 0)} unsure",
         "to review": str(summary.get("to_review", "-")),
         "cost": bill(batch["cost_usd"], summary.get("possibly_billed", 0)),
         "duration": f"{batch['duration_s']:.1f} s",

@@ -25,6 +25,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
@@ -79,6 +80,10 @@ class BatchOptions:
     """Give no answer if a smaller share of the members agrees, 0 to 1."""
     review: Annotated[str | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """File (.csv, .jsonl) of the rows to review, with an HTML page of the same name beside it; or only the page (.html)."""
+    review_below: Annotated[
+        float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1), metavar="PROBABILITY")
+    ] = None
+    """Mark answers of a lower probability as unsure, to be reviewed, 0 to 1. Requires a panel of `consensus calibrate`."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost by model, and exit."""
     records: Annotated[str | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
@@ -169,6 +174,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         wide=options.wide,
         abstain_below=options.abstain_below,
         review=options.review,
+        review_below=options.review_below,
         limit=options.limit,
         sample=options.sample,
         sample_seed=options.sample_seed,
@@ -296,15 +302,17 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         config,
         skip_bad=options.skip_bad,
         review=options.review,
+        review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
 
     async def estimated() -> Estimate:
         with watched_by(BatchLines()):
-            inventory = await checked(work)
+            settings = await with_saved_panel(config)
+            inventory = await checked(replace(work, config=settings))
         await close_clients()
-        return await estimate(config, one.plan(config), inventory.rows, inventory.size)
+        return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
 
     try:
         found = asyncio.run(estimated())
@@ -330,6 +338,11 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         known = _dollars(found.known_cost_usd_least, found.known_cost_usd_most)
         price = f"{known} + {plural(found.unpriced_calls, 'call')} of unknown price"
     put(f"{plural(found.rows, 'row')}: {_range(found.calls_least, found.calls_most)} calls, {price}")
+    if found.calls_expected is not None:
+        cost = (
+            "" if found.cost_usd_expected is None else f", {_dollars(found.cost_usd_expected, found.cost_usd_expected)}"
+        )
+        put(f"expected: {found.calls_expected:,} calls{cost}, as on the labeled rows of the calibration")
     for text in found.assumptions:
         say(f"  assumed: {text}")
     return Exit.ANSWER

@@ -47,7 +47,8 @@ def heading(iteration: Iteration) -> str:
     responses = iteration.responses
     if not responses:
         made = iteration.synthesis if iteration.judgements and iteration.judgements[-1].answered else None
-        return f"Layer {iteration.number}: " + (f"answer by {made.arbiter}" if made else "no aggregator could answer")
+        by = made and made.arbiter
+        return f"Layer {iteration.number}: " + (f"answer by {by}" if by else "no aggregator could answer")
     answered = sum(response.answered for response in responses)
     recorded = ", recorded earlier" if any(response.recorded for response in responses) else ""
     return (

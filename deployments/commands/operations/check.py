@@ -15,6 +15,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
+from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, load_sdks
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
@@ -69,10 +70,14 @@ def _calls(name: str, *, offline: bool) -> str:
 
     saved = find(name)
     one = algorithm(saved.kind)
-    config = one.config_class().model_validate(saved.values)
     try:
+        config = asyncio.run(with_saved_panel(one.config_class().model_validate(saved.values)))
         asyncio.run(_check(config, offline=offline))
-        return f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings"
+        measured = config.calibrated_on()
+        expected = "" if measured is None else f"; {measured.calls:g} a question on the labeled rows of its calibration"
+        return (
+            f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings{expected}"
+        )
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None
 
