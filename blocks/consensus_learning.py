@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, ModelName, parse_member
-from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.member import Member, ModelName, named, parse_member
+from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings, saved_config
 
@@ -17,6 +17,7 @@ SETTINGS_OF: dict[tuple[Approach, ...], tuple[str, ...]] = {
     ("centralized_llm",): (
         "aggregator",
         "fallback_aggregators",
+        "stand_in",
         "aggregator_context",
         "aggregator_prompt",
         "aggregator_settings",
@@ -87,6 +88,7 @@ class ConsensusLearningConfig(PanelConfig):
         default_factory=list,
         description="Models to use, in order, if the aggregator fails.",
     )
+    stand_in: StandIn = None
     approach: Approach = Field(
         "centralized_llm",
         description=(
@@ -221,7 +223,7 @@ class ConsensusLearningConfig(PanelConfig):
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
-        return [*super().models(), *self.aggregators()]
+        return [*super().models(), *self.aggregators(), *named(self.stand_in)]
 
     def settings_of(self, member: Member) -> Sampling:
         """Return the sampling settings of `member`: its own over those of its model over those of all."""

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from consensus_flows.blocks.member import ModelName, parse_member
-from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.member import ModelName, named, parse_member
+from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -18,6 +18,7 @@ class ConsortiumConfig(PanelConfig):
         default_factory=list,
         description="Models to use, in order, if the arbiter fails.",
     )
+    stand_in: StandIn = None
     judging_method: Literal["synthesize", "rank"] = Field(
         "synthesize",
         description=(
@@ -66,7 +67,7 @@ class ConsortiumConfig(PanelConfig):
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
-        return [*super().models(), *self.arbiters()]
+        return [*super().models(), *self.arbiters(), *named(self.stand_in)]
 
 
 Consortium = saved_config("Consortium", ConsortiumConfig)

@@ -63,6 +63,11 @@ def parse_member(text: str) -> tuple[ModelName, int]:
     return parse_model(text), count
 
 
+def named(text: str | None) -> list[ModelName]:
+    """Return the model of this name; nothing where none is named."""
+    return [] if text is None else [parse_member(text)[0]]
+
+
 def counted(text: str, count: int) -> str:
     """Return a member with a count: its own, else `count`."""
     return text if _COUNT.match(text.strip()) else f"{text.strip()}:{count}"

@@ -6,8 +6,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from consensus_flows.blocks.layer import Layer, MixturePrompts, NamedLayer
-from consensus_flows.blocks.member import Member, ModelName, parse_member
-from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.member import Member, ModelName, named, parse_member
+from consensus_flows.blocks.panel import PanelConfig, RunConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -27,6 +27,7 @@ class MixtureOfAgentsConfig(RunConfig):
         default_factory=list,
         description="Models to use, in order, if the aggregator fails.",
     )
+    stand_in: StandIn = None
     self_moa: str | None = Field(
         None,
         description="Model to sample several times instead of layers (Self-MoA), as provider/model.",
@@ -144,7 +145,7 @@ class MixtureOfAgentsConfig(RunConfig):
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the proposers first."""
-        return [*(member.name for member in self.members()), *self.aggregators()]
+        return [*(member.name for member in self.members()), *self.aggregators(), *named(self.stand_in)]
 
 
 MixtureOfAgents = saved_config("Mixture of Agents", MixtureOfAgentsConfig)

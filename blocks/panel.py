@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
@@ -14,6 +15,25 @@ TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""
 FLEX_TIMEOUT_S = 900.0
 """Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
+
+
+def _single(name: str | None) -> str | None:
+    if name is not None and parse_member(name)[1] > 1:
+        raise ValueError(f"{name!r} must not have a count: a single instance answers")
+    return name
+
+
+StandIn = Annotated[
+    str | None,
+    AfterValidator(_single),
+    Field(
+        description=(
+            "Model that answers if no judge can, as provider/model: the answer of a member is taken as it is, another model is "
+            "asked the question. Default: the answer closest to all others."
+        )
+    ),
+]
+"""A setting of every algorithm in which a model judges."""
 
 
 class RunConfig(Settings):
@@ -134,6 +154,14 @@ class RunConfig(Settings):
         for name in () if condition else names:
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: {what}")
+
+    def calibrated_on(self) -> Calibration | None:
+        """On what the panel was calibrated; None if it was not."""
+        return None
+
+    def gives_probability(self) -> bool:
+        """Tell whether the confidence of a run is a probability that was fitted on labeled rows."""
+        return False
 
     @abstractmethod
     def models(self) -> list[ModelName]:

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from consensus_flows.blocks.panel import PanelConfig
+from consensus_flows.blocks.member import ModelName, named
+from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -26,6 +27,7 @@ class PreferConfig(PanelConfig):
         "",
         description="Criteria of the ranking; default: truth first, then completeness, then clarity.",
     )
+    stand_in: StandIn = None
     judge_settings: Sampling = Field(
         default_factory=Sampling,
         description="Sampling settings of the members when they judge.",
@@ -39,6 +41,10 @@ class PreferConfig(PanelConfig):
                 "name at least 3"
             )
         return self
+
+    def models(self) -> list[ModelName]:
+        """Every model that a run may ask, the members' first."""
+        return [*super().models(), *named(self.stand_in)]
 
 
 Prefer = saved_config("Prefer", PreferConfig)

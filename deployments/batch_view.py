@@ -4,7 +4,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from consensus_flows.deployments.terminal import say
-from consensus_flows.tasks.batches.summary import BatchSummary, Progress
+from consensus_flows.tasks.batches.summary import BatchSummary, Progress, fewer_unanimous, how_sure
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill, bill_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class BatchCounts:
         rows = self.progress
         return (
             f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
-            f"{self.sent} calls sent, {self.stored} from the store · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
+            f"{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
         )
 
     def _call(self, response: Any) -> None:
@@ -160,30 +161,35 @@ class BatchTable:
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     """Say on stderr what a batch came to."""
     price = bill_of(summary)
+    spared = f", {summary.calls_not_made} not needed" if summary.calls_not_made else ""
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
-        stored = f", {model.stored} from the store" if model.stored else ""
-        say(f"  {model.model}: {model.calls} calls sent{took}{errors}{stored}")
+        stored = f", {model.stored} from the cache" if model.stored else ""
+        say(f"  {model.model}: {plural(model.calls, 'call')} sent{took}{errors}{stored}")
     for name in summary.never_answered:
         say(f"  ! {name} never answered")
     for out in summary.taken_out:
         say(f"  ! {str(out).rstrip('.')}. The next run asks it again")
     if summary.bad:
-        say(f"  ! {summary.bad} invalid rows were skipped:")
+        say(f"  ! {plural(summary.bad, 'invalid row')} skipped:")
         for text in summary.bad_rows:
             say(f"    {text}")
     if summary.failed:
-        say(f"  ! {summary.failed} rows have no answer:")
+        say(f"  ! {plural(summary.failed, 'row')} without an answer:")
         for text in summary.failures:
             say(f"    {text}")
         if summary.failed > len(summary.failures):
             say(f"    ... and {summary.failed - len(summary.failures)} more")
         say("    run the same command again to retry them")
     if summary.abstained:
-        say(f"  ! {summary.abstained} rows have no answer because too few members agree")
+        say(f"  ! {plural(summary.abstained, 'row')} without an answer because too few members agree")
     if summary.ties:
-        say(f"  ! {summary.ties} rows are ties: their status is tie")
+        say(f"  ! {plural(summary.ties, 'tie')}: the status of such a row is tie")
+    if (changed := fewer_unanimous(summary)) is not None:
+        say(f"  ! {changed}")
+    if (sure := how_sure(summary)) is not None:
+        say(f"  {sure}")
     if summary.to_review:
         where = f"see {summary.review_file}" if summary.review_file else "--review review.csv lists them"
         say(f"  ! {summary.to_review} of {summary.rows} rows need review: {where}")
@@ -191,10 +197,10 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.error}")
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
-        say(f"  ! {summary.not_started} rows were not started: the same command continues with them{more}")
+        say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
     say(
-        f"{summary.status} · {summary.rows} rows: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
-        f"failed, {summary.not_started} not started · {summary.sent_calls} calls sent in {summary.requests} requests, {summary.cached_calls} from the store · {price} "
+        f"{summary.status} · {plural(summary.rows, 'row')}: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
+        f"failed, {summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache{spared} · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )
     if ui_url and summary.flow_run_id:

@@ -174,6 +174,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "check",
             "Check the server, the API keys, and the models of a saved configuration.",
         ),
+        (f"{_IN}.judges:app", "judges", "Test models as judges on labelled pairs of answers."),
         (
             f"{_IN}.openrouter.account:app",
             "openrouter",
@@ -189,7 +190,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
         (f"{_IN}.operations.up:down", "down", "Stop what `up` started."),
         (f"{_IN}.operations.ui:ui", "ui", "Open the Prefect UI in your browser, signed in."),
         (f"{_IN}.history:app", "history", "Manage the history database."),
-        (f"{_IN}.store:app", "store", "Manage cached answers."),
+        (f"{_IN}.cache:app", ["cache", "store"], "Manage cached answers."),
         (_help, "help", "Show the help of a command, or list all commands."),
     ],
 }

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from prefect.settings import get_current_settings
 
-MESSAGE = "The command was killed. Run it again: it resumes, and answers that were paid for come from the store."
+MESSAGE = "The command was killed. Run it again: it resumes, and answers that were paid for come from the cache."
 _NEW = ".new"
 
 

@@ -138,9 +138,9 @@ class LastWord:
         os._exit(self._code or 0)  # what is left to be done is to tell a server that does not listen
 
 
-_STORED = "The run may stay unfinished in the UI. Every answer is stored: the same command takes them from the store"
+_STORED = "The run may stay unfinished in the UI. Every answer is cached: the same command reuses them"
 _AWAY = (
-    "consensus: the work is done, but the Prefect server is away: the run stays unfinished in the UI. Every answer is stored; "
-    "start the server again (any consensus command does), and the same command takes them from the store"
+    "consensus: the work is done, but the Prefect server is away: the run stays unfinished in the UI. Every answer is cached; "
+    "start the server again (any consensus command does), and the same command reuses them"
 )
 _SICK = "consensus: the work is done, but the Prefect server did not record the end of the run"

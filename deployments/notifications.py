@@ -34,8 +34,6 @@ WANTED = {
 }
 SUBJECT = "{{ deployment.name }}: {{ flow_run.state.name }}"
 BODY = """{{ flow_run.state.message or "" }}
-{% set day = flow_run.expected_start_time.strftime("%Y-%m-%d") -%}
-File: {{ flow_run.parameters["output"] | replace("{date}", day) }}
 Run: {ui}/runs/flow-run/{{ flow_run.id }}"""
 
 

@@ -60,6 +60,7 @@ FLAGS = {
     "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
     "arbiter": Flag(group=PANEL, metavar="MODEL"),
     "fallback_arbiters": Flag(group=PANEL, metavar="MODEL"),
+    "stand_in": Flag(group=PANEL, metavar="MODEL"),
     "aggregator": Flag(group=PANEL, metavar="MODEL"),
     "fallback_aggregators": Flag(group=PANEL, metavar="MODEL"),
     "extractor": Flag(metavar="MODEL"),
@@ -78,6 +79,19 @@ FLAGS = {
         type=Text,
         help="Weights of the votes: member=weight, separated by commas; default: 1 each.",
         metavar="MEMBER=WEIGHT,...",
+    ),
+    "VoteConfig.cascade": Flag(
+        type=Text,
+        help=(
+            "Members to ask first, and who decides if they do not agree: a member, vote for a vote of all, or a saved "
+            "panel. 2 of A,B,C>D: two that agree are enough."
+        ),
+        metavar="A,B>C",
+    ),
+    "VoteConfig.tie_order": Flag(
+        type=Text,
+        help="Members whose answer wins a tie, the first one first, separated by commas; default: the order of the members.",
+        metavar="MODEL,...",
     ),
     "ConsensusLearningConfig.aggregator_context": Flag(type=Text, help="System prompt of the aggregator."),
     "ConsensusLearningConfig.aggregator_prompt": Flag(
@@ -147,7 +161,7 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
         dotted = ".".join(path)
         flag = FLAGS.get(f"{config.__name__}.{dotted}") or FLAGS.get(dotted)
         inner = _plain(field.annotation)
-        if isinstance(inner, type) and issubclass(inner, Settings):
+        if isinstance(inner, type) and issubclass(inner, Settings) and not (flag and flag.type):
             yield from _options(config, inner, path)
             continue
         kind = flag.type if flag and flag.type else _scalar(inner)

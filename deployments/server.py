@@ -167,8 +167,12 @@ def _one_authority() -> Path:
 def server_environment() -> dict[str, str]:
     """The settings of `prefect.toml` as environment variables, without those that are set already."""
     path = Path(__file__).parent / "prefect.toml"
-    wanted = _flat("PREFECT", tomllib.loads(path.read_text(encoding="utf-8")))
-    return {name: value for name, value in wanted if name not in os.environ}
+    wanted = dict(_flat("PREFECT", tomllib.loads(path.read_text(encoding="utf-8"))))
+    settings = get_current_settings()
+    # Prefect unpacks its UI beside its own code, which another user may have installed.
+    if settings.server.ui.static_directory is None and not os.access(prefect.__ui_static_subpath__.parent, os.W_OK):
+        wanted["PREFECT_UI_STATIC_DIRECTORY"] = str(settings.home.resolve() / "ui")
+    return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def _flat(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, str]]:

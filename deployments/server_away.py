@@ -28,7 +28,7 @@ class ServerAway(logging.Handler):
         cause = record.exc_info[1] if record.exc_info else None
         detail = f" ({type(cause).__name__})" if cause is not None else ""
         self._say(
-            f"consensus: the Prefect server does not answer{detail}. The work continues and its answers are stored; some task "
+            f"consensus: the Prefect server does not answer{detail}. The work continues and its answers are cached; some task "
             "runs may be missing in the UI"
         )
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from consensus_flows.tasks.files import atomic_write, is_stream
 from consensus_flows.tasks.plain_text import visible
 
-STORED = "Answers that were paid for are stored: the same command takes them from the store"
+STORED = "Answers that were paid for are cached: the same command reuses them"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 NOTICE_S = 3.0
 """Seconds after which a command says that it still waits for standard input."""
@@ -36,6 +36,8 @@ class Exit(IntEnum):
     BUDGET = 3
     NEVER_ANSWERED = 4
     """A batch has an answer for every row, and a member has none."""
+    JUDGE_REFUSED = 5
+    """A model is wrong too often on adversarial pairs to be a judge."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.
@@ -242,7 +244,7 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
         say(f"consensus: {explain(error)}")
         code = Exit.BAD_INPUT
     except KeyboardInterrupt:
-        say("consensus: interrupted; answers that were paid for are stored, and the next run takes them from there")
+        say("consensus: interrupted; answers that were paid for are cached, and the next run reuses them")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from consensus_flows.deployments.terminal import say
 from consensus_flows.tasks.errors import ErrorKind
-from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
+from consensus_flows.tasks.plain_text import plural
+from consensus_flows.tasks.record import CALIBRATED, Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import percent
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ def state(response: Response) -> str:
     """Describe in a few words how a call ended."""
     if response.error is not None:
         return response.error.message
-    source = "from the store" if response.cached else f"{response.latency_s:.1f} s"
-    tokens = "1 token" if response.usage.output_tokens == 1 else f"{response.usage.output_tokens} tokens"
+    source = "from the cache" if response.cached else f"{response.latency_s:.1f} s"
+    tokens = plural(response.usage.output_tokens, "token")
     retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
     return f"{source}, {tokens}{retried}"
 
@@ -99,9 +100,9 @@ def _heading(iteration: Iteration) -> str:
     return f"Iteration {iteration.number}: {_confidence(confidence, ', ')}agreement {percent(iteration.agreement)}"
 
 
-def _confidence(value: float | None, end: str) -> str:
-    """Say how confident a judge is, where one was asked."""
-    return "" if value is None else f"confidence {percent(value)}{end}"
+def _confidence(value: float | None, end: str, measure: str = "confidence") -> str:
+    """Say how confident a judge is, or how probable the answer, where that is known."""
+    return "" if value is None else f"{measure} {percent(value)}{end}"
 
 
 def summary(record: Record, ui_url: str | None) -> None:
@@ -133,8 +134,10 @@ def outcome(record: Record, told: Collection[str] = ()) -> None:
     for warning in dict.fromkeys(record.warnings):
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
+    measure = "probability" if record.confidence_measure == CALIBRATED else "confidence"
+    spared = f", {len(record.not_asked)} not needed" if record.not_asked else ""
     say(
-        f"{record.status}{', degraded' if record.degraded else ''} · {_confidence(record.confidence, ' · ')}"
-        f"agreement {percent(record.agreement)} · {record.calls} {'call' if record.calls == 1 else 'calls'}, {record.cached_calls} from the store · "
+        f"{record.status}{', degraded' if record.degraded else ''} · {_confidence(record.confidence, ' · ', measure)}"
+        f"agreement {percent(record.agreement)} · {plural(record.calls, 'call')}, {record.cached_calls} from the cache{spared} · "
         f"{bill_of(record)} · {record.duration_s:.1f} s"
     )

@@ -54,7 +54,7 @@ async def main() -> None:
             str(PROMPTS), str(output), flow=FLOW, config=CONFIG, concurrency=2, budget=Budget(max_calls=100)
         )
         print(
-            f"{summary.status}: {summary.done} of {summary.rows} answered, {summary.cached_calls} calls from the store"
+            f"{summary.status}: {summary.done} of {summary.rows} answered, {summary.cached_calls} calls from the cache"
         )
         for line in output.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -64,9 +64,9 @@ async def main() -> None:
 
         # ## Once more
         #
-        # Every answer is in the store; only what was cut off at its limit of tokens is asked again.
+        # Every answer is cached; only what was cut off at its limit of tokens is asked again.
         again = await batch(str(PROMPTS), str(output), flow=FLOW, config=CONFIG)
-        print(f"again: {again.cached_calls} of {again.calls} calls from the store, {again.sent_calls} sent")
+        print(f"again: {again.cached_calls} of {again.calls} calls from the cache, {again.sent_calls} sent")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ if __name__ == "__main__":
     for response in record.iterations[0].responses:
         print(f"  {response.member}: {response.text}")
     print(
-        f"confidence {record.confidence}, agreement {record.agreement}, {record.cached_calls} of {record.calls} stored"
+        f"confidence {record.confidence}, agreement {record.agreement}, {record.cached_calls} of {record.calls} cached"
     )
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from os import PathLike, fspath
 from pathlib import PurePosixPath
@@ -18,8 +19,8 @@ from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import DEFAULT, validated
-from consensus_flows.flows.saved_algorithm import load_saved
-from consensus_flows.tasks.batches.addresses import confined, dated
+from consensus_flows.flows.saved_algorithm import load_saved, with_saved_panel
+from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
@@ -29,7 +30,7 @@ from consensus_flows.tasks.batches.unfinished import unfinished
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport, of_batch
-from consensus_flows.tasks.reports.verdict import concluded
+from consensus_flows.tasks.reports.verdict import Verdict, concluded
 from consensus_flows.tasks.watch import emit
 
 
@@ -63,6 +64,12 @@ class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
         return running
 
 
+def _verdict(summary: BatchSummary) -> Verdict:
+    """Judge a batch, and say where its answers are: notifications have no other way to tell the file of a `{date}`."""
+    verdict = of_batch(summary)
+    return verdict._replace(message=f"{verdict.message} · {summary.output}")
+
+
 @partial(
     BatchFlow,
     name="batch",
@@ -71,7 +78,7 @@ class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
     result_serializer="json",
     validate_parameters=True,
 )
-@concluded(of_batch)
+@concluded(_verdict)
 async def batch(
     input: str,
     output: str,
@@ -88,6 +95,7 @@ async def batch(
     wide: bool = False,
     abstain_below: Annotated[float, Field(gt=0, le=1)] | None = None,
     review: str | None = None,
+    review_below: Annotated[float, Field(gt=0, le=1)] | None = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     sample: Annotated[int, Field(ge=1)] | None = None,
     sample_seed: int = 0,
@@ -97,6 +105,7 @@ async def batch(
     probe: bool = True,
     strict: bool = False,
     overwrite: bool = False,
+    timezone: str | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
 
@@ -118,6 +127,7 @@ async def batch(
         abstain_below: Give no answer where a smaller share of the members agrees, 0 to 1.
         review: File (.csv, .jsonl) of the rows that a person should look at, with a page of the same name beside it; or the
             page alone (.html).
+        review_below: Mark answers of a lower probability as unsure, to be reviewed, 0 to 1; for calibrated panels.
         limit: Run only the first rows, at most this many.
         sample: Run only this many rows, drawn at random.
         sample_seed: Draws other rows.
@@ -126,8 +136,9 @@ async def batch(
         shard: Which of these runs this is, from 1; empty for the run that starts them.
         probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
             reached.
-        strict: Fail the batch when a model never answers, or keeps failing and is taken out.
+        strict: Fail the batch when a model never answers, or is disabled because it keeps failing.
         overwrite: Replace an output that holds nothing of this input.
+        timezone: Time zone of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
     """
     name, settings = await _settings(flow, config)
     if shard is not None and shard > shards:
@@ -136,7 +147,7 @@ async def batch(
         raise ConfigurationError(
             f"reference_column: {name} has no layer that recorded answers could stand in for; mixture-of-agents has"
         )
-    address = confined(output, "output")
+    address, today = confined(output, "output"), day_of_run(timezone)
     work = Batch(
         source=Source(
             confined(input, "input"),
@@ -145,7 +156,7 @@ async def batch(
             id_column=id_column,
             selection=Selection(limit, sample, sample_seed),
         ),
-        output=confined(dated(address), "output"),
+        output=confined(dated(address, today), "output"),
         algorithm=name,
         config=settings,
         concurrency=concurrency,
@@ -156,7 +167,8 @@ async def batch(
         reference_column=reference_column,
         wide=wide,
         abstain_below=abstain_below,
-        review=None if review is None else confined(dated(review), "review"),
+        review=None if review is None else confined(dated(review, today), "review"),
+        review_below=review_below,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
         probe=probe,
         strict=strict,
@@ -167,9 +179,9 @@ async def batch(
         if shard is not None:
             summary = await run_batch(work, leave=partial(leave_summary, work.output), inventory=inventory)
         elif shards > 1:
-            summary = await run_shards(work, shards, inventory, address)
+            summary = await run_shards(work, shards, inventory, address, today)
         else:
-            summary = await run_batch(await _or_unfinished(work, address, inventory), inventory=inventory)
+            summary = await run_batch(await _or_unfinished(work, address, today, inventory), inventory=inventory)
     return _or_failure(summary)
 
 
@@ -177,13 +189,14 @@ async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tu
     """Return the algorithm and its settings."""
     if isinstance(config, dict):
         name = flow or MAIN
-        return name, validated(algorithm(name).config_class(), config)
-    return await load_saved(config or DEFAULT, flow)
+        return name, await with_saved_panel(validated(algorithm(name).config_class(), config))
+    name, settings = await load_saved(config or DEFAULT, flow)
+    return name, await with_saved_panel(settings)
 
 
-async def _or_unfinished(work: Batch, address: str, inventory: Inventory) -> Batch:
+async def _or_unfinished(work: Batch, address: str, today: date, inventory: Inventory) -> Batch:
     """Return the batch, or that of the day before if this run continues it; name those that nobody continues."""
-    for one in await asyncio.to_thread(lambda: list(unfinished(address, work.plan()))):
+    for one in await asyncio.to_thread(lambda: list(unfinished(address, work.plan(), today))):
         # Its output would become that of another input.
         found = one._replace(resumes=one.resumes and one.rows == inventory.sha256)
         get_run_logger().warning("%s", found.describe(work.output))
@@ -198,7 +211,9 @@ def _or_failure(summary: BatchSummary) -> BatchSummary:
     """Return what the flow returns, or fail it when nothing came of it."""
     if summary.status == "stopped" or (summary.failed and not summary.done):
         first = f"; the first one, {summary.failures[0]}" if summary.failures else ""
-        error = QuorumError(summary.error or f"none of {summary.rows} rows has an answer{first}")
+        error = QuorumError(
+            f"{summary.error or f'none of {summary.rows} rows has an answer{first}'} · {summary.output}"
+        )
         error.record = summary  # type: ignore[attr-defined]
         raise error
     return summary

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from prefect.states import Crashed
 
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import SHOWN, Batch
-from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.batches.addresses import Place, day_of_run, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import merged, write_output
 from consensus_flows.tasks.batches.review_file import Reviewer
@@ -72,7 +73,9 @@ class _Shard:
     done: dict[str, Any] | None = None
 
 
-async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: str = "") -> BatchSummary:
+async def run_shards(
+    batch: Batch, shards: int, inventory: Inventory, address: str = "", today: date | None = None
+) -> BatchSummary:
     """Run a batch as deployment runs, and merge what they leave.
 
     Args:
@@ -80,6 +83,7 @@ async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: s
         shards: How many runs there are.
         inventory: What is in the input.
         address: The output as it was given, with its `{date}`.
+        today: The day of the run.
 
     Raises:
         ConfigurationError: Before anything is started, naming what cannot be used.
@@ -91,7 +95,7 @@ async def run_shards(batch: Batch, shards: int, inventory: Inventory, address: s
     bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
     plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
     ending = f".shards-{_short(plan)}"
-    if (found := await asyncio.to_thread(unfinished_shards, address, ending)) is not None:
+    if (found := await asyncio.to_thread(unfinished_shards, address, ending, today or day_of_run())) is not None:
         get_run_logger().warning("%s", found.describe(batch.output))
         await emit("notice", found.describe(batch.output))
         batch = replace(batch, output=found.output)
@@ -238,6 +242,7 @@ class _Shards:
                 "wide": False,  # whoever merges the rows writes and judges them
                 "abstain_below": None,
                 "review": None,
+                "review_below": None,
                 "budget": self._shares[shard.number - 1].model_dump(mode="json"),
                 "limit": batch.source.selection.limit,
                 "sample": batch.source.selection.sample,
@@ -247,6 +252,7 @@ class _Shards:
                 "probe": False,  # this run has looked
                 "overwrite": batch.overwrite,
                 "strict": batch.strict,
+                "timezone": None,  # the output has its day
             },
             timeout=0,
             tags=[self._tag, f"shard-{shard.number}"],
@@ -318,6 +324,8 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         input=batch.source.address,
         output=batch.output,
         review_file=batch.review,
+        calibration=batch.config.calibrated_on(),
+        gives_probability=batch.config.gives_probability(),
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],
         resumed=sum((shard.done or {}).get("resumed", 0) for shard in shards),

@@ -34,6 +34,7 @@ from consensus_flows.tasks.batches.review_file import Reviewer, check_review
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
+from consensus_flows.tasks.calibration import differences
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
@@ -74,6 +75,7 @@ class Batch:
         wide: Whether each member has a column of the output, in place of `answers`.
         abstain_below: The least share with which an answer stands.
         review: File, or page alone, of the rows that a person should look at.
+        review_below: The least probability with which an answer needs no look.
         function: What runs a row; None for the algorithm.
         probe: Whether to look for models that cannot answer before the first row.
         strict: Whether a model that does not answer ends the batch.
@@ -94,6 +96,7 @@ class Batch:
     wide: bool = False
     abstain_below: float | None = None
     review: str | None = None
+    review_below: float | None = None
     function: Callable[..., Awaitable[Record]] | None = None
     probe: bool = True
     strict: bool = False
@@ -127,7 +130,7 @@ class Batch:
 
     def reviewer(self) -> Reviewer:
         """Return what rows go through on their way to the output."""
-        return Reviewer(self.whole_output(), self.review, self.abstain_below, self.source.prompt_of)
+        return Reviewer(self.whole_output(), self.review, self.abstain_below, self.review_below, self.source.prompt_of)
 
     def plan(self) -> dict[str, Any]:
         """What a finished row depends on; not how fast or at what price it was worked out."""
@@ -193,6 +196,11 @@ async def checked(batch: Batch) -> Inventory:
     check_output(batch.output)
     if batch.review is not None:
         check_review(batch.review, batch.output)
+    if batch.review_below is not None and not batch.config.gives_probability():
+        raise ConfigurationError(
+            "review_below: the answers of this panel have no probability: fit one on labeled rows with `consensus calibrate`, "
+            "or use abstain_below for the share of the votes"
+        )
     if same_place(batch.source.address, batch.output):
         raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
     inventory = await asyncio.to_thread(batch.source.inspect)
@@ -205,7 +213,7 @@ async def checked(batch: Batch) -> Inventory:
         with priced(batch.config.price_table()):
             if names := await unpriced(endpoints):
                 await emit("notice", uncovered(names))
-    for text in conflicts(endpoints.values()):
+    for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
     await load_sdks(endpoints.values())
     if batch.probe:
@@ -301,6 +309,8 @@ class _Run:
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
             review_file=batch.review,
+            calibration=batch.config.calibrated_on(),
+            gives_probability=batch.config.gives_probability(),
         )
         await emit("batch_started", self._progress)
         rows = self._rows()

@@ -74,10 +74,8 @@ async def _round(run: Run[ConsensusLearningConfig], iteration: Iteration, learne
         return True
     await _put_together(run, iteration, likeness)
     if iteration.synthesis is None:
-        iteration.synthesis = nearest(iteration.answered(), "stand-in", likeness)
         cause = "no aggregator gave an aggregate" if config.aggregators() else "no member's answer could be read"
-        run.warn("stand_in", f"{cause}, so the answer nearest to the others stands in for one", iteration)
-        record.degraded = True
+        await run.stand_in(iteration, config.stand_in, likeness, cause)
         return iteration.cut_by_budget
     settled = iteration.settlement is not None and iteration.settlement.settled
     if settled or (config.stop_when_stable and await _is_stable(run)):

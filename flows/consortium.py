@@ -23,7 +23,6 @@ from consensus_flows.tasks.batches.planning import (
 )
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.judging.arbiter import judge
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.prompts import prompt
@@ -97,10 +96,7 @@ async def _iterate(run: Run[ConsortiumConfig], iteration: Iteration, members: li
     )
     iteration.synthesis, iteration.judgements = await judge(asked, iteration.answered(), config, run.call)
     if iteration.synthesis is None:
-        iteration.synthesis = nearest(iteration.answered(), "stand-in", likeness)
-        cause = "no arbiter could judge, so the answer nearest to the others stands in for a synthesis"
-        run.warn("stand_in", cause, iteration)
-        record.degraded = True
+        await run.stand_in(iteration, config.stand_in, likeness, "no arbiter could judge")
         return True
     confident = (iteration.synthesis.confidence or 0.0) >= config.confidence_threshold
     if confident and not iteration.synthesis.needs_iteration and number >= config.min_iterations:

@@ -20,7 +20,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import LEXICAL, Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.judging.aggregator import SO_FAR, LayerPrompt, in_order, synthesize, windows
-from consensus_flows.tasks.record import Iteration, Record, Response, Synthesis
+from consensus_flows.tasks.record import Iteration, Record, Response
 from consensus_flows.tasks.reports.markdown import cell, prose
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 from consensus_flows.tasks.reports.report import Artifact, Report, agreement_note, calls_artifact, iteration_page
@@ -145,21 +145,17 @@ async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
                 seed=f"{config.order_seed}:{iteration.number}",
                 label=run.label(iteration) if len(parts) == 1 else f"window {place} of {len(parts)}",
             )
-            iteration.synthesis = made or _stand_in(so_far, answers, likeness)
-            if made is None:
-                stands_in = f"the synthesis of window {place - 1}" if so_far else "the answer nearest to the others"
-                run.warn("stand_in", f"no aggregator could answer, so {stands_in} stands in", iteration)
+            iteration.synthesis = made
+            if made is None and so_far is not None:
+                iteration.synthesis = so_far.model_copy(update={"method": SO_FAR})
+                stands_in = f"the synthesis of window {place - 1} stands in"
+                run.warn("stand_in", f"no aggregator could answer: {stands_in}", iteration)
                 run.record.degraded = True
+            elif made is None:
+                await run.stand_in(iteration, config.stand_in, likeness, "no aggregator could answer", answers)
         if made is None:
             break
         so_far = made
-
-
-def _stand_in(so_far: Synthesis | None, answers: Sequence[Response], likeness: Likeness) -> Synthesis:
-    """Return what is the answer when no aggregator wrote one: the synthesis so far, or the answer nearest to all others."""
-    if so_far is not None:
-        return so_far.model_copy(update={"method": SO_FAR})
-    return nearest(answers, "medoid", likeness)
 
 
 def _conclude(run: MixtureRun) -> None:

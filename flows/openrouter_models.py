@@ -31,6 +31,7 @@ from consensus_flows.tasks.openrouter import (
     write_models,
     write_trials,
 )
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.reports.record_files import record_folder
 from consensus_flows.tasks.watch import emit, watched_by
 
@@ -123,7 +124,7 @@ class _Progress:
         """Bring the bar up to date."""
         if event == "started":
             self._todo = len(value)
-            self._bar = await acreate_progress_artifact(0.0, f"{SLUG}-progress", f"{self._todo} trials")
+            self._bar = await acreate_progress_artifact(0.0, f"{SLUG}-progress", plural(self._todo, "trial"))
         elif event == "tried":
             self._done += 1
             await aupdate_progress_artifact(

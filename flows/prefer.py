@@ -15,7 +15,6 @@ from consensus_flows.tasks.asking import new_samples
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
 from consensus_flows.tasks.counting.preference import best_round, score
 from consensus_flows.tasks.judging.judge import JudgeRequest
 from consensus_flows.tasks.judging.poll import poll
@@ -82,9 +81,8 @@ async def _round(run: Run[PreferConfig], iteration: Iteration) -> bool:
     run.record.rankings += entries
     scores = score(entries, [response.member for response in answered])
     if scores.winner is None:
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
         cause = "no judge ranked anything" if entries else f"{len(answered)} answers are too few to rank"
-        run.warn("stand_in", cause, iteration)
+        await run.stand_in(iteration, config.stand_in, likeness, cause)
     else:
         text = next(response.text or "" for response in answered if response.member == scores.winner)
         iteration.synthesis = Synthesis(text=text, chosen=scores.winner, ranking=list(scores.members))

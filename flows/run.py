@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from consensus_flows.blocks.member import Member, ModelName
+from consensus_flows.blocks.member import Member, ModelName, named
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
 from consensus_flows.tasks.calls.budget import spending
@@ -22,7 +22,7 @@ from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record
+from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record, Response, Synthesis
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.reports.verdict import concluded, of_run
@@ -154,6 +154,43 @@ class Run(Generic[Config]):
         if not (earlier or iteration.synthesis):
             record.status = "failed"
         return True
+
+    async def stand_in(
+        self,
+        iteration: Iteration,
+        model: str | None,
+        likeness: Likeness,
+        cause: str,
+        answers: Sequence[Response] | None = None,
+    ) -> None:
+        """Answer in place of a judge, marked degraded: with the answer of `model`, else with the one nearest to the others.
+
+        Args:
+            iteration: The iteration, whose synthesis this becomes.
+            model: Who answers: a member's answer is taken as it is, another model is asked the question.
+            likeness: How nearness is measured.
+            cause: Why no judge did.
+            answers: The members' answers; by default those of the iteration.
+        """
+        given = iteration.answered() if answers is None else answers
+        made = None
+        for name in named(model):
+            own = [one for one in iteration.responses or given if (one.provider, one.model) == tuple(name)]
+            if not own:
+                label = f"stand-in · {self.label(iteration)}"
+                own = await ask_members(
+                    [Member(name, 1)], [self.turns().messages], self.config, self.call, quorum=1, label=label
+                )
+                iteration.judgements += own
+            made = next((one for one in own if one.answered), None)
+        iteration.synthesis = (
+            nearest(given, "stand-in", likeness)
+            if made is None
+            else Synthesis(text=made.text or "", chosen=made.member, method="stand-in")
+        )
+        whose = "nearest to the others" if made is None else f"of {made.member}"
+        self.warn("stand_in", f"{cause}: the answer {whose} stands in", iteration if self.word else None)
+        self.record.degraded = True
 
     def answer_with(self, iteration: Iteration) -> None:
         """Return the answer of this iteration."""

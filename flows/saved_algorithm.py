@@ -3,8 +3,10 @@
 from contextlib import suppress
 from typing import Any
 
+from consensus_flows.blocks.calibration import SavedPanel
+from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.algorithms import algorithms
-from consensus_flows.flows.run import NotSavedError, load_config
+from consensus_flows.flows.run import Config, NotSavedError, load_config
 from consensus_flows.tasks.errors import ConfigurationError
 
 
@@ -33,3 +35,23 @@ async def load_saved(name: str, flow: str | None = None) -> tuple[str, Any]:
     kinds = " and for ".join(found)
     wanted = "say which in flow" if flow is None else f"not for {flow}: give its flow, too"
     raise ConfigurationError(f"config: {name!r} is saved for {kinds}, {wanted}")
+
+
+async def with_saved_panel(config: Config) -> Config:
+    """Return the settings of a run with the saved panel that they name, so that all its models are known beforehand.
+
+    Raises:
+        ConfigurationError: If there is none, or it has itself a saved panel behind.
+    """
+    if not isinstance(config, VoteConfig) or config.cascade is None or not isinstance(config.saved_panel, str):
+        return config
+    name = config.saved_panel
+    try:
+        flow, found = await load_saved(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"cascade: {error.message.removeprefix('config: ')}") from None
+    if isinstance(found, VoteConfig) and found.saved_panel is not None:
+        raise ConfigurationError(f"cascade: the saved panel {name!r} has itself a saved panel behind: name another one")
+    models = list(dict.fromkeys(map(str, found.models())))
+    panel = SavedPanel(name=name, flow=flow, config=found.model_dump(mode="json", exclude_defaults=True), models=models)
+    return config.model_copy(update={"cascade": config.cascade.model_copy(update={"then": panel})})

@@ -1,19 +1,23 @@
 """A vote: the answer is read out of what each member wrote and counted; or a judge compares the answers in pairs.
 
-Self-consistency (arXiv:2203.11171) where the members are instances of one model, a majority vote where they are not.
-The pairwise ranking is after LLM-Blender (arXiv:2306.02561).
+Self-consistency (arXiv:2203.11171) where the members are instances of one model, a majority vote where they are not. Not
+everybody has to be asked: members are asked one after the other until an answer has enough votes or is probable enough, or
+a few are asked and, where they do not agree, a stronger one decides (a cascade, as in FrugalGPT, arXiv:2305.05176).
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prefect import flow
 
+from consensus_flows.blocks.calibration import SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, ModelName, parse_member
+from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
+from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
 from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -23,18 +27,18 @@ from consensus_flows.tasks.batches.planning import (
     member_calls,
     prompt_length,
 )
+from consensus_flows.tasks.calibration import differences
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
-from consensus_flows.tasks.counting.agreement import nearest
-from consensus_flows.tasks.counting.extraction.extract import Reading, extract_all
+from consensus_flows.tasks.counting.extraction.extract import Reading, extract, extract_all
+from consensus_flows.tasks.counting.learned import probabilities
 from consensus_flows.tasks.counting.vote import Tally, count_votes
-from consensus_flows.tasks.judging.judge import JudgeRequest
-from consensus_flows.tasks.judging.pairwise import candidates, fuse, judged, rank_pairs
 from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extract_by_model
-from consensus_flows.tasks.record import CallError, Comparison, Iteration, Option, Record, Response, Synthesis
+from consensus_flows.tasks.record import CALIBRATED, Iteration, Option, Record, Response, Status, Synthesis
 from consensus_flows.tasks.record import Vote as CastVote
-from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
-from consensus_flows.tasks.reports.report import Artifact, Report, calls_table, iteration_page
+from consensus_flows.tasks.reports.report import Report
+from consensus_flows.tasks.reports.vote_report import artifacts
+from consensus_flows.tasks.watch import calls_only, emit
 
 
 async def run_vote(
@@ -58,131 +62,270 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    async with begin("vote", prompt, config, call, conversation=conversation) as run, run.iteration() as iteration:
-        if config.pairwise_judge is None:
-            failure = await _count(run, iteration)
-        else:
-            failure = await _compare(run, iteration, config.pairwise_judge)
-        if failure is not None:
-            # The votes that were cast stay in the record.
-            run.record.status, run.record.error, iteration.synthesis = "failed", failure, None
-        elif iteration.synthesis is not None:
-            run.answer_with(iteration)
+    config = await with_saved_panel(config)
+    async with begin("vote", prompt, config, call, conversation=conversation) as run:
+        for text in differences(config):
+            run.warn("calibration", text)
+        async with run.iteration() as iteration:
+            if config.pairwise_judge is None:
+                failure = await _count(run, iteration)
+            else:
+                failure = await compare(run, iteration, config.pairwise_judge)
+            if failure is not None:
+                # The votes that were cast stay in the record.
+                run.record.status, run.record.error, iteration.synthesis = "failed", failure, None
+            elif iteration.synthesis is not None:
+                run.answer_with(iteration)
+        for behind in run.record.iterations[1:]:
+            await emit("iterated", behind)
     return run.record
 
 
 async def _count(run: Run[VoteConfig], iteration: Iteration) -> str | None:
-    """Ask wave after wave until an answer has enough votes or everybody was asked; return why there is no answer."""
-    config, responses = run.config, iteration.responses
-    panel, weights = config.panel(), config.weights_of(config.panel())
-    size = len(panel) if config.stop_when is None else config.waves or 1
-    extracted: list[Extracted] = []
-    extractor = None if config.extractor is None else parse_member(config.extractor)[0]
-    same = SameAnswers(_asked(run), extractor, run.record, iteration, run.call)
-    tally, readings = count_votes([]), list[Reading | None]()
-    while len(responses) < len(panel):
-        wave = panel[len(responses) : len(responses) + size]
-        missing = config.needed() - _known(extracted)
-        label = "vote" if size >= len(panel) else f"wave {len(responses) // size + 1}"
-        await run.ask(iteration, wave, quorum=min(len(wave), max(1, missing)), label=label)
-        extracted += await _read(run, iteration, responses[len(extracted) :], extractor)
-        readings = await same.merged(extract_all([one.text for one in extracted], parse_extraction(config.extract)))
-        values = [reading.value if reading else None for reading in readings]
-        tally = count_votes(values, weights[: len(values)])
+    """Ask wave after wave until the answer is settled or everybody was asked; return why there is no answer."""
+    config, record, ballot = run.config, run.record, _Ballot(run, iteration)
+    waves = config.in_waves()
+    for number, wave in enumerate(waves, 1):
+        await ballot.ask(wave, "vote" if waves == [config.panel()] else f"wave {number}")
         # A quorum that was asked for is waited for; the usual one guards a panel that was asked to the last member.
-        enough = config.quorum is None or _known(extracted) >= config.quorum
-        if config.stop_when is not None and enough and tally.reached(config.stop_when):
-            run.record.status = "agreed"
+        enough = config.quorum is None or ballot.known >= config.quorum
+        if enough and (status := _settled(config, ballot.decision)):
+            record.status = status
+            record.not_asked = _spared(config, waves[number:])
             break
         if iteration.cut_by_budget:
             break
-    unparsed = {response.member: one.error for response, one in zip(responses, extracted, strict=True) if one.error}
-    _cast(run, iteration, readings, unparsed)
-    _enter(run.record, iteration, readings, tally)
-    if run.record.status == "agreed":
-        return None
-    failure = missed_quorum(responses, config.needed(), unparsed)
-    if failure and not (iteration.cut_by_budget and tally.winner):
-        return failure
-    if tally.winner is None:
-        return _nothing_read(iteration, config.extract)
-    if iteration.cut_by_budget:
-        run.warn("budget", "the budget ended before everybody was asked: these are the votes that it paid for")
-    return None
+    else:
+        await _escalate(run, ballot)
+    ballot.enter()
+    return None if record.status in {"agreed", "confident"} else ballot.failure()
 
 
-async def _read(
-    run: Run[VoteConfig], iteration: Iteration, responses: Sequence[Response], model: ModelName | None
-) -> list[Extracted]:
-    """Return what is to be read of each response."""
-    if model is None:
-        return [Extracted(response.text if response.answered else None) for response in responses]
-    extracted, calls = await extract_by_model(responses, _asked(run), model, run.call)
-    iteration.judgements += calls
-    return extracted
+async def _escalate(run: Run[VoteConfig], ballot: "_Ballot") -> None:
+    """Let decide who is behind a cascade whose first members do not agree: one member, all of them, or a saved panel."""
+    config = run.config
+    if members := config.behind():
+        await ballot.ask(members, "cascade")
+    if config.decider is not None:
+        ballot.decide(str(config.decider), ballot.reading_of(config.decider))
+    elif isinstance(config.saved_panel, SavedPanel):
+        panel, found = config.saved_panel, await _ask_panel(run, config.saved_panel)
+        probable = found.confidence if found.confidence_measure == CALIBRATED else None
+        ballot.decide(panel.name, ballot.reading(found.answer), found.full_text or found.answer, probable)
 
 
-def _known(extracted: Sequence[Extracted]) -> int:
-    """Return of how many members it is known what they say, if only that they give no answer."""
-    return sum(one.text is not None for one in extracted)
-
-
-def _cast(
-    run: Run[VoteConfig],
-    iteration: Iteration,
-    readings: Sequence[Reading | None],
-    unparsed: Mapping[str, CallError],
-) -> None:
-    """Enter what each member voted for."""
-    config, record = run.config, run.record
-    written = _as_first_written(readings)
-    weights = config.weights_of(config.panel())
-    for response, reading, weight in zip(iteration.responses, readings, weights, strict=False):
-        member, error = response.member, unparsed.get(response.member)
-        answer = None if reading is None else written[reading.value]
-        heard = response.answered and error is None
-        record.votes.append(CastVote(member=member, answer=answer, weight=weight, heard=heard))
-        if error is not None:
-            record.degraded = True
-            run.warn("unparsed", f"{member}: its answer could not be read ({error.kind})", member=member)
-        elif reading is None and response.answered:
-            run.warn(
-                "abstained", f"{member} abstains: no answer could be read ({_brief(config.extract)})", member=member
-            )
-
-
-def _enter(record: Record, iteration: Iteration, readings: Sequence[Reading | None], tally: Tally) -> None:
-    """Enter the count of the votes, and the answer that has most of them."""
-    written = _as_first_written(readings)
-    record.tally = [
-        Option(
-            answer=written[count.value],
-            votes=count.votes,
-            share=round(count.votes / tally.cast, 4),
-            members=[iteration.responses[index].member for index in count.voters],
+async def _ask_panel(run: Run[VoteConfig], panel: SavedPanel) -> Record:
+    """Ask a saved panel within this run: its rounds become further iterations of the record."""
+    one = algorithm(panel.flow)
+    with calls_only():
+        found: Record = await one.run()(
+            run.prompt, one.config_class().model_validate(panel.config), run.call, conversation=run.given
         )
-        for count in tally.counts
-    ]
-    if tally.winner is None:
-        return
-    winner, first = record.tally[0], iteration.responses[tally.winner.voters[0]]
-    record.tie, record.unanimous = tally.tie, tally.unanimous
-    record.margin = round(tally.margin or 0.0, 4)
-    record.full_text = first.text
-    if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
-        iteration.agreement, iteration.agreement_measure = round(tally.share or 0.0, 4), "votes"
-    iteration.synthesis = Synthesis(
-        text=winner.answer,
-        chosen=first.member,
-        method="vote",
-        value=winner.answer,
-        votes={option.answer: option.members for option in record.tally},
-    )
+    for iteration in found.iterations:
+        iteration.number = len(run.record.iterations) + 1
+        run.record.iterations.append(iteration)
+    run.record.add_warnings(found.warnings)
+    run.record.degraded |= found.degraded
+    return found
 
 
-def _as_first_written(readings: Sequence[Reading | None]) -> dict[object, str]:
-    """For each value its text as the first member that gave it wrote it."""
-    return {reading.value: reading.text for reading in reversed(readings) if reading}
+def _settled(config: VoteConfig, decision: "_Decision") -> Status | None:
+    """Tell whether nobody else has to be asked, and as what the run then ends."""
+    winner = decision.tally.winner
+    if winner is None:
+        return None
+    if config.cascade is not None:
+        return "agreed" if len(winner.voters) >= config.cascade.agree else None
+    if config.stop_at_confidence is not None:
+        return "confident" if decision.probabilities[winner.value] >= config.stop_at_confidence else None
+    return "agreed" if config.stop_when is not None and winner.votes >= config.stop_when else None
+
+
+class _Decision(NamedTuple):
+    """What votes come to."""
+
+    tally: Tally
+    probabilities: Mapping[Hashable, float]
+    """For each answer how probable it is that it is right; empty where that was not learned."""
+
+
+def _decide(config: VoteConfig, asked: Sequence[Member], values: Sequence[Hashable | None]) -> _Decision:
+    """Count the votes of those that were asked; of a learned vote the most probable answer wins."""
+    tally = count_votes(values, config.weights_of(asked), config.places_of(asked))
+    if config.learned is None or tally.winner is None:
+        return _Decision(tally, {})
+    members, fitted = config.learned_as(asked), [*config.learned.members]
+    voters = {count.value: [fitted.index(members[voter]) for voter in count.voters] for count in tally.counts}
+    found = probabilities(config.learned, voters, fitted)
+    return _Decision(tally.won_by(max(voters, key=found.__getitem__)), found)
+
+
+def _spared(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> list[str]:
+    """Name who did not have to be asked."""
+    left = [str(member) for wave in (*waves, config.behind()) for member in wave]
+    return [*left, config.saved_panel.name] if isinstance(config.saved_panel, SavedPanel) else left
+
+
+class _Ballot:
+    """What the members that were asked have voted for, and what it comes to."""
+
+    def __init__(self, run: Run[VoteConfig], iteration: Iteration) -> None:
+        self._run, self._config, self._iteration = run, run.config, iteration
+        self._extraction = parse_extraction(self._config.extract)
+        self._extractor = None if self._config.extractor is None else parse_member(self._config.extractor)[0]
+        self._same = SameAnswers(judge_request(run), self._extractor, run.record, iteration, run.call)
+        self._asked: list[Member] = []
+        self._extracted: list[Extracted] = []
+        self._readings: list[Reading | None] = []
+        self._decided: _Decided | None = None
+        self.decision = _decide(self._config, [], [])
+
+    @property
+    def known(self) -> int:
+        """Of how many members it is known what they say, if only that they give no answer."""
+        return sum(one.text is not None for one in self._extracted)
+
+    async def ask(self, members: Sequence[Member], label: str) -> None:
+        """Ask members, read their answers and count again."""
+        run, responses = self._run, self._iteration.responses
+        missing = self._config.needed() - self.known
+        await run.ask(self._iteration, members, quorum=min(len(members), max(1, missing)), label=label)
+        self._asked += members
+        self._extracted += await self._extract(responses[len(self._extracted) :])
+        found = extract_all([one.text for one in self._extracted], self._extraction)
+        self._readings = await self._same.merged(found)
+        values = [reading.value if reading else None for reading in self._readings]
+        self.decision = _decide(self._config, self._asked, values)
+
+    async def _extract(self, responses: Sequence[Response]) -> list[Extracted]:
+        """Return what is to be read of each response."""
+        if self._extractor is None:
+            return [Extracted(response.text if response.answered else None) for response in responses]
+        extracted, calls = await extract_by_model(responses, judge_request(self._run), self._extractor, self._run.call)
+        self._iteration.judgements += calls
+        return extracted
+
+    def reading_of(self, member: Member) -> Reading | None:
+        """Return what a member that was asked has voted for."""
+        return self._readings[self._asked.index(member)]
+
+    def reading(self, answer: str | None) -> Reading | None:
+        """Return the answer of a panel as the members' answers are read, or as it is where it cannot be read so."""
+        if answer is None:
+            return None
+        given = next((one for one in self._readings if one and one.text == answer), None)
+        return given or extract(answer, self._extraction) or Reading(answer, answer)
+
+    def decide(
+        self, by: str, reading: Reading | None, text: str | None = None, confidence: float | None = None
+    ) -> None:
+        """Let one answer win, whatever the votes are; without one the votes decide.
+
+        Args:
+            by: Whose answer it is.
+            reading: The answer.
+            text: All that was written, where it is no member's.
+            confidence: How probable it is that it is right, where it is no member's and that is known.
+        """
+        if reading is None:
+            self._run.record.degraded = True
+            self._run.warn("stand_in", f"{by} gave no answer that could be read: the votes decide", member=by)
+            return
+        self._decided = _Decided(by, reading, text, confidence)
+        self.decision = self.decision._replace(tally=self.decision.tally.won_by(reading.value))
+
+    def enter(self) -> None:
+        """Enter what each member voted for, the count, and the answer that has won."""
+        self._cast()
+        record, iteration, tally = self._run.record, self._iteration, self.decision.tally
+        decided = self._decided
+        written = self._as_first_written()
+        if decided is not None:
+            written.setdefault(decided.reading.value, decided.reading.text)
+        record.tally = [
+            Option(
+                answer=written[count.value],
+                votes=count.votes,
+                share=round(count.votes / (tally.cast or 1), 4),
+                members=[iteration.responses[index].member for index in count.voters],
+                probability=self.decision.probabilities.get(count.value),
+            )
+            for count in tally.counts
+        ]
+        if tally.winner is None:
+            return
+        winner = record.tally[0]
+        record.tie, record.unanimous = tally.tie, tally.unanimous
+        record.margin = round(tally.margin or 0.0, 4)
+        by_name = {response.member: response for response in iteration.responses}
+        first = by_name.get(decided.by) if decided else iteration.responses[tally.winner.voters[0]]
+        record.full_text = first.text if first else decided.text if decided else None
+        if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
+            iteration.agreement, iteration.agreement_measure = round(tally.share or 0.0, 4), "votes"
+        confidence = winner.probability if decided is None or decided.text is None else decided.confidence
+        record.confidence_measure = None if confidence is None else CALIBRATED
+        iteration.synthesis = Synthesis(
+            text=winner.answer,
+            confidence=confidence,
+            arbiter=decided and decided.by,
+            chosen=first and first.member,
+            method="cascade" if decided else "learned" if self._config.learned else "vote",
+            value=winner.answer,
+            votes={option.answer: option.members for option in record.tally},
+        )
+
+    def _as_first_written(self) -> dict[Hashable, str]:
+        """For each value its text as the first member that gave it wrote it."""
+        return {reading.value: reading.text for reading in reversed(self._readings) if reading}
+
+    def _cast(self) -> None:
+        """Enter what each member voted for."""
+        run, config = self._run, self._config
+        written = self._as_first_written()
+        weights = config.weights_of(self._asked)
+        for response, one, reading, weight in zip(
+            self._iteration.responses, self._extracted, self._readings, weights, strict=True
+        ):
+            member = response.member
+            answer = None if reading is None else written[reading.value]
+            heard = response.answered and one.error is None
+            run.record.votes.append(CastVote(member=member, answer=answer, weight=weight, heard=heard))
+            if one.error is not None:
+                run.record.degraded = True
+                run.warn("unparsed", f"{member}: its answer could not be read ({one.error.kind})", member=member)
+            elif reading is None and response.answered:
+                unread = f"no answer could be read ({_brief(config.extract)})"
+                run.warn("abstained", f"{member} abstains: {unread}", member=member)
+
+    def failure(self) -> str | None:
+        """Say why there is no answer, of a run that was not settled; what decides alone needs no quorum beside it."""
+        iteration, config = self._iteration, self._config
+        unparsed = {
+            response.member: one.error
+            for response, one in zip(iteration.responses, self._extracted, strict=True)
+            if one.error
+        }
+        cut = iteration.cut_by_budget
+        short = missed_quorum(iteration.responses, config.needed(), unparsed)
+        alone = self._decided is not None and config.quorum is None
+        if short and not alone and not (cut and self.decision.tally.winner):
+            return short
+        if self.decision.tally.winner is None:
+            return _nothing_read(iteration, config.extract)
+        if cut:
+            self._run.warn(
+                "budget", "the budget ended before everybody was asked: these are the votes that it paid for"
+            )
+        return None
+
+
+class _Decided(NamedTuple):
+    """The answer of who is behind a cascade."""
+
+    by: str
+    reading: Reading
+    text: str | None
+    confidence: float | None
 
 
 def _nothing_read(iteration: Iteration, extraction: str) -> str:
@@ -198,137 +341,9 @@ def _brief(extraction: str) -> str:
     return first + more + "..." * bool(more)
 
 
-async def _compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> str | None:
-    """Ask everybody at once, let the judge compare the answers, and fuse the best; return why there is no answer."""
-    config, record = run.config, run.record
-    await run.ask(iteration, config.panel(), quorum=config.needed(), label="answers")
-    likeness = await run.measure(iteration, "answers")
-    answered = iteration.answered()
-    failure = missed_quorum(iteration.responses, config.needed())
-    if failure and not (answered and iteration.cut_by_budget):
-        return failure
-    model = parse_member(judge)[0]
-    compared = candidates(iteration.responses, model)
-    if len(compared) < len(answered):
-        run.warn("self_preference", f"{judge} is also a member: its own answer is not compared", member=judge)
-    found = await rank_pairs(compared, _asked(run), model, run.call, config.comparisons)
-    iteration.judgements += found.calls
-    record.comparisons = found.comparisons
-    if not found.ranking:
-        iteration.synthesis = nearest(answered, "stand-in", likeness)
-        record.degraded = True
-        cause = f"{judge} could not compare the answers" if found.calls else "fewer than two answers to compare"
-        run.warn("stand_in", f"{cause}: the one nearest to the others stands in")
-        return None
-    if unread := sum(not judged(comparison) for comparison in found.comparisons):
-        record.degraded = True
-        pairs = f"{unread} of {len(found.comparisons)} pairs"
-        run.warn("unparsed", f"{judge} could not compare {pairs}: these count for neither side", member=judge)
-    order = [member for group in found.ranking for member in group]
-    if left_out := [response.member for response in compared if response.member not in order]:
-        run.warn("not_ranked", f"not ranked, because in no comparison that could be read: {', '.join(left_out)}")
-    by_name = {response.member: response for response in answered}
-    best = by_name[order[0]]
-    record.tie = len(found.ranking[0]) > 1 or any(
-        judged(c) and c.winner is None and set(c.pair) == set(order[:2]) for c in found.comparisons
-    )
-    record.full_text = best.text
-    iteration.synthesis = Synthesis(
-        text=best.text or "", arbiter=judge, chosen=best.member, ranking=order, method="pairwise"
-    )
-    if config.fuse is not None:
-        top = [by_name[name] for name in order[: config.fuse_top]]
-        text, calls = await fuse(top, _asked(run), parse_member(config.fuse)[0], run.call)
-        iteration.judgements += calls
-        if text is None:
-            record.degraded = True
-            cause = f"{config.fuse} could not fuse the answers: the best one is returned verbatim"
-            run.warn("not_fused", cause, member=config.fuse)
-        else:
-            update = {"text": text, "arbiter": config.fuse, "chosen": None, "method": "fuse"}
-            iteration.synthesis = iteration.synthesis.model_copy(update=update)
-    return None
-
-
-def _asked(run: Run[VoteConfig]) -> JudgeRequest:
-    return JudgeRequest(
-        question=run.prompt,
-        system=run.system,
-        conversation=run.conversation,
-        sampling=run.config.judge_settings,
-        timeout=run.config.timeout_s(),
-        seed=str(run.config.order_seed),
-    )
-
-
 def report(_config: VoteConfig | None = None) -> Report:
     """Show the votes and the count, or what the judge found in pairs."""
-    return Report(_artifacts)
-
-
-def _artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
-    yield Artifact("vote-result", "Result", page(record, iteration))
-    yield Artifact("vote-calls", "Calls", calls_table(iteration))
-    if record.votes:
-        yield Artifact("vote-votes", "Votes", votes_table(record))
-    if record.comparisons:
-        yield Artifact("vote-pairs", "Compared pairs", pairs_table(record.comparisons))
-
-
-def page(record: Record, iteration: Iteration) -> str:
-    """Describe the result for a person."""
-    sections, synthesis = [], iteration.synthesis
-    if synthesis is None:
-        sections.append(f"No answer.\n\n{prose(record.error or '')}")
-    else:
-        how = {"vote": "Most votes", "pairwise": "Best in pairs", "fuse": "Fused of the best"}
-        title = how.get(synthesis.method or "", "Nearest to the others, because the judge failed")
-        sections += [f"## {title}", prose(synthesis.text)]
-        notes = [f"**agreement** {percent(iteration.agreement)}"]
-        notes += ["**unanimous**"] if record.unanimous else []
-        notes += ["**tie**, the member listed first decided"] if record.tie else []
-        sections.append(" · ".join(notes))
-    if record.tally:
-        sections += ["## Votes", quoted("\n".join(tally_lines(record)))]
-    if synthesis is not None and synthesis.ranking:
-        sections += ["## Ranking", quoted("\n".join(f"{n}. {name}" for n, name in enumerate(synthesis.ranking, 1)))]
-    return iteration_page("Result", iteration, sections)
-
-
-def votes_table(record: Record) -> list[dict[str, Any]]:
-    """List what each member voted for, in the order in which they were asked."""
-    return [
-        {
-            "member": vote.member,
-            "answer": "abstains" if vote.answer is None else cell(vote.answer),
-            "weight": vote.weight,
-        }
-        for vote in record.votes
-    ]
-
-
-def pairs_table(comparisons: list[Comparison]) -> list[dict[str, Any]]:
-    """List the compared pairs and what the judge said of them in both orders."""
-    return [
-        {
-            "first": one.pair[0],
-            "second": one.pair[1],
-            "better in this order": one.said[0] or "nothing",
-            "better in the other order": one.said[1] or "nothing",
-            "winner": one.winner or ("none" if None in one.said else "tie"),
-        }
-        for one in comparisons
-    ]
-
-
-def tally_lines(record: Record) -> list[str]:
-    """Say in a line each how many votes an answer has and whose they are."""
-    lines = [
-        f"{option.votes:g} ({percent(option.share)}) {cell(option.answer)[:80]}: {', '.join(option.members)}"
-        for option in record.tally
-    ]
-    abstained = [vote.member for vote in record.votes if vote.answer is None]
-    return [*lines, f"no vote: {', '.join(abstained)}"] if abstained else lines
+    return Report(artifacts)
 
 
 @flow(name="vote", **FLOW)
@@ -351,63 +366,50 @@ def plan(config: VoteConfig) -> Iterator[Planned]:
     members = config.panel()
     if config.pairwise_judge is not None:
         yield from member_calls(config, members, (1, 1))
-        yield from _pairwise(config, parse_member(config.pairwise_judge)[0])
+        yield from judge_plan(config, parse_member(config.pairwise_judge)[0])
         return
-    size = len(members) if config.stop_when is None else config.waves or 1
-    asked = _enough(config, members, size)
+    waves, behind = config.in_waves(), config.behind()
+    sure = _until_settled(config, waves)
+    asked = [member for wave in waves[:sure] for member in wave]
+    perhaps = [member for wave in (*waves[sure:], behind) for member in wave]
     # Votes are counted and not compared, so that nothing is embedded.
-    yield from member_calls(config, members[:asked], (1, 1), compared=False)
-    yield from member_calls(config, members[asked:], (0, 1), compared=False)
+    yield from member_calls(config, asked, (1, 1), compared=False)
+    yield from member_calls(config, perhaps, (0, 1), compared=False)
+    if isinstance(config.saved_panel, SavedPanel):
+        one = algorithm(config.saved_panel.flow)
+        plans = one.plan(one.config_class().model_validate(config.saved_panel.config))
+        yield from (planned._replace(least=0, read_least=0) for planned in plans)
     if config.extractor is not None:
-        model, settings = parse_member(config.extractor)[0], config.judge_settings
-        # Members that wrote the same are read once in each wave.
-        calls = math.ceil(asked / size), len(members)
-        instructions = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
-        yield judge_calls(model, "extractor", calls, calls, instructions, settings=settings)
-        # After each wave it says which readings mean the same, if there are two that differ.
-        comparing = 0, math.ceil(len(members) / size) - (size == 1 or len(members) == 1)
-        instructions = (
-            prompt_length("same_meaning_system", "same_meaning") + READING_CHARACTERS * len(members) + SCHEMA_CHARACTERS
-        )
-        if comparing[1]:
-            yield judge_calls(model, "extractor", comparing, (0, 0), instructions, settings=settings)
+        rounds = len(waves) + bool(behind)
+        yield from _extractor_plan(config, config.extractor, (sure, rounds), len(asked) + len(perhaps))
 
 
-def _enough(config: VoteConfig, members: Sequence[Member], size: int) -> int:
-    """How many members are asked when all of them agree, in waves of `size`."""
-    if config.stop_when is None:
-        return len(members)
-    weights = config.weights_of(members)
-    for asked in range(size, len(members), size):
-        if math.fsum(weights[:asked]) >= config.stop_when and asked >= (config.quorum or 1):
-            return asked
-    return len(members)
+def _extractor_plan(config: VoteConfig, extractor: str, waves: tuple[int, int], most: int) -> Iterator[Planned]:
+    """Plan the calls of the extractor.
+
+    Args:
+        config: The settings.
+        extractor: The model.
+        waves: In how many waves members are asked, at least and at most.
+        most: How many members are asked at most.
+    """
+    model, settings = parse_member(extractor)[0], config.judge_settings
+    # Members that wrote the same are read once in each wave.
+    calls = waves[0], most
+    instructions = prompt_length("extract_system", "extract") + SCHEMA_CHARACTERS
+    yield judge_calls(model, "extractor", calls, calls, instructions, settings=settings)
+    # After each wave it says which readings mean the same, if there are two that differ.
+    comparing = 0, waves[1] - (len(config.in_waves()[0]) == 1)
+    instructions = prompt_length("same_meaning_system", "same_meaning") + READING_CHARACTERS * most + SCHEMA_CHARACTERS
+    if comparing[1]:
+        yield judge_calls(model, "extractor", comparing, (0, 0), instructions, settings=settings)
 
 
-def _pairwise(config: VoteConfig, judge: ModelName) -> Iterator[Planned]:
-    count = sum(member.name != judge for member in config.panel())
-    pairs = count * (count - 1) // 2
-    # Sorting compares at least every neighbour, and at most as many pairs as there are.
-    some = (pairs, pairs) if config.comparisons is None else (count - 1, pairs)
-    calls = tuple(2 * min(number, config.comparisons or pairs) for number in some)
-    if count < 2:
-        return
-    instructions = len(config.system or "") + SCHEMA_CHARACTERS
-    yield judge_calls(
-        judge,
-        "pairwise judge",
-        (calls[0], calls[1]),
-        [2 * number for number in calls],
-        prompt_length("compare_system", "compare") + instructions,
-        settings=config.judge_settings,
-    )
-    if config.fuse is not None:
-        best = min(config.fuse_top, count)
-        yield judge_calls(
-            parse_member(config.fuse)[0],
-            "fuser",
-            (1, 2),  # a long answer is written in a call of its own
-            (best, 2 * best + 1),
-            prompt_length("fuse_system", "fuse", "fuse_answer") + instructions,
-            settings=config.judge_settings,
-        )
+def _until_settled(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> int:
+    """How many waves are asked when all members agree."""
+    asked: list[Member] = []
+    for number, wave in enumerate(waves, 1):
+        asked += wave
+        if len(asked) >= (config.quorum or 1) and _settled(config, _decide(config, asked, [""] * len(asked))):
+            return number
+    return len(waves)

@@ -54,7 +54,7 @@ class ModelError(ConsensusError):
         max_attempts: After so many attempts a retry is pointless; None for no such bound, 0 if it is now.
         status: HTTP status, if there was a response.
         text: Text that the model did write, if any.
-        taken_out: Whether it was not asked, because it was taken out of the run.
+        taken_out: Whether it was not asked, because it was disabled for the rest of the run.
     """
 
     def __init__(

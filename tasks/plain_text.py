@@ -75,6 +75,17 @@ def labels(count: int) -> list[str]:
     return found
 
 
+def plural(count: int, noun: str, form: str = "s") -> str:
+    """Return `1 row`, or `2 rows`.
+
+    Args:
+        count: How many.
+        noun: The noun in the singular.
+        form: The ending of the plural.
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{form}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean ...?` with the names that are nearest to a word that is none of them, or nothing."""
     near = get_close_matches(word.lower(), list(known), n=3)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from consensus_flows.tasks.errors import ErrorKind, QuorumError
+from consensus_flows.tasks.plain_text import plural
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 
@@ -77,13 +78,13 @@ class TakenOut(BaseModel):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.model} was taken out after row {self.row}: {self.message.removeprefix(f'{self.model}: ')}"
+        return f"{self.model} was disabled after row {self.row}: {self.message.removeprefix(f'{self.model}: ')}"
 
 
 class Response(BaseModel):
     """One call: of a member, or of a judge.
 
-    `cost_usd` and `requests` are of this run; an answer from the store cost nothing now and shows in
+    `cost_usd` and `requests` are of this run; an answer from the cache cost nothing now and shows in
     `stored_cost_usd` what it cost when it was made.
     """
 
@@ -257,8 +258,12 @@ class Option(BaseModel):
     share: float
     """Part of all votes cast, 0 to 1."""
     members: list[str] = Field(default_factory=list)
+    probability: float | None = None
+    """How probable it is that the answer is right, where that was fitted on labeled rows."""
 
 
+CALIBRATED = "calibrated"
+"""The measure of a confidence that is a probability."""
 Outcome = Literal["first", "second", "tie"]
 
 
@@ -443,7 +448,9 @@ class Record(BaseModel):
     warnings: list[RunWarning] = Field(default_factory=list)
     """What is worth knowing about the run, though its answer stands."""
     confidence: float | None = None
-    """The arbiter's own confidence, 0 to 1."""
+    """How sure the answer is, 0 to 1: the arbiter's own word, or the probability that it is right."""
+    confidence_measure: str | None = None
+    """`calibrated` where the confidence is a probability that was fitted on labeled rows; None for the arbiter's own word."""
     agreement: float | None = None
     """How alike the members' answers are, measured, 0 to 1; where votes are counted, the share of the winner."""
     agreement_measure: str | None = None
@@ -453,13 +460,13 @@ class Record(BaseModel):
     iterations: list[Iteration] = Field(default_factory=list)
     """The rounds, each with every call."""
     usage: Usage = Usage()
-    """Tokens used in this run; answers from the store use none."""
+    """Tokens used in this run; answers from the cache use none."""
     cost_usd: float | None = None
     """What this run cost, as far as it is known; None if nothing is known."""
     calls: int = 0
-    """Calls of models, those answered from the store included."""
+    """Calls of models, those answered from the cache included."""
     cached_calls: int = 0
-    """Calls answered from the store."""
+    """Calls answered from the cache."""
     requests: int = 0
     """HTTP requests sent, retries included."""
     possibly_billed: int = 0
@@ -480,13 +487,15 @@ class Record(BaseModel):
     votes: list[Vote] = Field(default_factory=list)
     """What each member that was asked voted for, where votes are counted."""
     tally: list[Option] = Field(default_factory=list)
-    """Those votes counted, from most to fewest."""
+    """Those votes counted: the panel's answer, then the others from most to fewest votes."""
+    not_asked: list[str] = Field(default_factory=list)
+    """The members, and the saved panel behind a cascade, that did not have to be asked because the answer was settled."""
     tie: bool | None = None
-    """Whether several answers had the most votes, or were found equally good; the member listed first decided."""
+    """Whether several answers had the most votes, or were found equally good; the order of the members decided."""
     unanimous: bool | None = None
     """Whether every member that was asked voted for the same."""
     margin: float | None = None
-    """By how much of the votes cast the winner is ahead of the next, 0 to 1."""
+    """By how much of the votes cast the winner is ahead of the best other answer; below 0 where it won by something else."""
     full_text: str | None = None
     """All that the first member wrote that gave the winning answer."""
     comparisons: list[Comparison] = Field(default_factory=list)
@@ -582,11 +591,10 @@ def bill(cost_usd: float | None, possibly_billed: int = 0, known_usd: float = 0.
     paid = "cost unknown" if cost_usd is None else f"${cost_usd:.4f}"
     least = "" if cost_usd is None or not possibly_billed else "at least "
     if cost_usd is None and known_usd and unpriced:
-        paid = f"${known_usd:.4f} + {unpriced} call{'s' if unpriced > 1 else ''} of unknown price"
+        paid = f"${known_usd:.4f} + {plural(unpriced, 'call')} of unknown price"
     if not possibly_billed:
         return paid
-    requests = "1 request" if possibly_billed == 1 else f"{possibly_billed} requests"
-    return f"{least}{paid}; {requests} may have been billed"
+    return f"{least}{paid}; {plural(possibly_billed, 'request')} may have been billed"
 
 
 class Paid(Protocol):

@@ -19,8 +19,14 @@ class Watcher(Protocol):
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 
+_calls_only: ContextVar[bool] = ContextVar("calls_only", default=False)
+_CALLS = {"answered", "called", "notice"}
+
+
 async def emit(event: str, value: Any) -> None:
     """Notify every watcher of an event. One that fails is logged: a run that is paid for does not end because a view broke."""
+    if _calls_only.get() and event not in _CALLS:
+        return
     for watcher in _watchers.get():
         try:
             await watcher.on_event(event, value)
@@ -36,3 +42,13 @@ def watched_by(*watchers: Watcher) -> Iterator[None]:
         yield
     finally:
         _watchers.reset(token)
+
+
+@contextmanager
+def calls_only() -> Iterator[None]:
+    """Let watchers see of a run within another one only its calls: it is a part of that one."""
+    token = _calls_only.set(True)
+    try:
+        yield
+    finally:
+        _calls_only.reset(token)

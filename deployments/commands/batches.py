@@ -15,6 +15,7 @@ from consensus_flows.tasks.batches.addresses import journal_path, place_of
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.review import WORDS, reasons, worst
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill
 
 app = App(name="batches", help="List batches, newest first; `consensus batches show ID` shows the rows to review.")
@@ -97,7 +98,7 @@ def show(
         "started": local_time(batch["started_at"]),
         "state": _state(batch),
         "rows": f"{_rows(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
-        f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained",
+        f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained, {summary.get('unsure', 0)} unsure",
         "to review": str(summary.get("to_review", "-")),
         "cost": bill(batch["cost_usd"], summary.get("possibly_billed", 0)),
         "duration": f"{batch['duration_s']:.1f} s",
@@ -111,7 +112,7 @@ def show(
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
     for model in summary.get("models", []):
-        put(f"{'model':<14}{one_line(model['model'])}: {model['calls']} calls, {model['failed']} failed")
+        put(f"{'model':<14}{one_line(model['model'])}: {plural(model['calls'], 'call')}, {model['failed']} failed")
     if found:
         put("")
         put_rows(

@@ -28,6 +28,7 @@ from consensus_flows.tasks.history.address import (
     saved,
     server_address,
 )
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import RunWarning, Status
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def list_history(
     """List past runs, newest first. A batch is one line; `consensus batches` shows more of it.
 
     In a pipe, one tab-separated line per run: id, start, flow, status, whether degraded, confidence, agreement, calls,
-    calls answered from the store, US dollars, seconds, prompt.
+    calls answered from the cache, US dollars, seconds, prompt.
 
     Args:
         flow: Only runs of this flow, for example consortium or moa.
@@ -78,7 +79,7 @@ def list_history(
         put_json(found)
         return Exit.ANSWER
     put_rows(
-        ["id", "started", "flow", "status", "", "conf.", "agree", "calls", "stored", "USD", "s", "prompt"],
+        ["id", "started", "flow", "status", "", "conf.", "agree", "calls", "cached", "USD", "s", "prompt"],
         [
             [
                 run["id"],
@@ -97,7 +98,7 @@ def list_history(
             for run in found
         ],
         wide="prompt",
-        least=("stored", "calls", "agree", "s", "conf.", "USD", "flow", "", "status"),
+        least=("cached", "calls", "agree", "s", "conf.", "USD", "flow", "", "status"),
     )
     if not found:
         say("no such run is in the history")
@@ -127,7 +128,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
         "status": row["status"] + (", degraded" if row["degraded"] else ""),
         "confidence": figure(row["confidence"]),
         "agreement": figure(row["agreement"]),
-        "calls": f"{row['calls']}, {row['cached_calls']} from the store",
+        "calls": f"{row['calls']}, {row['cached_calls']} from the cache",
         "cost": "unknown" if row["cost_usd"] is None else f"${row['cost_usd']:.4f}",
         "duration": f"{row['duration_s']:.1f} s",
         "conversation": row["conversation_id"] or "-",
@@ -185,7 +186,7 @@ def logs(
 def _call(call: dict[str, Any]) -> str:
     if call["error"]:
         return f"{call['member']}: {call['error']['kind']}: {one_line(call['error']['message'], 160)}"
-    source = "from the store" if call["cached"] else f"{call['latency_s']:.1f} s"
+    source = "from the cache" if call["cached"] else f"{call['latency_s']:.1f} s"
     return f"{call['member']} ({source}): {one_line(call['text'] or '', 160)}"
 
 
@@ -218,7 +219,7 @@ def stats(
         put_json([asdict(one) for one in found])
         return Exit.ANSWER
     put_rows(
-        ["model", "runs", "calls", "failed", "stored", "p50 s", "p95 s", "USD", "wins", "agree"],
+        ["model", "runs", "calls", "failed", "cached", "p50 s", "p95 s", "USD", "wins", "agree"],
         [
             [
                 one.model,
@@ -315,7 +316,9 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar=
             if found.runs:
                 history.shrink()
     kept = f"; {found.kept} as old are kept: their conversations continued" if found.kept else ""
-    put(f"{'would delete' if dry_run else 'deleted'} {found.runs} runs and {found.calls} calls{kept}")
+    put(
+        f"{'would delete' if dry_run else 'deleted'} {plural(found.runs, 'run')} and {plural(found.calls, 'call')}{kept}"
+    )
     return Exit.ANSWER
 
 

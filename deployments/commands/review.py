@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from consensus_flows.deployments.terminal import Exit, Stop, put, say
 from consensus_flows.tasks.batches.review_file import apply_review
 from consensus_flows.tasks.history.writing import username
+from consensus_flows.tasks.plain_text import plural
 
 app = App(name="review", help="Apply the decisions in a review file to the output of its batch.")
 
@@ -34,6 +35,6 @@ def apply(
         raise Stop(f"the output cannot be written: {error.strerror or error}", Exit.NO_ANSWER) from None
     if applied.unknown:
         say(f"  ! not in the output: {', '.join(applied.unknown[:20])}")
-    say(f"{applied.rows} rows of the output are decided")
+    say(f"{plural(applied.rows, 'row')} of the output {'is' if applied.rows == 1 else 'are'} decided")
     put(applied.output)
     return Exit.ANSWER

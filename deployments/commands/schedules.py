@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time
 from inspect import signature
 from pathlib import Path
@@ -34,9 +34,12 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.tasks.batches.addresses import dated, place_of
+from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
+from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.calls.providers import built_in
+from consensus_flows.tasks.plain_text import plural
 
 TAG = "schedule"
 """What a deployment is known by that `consensus schedule` has made."""
@@ -64,7 +67,7 @@ class ScheduleOptions:
     every: Annotated[str, Parameter(metavar="DAY")] = "day"
     """day, weekday, a day of the week such as monday, or a cron expression such as "0 */6 * * *"."""
     timezone: Annotated[str | None, Parameter(metavar="ZONE")] = None
-    """Time zone, for example Europe/Berlin; default: that of this machine."""
+    """Time zone of --at and of {date} in the output, for example Europe/Berlin; default: that of this machine."""
     notify: Kind | None = None
     """Send the outcome of each run, also of one that crashed or that no worker took. The address is asked for once."""
     notify_from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None
@@ -138,26 +141,31 @@ def command(flow: str | None) -> Callable[..., Exit]:
         parameters = _parameters(batch, input) | {
             "flow": one.name,
             # By its name, so that the schedule follows what is saved; with options over it, as it is now.
+            "timezone": when.timezone,
             "config": saved if saved and not given else config.model_dump(mode="json", exclude_defaults=True),
             "budget": budget.model_dump(mode="json", exclude_none=True),
         }
         columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
+        today = day_of_run(when.timezone)
         work = Batch(
             Source(parameters["input"], **columns),
-            dated(parameters["output"]),
+            dated(parameters["output"], today),
             one.name,
             config,
             skip_bad=batch.skip_bad,
             budget=budget,
-            review=parameters["review"] and dated(parameters["review"]),
+            review=parameters["review"] and dated(parameters["review"], today),
+            review_below=batch.review_below,
             probe=batch.probe,
             overwrite=batch.overwrite,
         )
-        rows = asyncio.run(checked(work)).rows
+        rows = asyncio.run(_checked(work)).rows
         _check_worker(info, parameters, {model.provider for model in config.models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
-        say(f"{'replaced' if replaced else 'scheduled'} {name}: {rows} rows, {_in_words(when)}; next {following}")
+        say(
+            f"{'replaced' if replaced else 'scheduled'} {name}: {plural(rows, 'row')}, {_in_words(when)}; next {following}"
+        )
         if options.notify:
             say(f"The outcome of each run is sent to {options.notify}; a first message was sent there now.")
         say(f"To try it now: consensus schedules run {name}")
@@ -165,6 +173,10 @@ def command(flow: str | None) -> Callable[..., Exit]:
 
     run.__annotations__["given"] = options_type(algorithm(flow).config_class()) if flow else PanelOptions
     return run
+
+
+async def _checked(work: Batch) -> Inventory:
+    return await checked(replace(work, config=await with_saved_panel(work.config)))
 
 
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:

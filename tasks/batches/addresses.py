@@ -6,6 +6,7 @@ import re
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -138,9 +139,22 @@ def _is_local(protocol: str) -> bool:
     return bool(named == f"{LocalFileSystem.__module__}.{LocalFileSystem.__qualname__}")
 
 
-def day_of_run() -> date:
-    """Return the day on which the run was scheduled; today if it was started by hand or is no flow run. Days are of UTC."""
-    return (flow_run.scheduled_start_time or datetime.now(UTC)).astimezone(UTC).date()
+def day_of_run(timezone: str | None = None) -> date:
+    """Return the day for which the run was scheduled; today if it was started by hand or is no flow run.
+
+    Args:
+        timezone: Where it is that day, such as Europe/Berlin; None for the time zone of this machine.
+
+    Raises:
+        ConfigurationError: If there is no such time zone.
+    """
+    moment = datetime.fromtimestamp((flow_run.scheduled_start_time or datetime.now(UTC)).timestamp(), UTC)
+    try:
+        return moment.astimezone(ZoneInfo(timezone) if timezone else None).date()
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ConfigurationError(
+            f"timezone: unknown time zone {timezone!r}: use a name such as Europe/Berlin"
+        ) from None
 
 
 def dated(address: str, day: date | None = None) -> str:
@@ -148,7 +162,7 @@ def dated(address: str, day: date | None = None) -> str:
 
     Args:
         address: Of the output.
-        day: None for that of the run.
+        day: None for that of the run, in the time zone of this machine.
 
     Raises:
         ConfigurationError: If another name is in braces: one misspelt, every night would write over the night before.
@@ -168,6 +182,11 @@ def same_place(one: str, other: str) -> bool:
     return len(paths) == 1 and places[0].fs.protocol == places[1].fs.protocol
 
 
+def batches_folder() -> Path:
+    """Return the folder in Prefect's home of what a batch keeps that has no file beside which it could be."""
+    return get_current_settings().home / "consensus-batches"
+
+
 def journal_path(output: str) -> Path:
     """Return where the journal of an output is: beside it if it is a local file, else in Prefect's home.
 
@@ -181,4 +200,4 @@ def journal_path(output: str) -> Path:
     shown = (
         place.name if len(place.name.encode("utf-8", "replace")) <= _SHOWN_BYTES else place.name[: _SHOWN_BYTES // 4]
     )
-    return get_current_settings().home / "consensus-batches" / f"{shown}-{name}{ENDING}"
+    return batches_folder() / f"{shown}-{name}{ENDING}"

@@ -55,6 +55,9 @@ class Estimate(BaseModel):
     known_cost_usd_most: float = 0.0
     unpriced_calls: int = 0
     """At most so many calls go to models whose price is not known."""
+    calls_expected: int | None = None
+    """As many a question as on the labeled rows on which the panel was calibrated; None if it was not."""
+    cost_usd_expected: float | None = None
     models: list[ModelEstimate]
     assumptions: list[str]
     """What the figures rest on, a sentence each."""
@@ -87,6 +90,7 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         with priced(config.price_table()):
             await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
     found = list(models.values())
+    measured = config.calibrated_on()
     return Estimate(
         rows=rows,
         calls_least=sum(one.calls_least for one in found),
@@ -96,6 +100,8 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         known_cost_usd_least=math.fsum(one.cost_usd_least or 0.0 for one in found),
         known_cost_usd_most=math.fsum(one.cost_usd_most or 0.0 for one in found),
         unpriced_calls=sum(one.calls_most for one in found if one.cost_usd_most is None),
+        calls_expected=None if measured is None else round(measured.calls * rows),
+        cost_usd_expected=None if measured is None or measured.cost_usd is None else measured.cost_usd * rows,
         models=found,
         assumptions=_assumptions(config, found, plans, lengths, known),
     )
@@ -182,7 +188,7 @@ def _assumptions(
     asked = dict.fromkeys(plan.model for plan in plans if plan.role != "embedding")
     measured, guessed = [str(m) for m in asked if m in known], [str(m) for m in asked if m not in known]
     said = [
-        "no call fails, is asked again or is answered from the store",
+        "no call fails, is asked again or is answered from the cache",
         f"{BYTES_PER_TOKEN} bytes of UTF-8 are a token: 4 characters of English, fewer of other scripts",
         "answers of a round are input of whoever reads them",
     ]

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect.settings import get_current_settings
-
+from consensus_flows.tasks.batches.addresses import batches_folder
 from consensus_flows.tasks.batches.parquet import plain
 from consensus_flows.tasks.batches.results import ANSWERS, RESULT_COLUMNS, RowResult
 from consensus_flows.tasks.batches.source import Source
@@ -31,9 +30,8 @@ def kept(data: bytes, ending: str) -> str:
         ending: The ending that tells its format.
     """
     path = _path(f"input-{hashlib.sha256(data).hexdigest()[:16]}{ending}")
-    if not path.exists():
-        with atomic_write(path, mode=0o600) as file:
-            file.write_bytes(data)
+    with atomic_write(path, mode=0o600) as file:  # again for each run, as its age is what it is deleted by
+        file.write_bytes(data)
     return str(path)
 
 
@@ -44,7 +42,7 @@ def unnamed_output(*depends_on: object) -> str:
 
 
 def _path(name: str) -> Path:
-    folder = get_current_settings().home / "consensus-batches"
+    folder = batches_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / name
 

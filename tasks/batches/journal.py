@@ -252,7 +252,7 @@ class Journal:
             os.ftruncate(self._file, self._size)
             self.error = OutputError(
                 f"{self.path} cannot be written: {error.strerror}. Rows that are in it are kept, and answers that were paid "
-                "for are in the result store: start again with the same arguments when that is mended"
+                "for are in the cache: start again with the same arguments when that is mended"
             )
             raise self.error from None
         self._size += len(line)

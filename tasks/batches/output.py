@@ -28,6 +28,7 @@ from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.writing import write_csv, write_json_lines
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
 from consensus_flows.tasks.files import atomic_write, is_stream
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Record
 
 _NAME_BYTES = 200
@@ -146,7 +147,7 @@ def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
         old = {}
     if count > inventory.rows:
         raise ConfigurationError(
-            f"output: {address} has {count} rows, and this run of some rows would leave {inventory.rows}: name another file, or "
+            f"output: {address} has {plural(count, 'row')}, and this run of some rows would leave {inventory.rows}: name another file, or "
             "replace it with --overwrite (overwrite: true)"
         )
     names = own_names(inventory.columns, source.id_column)

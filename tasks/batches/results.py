@@ -12,6 +12,7 @@ NOT_STARTED = "not_started"
 TIE = "tie"
 ABSTAINED = "abstained"
 DECIDED = "decided"
+UNSURE = "unsure"
 ANSWERS = "answers"
 
 
@@ -23,7 +24,7 @@ class MemberAnswer(BaseModel):
     text: str | None = None
     """All that it wrote."""
     cost_usd: float | None = None
-    """What the answer cost when it was made, also where it is from the store now."""
+    """What the answer cost when it was made, also where it is from the cache now."""
     input_tokens: int = 0
     output_tokens: int = 0
     error: CallError | None = None
@@ -43,20 +44,20 @@ class RowResult(BaseModel):
     """The panel's answer; empty if there is none."""
     status: str = NOT_STARTED
     """How the run ended: `finished`, `confident`, `agreed`, `max_iterations`, `budget`, `failed`; `tie` where several answers
-    have the most votes and the member listed first decided; `abstained` where too few agree for `--abstain-below`; `decided`
-    by a person; `not_started` for a row that was left."""
+    have the most votes and the order of the members decided; `abstained` where too few agree for `--abstain-below`; `unsure` where
+    the probability is below `--review-below`; `decided` by a person; `not_started` for a row that was left."""
     degraded: bool = False
     """Whether a call failed, or a stand-in answered."""
     confidence: float | None = None
-    """The arbiter's own confidence, 0 to 1."""
+    """How sure the answer is, 0 to 1: the probability that it is right, from a calibrated vote; else the arbiter's own word."""
     agreement: float | None = None
     """How alike the members' answers are, 0 to 1."""
     cost_usd: float | None = None
     """What the row cost in this batch; empty where a price is not known."""
     calls: int = 0
-    """Calls of the row, those answered from the store included."""
+    """Calls of the row, those answered from the cache included."""
     cached_calls: int = 0
-    """Calls answered from the store."""
+    """Calls answered from the cache."""
     error: str | None = None
     """Why there is no answer."""
     warnings: str | None = None
@@ -70,7 +71,8 @@ class RowResult(BaseModel):
     share: float | None = None
     """Share of the votes that the answer has, 0 to 1. Only where votes are counted."""
     margin: float | None = None
-    """Lead over the next answer, as a share of the votes. Only where votes are counted."""
+    """Lead over the best other answer, as a share of the votes; below 0 where it won by something else. Only where votes are
+    counted."""
     tie: bool | None = None
     """Whether several answers have the most votes, or were found equally good. Only for a vote."""
     votes: dict[str, JsonValue] | None = None
@@ -85,6 +87,10 @@ class RowResult(BaseModel):
     """Who decided, where a person did."""
     decided_at: str | None = None
     """When, in UTC."""
+    confidence_measure: str | None = None
+    """`calibrated` where the confidence is a probability."""
+    calls_not_made: int = 0
+    """Members that did not have to be asked, because the answer was settled; a saved panel counts as one."""
     answers: dict[str, MemberAnswer] | None = None
     """By member (`provider/model`, further instances `provider/model#2`): `answer` (what was read out of the text where votes are
     counted, else empty), `text`, `cost_usd` (when the answer was made), `input_tokens`, `output_tokens`, `error`."""
@@ -130,6 +136,7 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "id": row.id,
         "status": TIE if record.tie and record.status == "finished" else record.status,
         "warnings": "; ".join(dict.fromkeys(map(str, record.warnings))) or None,
+        "calls_not_made": len(record.not_asked),
         "share": record.tally[0].share if record.tally else None,
         "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.votes else None,
         "dissent": dissent or None,

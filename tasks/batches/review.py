@@ -5,16 +5,26 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED
+from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED, UNSURE
 
 ReasonKind = Literal[
-    "failed", "abstained", "tie", "few_votes", "low_agreement", "not_confident", "dissent", "hazard", "degraded"
+    "failed",
+    "abstained",
+    "unsure",
+    "tie",
+    "few_votes",
+    "low_agreement",
+    "not_confident",
+    "dissent",
+    "hazard",
+    "degraded",
 ]
 LOW_SHARE = 0.6
 """A share of the votes below this one is low."""
 WORDS: dict[ReasonKind, str] = {
     "failed": "no answer",
     "abstained": "below --abstain-below",
+    "unsure": "the probability is below --review-below",
     "tie": "tie",
     "few_votes": "few members gave an answer that could be read",
     "low_agreement": "low agreement",
@@ -40,6 +50,7 @@ def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
     said: dict[ReasonKind, Any] = {
         "failed": result["answer"] is None and not abstained,
         "abstained": abstained,
+        "unsure": result["status"] == UNSURE,
         "tie": result.get("tie"),
         "few_votes": share is not None and bool(answers) and 2 * voted <= len(answers),
         "low_agreement": share is not None and share < LOW_SHARE,
@@ -62,6 +73,18 @@ def abstained(result: Mapping[str, Any], below: float | None) -> dict[str, Any]:
     if below is None or result["answer"] is None or share is None or share >= below:
         return dict(result)
     return {**result, "answer": None, "status": ABSTAINED, "panel_answer": result["answer"]}
+
+
+def unsure(result: Mapping[str, Any], below: float | None) -> dict[str, Any]:
+    """Return a row marked as one to look at if its answer is not probable enough, or nobody knows how probable it is.
+
+    Args:
+        result: The row's columns.
+        below: The least probability with which an answer needs no look; None for any.
+    """
+    if below is None or result["answer"] is None or (result["confidence"] or 0.0) >= below:
+        return dict(result)
+    return {**result, "status": UNSURE}
 
 
 class Decision(NamedTuple):

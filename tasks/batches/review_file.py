@@ -17,7 +17,7 @@ from consensus_flows.tasks.batches.addresses import journal_path, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import check_output, ending_of, write_file, write_rows
 from consensus_flows.tasks.batches.results import flat_answers
-from consensus_flows.tasks.batches.review import Decision, abstained, decided, now, reasons
+from consensus_flows.tasks.batches.review import Decision, abstained, decided, now, reasons, unsure
 from consensus_flows.tasks.batches.review_page import write_page
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError
@@ -25,7 +25,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 DECISIONS = ".decisions"
 PAGE = ".html"
 _BEFORE = ("id", "reasons", "question", "answer", "decision")
-_AFTER = ("votes", "panel_answer", "dissent", "error", "warnings")
+_AFTER = ("confidence", "confidence_measure", "votes", "panel_answer", "dissent", "error", "warnings")
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.,]+\Z)")
 """What a spreadsheet would calculate; a number is left alone."""
 
@@ -63,13 +63,20 @@ class Reviewer:
         output: Address of the output.
         review: Address of the review file, or of the page alone; None for neither.
         abstain_below: The least share with which an answer stands.
+        review_below: The least probability with which an answer needs no look.
         prompt_of: Returns the prompt of a row's own columns.
     """
 
     def __init__(
-        self, output: str, review: str | None, abstain_below: float | None, prompt_of: Callable[[dict[str, Any]], str]
+        self,
+        output: str,
+        review: str | None,
+        abstain_below: float | None,
+        review_below: float | None,
+        prompt_of: Callable[[dict[str, Any]], str],
     ) -> None:
-        self._output, self._review, self._below, self._prompt_of = output, review, abstain_below, prompt_of
+        self._output, self._review, self._prompt_of = output, review, prompt_of
+        self._abstain_below, self._review_below = abstain_below, review_below
         self._decisions = read_decisions(output)
         self._pending = _pending(review) if review else {}
         self._members: dict[str, None] = {}
@@ -85,7 +92,7 @@ class Reviewer:
 
     def reviewed(self, one: Finished) -> Finished:
         """Return a row as it is in the output."""
-        result = abstained(one.result, self._below)
+        result = unsure(abstained(one.result, self._abstain_below), self._review_below)
         why = reasons(result)
         if not why and not self._decisions:
             return one._replace(result=result)

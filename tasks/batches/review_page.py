@@ -8,6 +8,7 @@ from typing import Any
 
 from consensus_flows.tasks.batches.review import WORDS
 from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.record import CALIBRATED
 
 MOST = 500
 """Rows on the page; all of them are in the file beside it."""
@@ -67,6 +68,9 @@ def _article(row: Mapping[str, Any]) -> Iterator[str]:
     yield "<p><b>No answer</b></p>" if answer is None else f"<p><b>Answer</b></p>{_folded(answer)}"
     if row["panel_answer"] is not None:
         yield f"<p class=dim>The panel answered:</p>{_folded(row['panel_answer'])}"
+    if row["confidence"] is not None:
+        measure = "Probability" if row["confidence_measure"] == CALIBRATED else "Confidence"
+        yield f"<p class=dim>{measure}: {100 * row['confidence']:.0f} %</p>"
     if row["votes"]:
         yield f"<p class=dim>Votes: {_text(', '.join(f'{votes} for {said}' for said, votes in row['votes'].items()))}</p>"
     yield "<table>"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.plain_text import plural
 
 
 class Row(NamedTuple):
@@ -175,7 +176,7 @@ class Fingerprint:
             return ""
         some = self.bad_rows or inventory.bad_rows
         bad = f", and {self.bad_rows} bad ones instead of {inventory.bad_rows}" if some else ""
-        return f"it has {self.rows} rows instead of {inventory.rows}{bad}"
+        return f"it has {plural(self.rows, 'row')} instead of {inventory.rows}{bad}"
 
 
 def input_changed(address: str, how: str = "") -> str:

@@ -5,17 +5,21 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.tasks.batches.frames import Library, frame_of
-from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED
+from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED, UNSURE
 from consensus_flows.tasks.batches.review import ReasonKind, reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
-from consensus_flows.tasks.record import TakenOut
+from consensus_flows.tasks.calibration import has_fallen
+from consensus_flows.tasks.record import CALIBRATED, TakenOut
 
 SHOWN_FAILURES = 5
 """Rows without an answer that a summary names."""
 SHOWN_REVIEW = 20
 """Rows to look at that a summary names."""
+SURE = 0.9
+"""A probability from which on an answer is counted as sure."""
 BINS = 10
 """Columns of the histogram of agreement, each a tenth wide."""
 
@@ -26,6 +30,29 @@ _WEIGHT = get_args(ReasonKind)
 def describe(bad: BadRow) -> str:
     """Say what is wrong with a row of the input."""
     return f"{bad.where}: {bad.message}"
+
+
+def how_sure(summary: "BatchSummary") -> str | None:
+    """Say how many answers are as good as sure, and how right such answers were on the labeled rows; None without probabilities."""
+    found = summary.calibration
+    if found is None or not summary.gives_probability:
+        return None
+    right = "" if found.sure_accuracy is None else f", and {100 * found.sure_accuracy:.1f} % of these were right"
+    return (
+        f"{summary.sure} of {summary.rows} rows have a probability of {100 * SURE:.0f} % or more; on the {found.rows} labeled "
+        f"rows {100 * found.sure:.0f} % had{right}"
+    )
+
+
+def fewer_unanimous(summary: "BatchSummary") -> str | None:
+    """Say that the members agree less often than in the calibration, if they do."""
+    found = summary.calibration
+    if found is None or not has_fallen(summary.unanimous, summary.counted, found):
+        return None
+    return (
+        f"the members are unanimous in {100 * summary.unanimous / summary.counted:.0f} % of the rows, in the calibration in "
+        f"{100 * found.unanimous:.0f} %: the questions or the models have changed; calibrate again"
+    )
 
 
 class MemberSummary(BaseModel):
@@ -58,6 +85,16 @@ class RowSums(BaseModel):
     failed: int = 0
     degraded: int = 0
     ties: int = 0
+    unanimous: int = 0
+    """Rows on which all members that were asked voted for the same."""
+    counted: int = 0
+    """Rows on which votes were counted."""
+    sure: int = 0
+    """Rows whose answer has a probability of 0.9 or more, from a calibrated vote."""
+    unsure: int = 0
+    """Rows with an answer that is not as probable as `--review-below` wants."""
+    calls_not_made: int = 0
+    """Calls that were spared, because the answer of the row was settled."""
     abstained: int = 0
     """Rows without an answer because too few members agree."""
     to_review: int = 0
@@ -83,7 +120,14 @@ class RowSums(BaseModel):
         else:
             self.done += 1
             self.degraded += bool(result["degraded"])
+        self.unsure += result["status"] == UNSURE
         self.ties += bool(result.get("tie"))
+        votes, answers = result.get("votes"), (result.get("answers") or {}).values()
+        self.counted += bool(votes)
+        self.unanimous += len(votes or ()) == 1 and all(one["answer"] is not None for one in answers)
+        measured = result.get("confidence_measure") == CALIBRATED
+        self.sure += measured and result["confidence"] >= SURE
+        self.calls_not_made += result.get("calls_not_made") or 0
         self.to_review += bool(reasons(result))
         self.calls += result["calls"] or 0
         self.cached_calls += result["cached_calls"] or 0
@@ -120,6 +164,11 @@ class Progress(RowSums):
             "failed",
             "degraded",
             "ties",
+            "unanimous",
+            "counted",
+            "sure",
+            "unsure",
+            "calls_not_made",
             "abstained",
             "to_review",
             "not_started",
@@ -139,6 +188,10 @@ class BatchSummary(RowSums):
     output: str = ""
     review_file: str | None = None
     """The file, or the page alone, of the rows to look at."""
+    calibration: Calibration | None = None
+    """On what the panel was calibrated, if it was."""
+    gives_probability: bool = False
+    """Whether the confidence of the rows is a probability that was fitted on labeled rows."""
     status: Literal["finished", "budget", "stopped"] = "finished"
     """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left."""
     error: str | None = None

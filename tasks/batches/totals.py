@@ -31,7 +31,7 @@ class ModelSummary(BaseModel):
     errors: dict[str, int] = Field(default_factory=dict)
     """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
     stored: int = 0
-    """Answers that came from the store in this run."""
+    """Answers that came from the cache in this run."""
 
     @property
     def never_answered(self) -> bool:
@@ -122,7 +122,7 @@ class Totals:
             model.unpriced += 1
 
     def add_stored(self, name: str) -> None:
-        """Count an answer of a model that came from the store."""
+        """Count an answer of a model that came from the cache."""
         self._models.setdefault(name, _Model()).stored += 1
 
     def end_interrupted(self) -> None:

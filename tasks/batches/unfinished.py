@@ -8,12 +8,12 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.batches.addresses import DATE, Place, dated, day_of_run, journal_path, place_of
+from consensus_flows.tasks.batches.addresses import DATE, Place, dated, journal_path, place_of
 
 AT_WORK_S = 12 * 3600.0
 """Seconds after which no run continues the batch of the day before on its own: half of what is between two nights."""
@@ -49,7 +49,7 @@ class Unfinished(NamedTuple):
         return f"{self.output} did not end: a batch with that output continues it"
 
 
-def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
+def unfinished(address: str, plan: Mapping[str, Any], today: date) -> Iterator[Unfinished]:
     """Find the batches of earlier days that have left a journal, the latest first.
 
     A run that a schedule has started is that of its day. Any other continues the batch of the day before if that has
@@ -59,10 +59,10 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
     Args:
         address: The output as it was given; without `{date}` there is nothing to find.
         plan: What the journal must be of.
+        today: The day of the run.
     """
     if DATE not in address:
         return
-    today = day_of_run()
     own = dated(address, today)
     free = started_by_hand() and not journal_path(own).exists() and not _exists(place_of(own, "output"))
     for days in range(1, DAYS + 1):
@@ -80,16 +80,16 @@ def unfinished(address: str, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
             yield Unfinished(output, idle_s, resumes=free and days == 1 and idle_s < AT_WORK_S, rows=rows)
 
 
-def unfinished_shards(address: str, folder_ending: str) -> Unfinished | None:
+def unfinished_shards(address: str, folder_ending: str, today: date) -> Unfinished | None:
     """Find a batch in shards of the day before that a run is meant to continue.
 
     Args:
         address: The output as it was given.
         folder_ending: What is put to an output to name the folder of its shards; it tells the plan and the rows.
+        today: The day of the run.
     """
     if DATE not in address or not started_by_hand():
         return None
-    today = day_of_run()
     own, before = dated(address, today), dated(address, today - timedelta(days=1))
     if _exists(place_of(own, "output")) or _exists(place_of(own + folder_ending, "output")):
         return None

@@ -1,6 +1,6 @@
-"""A circuit breaker: a model that keeps failing is taken out of a run of many rows.
+"""A circuit breaker: a model that keeps failing is disabled in a run of many rows.
 
-The rule: a model is taken out when its requests have failed in three rows in a row, without an answer in between, for
+The rule: a model is disabled when its requests have failed in three rows in a row, without an answer in between, for
 reasons that are not the row's. Where another try may help, it must have been failing for longer than the first wait
 between two tries, and for a minute if it has answered in this run before: a vendor has bad seconds.
 """
@@ -18,7 +18,7 @@ from consensus_flows.tasks.record import TakenOut
 from consensus_flows.tasks.watch import emit
 
 ROWS = 3
-"""So many rows in a row take a model out."""
+"""So many rows in a row disable a model."""
 FIRST_WAITS, LATER_WAITS = 0.5, 60.0
 """How long it must have been failing where another try may help, as a multiple of the first wait between two tries: if it has
 never answered, and if it has."""
@@ -40,7 +40,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self.out: dict[str, TakenOut] = {}
-        """The models that were taken out."""
+        """The disabled models."""
         self._failing: dict[str, _Streak] = {}
         self._answered: set[str] = set()
 
@@ -48,11 +48,11 @@ class Breaker:
         """Check that a model may be asked.
 
         Raises:
-            ModelError: If it was taken out.
+            ModelError: If it is disabled.
         """
         out = self.out.get(name)
         if out is not None:
-            raise ModelError(f"{out.message}; taken out after row {out.row}", kind=out.kind, taken_out=True)
+            raise ModelError(f"{out.message}; disabled after row {out.row}", kind=out.kind, taken_out=True)
 
     def note_answer(self, name: str) -> None:
         """Note that a model has answered."""
@@ -60,7 +60,7 @@ class Breaker:
         self._failing.pop(name, None)
 
     def note_failure(self, name: str, row: str, sent: float, error: ModelError) -> bool:
-        """Note that a request of a row, sent at a moment, has failed; tell whether the model is now taken out."""
+        """Note that a request of a row, sent at a moment, has failed; tell whether the model is now disabled."""
         if error.kind not in KINDS or name in self.out:
             return False
         streak = self._failing.setdefault(name, _Streak(sent))
@@ -90,7 +90,7 @@ async def guarded(request: Request, send: Callable[[], Awaitable[Answer]]) -> An
     """Send a request, and let the breaker of the run, if there is one, know how it went.
 
     Raises:
-        ModelError: If it fails, or its model was taken out.
+        ModelError: If it fails, or its model is disabled.
     """
     at = _current.get()
     if at is None:

@@ -19,6 +19,7 @@ from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import BudgetError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Usage
 
 PLENTY, PLENTY_TOKENS, PLENTY_USD = 1000, 1_000_000, 2.0
@@ -280,7 +281,7 @@ class BudgetTracker:
             return self.late()
         if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:
             # A call counts once it is sent, whatever comes of it; one that is not sent yet may never be.
-            return Refusal(f"the budget of {limits.max_calls} calls is used up", exhausted=True)
+            return Refusal(f"the budget of {plural(limits.max_calls, 'call')} is used up", exhausted=True)
         settled, paid = self.tokens - self._open_tokens, self.cost_usd - self._open_usd
         if limits.max_tokens is not None and settled + tokens > limits.max_tokens:
             left = max(0, limits.max_tokens - settled)

@@ -94,11 +94,11 @@ class Caller:
             response.cached = not log.attempts
             if log.attempts and log.stored_at is not None and not holds(log.stored_at, result):
                 where = log.stored_at.parent
-                cause = f"the answer was paid for and could not be stored in {where}: asked again, it will be paid for again"
+                cause = f"the answer was paid for and could not be cached in {where}: asked again, it will be paid for again"
                 _warn(response, "not_stored", cause)
                 get_logger("consensus").error("%s: %s", response.member, cause)
             if log.key is not None and was_rejected(log.key):
-                _warn(response, "rejected", "a stored answer was damaged or not ours, so the call was made again")
+                _warn(response, "rejected", "a cached answer was damaged or not ours, so the call was made again")
             if request.kind == "embedding":
                 response.embedding, response.text = read_vector(result.text), None
         else:

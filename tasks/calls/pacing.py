@@ -2,7 +2,7 @@
 
 Concurrency, requests a minute and Retry-After are kept per credentials. Each call is also a task run of Prefect, and what
 it costs is mostly that: each event goes through the client's queue and a web socket, is read by four services of the
-server, and becomes rows of its database. Answers from the store, or from a very fast model, come faster than a server can
+server, and becomes rows of its database. Answers from the cache, or from a very fast model, come faster than a server can
 take them: other runs on that server would then wait for seconds, and what is not sent yet would fill this process's memory,
 some 10 kB a call. Prefect can limit its queue of events itself, but then drops what does not fit, and task runs would be
 missing.

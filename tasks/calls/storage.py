@@ -42,7 +42,7 @@ LOOKED_S = 0.2
 AT_HAND = 256
 """Records that a folder keeps at hand from the moment they are checked until Prefect has read them."""
 PATTERN = "answer-*"
-"""Names of stored answers, and of those that were moved aside."""
+"""Names of cached answers, and of those that were moved aside."""
 _ANSWER = to_qualified_name(Answer)
 MOST_REJECTED = 10_000
 """Records remembered at most that were not used: of a call that is never made nobody takes the note away."""
@@ -314,7 +314,7 @@ def private_folder(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Files:
-    """Some stored answers.
+    """Some files.
 
     Attributes:
         number: How many.
@@ -325,19 +325,20 @@ class Files:
     size: int = 0
 
 
-def old_answers(folder: Path, seconds: float, *, delete: bool) -> Files:
-    """Find, or delete, the stored answers in a folder that were written longer ago.
+def old_files(folder: Path, seconds: float, pattern: str = PATTERN, *, delete: bool) -> Files:
+    """Find, or delete, the files in a folder that were written longer ago: the cached answers, if not told otherwise.
 
     What else is in the folder, results of flows for example, is left alone.
 
     Args:
-        folder: The result folder.
+        folder: The folder.
         seconds: How long ago.
+        pattern: What their names are like.
         delete: Whether to delete them.
     """
     before = time.time() - seconds
     number = size = 0
-    for path in sorted(folder.glob(PATTERN)):
+    for path in sorted(folder.glob(pattern)):
         try:
             found = path.lstat()
             if found.st_mtime >= before or not path.is_file() or path.is_symlink():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 
@@ -19,11 +19,11 @@ class Count:
 class Tally:
     """How a vote ended.
 
-    The winner is the answer of the most votes. Of a tie, it is the one whose first voter is listed first.
+    The winner is the answer of the most votes. Of a tie, it is the one that has the voter of the first place.
     """
 
     counts: tuple[Count, ...]
-    """From most to fewest votes; of equals the one whose first voter is listed first comes first."""
+    """From most to fewest votes; of equals the one that has the voter of the first place comes first."""
     cast: float
     """All votes, abstentions left out."""
     tie: bool
@@ -43,23 +43,31 @@ class Tally:
 
     @property
     def margin(self) -> float | None:
-        """By how much of the votes cast the winner is ahead of the next, 0 to 1, or None when nobody voted."""
+        """By how much of the votes cast the winner is ahead of the best other answer, or None when nobody voted."""
         if not self.counts or not self.cast:
             return None
-        following = self.counts[1].votes if len(self.counts) > 1 else 0.0
-        return (self.counts[0].votes - following) / self.cast
+        return (self.counts[0].votes - max((count.votes for count in self.counts[1:]), default=0.0)) / self.cast
 
     def reached(self, votes: float) -> bool:
         """Tell whether an answer has as many `votes`."""
         return bool(self.counts) and self.counts[0].votes >= votes
 
+    def won_by(self, value: Hashable) -> "Tally":
+        """Return the same votes with the answer that has won by something else than their number."""
+        found = [count for count in self.counts if count.value == value] or [Count(value, 0.0, ())]
+        others = (count for count in self.counts if count.value != value)
+        return replace(self, counts=(*found, *others), tie=False)
 
-def count_votes(values: Sequence[Hashable | None], weights: Sequence[float] | None = None) -> Tally:
+
+def count_votes(
+    values: Sequence[Hashable | None], weights: Sequence[float] | None = None, places: Sequence[int] | None = None
+) -> Tally:
     """Count the votes of members.
 
     Args:
-        values: What each member voted for, in the order in which the members are listed; None for an abstention.
+        values: What each member voted for; None for an abstention.
         weights: What each member's vote counts; one vote each by default.
+        places: The place of each member in the order in which they win ties; by default the order of `values`.
 
     Raises:
         ValueError: If there are not as many weights as values, or a weight is not above 0 and finite.
@@ -76,7 +84,8 @@ def count_votes(values: Sequence[Hashable | None], weights: Sequence[float] | No
     # Exact, as they are written: 0.1 + 0.2 and 0.3 are a tie.
     exact = [Fraction(repr(float(weight))) for weight in weights]
     sums = {value: sum((exact[index] for index in found), Fraction()) for value, found in voters.items()}
-    order = sorted(sums, key=lambda value: -sums[value])  # stable, so equals stay in the order of their first voters
+    places = range(len(values)) if places is None else places
+    order = sorted(sums, key=lambda value: (-sums[value], min(places[voter] for voter in voters[value])))
     return Tally(
         counts=tuple(Count(value, float(sums[value]), tuple(voters[value])) for value in order),
         cast=float(sum(sums.values(), Fraction())),

@@ -199,10 +199,10 @@ class ModelStats:
     Attributes:
         model: As `provider/model`.
         runs: Runs in which it was called.
-        calls: Calls, failed ones and those answered from the store included.
+        calls: Calls, failed ones and those answered from the cache included.
         failures: Calls that gave no answer.
-        cached: Calls that were answered from the store.
-        p50_s: Median latency in seconds of the answers that were asked for, not taken from the store.
+        cached: Calls that were answered from the cache.
+        p50_s: Median latency in seconds of the answers that were asked for, not taken from the cache.
         p95_s: The latency that 95 % of them stayed below.
         cost_usd: What all calls cost, without failed ones of which nobody knows the cost; None as soon as that of an
             answered one is not known, and where nothing is known.

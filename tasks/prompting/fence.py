@@ -32,7 +32,7 @@ def fence_tag(texts: Sequence[str], seed: str) -> str:
     """Return a tag that none of `texts` contains.
 
     It depends on all the texts, so that no member can guess it, and on nothing else but the seed, so that the same
-    answers give the same prompt and a judgement can be taken from the store.
+    answers give the same prompt and a judgement can be taken from the cache.
     """
     digest = hashlib.sha256("\0".join((seed, *texts)).encode("utf-8", "surrogatepass"))
     # As they are shown, too: what is taken out of a text may join what stood on both sides of it.

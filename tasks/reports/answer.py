@@ -45,7 +45,7 @@ def _members(record: Record, best: Iteration) -> Iterator[str]:
             row.append(cell(vote.answer)[:EXCERPT] if vote and vote.answer is not None else "no vote")
         if ranking:
             row.append(str(ranking.index(one.member) + 1) if one.member in ranking else "-")
-        row += ["stored" if one.cached else f"{one.latency_s:.1f}", _cost(one), _says(one)]
+        row += ["cached" if one.cached else f"{one.latency_s:.1f}", _cost(one), _says(one)]
         yield f"| {' | '.join(row)} |"
     if best.agreement is not None and not votes:
         yield f"\nAgreement of their answers, measured: {percent(best.agreement)}."

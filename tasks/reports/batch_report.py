@@ -16,7 +16,8 @@ from prefect.events import emit_event
 from prefect.logging import get_logger
 
 from consensus_flows.tasks.batches.review import WORDS
-from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress
+from consensus_flows.tasks.batches.summary import BINS, BatchSummary, Progress, fewer_unanimous, how_sure
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill_of
 from consensus_flows.tasks.reports.batch_before import Before, run_before
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
@@ -131,6 +132,7 @@ def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str
             f"## Rows to look at\n\n{summary.to_review} of {summary.rows} rows{shown}; `consensus run RUN` shows one:",
             _table(review_table(summary)),
         ]
+    parts += [prose(text) for text in (fewer_unanimous(summary), how_sure(summary)) if text]
     parts += ["## Figures", _table(_figures(summary, before))]
     if summary.members:
         parts += ["## Members", _table(members_table(summary))]
@@ -167,11 +169,12 @@ def _facts(summary: BatchSummary) -> dict[str, Any]:
         "Failed": summary.failed,
         "Tied": summary.ties,
         "Abstained": summary.abstained,
+        "Unsure": summary.unsure,
         "To review": summary.to_review,
         "Not started": summary.not_started,
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
-        "Calls": f"{summary.calls}, {summary.cached_calls} of them from the store",
+        "Calls": f"{summary.calls}, {summary.cached_calls} of them from the cache; {summary.calls_not_made} not needed",
         "Cost": bill_of(summary).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
         "Models that never answered": ", ".join(map(cell, summary.never_answered)) or "none",
@@ -227,7 +230,7 @@ def models_table(summary: BatchSummary) -> list[dict[str, Any]]:
         {
             "model": cell(model.model),
             "calls sent": model.calls,
-            "from the store": model.stored,
+            "from the cache": model.stored,
             "failed": model.failed,
             "p50 s": seconds(model.p50_s),
             "p95 s": seconds(model.p95_s),
@@ -247,6 +250,7 @@ def of_batch(summary: BatchSummary) -> Verdict:
         "degraded": summary.degraded,
         "tied": summary.ties,
         "abstained": summary.abstained,
+        "unsure": summary.unsure,
     }
     counts = [f"{count} {word}" for word, count in words.items() if count]
     name: Outcome = "Completed"
@@ -258,14 +262,16 @@ def of_batch(summary: BatchSummary) -> Verdict:
         name = "Degraded"
     elif summary.ties:
         name = "Tie"
-    rows = f"{summary.rows} rows" if not summary.not_started else f"{started} of {summary.rows} rows"
+    elif summary.unsure:
+        name = "LowConfidence"
+    rows = plural(summary.rows, "row") if not summary.not_started else f"{started} of {summary.rows} rows"
     lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"
     causes = [cell(summary.error)] if summary.status == "stopped" and summary.error else []
     causes += [listed(_sick_models(summary))] if counts and _sick_models(summary) else []
     if name == "Failed" and not causes and summary.failures:
         causes = [cell(summary.failures[0])]
     because = f": {'; '.join(causes)}" if causes else ""
-    paid = "from the store" if not summary.sent_calls else bill_of(summary)
+    paid = "from the cache" if not summary.sent_calls else bill_of(summary)
     return Verdict(name, f"{lead}{because} · {paid}")
 
 

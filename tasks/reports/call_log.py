@@ -6,7 +6,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
 from consensus_flows.tasks.calls.call import Exchange
-from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.plain_text import plural, visible
 from consensus_flows.tasks.record import bill
 
 LIMIT = 8_000
@@ -27,8 +27,8 @@ def log_call(exchange: Exchange) -> None:
     if response.error is not None:
         parts.append(_part("failed", response.error.message))
     if response.text:
-        source = "from the store" if response.cached else f"{response.latency_s:.1f} s"
-        facts = f"{source}, {response.usage.output_tokens} tokens, {bill(response.cost_usd, response.possibly_billed)}"
+        source = "from the cache" if response.cached else f"{response.latency_s:.1f} s"
+        facts = f"{source}, {plural(response.usage.output_tokens, 'token')}, {bill(response.cost_usd, response.possibly_billed)}"
         parts.append(_part(f"{response.member} ({facts})", response.text))
     level = logging.INFO if response.answered else logging.ERROR
     # Prefect's handler finds the page by these.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape, quoteattr
 
 from consensus_flows.tasks.counting.preference import model_of
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import MemberScore
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.tally import Tally
@@ -51,7 +52,7 @@ def _svg(width: int, height: int, parts: Iterable[str]) -> str:
 def _subtitle(tally: Tally) -> str:
     prompts = len({row.prompt for row in tally.rows})
     return (
-        f"{prompts} prompts, {tally.scores.rankings} rankings, {tally.scores.abstentions} abstentions; "
+        f"{plural(prompts, 'prompt')}, {plural(tally.scores.rankings, 'ranking')}, {plural(tally.scores.abstentions, 'abstention')}; "
         f"the judges disagree in {tally.disagreements} of {len(tally.rows)} rounds; "
         f"Kendall's W {number_text(tally.scores.kendall_w)}"
     )

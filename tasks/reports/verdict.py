@@ -105,6 +105,11 @@ def responses(record: Record) -> list[Response]:
 
 def _lead(record: Record) -> str:
     """Say how sure the answer is, in the terms of its algorithm."""
+    made = record.iterations[(record.best_iteration or 1) - 1].synthesis if record.iterations else None
+    if record.tally and made and made.method == "cascade":
+        return f"{cell(made.arbiter or '')} decided"
+    if record.tally and record.confidence is not None:
+        return f"probability {percent(record.confidence)}"
     if record.tally:
         cast = sum(option.votes for option in record.tally)
         return f"{record.tally[0].votes:g} of {cast:g} votes"
@@ -131,7 +136,7 @@ def _answer(record: Record) -> str:
 
 def _cost(record: Record) -> str:
     if record.calls and record.calls == record.cached_calls:
-        return "from the store"
+        return "from the cache"
     return bill_of(record)
 
 

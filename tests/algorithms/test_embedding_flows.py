@@ -176,7 +176,7 @@ async def test_it_stops_when_the_meaning_does_not_change_any_more(vendors):
     stop = {"stop_when_stable": True, "stability_threshold": 0.9, "iterations": 3}
     record = await learn(**stop)
     assert (record.status, len(record.iterations), record.agreement) == ("agreed", 2, 1)
-    # Members' texts are embedded for the agreement; the two aggregates are two of those, and come from the store.
+    # Members' texts are embedded for the agreement; the two aggregates are two of those, and come from the cache.
     assert embedded(vendors) == 6
     assert [call.cached for call in record.iterations[1].embeddings] == [False] * 3 + [True] * 2
     for model in ("one", "two", "three"):

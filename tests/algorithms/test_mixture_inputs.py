@@ -169,7 +169,7 @@ def test_a_saved_configuration_is_run_by_name(consensus, vendors, tmp_path):
     assert consensus("save", "mix", "--flow", "moa", *LAYERS, "--final-prompt", str(prompt))[0] == 0
     assert consensus("moa", "What?", "--name", "mix", "--raw")[:2] == (0, "the answer\n")
     assert consensus("What?", "--name", "mix", "--raw")[:2] == (0, "the answer\n")
-    assert vendors.count() == 5, "the second run is taken from the store"
+    assert vendors.count() == 5, "the second run is taken from the cache"
     assert asked(vendors, "final")[0].system == "End it."
     assert consensus("moa", "What?", "--name", "mix", "--self-moa", "openai/e", "--samples", "2", "--raw")[0] == 0
     assert vendors.count("e") == 2

@@ -241,7 +241,7 @@ async def test_what_is_wrong_in_the_parameters_is_named_before_any_call(vendors,
 async def test_the_flow_fails_when_no_row_has_an_answer(vendors, tmp_path):
     vendors.script("a", then=faults.unauthorized())
     with pytest.raises(
-        QuorumError, match=r"none of 2 rows has an answer; the first one, r0: .*openai/a.*401"
+        QuorumError, match=r"none of 2 rows has an answer; the first one, r0: .*openai/a.*401.* · .*out.jsonl"
     ) as caught:
         await batch(str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl"), flow="pump", config=PUMP)
     assert caught.value.record.failed == 2 and column(tmp_path / "out.jsonl", "status") == ["failed"] * 2
@@ -307,7 +307,7 @@ def test_the_summary_for_a_person():
         {
             "model": "openai/a",
             "calls sent": 4,
-            "from the store": 0,
+            "from the cache": 0,
             "failed": 1,
             "p50 s": "0.50",
             "p95 s": "1.25",

@@ -98,8 +98,8 @@ def test_a_person_is_told_on_stderr_and_stdout_is_the_output(consensus, vendors,
     assert ran.out == f"{out}\n"
     assert "3 rows: 2 answered (0 degraded), 1 failed" in ran.err
     assert "openai/a: 3 calls sent" in ran.err and "1 auth" in ran.err and "/runs/flow-run/" in ran.err
-    assert "1 rows have no answer:\n    r1: " in ran.err and "HTTP 401" in ran.err, "and why"
-    assert "3 calls sent in 3 requests, 0 from the store" in ran.err
+    assert "1 row without an answer:\n    r1: " in ran.err and "HTTP 401" in ran.err, "and why"
+    assert "3 calls sent in 3 requests, 0 from the cache" in ran.err
 
 
 def test_a_row_that_fails_disturbs_no_other(consensus, vendors, tmp_path):

@@ -112,7 +112,7 @@ async def test_a_file_that_another_takes_the_place_of_is_found_too(vendors, tmp_
     serve(vendors)
     with monkeypatch.context() as patch:
         patch.setattr(Source, "inspect", inspect)
-        with pytest.raises(QuorumError, match="it has 1 rows instead of 4"):
+        with pytest.raises(QuorumError, match="it has 1 row instead of 4"):
             await batch(str(source), str(out), flow="pump", config={"members": ["openai/a"]})
     assert (await run_batch(batch_of(source, out))).resumed == 1
 

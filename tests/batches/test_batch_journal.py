@@ -3,13 +3,17 @@
 import json
 import os
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batch_shards import share
-from consensus_flows.tasks.batches.addresses import dated, journal_path, same_place
+from consensus_flows.tasks.batches import addresses
+from consensus_flows.tasks.batches.addresses import dated, day_of_run, journal_path, same_place
 from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
@@ -17,6 +21,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits import processes
 from tests.kits.batch_kit import ROOT
 
+NOON = datetime(2026, 11, 27, 10, 30, tzinfo=UTC)
 PLAN = {"flow": "pump", "configuration": {"members": ["openai/a"]}, "prompts": [None, None, None], "part": [0, 1]}
 
 
@@ -213,6 +218,7 @@ def test_half_a_character_and_line_separators_of_a_model_are_kept(path):
 FILLED = """
 import resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 from tests.batches.test_batch_journal import PLAN, call, result, row
 from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.errors import OutputError
@@ -286,6 +292,25 @@ def test_the_day_in_an_address():
     for misspelt in ("out-{data}.jsonl", "{Date}/{date}.csv", "out-{}.csv"):
         with pytest.raises(ConfigurationError, match=r"output: .* is not a placeholder: only \{date\} is"):
             dated(misspelt)
+
+
+@pytest.mark.parametrize(("zone", "day"), [("Pacific/Kiritimati", 1), ("Europe/Berlin", 0), ("Pacific/Pago_Pago", -1)])
+def test_the_day_is_that_of_the_time_zone(zone, day, monkeypatch):
+    monkeypatch.setattr(addresses, "flow_run", SimpleNamespace(scheduled_start_time=NOON))
+    assert day_of_run(zone) == NOON.date() + timedelta(days=day)
+
+
+def test_the_day_is_that_of_the_machine(monkeypatch):
+    monkeypatch.setattr(addresses, "flow_run", SimpleNamespace(scheduled_start_time=NOON))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        assert dated("{date}.jsonl") == "2026-11-28.jsonl"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    with pytest.raises(ConfigurationError, match="timezone: unknown time zone 'Atlantis'"):
+        day_of_run("Atlantis")
 
 
 def test_a_folder_may_have_braces_in_its_name(tmp_path):

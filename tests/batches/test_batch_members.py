@@ -1,4 +1,4 @@
-"""Members that cannot answer: found before the first row, taken out when they keep failing, and said."""
+"""Members that cannot answer: found before the first row, disabled when they keep failing, and said."""
 
 import json
 import socket
@@ -63,7 +63,7 @@ def test_what_a_list_does_not_say_blocks_nobody(consensus, vendors, tmp_path):
         assert vendors.count() == calls + 6 and json.loads(ran.out)["sent_calls"] == 6
 
 
-def test_a_dead_member_is_taken_out_and_said(consensus, vendors, tmp_path, monkeypatch):
+def test_a_dead_member_is_disabled_and_said(consensus, vendors, tmp_path, monkeypatch):
     monkeypatch.setenv("CONSENSUS_BACKOFF_S", "0.2")
     vendors.script("a", then=faults.server_error())
     file, out = prompts(tmp_path, 48), tmp_path / "out.jsonl"
@@ -73,7 +73,7 @@ def test_a_dead_member_is_taken_out_and_said(consensus, vendors, tmp_path, monke
     assert summary["never_answered"] == ["openai/a"] and [one["kind"] for one in summary["taken_out"]] == ["server"]
     assert vendors.count("a") < 30, "five tries of each row would be 240"
     assert vendors.count("b") == 48
-    assert "not asked" not in column(out, "warnings")[0] and "taken out after row" in column(out, "warnings")[-1]
+    assert "not asked" not in column(out, "warnings")[0] and "disabled after row" in column(out, "warnings")[-1]
     # The next run asks it again, and is done with it.
     vendors.script("a", then=Reply(text="B SAYS"))
     again = json.loads(consensus("batch", file, "-o", out, *THREE, "--json").out)

@@ -3,13 +3,14 @@
 import fcntl
 import os
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.tasks.batches import unfinished as module
+from consensus_flows.tasks.batches.addresses import day_of_run
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished, unfinished_shards
 from consensus_flows.tasks.watch import watched_by
@@ -22,7 +23,7 @@ CONFIG = {"members": ["openai/a"]}
 
 def name(days: int = 0) -> str:
     """The output of a day, so many days ago."""
-    return f"answers-{(datetime.now(UTC).date() - timedelta(days=days)).isoformat()}.jsonl"
+    return f"answers-{(day_of_run() - timedelta(days=days)).isoformat()}.jsonl"
 
 
 class Heard:
@@ -117,9 +118,9 @@ async def test_it_is_not_where_that_is_not_what_is_meant(vendors, tmp_path, kill
 def test_a_run_of_a_schedule_is_that_of_its_night(vendors, tmp_path, killed, monkeypatch):
     work = batch_of(tmp_path / "prompts.csv", tmp_path / name(), config=CONFIG)
     address = str(tmp_path / "answers-{date}.jsonl")
-    assert [found.resumes for found in unfinished(address, work.plan())] == [True]
+    assert [found.resumes for found in unfinished(address, work.plan(), day_of_run())] == [True]
     monkeypatch.setattr(module.flow_run, "tags", ["night", "auto-scheduled"], raising=False)
-    assert [found.resumes for found in unfinished(address, work.plan())] == [False]
+    assert [found.resumes for found in unfinished(address, work.plan(), day_of_run())] == [False]
 
 
 async def test_an_output_in_a_store(vendors, tmp_path):
@@ -138,17 +139,18 @@ async def test_an_output_in_a_store(vendors, tmp_path):
 def test_the_shards_of_the_day_before(tmp_path):
     address = str(tmp_path / "answers-{date}.jsonl")
     folder = tmp_path / f"{name(1)}.shards-abc"
-    assert unfinished_shards(address, ".shards-abc") is None
+    assert unfinished_shards(address, ".shards-abc", day_of_run()) is None
     folder.mkdir()
     (folder / "0001-of-0002.jsonl.done").write_text("{}")
-    found = unfinished_shards(address, ".shards-abc")
+    found = unfinished_shards(address, ".shards-abc", day_of_run())
     assert found is not None and found.output == str(tmp_path / name(1))
     assert (
-        unfinished_shards(address, ".shards-other") is None and unfinished_shards(str(tmp_path / "a.jsonl"), "") is None
+        unfinished_shards(address, ".shards-other", day_of_run()) is None
+        and unfinished_shards(str(tmp_path / "a.jsonl"), "", day_of_run()) is None
     )
     then = time.time() - module.AT_WORK_S - 60
     os.utime(folder / "0001-of-0002.jsonl.done", (then, then))
-    assert unfinished_shards(address, ".shards-abc") is None
+    assert unfinished_shards(address, ".shards-abc", day_of_run()) is None
     os.utime(folder / "0001-of-0002.jsonl.done")
     (tmp_path / name()).touch()
-    assert unfinished_shards(address, ".shards-abc") is None
+    assert unfinished_shards(address, ".shards-abc", day_of_run()) is None

@@ -86,21 +86,28 @@ def shard(run: FlowRun) -> int:
     return int(run.parameters["shard"])
 
 
-async def undisturbed(source: Path, folder: Path) -> list[dict[str, Any]]:
+async def undisturbed(source: Path, folder: Path, **options: Any) -> list[dict[str, Any]]:
     out = folder / "whole.jsonl"
-    await batch(str(source), str(out), flow="vote", config=CONFIG)
+    await batch(str(source), str(out), flow="vote", config=CONFIG, **options)
     return read(out)
 
 
 @pytest.mark.timeout(300)
 async def test_two_shards_give_what_one_run_gives(worker, vendors, tmp_path):
     serve(vendors)
-    source, out = prompts(tmp_path, 7), tmp_path / "out.jsonl"
-    summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
-    assert (summary.rows, summary.done, summary.status) == (7, 7, "finished")
+    source, out, review = prompts(tmp_path, 7), tmp_path / "out.jsonl", tmp_path / "review.csv"
+    summary = await batch(
+        str(source), str(out), flow="vote", config=CONFIG, shards=2, review=str(review), abstain_below=0.5
+    )
+    assert (summary.rows, summary.done, summary.abstained, summary.status) == (7, 0, 7, "finished")
+    assert (summary.to_review, summary.review_file) == (7, str(review))
+    rows = read(review)
+    assert [(row["id"], row["question"]) for row in rows] == [(f"r{n}", f"What is {n}?") for n in range(7)]
+    assert all("abstained" in row["reasons"] and row["openai/a"] for row in rows)
+    assert review.with_suffix(".html").read_text().count("<article") == 7
     assert vendors.count() == summary.calls == summary.sent_calls == 21
     assert {model.model: model.calls for model in summary.models} == {"openai/a": 7, "anthropic/b": 7, "google/c": 7}
-    assert same(read(out)) == same(await undisturbed(source, tmp_path))
+    assert same(read(out)) == same(await undisturbed(source, tmp_path, abstain_below=0.5))
     runs = await shard_runs(out)
     assert sorted(run.name for run in runs) == ["vote · prompts.csv, part 1 of 2", "vote · prompts.csv, part 2 of 2"]
     assert not list(tmp_path.glob("out.jsonl.*")), "what the shards shared is taken away"

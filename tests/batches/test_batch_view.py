@@ -27,7 +27,7 @@ async def test_the_live_view_counts(capsys):
         progress.add(row)
         await view.on_event("row", row)
     counts: BatchCounts = view._counts
-    assert "6 of 10 rows · 1 failed, 1 degraded · 1 calls sent, 1 from the store · $0.5000" in counts.line()
+    assert "6 of 10 rows · 1 failed, 1 degraded · 1 call sent, 1 from the cache · $0.5000" in counts.line()
     assert counts.models == {"openai/a": [1, 0, 2.0]}
     await view.on_event("batch_ended", None)
     view.close()
@@ -52,7 +52,7 @@ async def test_the_views_of_a_batch_in_shards(capsys):
     for view in (table, lines):
         await view.on_event("shard", SHARD)
         counts: BatchCounts = view._counts
-        assert "4 of 8 rows · 1 failed, 2 degraded · 9 calls sent, 3 from the store · $0.2500" in counts.line()
+        assert "4 of 8 rows · 1 failed, 2 degraded · 9 calls sent, 3 from the cache · $0.2500" in counts.line()
     assert "4 of 8 rows" in capsys.readouterr().err, "every shard is a line"
     with shown.capture() as captured:
         shown.print(table._shown())

@@ -249,7 +249,7 @@ async def test_who_waits_for_a_call_that_is_then_sent_is_refused() -> None:
     first = await budget.reserve(ask(100), END)
     second = await waiting(budget, 100)
     first.mark_sent()
-    with pytest.raises(BudgetError, match="1 calls is used up"):
+    with pytest.raises(BudgetError, match="1 call is used up"):
         await second
 
 

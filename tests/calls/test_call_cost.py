@@ -47,7 +47,7 @@ async def test_a_flow_run_does_not_remember_its_calls(server: LoopbackVendors) -
 
     @flow
     async def asks() -> None:
-        for request in (good, wrong, good):  # answered, failed, and from the store
+        for request in (good, wrong, good):  # answered, failed, and from the cache
             await Caller()(request)
             context = FlowRunContext.get()
             assert context is not None

@@ -29,7 +29,7 @@ from tests.kits.consortium_kit import asked, config, judged, say
 from tests.kits.kinds import kinds
 from tests.vendors import LoopbackVendors, Reply, SeenRequest
 
-NOT_STORED = "could not be stored"
+NOT_STORED = "could not be cached"
 """What the warning says on the terminal and in the log."""
 
 pytestmark = [
@@ -266,7 +266,7 @@ def test_a_damaged_record_is_never_paid_for_again_in_silence(
     again = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert (first.code, again.code, vendors.count("one")) == (0, 0, 2)
     assert json.loads(again.out)["warnings"][0]["kind"] == "rejected"
-    assert "a stored answer was damaged" in again.err
+    assert "a cached answer was damaged" in again.err
     assert "quarantined" in caplog.text
     third = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert not json.loads(third.out)["warnings"]

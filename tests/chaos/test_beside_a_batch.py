@@ -1,4 +1,4 @@
-"""A batch that is answered from the store keeps the Prefect server busy: other runs on that server go on beside it."""
+"""A batch that is answered from the cache keeps the Prefect server busy: other runs on that server go on beside it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_question_beside_it_is_answered(server: Server, vendors: LoopbackVendo
     summary = json.loads(out)
     alone = max(alone, question(server, "alone again"))  # before and after, as other work on the machine varies
     tell(
-        "a question beside a batch from the store",
+        "a question beside a batch from the cache",
         rows=ROWS,
         rows_per_s=round(ROWS / summary["duration_s"], 1),
         flow_runs_created=statuses[201],
@@ -66,7 +66,7 @@ def test_four_of_them_at_once_all_end(server: Server, vendors: LoopbackVendors, 
     assert [code for _, code in ended] == [0] * BATCHES, [err[-500:] for (_, err), _ in ended]
     summaries = [json.loads(out) for (out, _), _ in ended]
     tell(
-        "four batches from the store at once",
+        "four batches from the cache at once",
         rows=ROWS,
         seconds=[round(summary["duration_s"], 1) for summary in summaries],
     )

@@ -83,7 +83,7 @@ async def test_one_flow_run_with_a_progress_artifact_and_a_table(vendors):
     table = json.loads(found["check-models"])
     assert [row["as expected"] for row in table] == ["yes", "no"] * 3
     again = await check_models(config(cases=cases))
-    assert (vendors.count(), again.answers()) == (6, report.answers()), "the second run is taken from the store"
+    assert (vendors.count(), again.answers()) == (6, report.answers()), "the second run is taken from the cache"
 
 
 async def test_instances_are_named_apart_and_the_budget_holds(vendors):

@@ -59,3 +59,10 @@ def test_count_is_that_of_the_models_without_one(consensus):
     assert consensus("save", "many", "--flow", "vote", *given).code == 0
     assert json.loads(consensus("show", "many").out)["members"] == ["openai/a:3", "openai/b:2"]
     consensus("remove", "many")
+
+
+def test_a_file_without_panels_is_named(consensus, tmp_path):
+    file = tmp_path / "panel.json"
+    file.write_text("{}")
+    assert str(file) in consensus("import", str(file)).err
+    assert "standard input" in consensus("import", "-", stdin="{}").err

@@ -331,7 +331,7 @@ def test_completion(consensus, server, tmp_path):
     ran = consensus(
         "openrouter", "completion", "--prompt", "Once", "--model", "a/free:free", "--output", "response.json"
     )
-    assert (ran.code, ran.out) == (0, "a king.\n") and "from the store" in ran.err
+    assert (ran.code, ran.out) == (0, "a king.\n") and "from the cache" in ran.err
     assert json.loads((tmp_path / "response.json").read_text())["flow"] == "completion"
     again = consensus("openrouter", "completion", "-p", "Once", "-m", "openrouter/a/free:free", "--json")
     assert json.loads(again.out)["cached_calls"] == 1 and server.count() == 1

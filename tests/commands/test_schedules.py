@@ -104,6 +104,7 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
 
     found = asyncio.run(deployment())
     assert found.parameters["review"] == str(tmp_path / "review-{date}.csv"), "the worker runs elsewhere"
+    assert found.parameters["timezone"] == "Europe/Berlin", "the day in the name of the file"
     assert found.parameters["concurrency"] == 3 and found.parameters["budget"] == {}
     assert found.entrypoint == "consensus_flows.flows.batch.batch"
     (each,) = found.schedules

@@ -4,7 +4,6 @@ import html
 import json
 import os
 import queue
-import re
 import socket
 import subprocess
 import sys
@@ -275,7 +274,7 @@ async def main(ui_url):
             await notify_of(client, kind, key, await notification(kind, kind, kind), ui_url)
             for name, state in (
                 ("a.csv, part 1 of 2", Completed()),
-                ("a.csv", Completed(name="Degraded", message="48 rows, 48 degraded")),
+                ("a.csv", Completed(name="Degraded", message="48 rows, 48 degraded · /answers-2026-11-27.jsonl")),
                 ("a.csv", Crashed(message="killed")),
             ):
                 run = await client.create_flow_run_from_deployment(key, name=name)
@@ -307,8 +306,7 @@ def test_who_is_to_be_notified_of_a_schedule_is_told_of_every_end_and_of_no_shar
     for kind in ("webhook", "email"):
         assert f"{kind} is scheduled" in told
         degraded, crashed = told[f"{kind}: Degraded"], told[f"{kind}: Crashed"]
-        assert "48 rows, 48 degraded" in degraded and "killed" in crashed
-        assert re.search(r"/answers-\d{4}-\d\d-\d\d\.jsonl", degraded)
+        assert "48 rows, 48 degraded · /answers-2026-11-27.jsonl" in degraded and "killed" in crashed
         assert f"{started.again['ui_url']}/runs/flow-run/" in degraded
 
 
@@ -424,6 +422,17 @@ def test_a_note_of_a_dead_server_misleads_nobody(env):
     for pid in [child.pid, os.getpid(), "no number"]:
         (home / "consensus-server.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9/api", "pid": pid}))
         assert run(STOP, env) is None, "never a process that is not our server"
+
+
+def test_the_ui_is_unpacked_at_home_where_somebody_else_installed_prefect(tmp_path, monkeypatch):
+    import prefect
+
+    from consensus_flows.deployments.server import server_environment
+
+    assert "PREFECT_UI_STATIC_DIRECTORY" not in server_environment()
+    monkeypatch.setattr(prefect, "__ui_static_subpath__", tmp_path / "not there" / "ui_build")
+    wanted = str(prefect.settings.get_current_settings().home.resolve() / "ui")
+    assert server_environment()["PREFECT_UI_STATIC_DIRECTORY"] == wanted
 
 
 def test_the_settings_are_those_of_prefect_toml_unless_you_set_them(monkeypatch):

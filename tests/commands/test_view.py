@@ -40,5 +40,5 @@ async def test_lines_tell_the_same_where_there_is_no_terminal(capsys):
     await lines.on_event("iterated", Iteration(number=2, agreement=0.5, synthesis=Synthesis(text="t", confidence=0.25)))
     told = capsys.readouterr()
     assert told.out == ""
-    assert "✓ openai/a#1: from the store" in told.err
+    assert "✓ openai/a#1: from the cache" in told.err
     assert "Iteration 2: confidence 25 %, agreement 50 %" in told.err

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from consensus_flows.blocks import HistoryDatabase
 from consensus_flows.blocks.history import HISTORY_BLOCK
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks import recording
+from consensus_flows.tasks.batches.frames import kept
 from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history import address
 from consensus_flows.tasks.history.database import Database, shown
@@ -263,7 +266,7 @@ def test_a_turn_whose_parent_was_deleted_meanwhile_is_written(file):
 
 @pytest.mark.parametrize("given", ["90", "yesterday", "2026-01-31", "-3d", "9999999999w"])
 def test_an_age_that_is_none_is_refused(consensus, given, tmp_path):
-    for command in (["history", "prune"], ["store", "prune"]):
+    for command in (["history", "prune"], ["cache", "prune"]):
         done = consensus(*command, f"--older-than={given}")
         assert done.code == 2 and "--older-than" in done.err
 
@@ -283,19 +286,26 @@ def test_runs_until(consensus, file, monkeypatch):
 
 
 def test_old_answers_are_deleted_and_nothing_else(consensus, results):
-    import os
-    import time
-
     folder = Path(results)
     old = time.time() - 40 * 86400
     for name in ("answer-old", "answer-older.rejected", "answer-new", "0f0f0f-a-flow"):
         (folder / name).write_text("x" * 1000)
         if "new" not in name:
             os.utime(folder / name, (old, old))
-    assert "would delete 2 answers, 0.0 MB" in consensus("store", "prune", "--older-than", "30d", "--dry-run").out
+    assert "would delete 2 answers, 0.0 MB" in consensus("cache", "prune", "--older-than", "30d", "--dry-run").out
     assert len(list(folder.iterdir())) == 4
     assert "deleted 2 answers" in consensus("store", "prune", "--older-than", "30d").out
     assert sorted(path.name for path in folder.iterdir()) == ["0f0f0f-a-flow", "answer-new"]
+
+
+def test_old_inputs_that_were_piped_are_deleted(consensus):
+    old = time.time() - 40 * 86400
+    again, gone, new = (Path(kept(text, ".csv")) for text in (b"again", b"gone", b"new"))
+    for path in (again, gone):
+        os.utime(path, (old, old))
+    assert kept(b"again", ".csv") == str(again)
+    assert f"deleted 1 file, 0.0 MB, in {gone.parent}" in consensus("cache", "prune", "--older-than", "30d").out
+    assert (again.exists(), gone.exists(), new.exists()) == (True, False, True), "an input of a late run stays"
 
 
 def test_a_reader_and_a_program_like_datasette_see_rows_while_a_run_writes(file):

@@ -34,7 +34,7 @@ def record(*, failed: int = 0, **fields):
     ("fields", "name", "message"),
     [
         ({"status": "confident", "confidence": 0.9}, "Completed", "confident 90 %: Yes, prime · $0.0123"),
-        ({"cached_calls": 4, "agreement": 0.5}, "Completed", "agreement 50 %: Yes, prime · from the store"),
+        ({"cached_calls": 4, "agreement": 0.5}, "Completed", "agreement 50 %: Yes, prime · from the cache"),
         (
             {"status": "confident", "confidence": 0.9, "failed": 1, "degraded": True},
             "Degraded",
@@ -86,7 +86,7 @@ WEAK = ModelSummary(model="google/y", calls=48, failed=3)
     ("found", "name", "message"),
     [
         (summary(), "Completed", "48 rows answered · $0.5000"),
-        (summary(sent_calls=0), "Completed", "48 rows answered · from the store"),
+        (summary(sent_calls=0), "Completed", "48 rows answered · from the cache"),
         (
             summary([WEAK, DEAD], degraded=48),
             "Degraded",

@@ -61,7 +61,8 @@ def setting(name):
 def test_the_folder_of_files_belongs_to_the_user_and_the_code_does_not(image):
     files = image / setting("CONSENSUS_FILES").strip("/")
     results = image / setting("PREFECT_RESULTS_LOCAL_STORAGE_PATH").strip("/")
-    assert {one.stat().st_uid for one in (results, files, *files.rglob("*"))} == {USER}
+    ui = image / setting("PREFECT_UI_STATIC_DIRECTORY").strip("/")
+    assert {one.stat().st_uid for one in (results, ui, files, *files.rglob("*"))} == {USER}
     assert {one.lstat().st_uid for one in (image / "opt" / "consensus").rglob("*")} == {0}
 
 

@@ -30,6 +30,13 @@ UNUSED: list[tuple[type[BaseModel], dict[str, Any], dict[str, Any], str]] = [
         "embedding_model: requires a pairwise_judge",
     ),
     (VoteConfig, MEMBERS, {"pairwise_judge": "openai/judge", "fuse_top": 2}, "fuse_top: requires fuse"),
+    (VoteConfig, MEMBERS, {"stand_in": "openai/best"}, "stand_in: requires a pairwise_judge"),
+    (
+        ConsensusLearningConfig,
+        MEMBERS,
+        {"approach": "medoid", "stand_in": "openai/best"},
+        "stand_in: not used by the approach medoid",
+    ),
     (VoteConfig, MEMBERS, {"judge_settings": {"temperature": 0}}, "judge_settings: requires an extractor"),
     (ConsensusLearningConfig, CENTRAL, {"approach": "majority"}, "aggregator: not used by the approach majority"),
     (

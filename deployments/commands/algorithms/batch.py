@@ -25,6 +25,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
+from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
@@ -32,6 +33,7 @@ from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 BUDGET_OPTIONS = {
@@ -49,7 +51,7 @@ class BatchOptions:
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")]
-    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the day. - prints JSONL on stdout."""
+    """Output file (.jsonl, .csv, .parquet) or fsspec URL; {date} is replaced by the local day. - prints JSONL on stdout."""
     name: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None
     """Name of a saved configuration."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
@@ -78,6 +80,10 @@ class BatchOptions:
     """Give no answer if a smaller share of the members agrees, 0 to 1."""
     review: Annotated[str | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """File (.csv, .jsonl) of the rows to review, with an HTML page of the same name beside it; or only the page (.html)."""
+    review_below: Annotated[
+        float | None, Parameter(group=OUTPUT, validator=validators.Number(gt=0, lte=1), metavar="PROBABILITY")
+    ] = None
+    """Mark answers of a lower probability as unsure, to be reviewed, 0 to 1. Requires a panel of `consensus calibrate`."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost by model, and exit."""
     records: Annotated[str | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
@@ -168,6 +174,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         wide=options.wide,
         abstain_below=options.abstain_below,
         review=options.review,
+        review_below=options.review_below,
         limit=options.limit,
         sample=options.sample,
         sample_seed=options.sample_seed,
@@ -295,15 +302,17 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         config,
         skip_bad=options.skip_bad,
         review=options.review,
+        review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
 
     async def estimated() -> Estimate:
         with watched_by(BatchLines()):
-            inventory = await checked(work)
+            settings = await with_saved_panel(config)
+            inventory = await checked(replace(work, config=settings))
         await close_clients()
-        return await estimate(config, one.plan(config), inventory.rows, inventory.size)
+        return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
 
     try:
         found = asyncio.run(estimated())
@@ -327,8 +336,13 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
     price = _dollars(found.cost_usd_least, found.cost_usd_most)
     if found.unpriced_calls and found.known_cost_usd_most:
         known = _dollars(found.known_cost_usd_least, found.known_cost_usd_most)
-        price = f"{known} + {found.unpriced_calls:,} calls of unknown price"
-    put(f"{found.rows} rows: {_range(found.calls_least, found.calls_most)} calls, {price}")
+        price = f"{known} + {plural(found.unpriced_calls, 'call')} of unknown price"
+    put(f"{plural(found.rows, 'row')}: {_range(found.calls_least, found.calls_most)} calls, {price}")
+    if found.calls_expected is not None:
+        cost = (
+            "" if found.cost_usd_expected is None else f", {_dollars(found.cost_usd_expected, found.cost_usd_expected)}"
+        )
+        put(f"expected: {found.calls_expected:,} calls{cost}, as on the labeled rows of the calibration")
     for text in found.assumptions:
         say(f"  assumed: {text}")
     return Exit.ANSWER

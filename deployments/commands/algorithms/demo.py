@@ -50,7 +50,7 @@ def demo(prompt: str | None = None, *, out: TurnOptions | None = None) -> Exit:
     say(f"1. One question, {SAMPLES} samples of a small model: {question}")
     # A turn that continues an earlier one would be another question.
     ask(algorithm("vote"), question, config, TurnOptions())
-    say("\n2. The same question again: every answer comes from the store, and nothing is paid twice.")
+    say("\n2. The same question again: every answer comes from the cache, and nothing is paid twice.")
     started = time.monotonic()
     ask(algorithm("vote"), question, config, TurnOptions(raw=True))
     say(f"  {time.monotonic() - started:.1f} s")
@@ -63,7 +63,7 @@ def demo(prompt: str | None = None, *, out: TurnOptions | None = None) -> Exit:
         config,
         _report,
         view=BatchTable() if sys.stderr.isatty() else BatchLines(),
-        interrupted="run it again: answers that are there come from the store",
+        interrupted="run it again: answers that are there come from the cache",
         limit=LIMIT,
         review=str(folder / "review.html"),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from consensus_flows.deployments.terminal import put, say
 from consensus_flows.deployments.view import Lines, LiveTable, state
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import percent
 
@@ -46,7 +47,8 @@ def heading(iteration: Iteration) -> str:
     responses = iteration.responses
     if not responses:
         made = iteration.synthesis if iteration.judgements and iteration.judgements[-1].answered else None
-        return f"Layer {iteration.number}: " + (f"answer by {made.arbiter}" if made else "no aggregator could answer")
+        by = made and made.arbiter
+        return f"Layer {iteration.number}: " + (f"answer by {by}" if by else "no aggregator could answer")
     answered = sum(response.answered for response in responses)
     recorded = ", recorded earlier" if any(response.recorded for response in responses) else ""
     return (
@@ -75,7 +77,7 @@ def totals(record: Record) -> str:
     """Say in a line how a run ended and what it took."""
     return (
         f"{record.status}{', degraded' if record.degraded else ''} · agreement {percent(record.agreement)} · "
-        f"{record.calls} calls, {record.cached_calls} from the store · {bill_of(record)} · {record.duration_s:.1f} s"
+        f"{plural(record.calls, 'call')}, {record.cached_calls} from the cache · {bill_of(record)} · {record.duration_s:.1f} s"
     )
 
 

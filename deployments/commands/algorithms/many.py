@@ -17,13 +17,14 @@ from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, Stop, checked_output, put, put_json, say, write_whole
 from consensus_flows.tasks.batches.output import record_name
 from consensus_flows.tasks.batches.summary import BatchSummary
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Record, bill
 from consensus_flows.tasks.reports.preference_report import number_text
 from consensus_flows.tasks.reports.recorded import Recorded, recorded_for
 
 ANSWERS = "answers.jsonl"
 """The batch's output, beside the records."""
-AGAIN = "answers are stored, and the same command does not pay for them again"
+AGAIN = "answers are cached, and the same command does not pay for them again"
 
 
 def run_folder(prompts: Path, config: PreferConfig, out: TurnOptions, at_once: int) -> Exit:
@@ -101,7 +102,7 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
             one["winner"] or "-",
             one["condorcet_winner"] or "-",
             number_text(one["kendall_w"]),
-            f"{one['calls']} ({one['cached_calls']} stored)",
+            f"{one['calls']} ({one['cached_calls']} cached)",
             bill(one["cost_usd"]),
         ]
         for one in found
@@ -183,7 +184,10 @@ class _Done:
         """Print the end of a question's run."""
         if event == "batch_started":
             self._wanted, self._count = value.wanted, value.resumed
-            say(f"{value.wanted} questions" + (f", {value.resumed} finished by an earlier run" * bool(value.resumed)))
+            say(
+                f"{plural(value.wanted, 'question')}"
+                + (f", {value.resumed} finished by an earlier run" * bool(value.resumed))
+            )
         elif event == "notice":
             say(f"  ! {value}")
         elif event == "ended":

@@ -72,7 +72,7 @@ class AsTheyCome:
         if event == "started":
             say(f"asking {self._members} member{'s' if self._members > 1 else ''}")
         elif event == "answered":
-            took = f"{value.latency_s:.1f} s{', from the store' if value.cached else ''}"
+            took = f"{value.latency_s:.1f} s{', from the cache' if value.cached else ''}"
             if value.error is None and value.embedding is None:
                 put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")
             elif value.error is None:
@@ -92,13 +92,13 @@ def show(record: Record, ui_url: str) -> None:
     responses = record.iterations[0].responses if record.iterations else []
     for warning in dict.fromkeys(record.warnings):
         say(f"  ! {warning}")
-    # One from the store took its time in an earlier run.
+    # One from the cache took its time in an earlier run.
     made = [response for response in responses if not response.cached]
     slowest = max(made, key=lambda response: response.latency_s, default=None)
     beside = f", the slowest {slowest.member} {slowest.latency_s:.1f} s" if slowest else ""
     say(
         f"total {record.duration_s:.1f} s{beside} · {sum(r.answered for r in responses)} of {len(responses)} answered, "
-        f"{record.cached_calls} from the store · {bill_of(record)}"
+        f"{record.cached_calls} from the cache · {bill_of(record)}"
     )
     if ui_url and record.flow_run_id:
         say(f"The run in the UI: {ui_url}/runs/flow-run/{record.flow_run_id}")

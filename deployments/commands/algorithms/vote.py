@@ -2,8 +2,8 @@
 
 from consensus_flows.deployments.terminal import put, say
 from consensus_flows.deployments.view import summary
-from consensus_flows.flows.vote import tally_lines
 from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.vote_report import TIE, tally_lines
 
 
 def show(record: Record, ui_url: str) -> None:
@@ -16,4 +16,4 @@ def show(record: Record, ui_url: str) -> None:
         for line in tally_lines(record):
             say(f"  {line}")
         if record.tie:
-            say("  a tie: the answer whose first voter is listed first was taken")
+            say(f"  a tie: {TIE}")

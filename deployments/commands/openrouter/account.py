@@ -25,6 +25,7 @@ from consensus_flows.tasks.openrouter import (
     list_models,
     write_models,
 )
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import watched_by
 
 app = App(
@@ -74,7 +75,9 @@ def models(
     free = free_models(found)
     if where is not None:
         write_models(where, found, free)
-        say(f"{len(found)} models, {len(free)} of them free: {where / 'models.json'}, {where / 'free_models.json'}")
+        say(
+            f"{plural(len(found), 'model')}, {len(free)} of them free: {where / 'models.json'}, {where / 'free_models.json'}"
+        )
     if json:
         put_json({"models": found, "free_models": free})
     else:
@@ -128,10 +131,10 @@ def working_models(
     else:
         for endpoint in FILES:
             put("\n".join(f"{endpoint}\t{name}" for name in getattr(found, endpoint)) or f"{endpoint}\t(none)")
-        tried = f"{len(found.trials)} tests, {found.tried_now} of them now"
+        tried = f"{plural(len(found.trials), 'test')}, {found.tried_now} of them now"
         say(f"{tried}: {', '.join(str(where / name) for name in (*FILES.values(), TRIED))}")
     if found.stopped:
-        say(f"consensus: {len(found.untried)} models are left to try: {found.stopped}")
+        say(f"consensus: {plural(len(found.untried), 'model')} left to try: {found.stopped}")
         return Exit.NO_ANSWER
     return Exit.ANSWER
 
@@ -178,7 +181,7 @@ class _Lines:
     async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
         if event == "started":
-            say(f"{len(value)} trials to do")
+            say(f"{plural(len(value), 'trial')} to do")
         elif event == "tried" and isinstance(value, Trial):
             what = value.error.message if value.error and not value.works else f"{value.latency_s:.1f} s"
             say(f"  {'✓' if value.works else '✗'} {value.model} {value.endpoint}: {what}")

@@ -15,10 +15,12 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
+from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, load_sdks
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
+from consensus_flows.tasks.plain_text import plural
 
 NO_LIST: frozenset[ErrorKind] = frozenset({"not_found", "bad_request", "malformed", "empty", "unknown"})
 """How a server fails that has no list of models."""
@@ -55,7 +57,7 @@ def _history() -> str:
         number = from_history(count_runs)
     except Stop as stop:
         return stop.message
-    return f"{number} runs in {shown(known_address())} ({source()})"
+    return f"{plural(number, 'run')} in {shown(known_address())} ({source()})"
 
 
 def _calls(name: str, *, offline: bool) -> str:
@@ -68,10 +70,14 @@ def _calls(name: str, *, offline: bool) -> str:
 
     saved = find(name)
     one = algorithm(saved.kind)
-    config = one.config_class().model_validate(saved.values)
     try:
+        config = asyncio.run(with_saved_panel(one.config_class().model_validate(saved.values)))
         asyncio.run(_check(config, offline=offline))
-        return f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings"
+        measured = config.calibrated_on()
+        expected = "" if measured is None else f"; {measured.calls:g} a question on the labeled rows of its calibration"
+        return (
+            f"{name} ({saved.kind}): {calls_in_words(one.plan(config))}; without retries and second askings{expected}"
+        )
     except ConfigurationError as error:
         raise Stop(f"{name} ({saved.kind}): {error.message}") from None
 
@@ -124,4 +130,4 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         if error.kind in NO_LIST or error.status == HTTPStatus.FORBIDDEN:
             return True, f"{where} answers, and does not list its models ({error.message})"
         return False, f"{where}: {error.message}"
-    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {len(models)} models"
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}"

@@ -44,7 +44,7 @@ def import_panels(
         map: What a model is called here: gpt-x=openai/gpt-x. May be repeated.
     """
     text = read_stdin() if str(file) == "-" else read_text(file, "FILE")
-    panels = _panels(text)
+    panels = _panels(text, "standard input" if str(file) == "-" else str(file))
     if name is not None and len(panels) > 1:
         raise Stop(f"NAME: the file has {len(panels)} panels, which are saved under their own names: leave it out")
     names = dict(_pair(one) for one in map or [])
@@ -62,11 +62,11 @@ def import_panels(
     return Exit.ANSWER
 
 
-def _panels(text: str) -> list[Panel]:
+def _panels(text: str, name: str) -> list[Panel]:
     try:
         return TypeAdapter(list[Panel]).validate_json(text if text.lstrip().startswith("[") else f"[{text}]")
     except ValidationError as error:
-        raise Stop(f"FILE holds no panels of llm-consortium: {explain(error)}") from None
+        raise Stop(f"{name} holds no panels of llm-consortium: {explain(error)}") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
