@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 Pattern = tuple[int | None, ...]
 """Who agrees with whom: for each member the number of its answer, counted from 0 as they first appear; None for none."""
@@ -32,9 +33,16 @@ class LabelledRow:
     group: str | None = None
     """The category that the question belongs to."""
 
+    @cached_property
     def pattern(self) -> Pattern:
         """Who agrees with whom."""
         return pattern_of([one.answer for one in self.answers])
+
+    @cached_property
+    def truth(self) -> int | None:
+        """The number of the right answer in the pattern; None where nobody gave it."""
+        found = (number for one, number in zip(self.answers, self.pattern, strict=True) if one.answer == self.label)
+        return next(found, None)
 
     def cost(self, asked: Sequence[int]) -> float | None:
         """What it costs to ask these members, in US dollars; None if a price is unknown."""
@@ -50,3 +58,12 @@ def pattern_of(answers: Sequence[Hashable | None]) -> Pattern:
     """Number the answers as they first appear."""
     numbers: dict[Hashable, int] = {}
     return tuple(None if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers)
+
+
+def voters_of(pattern: Pattern, asked: Sequence[int] | None = None) -> dict[int, tuple[int, ...]]:
+    """List the voters of each answer of a pattern, or of what the members `asked` gave, in the order of asking."""
+    voters: dict[int, tuple[int, ...]] = {}
+    for position in range(len(pattern)) if asked is None else asked:
+        if (number := pattern[position]) is not None:
+            voters[number] = (*voters.get(number, ()), position)
+    return voters

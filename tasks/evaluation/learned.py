@@ -1,0 +1,70 @@
+"""Fits the learned vote: a logistic regression over the answers that members gave."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from consensus_flows.blocks.calibration import PAIR, LearnedVote
+from consensus_flows.tasks.counting.learned import features
+from consensus_flows.tasks.evaluation.rows import LabelledRow, voters_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PENALTY = 1.0
+"""Weight of half the sum of the squared coefficients; the intercept is free."""
+
+
+def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedVote:
+    """Fit the coefficients of a learned vote on labelled rows.
+
+    Every answer to every row is one case, right or wrong. The fit minimizes the logistic loss with an L2 penalty, as
+    scikit-learn's `LogisticRegression` with C = 1 does.
+
+    Args:
+        rows: Labelled rows.
+        members: The names of the members, in the order of the rows' answers.
+    """
+    import numpy as np
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    # Cases that look alike are counted once: a panel of five has 31 of them at most.
+    right: Counter[tuple[int, ...]] = Counter()
+    seen: Counter[tuple[int, ...]] = Counter()
+    for (pattern, truth), times in Counter((row.pattern, row.truth) for row in rows).items():
+        for answer, voters in voters_of(pattern).items():
+            seen[voters] += times
+            right[voters] += times * (answer == truth)
+    described = np.array([[1.0, *features(voters, len(members))] for voters in seen])
+    count = np.array([float(number) for number in seen.values()])
+    hits = np.array([float(right[voters]) for voters in seen])
+    penalty = np.full(described.shape[1], PENALTY)
+    penalty[0] = 0
+
+    def loss(weights: "npt.NDArray[np.float64]") -> tuple[float, "npt.NDArray[np.float64]"]:
+        margin = described @ weights
+        value = count @ np.logaddexp(0, margin) - hits @ margin + penalty @ weights**2 / 2
+        return float(value), described.T @ (count * expit(margin) - hits) + penalty * weights
+
+    def curvature(weights: "npt.NDArray[np.float64]") -> "npt.NDArray[np.float64]":
+        chance = expit(described @ weights)
+        hessian: npt.NDArray[np.float64] = (described.T * (count * chance * (1 - chance))) @ described
+        return hessian + np.diag(penalty)
+
+    start = np.zeros(described.shape[1])
+    fitted = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8})
+    intercept, *found = map(float, fitted.x)
+    size = len(members)
+    return LearnedVote(
+        intercept=intercept,
+        members=dict(zip(members, found[:size], strict=True)),
+        share=found[size],
+        two_or_more=found[size + 1],
+        unanimous=found[size + 2],
+        pairs={
+            f"{a}{PAIR}{b}": value for (a, b), value in zip(combinations(members, 2), found[size + 3 :], strict=True)
+        },
+    )
