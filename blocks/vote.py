@@ -103,9 +103,11 @@ class VoteConfig(PanelConfig):
         ge=1,
         description="Number of members to ask at a time with stop_when or stop_at_confidence; default: 1.",
     )
-    cascade: Annotated[Cascade | None, BeforeValidator(_read_cascade, json_schema_input_type=str | Cascade | None)] = Field(
-        None,
-        description="Members to ask first, and who decides if they do not agree: a,b>c.",
+    cascade: Annotated[Cascade | None, BeforeValidator(_read_cascade, json_schema_input_type=str | Cascade | None)] = (
+        Field(
+            None,
+            description="Members to ask first, and who decides if they do not agree: a,b>c.",
+        )
     )
     weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
         Field(
