@@ -182,6 +182,8 @@ class Evaluation(BaseModel):
     unanimous: Unanimous
     ties: Ties
     members: list[MemberResult]
+    agreement: list[list[float]] = []
+    """For each member and each member, in order, the share of the rows on which both give the same answer."""
     notes: list[Note] = []
     baseline: Comparison | None = None
     row_results: list[RowResult] = []
@@ -449,6 +451,11 @@ def _agreement(rows: Sequence[LabelledRow], members: Sequence[str]) -> tuple[Una
             ties_right += tally.winner.value == row.label
             won[members[tally.winner.voters[0]]] += 1
     return Unanimous(rows=same, right=same_right), Ties(rows=ties, right=ties_right, won_by=dict(won))
+
+
+def _same(one: Sequence[Hashable | None], other: Sequence[Hashable | None]) -> float:
+    """Return the share of the rows on which two members give the same answer."""
+    return sum(a is not None and a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def _row_results(

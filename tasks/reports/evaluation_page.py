@@ -21,6 +21,8 @@ _BLUE, _ORANGE, _GRAY, _GRID = (
     "#888888",
     "rgba(128, 128, 128, 0.25)",
 )  # told apart by the color-blind (Tol 2021)
+LEARNED = "learned"
+"""The plan that states a probability for each answer."""
 _STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d5d9e0, #3a404b); --dim: light-dark(#5b6472, #9aa4b2); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -194,7 +196,9 @@ def by_category(categories: Sequence[tuple[str, int, float, float]], plan: str) 
 def charts(made: Evaluation) -> Iterator[Chart]:
     """Draw an evaluation; a chart for which there is nothing is left out."""
     of, panel = made.test, made.verdict.plan
-    singles = [Point(one.member, 1000 * one.cost_usd / of, one.accuracy, *one.ci) for one in made.members if one.cost_usd]
+    singles = [
+        Point(one.member, 1000 * one.cost_usd / of, one.accuracy, *one.ci) for one in made.members if one.cost_usd
+    ]
     plans = [
         Point(one.plan, 1000 * one.cost_usd / of, one.accuracy, *one.ci)
         for one in made.plans
@@ -202,16 +206,16 @@ def charts(made: Evaluation) -> Iterator[Chart]:
     ]
     if singles or plans:
         yield worth(singles, plans)
-    outcomes = [row.plans[made.recommended] for row in made.row_results]
+    outcomes = [row.plans[LEARNED] for row in made.row_results if LEARNED in row.plans]
     if sure := [(one.confidence, one.right) for one in outcomes if one.confidence is not None]:
-        yield reliability(sure, f"probability that {made.recommended} states")
-    elif shares := [
+        yield reliability(sure, f"probability that {LEARNED} states")
+    if shares := [
         (max(votes.values()) / len(row.readings), row.plans[panel].right)
         for row in made.row_results
         if (votes := Counter(one.answer for one in row.readings.values() if one.answer is not None))
     ]:
         yield reliability(shares, "share of the members that agree")
-    yield matrix(*_agreement(made))
+    yield matrix([one.member for one in made.members], made.agreement)
     compared = [one for one in made.plans if not one.plan.startswith(SINGLE)]
     yield won_and_lost([(one.plan, one.better, one.worse) for one in sorted(compared, key=lambda one: -one.right)])
     groups: dict[str, list[RowResult]] = defaultdict(list)
@@ -221,19 +225,16 @@ def charts(made: Evaluation) -> Iterator[Chart]:
     if groups:
         yield by_category(
             [
-                (name, len(rows), fmean(row.plans[panel].right for row in rows), fmean(row.plans[SINGLE].right for row in rows))
+                (
+                    name,
+                    len(rows),
+                    fmean(row.plans[panel].right for row in rows),
+                    fmean(row.plans[SINGLE].right for row in rows),
+                )
                 for name, rows in sorted(groups.items())
             ],
             panel,
         )
-
-
-def _agreement(made: Evaluation) -> tuple[list[str], list[list[float]]]:
-    """Return the members, and for each two of them the share of rows on which both give the same answer."""
-    names = [one.member for one in made.members]
-    answers = [[row.readings[name].answer for row in made.row_results] for name in names]
-    same = [[fmean(a is not None and a == b for a, b in zip(one, other, strict=True)) for other in answers] for one in answers]
-    return names, same
 
 
 def write_page(path: Path, made: Evaluation, *, title: str) -> None:
