@@ -38,7 +38,7 @@ class Exit(IntEnum):
     """A batch has an answer for every row, and a member has none."""
     LESS_ACCURATE = 5
     """A panel is less accurate than in an earlier evaluation, by more than chance."""
-    JUDGE_REFUSED = 5
+    JUDGE_REFUSED = 6
     """A model is wrong too often on adversarial pairs to be a judge."""
 
 
