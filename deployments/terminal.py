@@ -36,7 +36,7 @@ class Exit(IntEnum):
     BUDGET = 3
     NEVER_ANSWERED = 4
     """A batch has an answer for every row, and a member has none."""
-    JUDGE_REFUSED = 5
+    JUDGE_REFUSED = 6
     """A model is wrong too often on adversarial pairs to be a judge."""
 
 

@@ -14,8 +14,8 @@ from prefect.logging import get_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, Field
 
-from consensus_flows.blocks.check_judges import ADVERSARIAL, CheckJudgesConfig, LabelledPair
-from consensus_flows.blocks.member import Member
+from consensus_flows.blocks.check_judges import ADVERSARIAL, CheckJudgesConfig, JudgesConfig, LabelledPair
+from consensus_flows.blocks.member import Member, ModelName
 from consensus_flows.flows.run import begin
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.counting.judges import JudgedPair, PairFigures, Side, longer, pair_figures
@@ -85,7 +85,7 @@ async def run_check_judges(config: CheckJudgesConfig, call: Call | None = None) 
 
         async def judged(judge: Member, pair: LabelledPair) -> Comparison:
             async with at_once:
-                comparison, calls = await judge_pair(pair, judge, config, run.call)
+                comparison, calls = await judge_pair(pair.question, (pair.a, pair.b), judge.name, config, run.call)
             iteration.judgements += calls
             return comparison
 
@@ -107,18 +107,18 @@ def pairs_of(config: CheckJudgesConfig) -> list[LabelledPair]:
 
 
 async def judge_pair(
-    pair: LabelledPair, judge: Member, config: CheckJudgesConfig, call: Call
+    question: str, pair: tuple[str, str], judge: ModelName, config: JudgesConfig, call: Call
 ) -> tuple[Comparison, list[Response]]:
-    """Let a candidate judge a pair in both orders, as a pairwise judge of the vote does."""
-    one, other = Recorded(answers={"a": pair.a, "b": pair.b}).responses()
+    """Let a model judge two answers in both orders, as a pairwise judge of the vote does."""
+    one, other = Recorded(answers={"a": pair[0], "b": pair[1]}).responses()
     asked = JudgeRequest(
-        question=pair.question,
+        question=question,
         system=config.system,
-        sampling=config.settings_of(judge),
+        sampling=config.settings_of(Member(judge, 1)),
         timeout=config.timeout_s(),
         seed=str(config.order_seed),
     )
-    return await compare(one, other, asked, judge.name, call)
+    return await compare(one, other, asked, judge, call)
 
 
 def _report(

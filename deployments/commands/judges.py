@@ -40,7 +40,7 @@ def check(
     """Let each model judge pairs of answers whose better one is known, in both orders, and count what it gets right.
 
     On adversarial pairs the worse answer looks better. A model that is right on fewer than 60 % of them goes by length or
-    tone, and is refused; the exit code is then 5.
+    tone, and is refused; the exit code is then 6.
 
     Args:
         pairs: File of your own pairs, with the columns question, a, b, better (a or b) and optionally kind. They replace the

@@ -29,14 +29,9 @@ class JudgedPair(NamedTuple):
     said: tuple[Outcome | None, Outcome | None]
 
     @property
-    def read(self) -> bool:
-        """Whether the judge could be read in both orders."""
-        return None not in self.said
-
-    @property
     def consistent(self) -> bool:
         """Whether the judge said the same in both orders."""
-        return self.read and self.said[0] == self.said[1]
+        return None not in self.said and self.said[0] == self.said[1]
 
     @property
     def right(self) -> float:
@@ -44,22 +39,27 @@ class JudgedPair(NamedTuple):
         return 0.5 if not self.consistent or self.said[0] == "tie" else float(self.said[0] == self.better)
 
 
-class PairFigures(BaseModel):
-    """How a judge does on pairs; numbers of pairs."""
+class Consistency(BaseModel):
+    """Whether a judge of pairs says the same in both orders; numbers of pairs."""
 
     n: int
-    right_in_the_first_order: int
     consistent: int
     """Pairs of which it said the same in both orders."""
-    right_if_consistent: int
     flips: int
     """Pairs of which it said one thing in one order and another in the other."""
     flips_to_the_one_shown_first: int
     """Of these, those where it took each time the answer that was shown first."""
-    right_ties_half: float
-    """Right by both orders, a tie or a disagreement counting as half a pair."""
     unread: int
     """Pairs of which an order could not be read."""
+
+
+class PairFigures(Consistency):
+    """How a judge does on pairs whose better answer is known; numbers of pairs."""
+
+    right_in_the_first_order: int
+    right_if_consistent: int
+    right_ties_half: float
+    """Right by both orders, a tie or a disagreement counting as half a pair."""
     label_is_the_longer: int
     """Pairs whose better answer is the longer one: what a judge gets right that always takes the longer."""
     right_where_longer: float
@@ -71,19 +71,26 @@ class PairFigures(BaseModel):
         return self.right_ties_half / self.n
 
 
+def consistency(said: Sequence[tuple[Outcome | None, Outcome | None]]) -> Consistency:
+    """Count what a judge said of pairs in both orders; see `JudgedPair`."""
+    read = [one for one in said if None not in one]
+    return Consistency(
+        n=len(said),
+        consistent=sum(one == other for one, other in read),
+        flips=sum(one != other for one, other in read),
+        flips_to_the_one_shown_first=read.count(("first", "second")),
+        unread=len(said) - len(read),
+    )
+
+
 def pair_figures(pairs: Sequence[JudgedPair]) -> PairFigures:
     """Count what a judge said of `pairs`."""
-    flips = [pair for pair in pairs if pair.read and not pair.consistent]
     longer = [pair for pair in pairs if pair.better == pair.longer]
     return PairFigures(
-        n=len(pairs),
+        **consistency([pair.said for pair in pairs]).model_dump(),
         right_in_the_first_order=sum(pair.said[0] == pair.better for pair in pairs),
-        consistent=sum(pair.consistent for pair in pairs),
         right_if_consistent=sum(pair.consistent and pair.said[0] == pair.better for pair in pairs),
-        flips=len(flips),
-        flips_to_the_one_shown_first=sum(pair.said == ("first", "second") for pair in flips),
         right_ties_half=sum(pair.right for pair in pairs),
-        unread=sum(not pair.read for pair in pairs),
         label_is_the_longer=len(longer),
         right_where_longer=sum(pair.right for pair in longer),
     )

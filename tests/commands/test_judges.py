@@ -1,7 +1,6 @@
 """`consensus judges check`: figures in both orders, a verdict on adversarial pairs, and a person's own pairs."""
 
 import json
-import re
 
 import pytest
 
@@ -10,6 +9,7 @@ from consensus_flows.flows.check_judges import pairs_of, run_check_judges
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.labelled_pairs import read_pairs, shipped_pairs
 from tests.kits.command_kit import commands
+from tests.kits.judges_kit import BETTER, by
 from tests.vendors import faults, json_reply
 
 pytestmark = [
@@ -26,24 +26,6 @@ def consensus(vendors, monkeypatch, capsys):
 
 def config(*members, **settings):
     return CheckJudgesConfig.model_validate({"members": members or ["openai/knowing"]} | settings)
-
-
-def shown(seen):
-    """The two answers that a judge saw, in the order shown."""
-    return re.findall(r"^\[answer \w+ (\w+)\]\n(.*?)\n\[end answer \w+ \1\]$", seen.prompt, re.DOTALL | re.MULTILINE)
-
-
-def by(rule):
-    """A judge that prefers the answer of which `rule` is greater."""
-
-    def reply(seen):
-        (_, first), (_, second) = shown(seen)
-        return json_reply({"analysis": "", "better": "first" if rule(first) >= rule(second) else "second"})
-
-    return reply
-
-
-BETTER = {getattr(pair, pair.better) for pair in shipped_pairs()}
 
 
 @pytest.fixture
@@ -96,7 +78,7 @@ def test_own_pairs_replace_the_natural_ones_and_are_counted_by_kind(judges, cons
         "id,question,a,b,better,kind\n1,Why?,Because.,Because of rain.,B,\n2,How?,Thus.,So.,a,short\n", encoding="utf-8"
     )
     ran = consensus("judges", "check", "-m", "openai/wordy", "--pairs", file, "--json")
-    assert ran.code == 5
+    assert ran.code == 6
     (judge,) = json.loads(ran.out)["judges"]
     assert {kind: (one["n"], one["right_ties_half"]) for kind, one in judge["kinds"].items()} == {
         "own": (1, 1),

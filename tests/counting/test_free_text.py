@@ -1,0 +1,85 @@
+"""Win rates of free text, as they are and at equal length; and how several judges come to one verdict."""
+
+import gzip
+import json
+import math
+import random
+
+import pytest
+
+from consensus_flows.tasks.counting.judges import JudgedPair, longer
+from consensus_flows.tasks.evaluation.free_text import Bout, majority, outcome, settled, win_rate
+from consensus_flows.tasks.record import Comparison
+from tests.kits.recorded import FOLDER
+
+
+def test_where_length_says_nothing_both_rates_are_the_same():
+    bouts = [Bout(result, 100, 100) for result in [1.0] * 60 + [0.0] * 30 + [0.5] * 10]
+    found = win_rate("a/b", bouts)
+    assert (found.n, found.wins, found.losses, found.ties, found.win_rate, found.longer) == (100, 60, 30, 10, 0.65, 0)
+    assert found.length_controlled == pytest.approx(0.65, abs=1e-4)
+    low, high = found.interval
+    assert low == pytest.approx(0.65 - 1.96 * 0.45 / 10, abs=0.02)
+    assert high == pytest.approx(0.65 + 1.96 * 0.45 / 10, abs=0.02)
+    assert found.length_controlled_interval == pytest.approx(found.interval, abs=1e-3)
+
+
+def test_a_judge_that_goes_by_length_alone_gives_a_long_panel_a_win_rate_and_none_at_equal_length():
+    draw = random.Random(1)
+    bouts = []
+    for _ in range(400):
+        ratio = draw.gauss(0.5, 0.5)
+        chance = 1 / (1 + math.exp(-4 * ratio))
+        bouts.append(Bout(float(draw.random() < chance), round(1000 * math.exp(ratio)), 1000))
+    found = win_rate("a/b", bouts)
+    assert found.win_rate > 0.7
+    low, high = found.length_controlled_interval
+    assert low < 0.5 < high
+
+
+def test_the_regression_finds_what_an_optimizer_finds():
+    np = pytest.importorskip("numpy")
+    optimize = pytest.importorskip("scipy.optimize")
+    draw = random.Random(2)
+    bouts = [Bout(draw.choice([0.0, 0.5, 1.0]), draw.randint(50, 500), draw.randint(50, 500)) for _ in range(80)]
+    lengths = np.array([math.log(one.panel_length / one.member_length) for one in bouts])
+    lengths, results = lengths / lengths.std(), np.array([one.result for one in bouts])
+
+    def loss(values):
+        logits = values[0] + values[1] * lengths
+        likelihood = (results * logits - np.logaddexp(0, logits)).sum()
+        return -likelihood + 0.5 * (1e-3 * values[0] ** 2 + values[1] ** 2)
+
+    intercept, _ = optimize.minimize(loss, np.zeros(2)).x
+    assert win_rate("a/b", bouts).length_controlled == pytest.approx(1 / (1 + math.exp(-intercept)), abs=1e-5)
+
+
+@pytest.mark.parametrize("result", [0.0, 1.0])
+def test_where_every_question_is_won_or_lost_the_rates_are_finite(result):
+    found = win_rate("a/b", [Bout(result, 10 * number, 50) for number in range(1, 11)])
+    assert found.win_rate == result
+    assert 0 < found.length_controlled < 1
+    assert abs(found.length_controlled - result) < 0.05
+
+
+def test_two_cheap_judges_with_a_strong_one_behind_them_replay_what_was_recorded():
+    if not (FOLDER / "judges_llmbar.json.gz").exists():
+        pytest.skip("the recorded verdicts are not beside the checkout")
+    sides = {1: "first", 2: "second", None: None}
+    pairs = json.loads(gzip.decompress((FOLDER / "judges_llmbar.json.gz").read_bytes()))["pairs"]
+    right = asked = alone = 0.0
+    natural = [pair for pair in pairs if pair["id"].startswith("Natural")]
+    for pair in natural:
+        found = {
+            judge: outcome(Comparison(pair=("1", "2"), said=tuple(sides[one] for one in said)))
+            for judge, said in pair["verdicts"].items()
+        }
+        cheap = [found["ChatGPT"], found["PaLM2"]]
+        verdict = cheap[0] if settled(cheap) else majority([found["GPT-4"]])
+        asked += 0 if settled(cheap) else 2
+        label, long = sides[pair["label"]], longer(pair["output_1"], pair["output_2"])
+        right += JudgedPair(label, long, (verdict, verdict)).right
+        three = majority([*cheap, found["LLaMA2"]])
+        alone += JudgedPair(label, long, (three, three)).right
+    assert (right / len(natural), asked / len(natural)) == (0.935, 0.84), "as right as the strong judge alone"
+    assert alone / len(natural) == 0.885, "three cheap ones by majority"
