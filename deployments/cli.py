@@ -165,6 +165,11 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "evaluate",
             "Measure what a panel is worth on rows whose right answers you know.",
         ),
+        (
+            f"{_IN}.calibrate:run",
+            "calibrate",
+            "Find the best way to ask a panel on rows whose right answers you know, and save it.",
+        ),
     ],
     "Look back": [
         (f"{_IN}.history:list_history", "runs", "List past runs, newest first."),

@@ -45,6 +45,7 @@ from consensus_flows.tasks.evaluation.evaluation import (
 )
 from consensus_flows.tasks.evaluation.labelled import (
     SHOWN,
+    Heard,
     Labelled,
     Note,
     answer_in,
@@ -60,6 +61,7 @@ from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.evaluation_page import write_page
 from consensus_flows.tasks.reports.evaluation_report import HEADER, markdown, of_evaluation, sentence, table
 from consensus_flows.tasks.reports.markdown import cell
 from consensus_flows.tasks.reports.verdict import concluded
@@ -67,6 +69,7 @@ from consensus_flows.tasks.watch import emit
 
 VOTE = "vote"
 RESULT = "evaluation.json"
+PAGE = "evaluation.html"
 
 
 class Panel(NamedTuple):
@@ -194,14 +197,16 @@ async def estimates(plan: Plan) -> list[tuple[str, Estimate]]:
     ]
 
 
-async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True, **judging: Any) -> Evaluation:
-    """Ask, and judge every way to ask.
+async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> tuple[Heard, list[PanelRun]]:
+    """Ask each member, and each panel, every row.
 
     Args:
         plan: What is asked.
         concurrency: Rows that are worked on at once.
         probe: Whether to look for models that cannot answer before the first row.
-        judging: Further arguments of `evaluate_rows`.
+
+    Returns:
+        The members' answers, and those of the panels.
 
     Raises:
         BudgetError: If the budget ends before all rows are done.
@@ -248,7 +253,7 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True, **ju
             )
             for number, panel in enumerate(plan.panels, 1)
         ]
-        return evaluate_rows(heard, extract=extract, panels=runs, **judging)
+        return heard, runs
 
 
 def _check(summary: BatchSummary, name: str) -> None:
@@ -323,7 +328,7 @@ def read_baseline(path: Path) -> Evaluation:
         raise ConfigurationError(f"baseline: {path} is no {RESULT} that report has written") from None
 
 
-def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None) -> Evaluation:
+def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, title: str = "") -> Evaluation:
     """Compare with an earlier evaluation, and write the report."""
     if baseline is not None:
         made.baseline = compared(made, baseline)
@@ -331,6 +336,8 @@ def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None) -
         report.mkdir(parents=True, exist_ok=True)
         with atomic_write(report / RESULT) as file:
             file.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        with atomic_write(report / PAGE) as file:
+            write_page(file, made, title=title)
     return made
 
 
@@ -397,7 +404,7 @@ async def evaluate(
         seed: Draws other halves.
         concurrency: Rows that are worked on at once.
         budget: What the whole evaluation may spend.
-        report: Folder for evaluation.json, which has every row.
+        report: Folder for evaluation.html, to read, and evaluation.json, which has every row.
         baseline: An evaluation.json of an earlier run; the run ends as AccuracyFell if the panel is less accurate now.
         anyway: Judge rows on which a panel was calibrated, too.
         probe: Look for models that cannot answer before the first row.
@@ -414,9 +421,10 @@ async def evaluate(
     plan = await planned(source, label, settings, one, names or (), extract=extract, by=by, anyway=anyway)
     folder = None if report is None else place(report, "report")
     with spending(budget or settings.budget):
-        made = await run_plan(plan, concurrency=concurrency, probe=probe, split=split, seed=seed, named=plans or ())
+        heard, runs = await run_plan(plan, concurrency=concurrency, probe=probe)
+    made = evaluate_rows(heard, extract=plan.asking.extract, panels=runs, split=split, seed=seed, named=plans or ())
     made.flow_run_id = flow_run.id
-    finish(made, earlier, folder)
+    finish(made, earlier, folder, input)
     await emit("evaluated", made)
     try:
         await acreate_markdown_artifact(markdown(made), "evaluation", sentence(made.verdict))

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consensus_flows.blocks.member import counted, members_of
+from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
@@ -25,8 +26,9 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.evaluate import (
-    RESULT,
+    PAGE,
     VOTE,
+    Plan,
     estimates,
     evaluate,
     finish,
@@ -34,6 +36,7 @@ from consensus_flows.flows.evaluate import (
     planned,
     read_baseline,
 )
+from consensus_flows.tasks.batches.estimate import Estimate
 from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
@@ -48,15 +51,13 @@ RECORDED = {"members", COUNT, "extract"}
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class EvaluateOptions:
-    """What is read, how it is judged, and what is written."""
+class LabeledOptions:
+    """What is read, and how it is asked."""
 
     label: Annotated[str, Parameter(group=OUTPUT, metavar="COLUMN")]
     """Column of the right answer. Rows without one are left out."""
-    name: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="NAME", negative="")] = None
-    """Saved configuration of any algorithm to compare; without -m, its members are the panel. May be repeated."""
     recorded: Annotated[str | None, Parameter(name="--from", group=OUTPUT, metavar="FILE")] = None
-    """Output of a batch, whose recorded answers are evaluated. No call is made."""
+    """Output of a batch, whose recorded answers are read. No call is made."""
     prices: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """JSON file of prices for --from, {"MODEL": {"input": 0.15, "output": 0.6}} in US dollars per million tokens."""
     prompt_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
@@ -66,33 +67,67 @@ class EvaluateOptions:
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
     by: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
-    """Column of the category, for the report."""
+    """Column of the category."""
     limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
     """Take only the first rows."""
     sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
     """Take only this many random rows."""
     sample_seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
     """Seed of --sample."""
+    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
+    """Number of rows to work on concurrently."""
+    probe: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Check the models against the vendors' lists of models before the first row."""
+    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the number of calls and the estimated cost by model, and exit."""
+    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the result as JSON on stdout, and nothing else."""
+
+    def source(self, address: str) -> Source:
+        """Return the rows of a file."""
+        return Source(
+            address,
+            prompt_column=self.prompt_column,
+            prompt_template=self.prompt_template,
+            id_column=self.id_column,
+            selection=Selection(self.limit, self.sample, self.sample_seed),
+        )
+
+    def given(self) -> dict[str, Any]:
+        """Return what the flows take under the same names."""
+        names = (
+            "prompt_column",
+            "prompt_template",
+            "id_column",
+            "by",
+            "limit",
+            "sample",
+            "sample_seed",
+            "concurrency",
+            "probe",
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class EvaluateOptions(LabeledOptions):
+    """What is read, how it is judged, and what is written."""
+
+    name: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="NAME", negative="")] = None
+    """Saved configuration of any algorithm to compare; without -m, its members are the panel. May be repeated."""
     plan: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="PLAN", negative="")] = None
     """A further way to ask: cascade:A,B>C, cascade-vote:A,B,C, stop-4, ... May be repeated."""
     split: Annotated[Split, Parameter(group=OUTPUT)] = "folds"
     """folds: judge each fifth of the rows by plans fitted on the others; half: fit on one half, judge the other."""
     seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
     """Seed of --split half."""
-    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
-    """Number of rows to work on concurrently."""
     report: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
-    """Folder for the report: evaluation.json, which has every row."""
+    """Folder for the report: evaluation.html, to read, and evaluation.json, which has every row."""
     baseline: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """evaluation.json of an earlier run; the exit code is 5 if the panel is less accurate now, by more than chance."""
     anyway: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Judge rows on which a saved panel was calibrated, too."""
-    probe: Annotated[bool, Parameter(group=OUTPUT)] = True
-    """Check the models against the vendors' lists of models before the first row."""
-    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Print the number of calls and the estimated cost by model, and exit."""
-    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
-    """Print the evaluation as JSON on stdout, and nothing else."""
 
 
 @Parameter(name="*")
@@ -144,27 +179,38 @@ def command(flow: str | None) -> Callable[..., Exit]:
     return run
 
 
-def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
-    """Evaluate recorded answers; without a server, because nothing is asked."""
+def recorded_members(source: str | None, given: Given) -> list[str]:
+    """Return the members whose recorded answers are read, as a batch's output names them; without a server.
+
+    Raises:
+        Stop: If something is given that would have no effect.
+    """
     if source is not None:
-        raise Stop("--from: the rows of that file are evaluated; give no other input")
+        raise Stop("--from: the rows of that file are read; give no other input")
     named = {option.path[0]: option.name for option in options(VoteConfig)}
     if useless := [named.get(name, f"--{name}") for name in given if name not in RECORDED]:
         raise Stop(f"--from: no model is asked, so {', '.join(useless)} would have no effect")
+    try:
+        members = members_of([counted(one, given.get(COUNT, 1)) for one in given.get("members", [])])
+    except ValueError as error:
+        raise Stop(f"-m: {error}") from None
+    return [member_key(str(member)) for member in members]
+
+
+def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
+    """Evaluate recorded answers."""
+    members = recorded_members(source, given)
     if wanted.name:
         raise Stop("--name: with --from no model is asked; give the members with -m")
     if wanted.dry_run:
         put("No call is made: the answers are recorded.")
         return Exit.ANSWER
-    try:
-        members = members_of([counted(one, given.get(COUNT, 1)) for one in given.get("members", [])])
-    except ValueError as error:
-        raise Stop(f"-m: {error}") from None
     earlier = None if wanted.baseline is None else read_baseline(wanted.baseline)
+    file = wanted.recorded or ""
     made = from_recorded(
-        wanted.recorded or "",
+        file,
         wanted.label,
-        members=[member_key(str(member)) for member in members],
+        members=members,
         extract=given.get("extract"),
         prices=wanted.prices,
         id_column=wanted.id_column,
@@ -173,51 +219,90 @@ def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
         seed=wanted.seed,
         named=wanted.plan or [],
     )
-    return _told(finish(made, earlier, wanted.report), wanted)
+    return _told(finish(made, earlier, wanted.report, file), wanted)
 
 
 def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -> Exit:
-    try:
-        budget = Budget.model_validate(given.pop("budget", {}))
-    except ValidationError as error:
-        raise Stop(explain(error, BUDGET_OPTIONS)) from None
+    budget = budget_of(given)
     names = wanted.name or []
     # Without members of its own the panel is the first saved one.
     base = names[0] if names and "members" not in given else None
     one, config = choose(base, given, flow or (None if base else VOTE))
     reading = getattr(wanted, "extract", None)
     if wanted.dry_run:
-        return _estimate(source, wanted, one.name, config, reading)
+        return show_estimates(
+            planned(
+                wanted.source(source),
+                wanted.label,
+                config,
+                one.name,
+                names,
+                extract=reading,
+                by=wanted.by,
+                anyway=wanted.anyway,
+            ),
+            json=wanted.json,
+        )
+    return ask(
+        lambda: evaluate(
+            source,
+            wanted.label,
+            flow=one.name,
+            config=config.model_dump(mode="json", exclude_defaults=True),
+            names=names,
+            extract=reading,
+            plans=wanted.plan or [],
+            budget=budget,
+            report=None if wanted.report is None else str(wanted.report),
+            baseline=None if wanted.baseline is None else str(wanted.baseline),
+            split=wanted.split,
+            seed=wanted.seed,
+            anyway=wanted.anyway,
+            **wanted.given(),
+        ),
+        config,
+        "evaluated",
+        lambda made, ui_url: _told(made, wanted, ui_url),
+        quiet=wanted.json,
+    )
+
+
+def budget_of(given: Given) -> Budget:
+    """Take the budget out of what was given."""
+    try:
+        return Budget.model_validate(given.pop("budget", {}))
+    except ValidationError as error:
+        raise Stop(explain(error, BUDGET_OPTIONS)) from None
+
+
+def ask(
+    flow: Callable[[], Coroutine[Any, Any, Any]],
+    config: RunConfig,
+    event: str,
+    told: Callable[[Any, str], Exit],
+    *,
+    quiet: bool,
+) -> Exit:
+    """Run a flow that asks the members about each row, show its progress, and print what came of it.
+
+    Args:
+        flow: Starts the flow.
+        config: The panel.
+        event: The event with which the work ends.
+        told: Prints what came of it, given the event's value and the address of the UI, and returns the exit code.
+        quiet: Whether no progress is shown.
+    """
     warm_up(model.provider for model in config.models())
     info = connect()
-    view = None if wanted.json else BatchTable() if sys.stderr.isatty() else BatchLines()
-    last = LastWord(info.api_url, "evaluated", lambda made: _told(made, wanted, info.ui_url))
+    view = None if quiet else BatchTable() if sys.stderr.isatty() else BatchLines()
+    last = LastWord(info.api_url, event, lambda made: told(made, info.ui_url))
 
-    async def work() -> Evaluation:
+    async def work() -> Any:
         with watched_by(*([view] if view else []), last):
             try:
-                made: Evaluation = await evaluate(
-                    source,
-                    wanted.label,
-                    flow=one.name,
-                    config=config.model_dump(mode="json", exclude_defaults=True),
-                    names=names,
-                    extract=reading,
-                    plans=wanted.plan or [],
-                    budget=budget,
-                    report=None if wanted.report is None else str(wanted.report),
-                    baseline=None if wanted.baseline is None else str(wanted.baseline),
-                    **{
-                        name: getattr(wanted, name)
-                        for name in (
-                            *("prompt_column", "prompt_template", "id_column", "by", "limit", "sample", "sample_seed"),
-                            *("split", "seed", "concurrency", "anyway", "probe"),
-                        )
-                    },
-                )
+                return await flow()
             finally:
                 await close_clients()
-        return made
 
     try:
         return last.run(work())
@@ -228,25 +313,15 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
             view.close()
 
 
-def _estimate(source: str, wanted: EvaluateOptions, one: str, config: Any, reading: str | None) -> Exit:
+def show_estimates(plan: Coroutine[Any, Any, Plan], *, json: bool) -> Exit:
     """Print what it would take to ask, and call no model."""
     connect()
 
-    async def estimated() -> Any:
-        rows = Source(
-            source,
-            prompt_column=wanted.prompt_column,
-            prompt_template=wanted.prompt_template,
-            id_column=wanted.id_column,
-            selection=Selection(wanted.limit, wanted.sample, wanted.sample_seed),
-        )
-        plan = await planned(
-            rows, wanted.label, config, one, wanted.name or [], extract=reading, by=wanted.by, anyway=wanted.anyway
-        )
-        return await estimates(plan)
+    async def estimated() -> list[tuple[str, Estimate]]:
+        return await estimates(await plan)
 
     found = asyncio.run(estimated())
-    if wanted.json:
+    if json:
         put_json({name: each.model_dump(mode="json") for name, each in found})
         return Exit.ANSWER
     for name, each in found:
@@ -280,7 +355,7 @@ def _told(made: Evaluation, wanted: EvaluateOptions, ui_url: str | None = None) 
         for text in more(made):
             put(text)
         if wanted.report is not None:
-            say(f"Report: {wanted.report / RESULT}")
+            say(f"Report: {wanted.report / PAGE}")
         if ui_url and made.flow_run_id:
             say(f"The run in the UI: {ui_url}/runs/flow-run/{made.flow_run_id}")
     return Exit.LESS_ACCURATE if made.baseline is not None and made.baseline.fell else Exit.ANSWER

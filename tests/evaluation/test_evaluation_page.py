@@ -2,17 +2,17 @@
 
 import re
 
+from consensus_flows.flows.evaluate import from_recorded
 from consensus_flows.tasks.reports.evaluation_page import (
     Point,
-    by_category,
+    charts,
     front,
-    matrix,
     reliability,
     upper_hull,
-    won_and_lost,
     worth,
     write_page,
 )
+from tests.kits.evaluation_kit import GOLD, recorded_rows
 
 
 def point(name, dollars, accuracy):
@@ -51,24 +51,26 @@ def test_rows_are_grouped_by_what_was_stated():
 
 
 def test_the_page_needs_no_network_and_shows_text_as_text(tmp_path):
-    charts = [
-        worth([CHEAP, DEAR], [MIDDLE]),
-        reliability([(0.5, True)], "probability"),
-        matrix(["a", "b"], [[1, 0.5], [0.5, 1]]),
-        won_and_lost([("majority", 3, 1)], "dear"),
-        by_category([("law", 120, 0.7, 0.6)], "majority", "dear"),
-    ]
-    write_page(
-        tmp_path / "page.html",
-        title="<b>file</b>.csv",
-        verdict="200 rows cannot tell.",
-        facts=["A fact."],
-        header=["plan", "right"],
-        table=[["majority", "20"]],
-        charts=charts,
+    rows = recorded_rows(
+        tmp_path / "rows.jsonl",
+        {"a/one": lambda n: 7 if n % 2 else 8, "a/two": lambda n: 7 if n % 3 else 9, "a/three": lambda _: 7},
+        cost_usd=0.01,
     )
+    made = from_recorded(str(rows), GOLD)
+    for row in made.row_results:
+        row.group = "odd" if int(row.id[1:]) % 2 else "even"
+    write_page(tmp_path / "page.html", made, title="<b>file</b>.csv")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = list(charts(made))
+    assert len(shown) == 6, "price, probability, share, agreement, won and lost, category"
+    assert page.count('class="plotly-graph-div"') == len(shown)
     assert "&lt;b&gt;file&lt;/b&gt;.csv" in page
     assert not re.search(r"<(script|link|img)[^>]*\b(src|href)=", page)
-    assert all(chart.title in page for chart in charts)
-    assert page.count('class="plotly-graph-div"') == len(charts)
+
+
+def test_who_agrees_is_counted_by_what_the_answers_mean(tmp_path):
+    rows = recorded_rows(
+        tmp_path / "rows.jsonl", {"a/one": lambda _: "0.5", "a/two": lambda n: "1/2" if n % 4 else None}
+    )
+    made = from_recorded(str(rows), GOLD, extract="number")
+    assert made.agreement == [[1, 0.75], [0.75, 0.75]]

@@ -39,26 +39,35 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
     Raises:
         Stop: If the name cannot be one, or another kind of configuration has it.
     """
+    taken = check_name(name, block.get_block_type_slug())
+
+    async def write() -> None:
+        config = getattr(block, "config", None)
+        await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
+        await block.save(name, overwrite=True)
+        await offer()
+
+    asyncio.run(write())
+    say(f"replaced {name}" if taken else f"saved as {name}")
+    return Exit.ANSWER
+
+
+def check_name(name: str, slug: str) -> bool:
+    """Tell whether a configuration is saved under a name already.
+
+    Raises:
+        Stop: If the name cannot be one, or another kind of configuration has it.
+    """
     if not _NAME.match(name):
         raise Stop(
             f"{name!r} is not a valid name: use lower-case letters, digits and single dashes, for example night-panel"
         )
     connect()
-
-    async def write() -> bool:
-        config = getattr(block, "config", None)
-        await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
-        slug = block.get_block_type_slug()
-        before = await saved_configurations(name)
-        others = [one.kind for one in before if slug != algorithm(one.kind).block_class().get_block_type_slug()]
-        if others:
-            raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
-        await block.save(name, overwrite=True)
-        await offer()
-        return bool(before)
-
-    say(f"replaced {name}" if asyncio.run(write()) else f"saved as {name}")
-    return Exit.ANSWER
+    before = asyncio.run(saved_configurations(name))
+    others = [one.kind for one in before if slug != algorithm(one.kind).block_class().get_block_type_slug()]
+    if others:
+        raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
+    return bool(before)
 
 
 def load(name: str, kind: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""Calibrate a panel on labeled rows: each member is asked once for each row, then a way to ask them is chosen and fitted."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow as prefect_flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.logging import get_logger
+from pydantic import BaseModel, Field
+
+from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.vote import COUNTING, VoteConfig
+from consensus_flows.flows.evaluate import Plan, planned, run_name, run_plan
+from consensus_flows.flows.run import DEFAULT, validated
+from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.batches.source import Selection, Source
+from consensus_flows.tasks.calibration import prompts_digest
+from consensus_flows.tasks.calls.budget import spending
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.calibrating import MARGIN, Calibrated, Goal, by_group
+from consensus_flows.tasks.evaluation.calibrating import calibrate as calibrate_rows
+from consensus_flows.tasks.evaluation.labelled import Heard, hear, read_prices, read_recorded, today
+from consensus_flows.tasks.evaluation.rows import LabelledRow, ids_digest
+from consensus_flows.tasks.reports.calibration_report import markdown, of_calibrations, sentence
+from consensus_flows.tasks.reports.verdict import concluded
+from consensus_flows.tasks.watch import emit
+
+VOTE = "vote"
+FITTED = COUNTING - {"extract", "extractor"}
+"""Settings of a vote that a calibration decides anew."""
+
+
+class CalibratedPanel(BaseModel):
+    """A calibrated panel, to be saved."""
+
+    category: str | None
+    """The category that it is for; None for all rows."""
+    found: Calibrated
+    config: VoteConfig
+
+
+def goal_of(text: str, margin: float) -> Goal:
+    """Read a goal.
+
+    Args:
+        text: `accuracy`, `cost`, or `budget=USD`, which is US dollars a question.
+        margin: How much accuracy may be lost for a lower cost.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    kind, _, usd = text.partition("=")
+    if kind in {"accuracy", "cost"} and not usd:
+        return Goal(kind, margin)  # type: ignore[arg-type]
+    try:
+        limit = float(usd)
+    except ValueError:
+        limit = 0.0
+    if kind != "budget" or not 0 < limit < float("inf"):
+        raise ConfigurationError(
+            f"goal: {text!r} is not a goal; use accuracy, cost, or budget=USD for a question, for example budget=0.002"
+        )
+    return Goal("budget", margin, limit)
+
+
+def fit(heard: Heard, config: VoteConfig, goal: Goal, *, prompts: str | None, by: bool) -> list[CalibratedPanel]:
+    """Calibrate a panel on all rows, and on those of each category of which there are enough.
+
+    Args:
+        heard: The members' answers.
+        config: The panel.
+        goal: What it should be good at.
+        prompts: Digest of the prompts; None if not known.
+        by: Whether the rows have categories.
+
+    Raises:
+        ConfigurationError: If there are too few rows.
+    """
+    groups: dict[str | None, Sequence[LabelledRow]] = {None: heard.rows}
+    if by:
+        groups |= {name: rows for name, rows in by_group(heard.rows).items() if name is not None}
+    priced = next((note.date for note in heard.notes if note.kind == "prices"), None)
+    panels = []
+    for category, rows in groups.items():
+        try:
+            found = calibrate_rows(
+                rows,
+                heard.members,
+                goal,
+                extract=config.extract,
+                ids_digest=ids_digest(row.id for row in rows),
+                date=today(),
+                prompts=prompts,
+                prices_date=priced,
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"input: {error}") from None
+        kept = config.model_dump(mode="json", exclude_defaults=True, exclude={"members", "quorum", *FITTED})
+        panels.append(
+            CalibratedPanel(category=category, found=found, config=validated(VoteConfig, kept | found.settings))
+        )
+    return panels
+
+
+def name_of(name: str, category: str | None) -> str:
+    """Return the name under which the panel of a category is saved."""
+    return name if category is None else f"{name}-{re.sub('[^a-z0-9]+', '-', category.lower()).strip('-')}"
+
+
+def from_recorded(
+    address: str,
+    label: str,
+    goal: Goal,
+    *,
+    extract: str | None,
+    members: Sequence[str] = (),
+    prices: Path | None = None,
+    id_column: str | None = None,
+    by: str | None = None,
+) -> list[CalibratedPanel]:
+    """Calibrate on answers that were recorded. No call is made.
+
+    Args:
+        address: The rows, in the shape of a batch's output.
+        label: The column of the right answer.
+        goal: What the panel should be good at.
+        extract: How answers are read, by the batch and from now on.
+        members: Names of the members, in order; empty for all.
+        prices: File of prices, for rows that have tokens and no cost.
+        id_column: The column that tells rows apart.
+        by: The column of the category.
+
+    Raises:
+        ConfigurationError: Naming what cannot be used.
+    """
+    if extract is None:
+        raise ConfigurationError("extract: say how the panel is to read answers, for example number or choice")
+    labelled = read_recorded(address, label, extract, id_column, by)
+    heard = hear(labelled, members, extract, None if prices is None else read_prices(prices))
+    models = [name.partition("#")[0] for name in heard.members]
+    config = validated(VoteConfig, {"members": models, "extract": extract})
+    return fit(heard, config, goal, prompts=None, by=by is not None)
+
+
+async def planned_for(
+    source: Source, label: str, config: VoteConfig, *, by: str | None = None
+) -> Plan:
+    """Read the labeled rows, and find out who is asked; no panel, whatever its settings, but each member once.
+
+    Raises:
+        ConfigurationError: Before any call, naming what cannot be used.
+    """
+    plain = validated(VoteConfig, config.model_dump(mode="json", exclude_defaults=True, exclude={*FITTED}))
+    return await planned(source, label, plain, VOTE, by=by)
+
+
+@prefect_flow(
+    name="calibrate",
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
+@concluded(of_calibrations)
+async def calibrate(
+    input: str,
+    label: str,
+    *,
+    config: dict[str, Any] | str | None = None,
+    goal: str = "accuracy",
+    margin: Annotated[float, Field(ge=0, lt=1)] = MARGIN,
+    prompt_column: str | None = None,
+    prompt_template: str | None = None,
+    id_column: str | None = None,
+    by: str | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
+    sample: Annotated[int, Field(ge=1)] | None = None,
+    sample_seed: int = 0,
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
+    budget: Budget | None = None,
+    probe: bool = True,
+) -> list[CalibratedPanel]:
+    """Calibrate a panel on labeled rows. Killed half-way, it is simply run again: answers that were paid for are cached.
+
+    Args:
+        input: File of labeled prompts (.csv, .tsv, .jsonl, .json, .parquet), on the machine where the run is, or an fsspec
+            address.
+        label: The column of the right answer. Rows without one are left out.
+        config: The settings of a vote, or the name of a saved one. Empty: the one called default.
+        goal: `accuracy`, `cost`, or `budget=USD`, which is US dollars a question.
+        margin: How much accuracy may be lost for a lower cost.
+        prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
+        prompt_template: The prompt as a text with {column} in it, instead of a column.
+        id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        by: The column of the category; each one with 100 rows gets a panel of its own.
+        limit: Take only the first rows, at most this many.
+        sample: Take only this many rows, drawn at random.
+        sample_seed: Draws other rows.
+        concurrency: Rows that are worked on at once.
+        budget: What the whole calibration may spend.
+        probe: Look for models that cannot answer before the first row.
+    """
+    wanted = goal_of(goal, margin)
+    given = validated(VoteConfig, config) if isinstance(config, dict) else (await load_saved(config or DEFAULT, VOTE))[1]
+    source = Source(
+        confined(input, "input"),
+        prompt_column=prompt_column,
+        prompt_template=prompt_template,
+        id_column=id_column,
+        selection=Selection(limit, sample, sample_seed),
+    )
+    plan = await planned_for(source, label, given, by=by)
+    with spending(budget or given.budget):
+        heard, _ = await run_plan(plan, concurrency=concurrency, probe=probe)
+    panels = fit(heard, given, wanted, prompts=prompts_digest(given), by=by is not None)
+    await emit("calibrated", panels)
+    try:
+        text = "\n\n".join(markdown(one.category, one.found) for one in panels)
+        await acreate_markdown_artifact(text, "calibration", sentence(panels[0].found))
+    except Exception as error:  # a run that is paid for does not end because its artifact cannot be written
+        get_logger("consensus").warning("An artifact could not be written: %r", error)
+    return panels
+
+
