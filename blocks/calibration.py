@@ -52,8 +52,8 @@ class SavedPanel(Settings):
 class Cascade(Settings):
     """Who is asked first, and who decides where they do not agree."""
 
-    ask: list[str] = Field(min_length=2, description="Members to ask first.")
-    agree: int = Field(ge=2, description="Number of them that must give the same answer for it to be the result.")
+    ask: list[str] = Field(min_length=1, description="Members to ask first.")
+    agree: int = Field(ge=1, description="Number of them that must give the same answer for it to be the result.")
     then: str | SavedPanel = Field(
         description="Who decides otherwise: a member, `vote` for a vote of all members, or a saved panel.",
     )

@@ -9,15 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 def _for_form(schema: dict[str, Any], settings: type["Settings"]) -> None:
     """Tell Prefect's form where each field stands, and let one that may be empty be a plain field.
 
-    The form would offer `None` as a second type of it. Prefect takes a null for every field that is not required.
+    The form would offer `None` as a second type of it. Prefect takes a null for every field that is not required. A group of
+    settings that may be missing is JSON, because the form would want all that is required in it.
     """
     for position, name in enumerate(settings.in_order(), 1):
         field = schema["properties"][name]
         field["position"] = position
         kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
-        if field.get("default", ...) is None and len(kinds) == 1 and "type" in kinds[0]:
+        if field.get("default", ...) is None and kinds:
             del field["anyOf"], field["default"]
-            field |= kinds[0]
+            kinds = [{"type": "object"} if "$ref" in kind else kind for kind in kinds]
+            field |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+            field.setdefault("title", name.replace("_", " ").title())
 
 
 class Settings(BaseModel):

@@ -28,9 +28,9 @@ def _read_weights(value: Any) -> Any:
 
 
 def _read_cascade(value: Any) -> Any:
-    """Let `a,b>c` stand for a cascade, and `2 of a,b,c>d` for one in which not all have to agree."""
-    if not isinstance(value, str):
-        return value
+    """Let `a,b>c` stand for a cascade, and `2 of a,b,c>d` for one in which not all have to agree; a form may leave it empty."""
+    if not isinstance(value, str) or not value:
+        return value or None
     asked, arrow, then = value.partition(">")
     number, of, names = asked.rpartition(" of ")
     ask = [name.strip() for name in names.split(",")]
@@ -75,8 +75,8 @@ class VoteConfig(PanelConfig):
     extract: str = Field(
         "text",
         description=(
-            "How to read the answer: number, choice (a letter), json:FIELD, label:A,B, text (all of it, "
-            "normalized), text:FIELD or llm (a model reads it)."
+            "How to read the answer: number, choice (a letter), choice:A-D, json:FIELD, label:A,B, text (all of it, "
+            "normalized), text:FIELD, exact (all of it, as it is), exact:FIELD or llm (a model reads it)."
         ),
         examples=["number", "json:answer"],
     )
@@ -103,9 +103,11 @@ class VoteConfig(PanelConfig):
         ge=1,
         description="Number of members to ask at a time with stop_when or stop_at_confidence; default: 1.",
     )
-    cascade: Annotated[Cascade | None, BeforeValidator(_read_cascade, json_schema_input_type=Cascade | None)] = Field(
-        None,
-        description="Members to ask first, and who decides if they do not agree.",
+    cascade: Annotated[Cascade | None, BeforeValidator(_read_cascade, json_schema_input_type=str | Cascade | None)] = (
+        Field(
+            None,
+            description="Members to ask first, and who decides if they do not agree: a,b>c.",
+        )
     )
     weights: Annotated[dict[str, float], BeforeValidator(_read_weights, json_schema_input_type=dict[str, float])] = (
         Field(

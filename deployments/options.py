@@ -77,7 +77,7 @@ FLAGS = {
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
     "VoteConfig.weights": Flag(
         type=Text,
-        help="Weights of the votes: member=weight, separated by commas; default: 1 each.",
+        help="Weights of the votes: member=weight, separated by commas; default: 1 each. 0: not asked.",
         metavar="MEMBER=WEIGHT,...",
     ),
     "VoteConfig.cascade": Flag(

@@ -83,8 +83,8 @@ async def batch(
     input: str,
     output: str,
     *,
-    flow: FlowName | None = None,
     config: dict[str, Any] | str | None = None,
+    flow: FlowName | None = None,
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
@@ -113,8 +113,8 @@ async def batch(
         input: File of prompts (.csv, .tsv, .jsonl, .json, .parquet, .txt) or folder of .md and .txt files, on the machine
             where the run is, or an fsspec address such as s3://bucket/prompts.csv.
         output: File of answers (.jsonl, .csv, .parquet), likewise; {date} in it stands for the day of the run.
+        config: The name of a saved configuration, or settings. Empty: the one called default.
         flow: The algorithm; empty: that of the saved configuration.
-        config: Its settings, or the name of a saved configuration. Empty: the one called default.
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.

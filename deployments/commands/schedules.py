@@ -26,6 +26,7 @@ from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, BatchOptions
 from consensus_flows.deployments.commands.operations.up import POOL, running_worker, up
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
+from consensus_flows.deployments.commands.settings.saved import offer
 from consensus_flows.deployments.notifications import Kind, notification, notify_of
 from consensus_flows.deployments.options import FILE, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import ServerInfo, connect
@@ -241,6 +242,7 @@ async def _deploy(
             paused=False,
         )
         key = await made.aapply()
+        await offer()
         await notify_of(client, name, key, block, ui_url)
         await client.request("POST", "/deployments/{id}/schedule", path_params={"id": key}, json={"min_runs": 1})
         return before is not None, (await _runs(client))[1].get(str(key), "-")

@@ -1,5 +1,6 @@
 """The worker that `consensus up` starts, and `consensus down`, also where SIGINT is ignored: after `&` in a script, and nohup."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from consensus_flows.deployments.commands.operations import up
+from consensus_flows.deployments.commands.settings.saved import saved_configurations
 from consensus_flows.deployments.terminal import Stop
+from consensus_flows.flows.algorithms import algorithm
 from tests.kits import processes
 from tests.kits.batch_kit import environment_of
 
@@ -66,12 +69,17 @@ def test_up_from_any_folder_and_down_where_interrupts_are_ignored(prefect_server
         assert set(deployed) >= {one["name"] for one in yaml.safe_load(up.DEPLOYMENTS.read_text())["deployments"]}
         batch = deployed["batch"]
         assert batch.entrypoint == "consensus_flows.flows.batch.batch" and not batch.pull_steps
+        form = batch.parameter_openapi_schema["properties"]
+        assert batch.parameters["config"] == "local-batch" in form["config"]["anyOf"][0]["enum"]
+        assert "shard" not in form and "flow" not in batch.parameters
         assert "stopped: worker" in run("-P", "-m", "consensus_flows.deployments.cli", "down")
         assert not running(worker)
         log = (tmp_path / "home" / "consensus-worker.log").read_text()
         assert "stopped!" in log, "it was asked to end, and did so by itself"
     finally:
         processes.kill_tree(worker)
+        for one in asyncio.run(saved_configurations()):
+            algorithm(one.kind).block_class().delete(one.name)
 
 
 def test_down_kills_a_worker_that_does_not_end_and_what_it_runs(monkeypatch, tmp_path, capsys):

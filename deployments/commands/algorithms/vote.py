@@ -11,6 +11,9 @@ def show(record: Record, ui_url: str) -> None:
     if record.answer is not None:
         put(record.answer)
     summary(record, ui_url)
+    made = record.iterations[0].synthesis if record.iterations else None
+    if made is not None and made.method == "cascade":
+        say(f"Decided by {made.arbiter}, because those asked first do not agree")
     if record.tally:
         say("Votes:")
         for line in tally_lines(record):

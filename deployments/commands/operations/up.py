@@ -22,9 +22,11 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
 from consensus_flows import blocks
+from consensus_flows.deployments.commands.settings.saved import offer
 from consensus_flows.deployments.server import connect, server_environment, stop_server
 from consensus_flows.deployments.server_access import PROFILE
 from consensus_flows.deployments.terminal import Exit, Stop, say
+from consensus_flows.flows.algorithms import algorithm, algorithms
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.files import FOLDER
 
@@ -74,12 +76,26 @@ async def deploy() -> None:
             one["name"],
             description=one["description"],
             tags=one["tags"],
-            parameters=one["parameters"],
+            parameters=await _with_saved_config(one["name"], one["parameters"]),
             concurrency_limit=limit if isinstance(limit, int) else ConcurrencyLimitConfig.model_validate(limit),
             work_pool_name=POOL,
             entrypoint_type=EntrypointType.MODULE_PATH,  # so that its code is found from any folder
         )
         await made.aapply()
+    await offer()
+
+
+async def _with_saved_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Save the settings of a deployment, and return its parameters with their name: a form shows a name in one line."""
+    flow, config = parameters.get("flow", name), parameters.get("config")
+    if flow not in algorithms() or not isinstance(config, dict):
+        return parameters
+    block = algorithm(flow).block_class()(config=config)
+    await block.save(saved_as := f"local-{name}", overwrite=True)
+    rest = {
+        key: value for key, value in parameters.items() if key != "flow"
+    }  # what is chosen instead may be for another
+    return rest | {"config": saved_as}
 
 
 async def make_pool(client: PrefectClient) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.deployments.run_form import offer_saved
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
@@ -53,6 +54,7 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
         if others:
             raise Stop(f"{name!r} is the name of a saved {others[0]}: take another, or `consensus remove {name}` first")
         await block.save(name, overwrite=True)
+        await offer()
         return bool(before)
 
     say(f"replaced {name}" if asyncio.run(write()) else f"saved as {name}")
@@ -153,9 +155,19 @@ def remove(name: str) -> Exit:
         name: Name of the configuration.
     """
     one = _find(name)
-    asyncio.run(algorithm(one.kind).block_class().adelete(name))
+
+    async def delete() -> None:
+        await algorithm(one.kind).block_class().adelete(name)
+        await offer()
+
+    asyncio.run(delete())
     say(f"removed {name}")
     return Exit.ANSWER
+
+
+async def offer() -> None:
+    """Let the forms of the deployments offer what is saved now."""
+    await offer_saved((one.name, one.kind) for one in await saved_configurations())
 
 
 async def saved_configurations(name: str | None = None) -> list[Saved]:
