@@ -223,6 +223,15 @@ class Totals:
         cost = math.fsum(costs)
         return Score(right, calls, None if math.isnan(cost) else cost)
 
+    def compare(self, plan: FittedPlan, other: FittedPlan) -> tuple[int, int]:
+        """Return on how many rows only the plan is right, and on how many only the other."""
+        better = worse = 0
+        for (pattern, truth), count in self.rows.items():
+            one, two = (truth is not None and each.decide(pattern).chosen == truth for each in (plan, other))
+            better += count * (one and not two)
+            worse += count * (two and not one)
+        return better, worse
+
 
 def plan_names(members: Sequence[str]) -> list[str]:
     """List the plans that are fitted where none is named: those of the table that need no choice among members."""
