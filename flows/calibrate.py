@@ -22,8 +22,8 @@ from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.calibrating import MARGIN, Calibrated, Goal, by_group
 from consensus_flows.tasks.evaluation.calibrating import calibrate as calibrate_rows
-from consensus_flows.tasks.evaluation.labelled import Heard, hear, read_prices, read_recorded, today
-from consensus_flows.tasks.evaluation.rows import LabelledRow, ids_digest
+from consensus_flows.tasks.evaluation.labelled import Heard, hear, ids_digest, read_prices, read_recorded, today
+from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.reports.calibration_report import markdown, of_calibrations, sentence
 from consensus_flows.tasks.reports.verdict import concluded
 from consensus_flows.tasks.watch import emit
@@ -145,9 +145,7 @@ def from_recorded(
     return fit(heard, config, goal, prompts=None, by=by is not None)
 
 
-async def planned_for(
-    source: Source, label: str, config: VoteConfig, *, by: str | None = None
-) -> Plan:
+async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str | None = None) -> Plan:
     """Read the labeled rows, and find out who is asked; no panel, whatever its settings, but each member once.
 
     Raises:
@@ -204,7 +202,9 @@ async def calibrate(
         probe: Look for models that cannot answer before the first row.
     """
     wanted = goal_of(goal, margin)
-    given = validated(VoteConfig, config) if isinstance(config, dict) else (await load_saved(config or DEFAULT, VOTE))[1]
+    given = (
+        validated(VoteConfig, config) if isinstance(config, dict) else (await load_saved(config or DEFAULT, VOTE))[1]
+    )
     source = Source(
         confined(input, "input"),
         prompt_column=prompt_column,
@@ -223,5 +223,3 @@ async def calibrate(
     except Exception as error:  # a run that is paid for does not end because its artifact cannot be written
         get_logger("consensus").warning("An artifact could not be written: %r", error)
     return panels
-
-

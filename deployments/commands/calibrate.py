@@ -21,7 +21,15 @@ from consensus_flows.deployments.commands.evaluate import (
 from consensus_flows.deployments.commands.settings.saved import check_name, save_block
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, options_type
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json
-from consensus_flows.flows.calibrate import VOTE, CalibratedPanel, calibrate, from_recorded, goal_of, name_of, planned_for
+from consensus_flows.flows.calibrate import (
+    VOTE,
+    CalibratedPanel,
+    calibrate,
+    from_recorded,
+    goal_of,
+    name_of,
+    planned_for,
+)
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.calibrating import MARGIN
 from consensus_flows.tasks.reports.calibration_report import HEADER, facts, more, sentence, table
@@ -38,7 +46,9 @@ class CalibrateOptions(LabeledOptions):
     """Saved vote to calibrate."""
     goal: Annotated[str, Parameter(group=OUTPUT, metavar="GOAL")] = "accuracy"
     """accuracy; cost, the cheapest that loses no more than --margin; or budget=USD, the best within so much a question."""
-    margin: Annotated[float, Parameter(group=OUTPUT, validator=validators.Number(gte=0, lt=1), metavar="SHARE")] = MARGIN
+    margin: Annotated[float, Parameter(group=OUTPUT, validator=validators.Number(gte=0, lt=1), metavar="SHARE")] = (
+        MARGIN
+    )
     """Accuracy that may be lost with --goal cost, for example 0.01 for a point."""
 
 

@@ -40,7 +40,10 @@ def facts(found: Calibrated) -> Iterator[tuple[str, str]]:
     low, high = made.interval
     yield "plan", found.plan
     yield "members", ", ".join(found.members)
-    yield "accuracy", f"{_share(figures.accuracy)}, 95 % interval {_share(low)} to {_share(high)}; best single {_share(single.accuracy)}"
+    yield (
+        "accuracy",
+        f"{_share(figures.accuracy)}, 95 % interval {_share(low)} to {_share(high)}; best single {_share(single.accuracy)}",
+    )
     yield "gain", f"{figures.gain * 100:+.1f} points, standard error {figures.gain_se * 100:.1f}, n = {made.rows:,}"
     yield "USD per 1,000 questions", f"{_price(figures)}, best single {_price(single)}"
     yield "calls a question", f"{figures.calls:.2f}"
