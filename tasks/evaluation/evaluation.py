@@ -306,6 +306,7 @@ def evaluate_rows(
             for at, name in enumerate(members)
         ],
         notes=heard.notes,
+        agreement=_pairs(tested, members),
         row_results=_row_results(heard, tested, judged, right),
     )
 
@@ -453,9 +454,15 @@ def _agreement(rows: Sequence[LabelledRow], members: Sequence[str]) -> tuple[Una
     return Unanimous(rows=same, right=same_right), Ties(rows=ties, right=ties_right, won_by=dict(won))
 
 
-def _same(one: Sequence[Hashable | None], other: Sequence[Hashable | None]) -> float:
-    """Return the share of the rows on which two members give the same answer."""
-    return sum(a is not None and a == b for a, b in zip(one, other, strict=True)) / len(one)
+def _pairs(rows: Sequence[LabelledRow], members: Sequence[str]) -> list[list[float]]:
+    """Return for each two members the share of the rows on which both give the same answer."""
+    places = range(len(members))
+
+    def same(one: int, other: int) -> float:
+        hits = (row.pattern[one] is not None and row.pattern[one] == row.pattern[other] for row in rows)
+        return sum(hits) / len(rows)
+
+    return [[same(one, other) for other in places] for one in places]
 
 
 def _row_results(

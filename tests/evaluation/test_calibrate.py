@@ -1,0 +1,100 @@
+"""`consensus calibrate`: from labeled rows to a saved panel."""
+
+import json
+
+import pytest
+
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.calibrate import from_recorded, goal_of, name_of
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
+from tests.kits.evaluation_kit import GOLD, write_rows
+
+MEMBERS = {"a/cheap": 3, "a/other": 4, "a/strong": 50}
+
+
+def recorded(path, rows):
+    """Three members: the dear one is nearly always right, the cheap ones err apart from each other."""
+    return write_rows(
+        path,
+        (
+            {
+                "id": f"r{n}",
+                GOLD: 7,
+                "kind": "big" if n % 3 else "small",
+                "answers": {
+                    name: {"answer": 7 if n % every else f"{every}{n % 2}", "cost_usd": cost}
+                    for (name, every), cost in zip(MEMBERS.items(), (0.001, 0.001, 0.02), strict=True)
+                },
+            }
+            for n in range(rows)
+        ),
+    )
+
+
+@pytest.mark.parametrize(("rows", "stage"), [(40, "weights"), (120, "gain"), (240, "goal")])
+def test_what_is_fitted_depends_on_the_number_of_labels(rows, stage, tmp_path):
+    (panel,) = from_recorded(
+        str(recorded(tmp_path / "rows.jsonl", rows)), GOLD, goal_of("accuracy", 0.01), extract="number"
+    )
+    assert panel.found.stage == stage
+    assert panel.config.calibration is not None
+    assert (panel.config.calibration.rows, panel.config.calibration.extract) == (rows, "number")
+    assert panel.config == VoteConfig.model_validate(panel.config.model_dump(mode="json")), "it can be saved"
+    assert panel.found.plan in sentence(panel.found)
+    assert dict(facts(panel.found))["plan"] == panel.found.plan
+    assert list(more(panel.found))
+    assert markdown(None, panel.found).startswith("# ")
+
+
+def test_a_cheap_panel_loses_no_more_than_the_margin(tmp_path):
+    rows = recorded(tmp_path / "rows.jsonl", 300)
+    (panel,) = from_recorded(str(rows), GOLD, goal_of("cost", 0.01), extract="number")
+    figures, single = panel.found.figures, panel.found.single
+    assert single.plan == "single:a/strong"
+    assert figures.cost_usd < single.cost_usd
+    assert figures.gain >= -0.01
+    assert panel.config.cascade is not None
+
+
+def test_a_category_with_enough_rows_has_a_panel_of_its_own(tmp_path):
+    rows = recorded(tmp_path / "rows.jsonl", 240)
+    panels = from_recorded(str(rows), GOLD, goal_of("accuracy", 0.01), extract="number", by="kind")
+    assert [(one.category, one.config.calibration.rows) for one in panels] == [(None, 240), ("big", 160)]
+    assert [name_of("night", one.category) for one in panels] == ["night", "night-big"]
+
+
+@pytest.mark.parametrize("goal", ["speed", "accuracy=1", "budget", "budget=0", "budget=nan", "cost=2"])
+def test_a_goal_that_is_none_is_refused(goal):
+    with pytest.raises(ConfigurationError, match="goal"):
+        goal_of(goal, 0.01)
+
+
+def test_what_cannot_be_calibrated_is_said(tmp_path):
+    few = recorded(tmp_path / "few.jsonl", 5)
+    with pytest.raises(ConfigurationError, match="few"):
+        from_recorded(str(few), GOLD, goal_of("accuracy", 0.01), extract="number")
+    rows = recorded(tmp_path / "rows.jsonl", 60)
+    with pytest.raises(ConfigurationError, match="extract"):
+        from_recorded(str(rows), GOLD, goal_of("accuracy", 0.01), extract=None)
+
+
+def test_a_panel_is_asked_calibrated_saved_and_used(command, vendors, tmp_path):
+    """Each member is asked once a row; the saved panel then asks as it was calibrated."""
+    say = {"one": "7", "two": "7", "three": "8"}
+    for model, text in say.items():
+        vendors.answer(model, text)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,gold\n" + "".join(f"What is {n} modulo eight?,7\n" for n in range(12)))
+    members = [part for model in say for part in ("-m", f"openai/{model}")]
+    done = command(
+        *("calibrate", str(rows), "--label", "gold", "--extract", "number", "--save", "sevens", "--json", *members)
+    )
+    assert done.code == 0, done.err
+    assert vendors.count() == 36
+    (made,) = json.loads(done.out)
+    assert made["found"]["stage"] == "weights"
+    shown = json.loads(command("show", "sevens").out)
+    assert shown["calibration"]["rows"] == 12
+    assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
+    assert command("What is it?", "--name", "sevens").out.strip() == "7"
