@@ -38,7 +38,7 @@ class CheckCase(Settings):
     def _check_extract(cls, value: str | None) -> str | None:
         if value is not None and parse_extraction(value).kind == "llm":
             raise ValueError(
-                "extract is 'llm', but a check asks no other model: use number, choice, json:FIELD, label:A,B or text"
+                "extract is 'llm', but a check asks no other model: use number, choice, json:FIELD, label:A,B, text or exact"
             )
         return value
 

@@ -121,7 +121,7 @@ class ConsensusLearningConfig(PanelConfig):
     extract: str | None = Field(
         None,
         description=(
-            "How to read the answer: number, choice, json:FIELD, label:A,B or text. Used by majority and "
+            "How to read the answer: number, choice, json:FIELD, label:A,B, text or exact. Used by majority and "
             "decentralized; without it, decentralized compares whole texts."
         ),
     )
@@ -182,7 +182,7 @@ class ConsensusLearningConfig(PanelConfig):
     @classmethod
     def _check_extract(cls, value: str | None) -> str | None:
         if value is not None and parse_extraction(value).kind == "llm":
-            raise ValueError("llm is not supported here: use number, choice, json:FIELD, label:A,B or text")
+            raise ValueError("llm is not supported here: use number, choice, json:FIELD, label:A,B, text or exact")
         return value
 
     @model_validator(mode="after")

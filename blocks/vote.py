@@ -75,8 +75,8 @@ class VoteConfig(PanelConfig):
     extract: str = Field(
         "text",
         description=(
-            "How to read the answer: number, choice (a letter), json:FIELD, label:A,B, text (all of it, "
-            "normalized), text:FIELD or llm (a model reads it)."
+            "How to read the answer: number, choice (a letter), choice:A-D, json:FIELD, label:A,B, text (all of it, "
+            "normalized), text:FIELD, exact (all of it, as it is), exact:FIELD or llm (a model reads it)."
         ),
         examples=["number", "json:answer"],
     )

@@ -25,6 +25,7 @@ from consensus_flows.tasks.judging.pairwise import compare
 from consensus_flows.tasks.labelled_pairs import shipped_pairs
 from consensus_flows.tasks.record import Comparison, Record, Response
 from consensus_flows.tasks.reports.recorded import Recorded
+from consensus_flows.tasks.reports.verdict import Verdict, concluded, listed
 from consensus_flows.tasks.watch import emit
 
 LEAST = 0.6
@@ -139,6 +140,17 @@ def _report(
     return report
 
 
+def _concluded(report: JudgeReport) -> Verdict:
+    """Judge a check for the state of its run."""
+    if report.budget_ended:
+        return Verdict("BudgetEnded", "the budget ended before all pairs were judged")
+    if report.refused:
+        return Verdict(
+            "JudgeRefused", f"right on fewer than {LEAST:.0%} of the adversarial pairs: {listed(report.refused)}"
+        )
+    return Verdict("Completed", f"accepted: {listed(check.judge for check in report.judges)}")
+
+
 def run_name() -> str:
     """Name a flow run after the candidates."""
     config = flow_run.parameters.get("config") or {}
@@ -153,6 +165,7 @@ def run_name() -> str:
     result_serializer="json",
     validate_parameters=True,
 )
+@concluded(_concluded)
 async def check_judges(config: CheckJudgesConfig) -> JudgeReport:
     """Try models out as judges of pairs of answers whose better one is known.
 

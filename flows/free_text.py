@@ -6,16 +6,37 @@ better are refused first: what they say of a panel's long answers would be worth
 """
 
 import asyncio
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from prefect import flow as prefect_flow
+from prefect.artifacts import acreate_table_artifact
+from prefect.logging import get_logger
+from prefect.runtime import flow_run
+from pydantic import Field
 
 from consensus_flows.blocks.check_judges import ADVERSARIAL, FreeTextConfig
 from consensus_flows.blocks.member import ModelName, named
+from consensus_flows.blocks.settings import Budget
+from consensus_flows.flows.algorithms import FlowName, algorithm
+from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
-from consensus_flows.flows.run import Run, begin
+from consensus_flows.flows.run import DEFAULT, Run, begin, validated
+from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.batches.columns import ID, PREFERRED
+from consensus_flows.tasks.batches.frames import output_rows
+from consensus_flows.tasks.batches.output import record_name
+from consensus_flows.tasks.batches.results import ANSWERS, member_key
+from consensus_flows.tasks.batches.rows import Row
+from consensus_flows.tasks.batches.source import Selection, Source
+from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.counting.judges import consistency
-from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import BudgetError, ConfigurationError, QuorumError
 from consensus_flows.tasks.evaluation.free_text import (
     Bout,
     FreeTextEvaluation,
@@ -29,6 +50,10 @@ from consensus_flows.tasks.evaluation.free_text import (
 )
 from consensus_flows.tasks.labelled_pairs import shipped_pairs
 from consensus_flows.tasks.record import Comparison, Iteration, Outcome, Record
+from consensus_flows.tasks.recording import record_runs
+from consensus_flows.tasks.reports.batch_report import BatchReport
+from consensus_flows.tasks.reports.verdict import Verdict, concluded, listed
+from consensus_flows.tasks.watch import emit
 
 _PANEL_WINS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
@@ -54,14 +79,11 @@ async def compare_free_text(
     Raises:
         ConfigurationError: Before any call, if there is nothing to compare, or a judge is a member.
     """
+    given, rows = rows, [row for row in rows if row.panel and row.members]
     members = list(dict.fromkeys(chain.from_iterable(row.members for row in rows)))
     if not members:
-        raise ConfigurationError("input: no row has an answer of the panel and one of a member")
-    models = {member.partition("#")[0] for member in members}
-    if own := [str(judge) for judge in config.models() if str(judge) in models]:
-        raise ConfigurationError(
-            f"{', '.join(own)} is a member, and would judge its own answers: name another model", field="judge"
-        )
+        raise ConfigurationError("no row has an answer of the panel and one of a member", field="input")
+    _check_judges(config, [member.partition("#")[0] for member in members])
     pairs = [(row, member) for row in rows for member in row.members]
     async with (
         begin("free-text", f"{len(pairs)} pairs", config, call, conversation=()) as run,
@@ -83,6 +105,7 @@ async def compare_free_text(
     names = set(FreeTextEvaluation.model_fields) & set(Record.model_fields)
     made = FreeTextEvaluation(
         rows=len(rows),
+        left_out=len(given) - len(rows),
         refused=refused,
         adversarial=adversarial,
         budget_ended=record.status == "budget",
@@ -98,6 +121,15 @@ async def compare_free_text(
         made.unread = found.count(None)
         made.members = list(_win_rates(members, pairs, found))
     return made
+
+
+def _check_judges(config: FreeTextConfig, models: Sequence[object]) -> None:
+    """Refuse a judge that has a part in the panel."""
+    known = set(map(str, models))
+    if own := [str(judge) for judge in config.models() if str(judge) in known]:
+        raise ConfigurationError(
+            f"{', '.join(own)} is in the panel, and would judge its own answers: name another model", field="judge"
+        )
 
 
 def _win_rates(
@@ -154,3 +186,166 @@ class _Judges:
         self._iteration.judgements += calls
         self.said.setdefault(judge, []).append(comparison)
         return comparison
+
+
+def recorded_text(address: str, prompt_column: str | None = None) -> list[FreeTextRow]:
+    """Read what a panel and its members have answered out of the output of a batch.
+
+    Args:
+        address: The output.
+        prompt_column: The column of the question; None for `prompt`, else `question`.
+
+    Raises:
+        ConfigurationError: If it is no such output, or a row has no question.
+    """
+    rows = []
+    for number, row in enumerate(output_rows(address), 1):
+        name = str(row.get(ID) or number)
+        question = next((row[one] for one in ((prompt_column,) if prompt_column else PREFERRED) if row.get(one)), None)
+        if question is None:
+            wanted = repr(prompt_column) if prompt_column else " or ".join(map(repr, PREFERRED))
+            raise ConfigurationError(f"row {name} has no {wanted}, the column of the question", field="prompt_column")
+        answers = row.get(ANSWERS)
+        if not isinstance(answers, dict):
+            raise ConfigurationError(
+                f"row {name} has no {ANSWERS!r}, an object by member, as the output of a batch without --wide has",
+                field="input",
+            )
+        texts = {member: one.get("text") for member, one in answers.items() if isinstance(one, dict)}
+        rows.append(
+            FreeTextRow(
+                name, str(question), row.get("answer") or "", {one: text for one, text in texts.items() if text}
+            )
+        )
+    return rows
+
+
+async def asked_text(batch: Batch, folder: Path) -> list[FreeTextRow]:
+    """Ask a panel every row of a batch, and return its answers and those that the members gave at first, before they saw others.
+
+    Args:
+        batch: What is asked.
+        folder: Where its records are written.
+
+    Raises:
+        BudgetError: If the budget ends before all rows are done.
+        QuorumError: If nobody answers.
+    """
+    async with record_runs(BatchReport(), in_conversation=False, many=True):
+        summary = await run_batch(batch)
+    if summary.status == "budget":
+        raise BudgetError(
+            f"the budget ended before all rows were asked ({summary.error}); the answers are cached: run the same again with a "
+            "larger budget"
+        )
+    if summary.status != "finished" or not summary.done:
+        raise QuorumError(summary.error or "no row has an answer")
+    rows = []
+    for row in batch.source.rows():
+        if isinstance(row, Row):
+            record = Record.model_validate_json((folder / record_name(row.id)).read_bytes())
+            first = record.iterations[0].answered() if record.iterations else []
+            said = {member_key(one.member): one.text or "" for one in first}
+            rows.append(FreeTextRow(row.id, row.prompt, record.answer or "", said))
+    return rows
+
+
+def _concluded(made: FreeTextEvaluation) -> Verdict:
+    """Judge an evaluation for the state of its run."""
+    if made.budget_ended:
+        return Verdict("BudgetEnded", "the budget ended before all pairs were judged")
+    if made.refused:
+        return Verdict("JudgeRefused", f"the judges are right on {made.adversarial:.0%} of the adversarial pairs")
+    rates = (f"{one.length_controlled:.0%} against {one.member}" for one in made.members)
+    return Verdict("Completed", f"wins at equal length: {listed(rates)}")
+
+
+def run_name() -> str:
+    """Name a flow run after its input."""
+    return f"free text of {PurePosixPath(str(flow_run.parameters.get('input') or '')).name}"
+
+
+@prefect_flow(
+    name="evaluate-text",
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
+@concluded(_concluded)
+async def evaluate_text(
+    input: str,
+    judges: FreeTextConfig,
+    *,
+    flow: FlowName | None = None,
+    config: dict[str, Any] | str | None = None,
+    prompt_column: str | None = None,
+    prompt_template: str | None = None,
+    id_column: str | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
+    sample: Annotated[int, Field(ge=1)] | None = None,
+    sample_seed: int = 0,
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
+    anyway: bool = False,
+    probe: bool = True,
+) -> FreeTextEvaluation:
+    """Judge a panel's free text beside that of each member. Killed half-way, it is simply run again: answers are cached.
+
+    Args:
+        input: File of prompts, on the machine where the run is, or an fsspec address; without flow and config, the output of a
+            batch, whose answers are judged.
+        judges: Who judges, none of them a member; its budget is that of the whole evaluation.
+        flow: The algorithm; empty: that of the saved configuration.
+        config: Its settings, or the name of a saved configuration.
+        prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
+        prompt_template: The prompt as a text with {column} in it, instead of a column.
+        id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        limit: Take only the first rows, at most this many.
+        sample: Take only this many rows, drawn at random.
+        sample_seed: Draws other rows.
+        concurrency: Rows that are asked at once.
+        anyway: Judge although the judges fall for answers that only look better.
+        probe: Look for models that cannot answer before the first row.
+    """
+    with spending(judges.budget), tempfile.TemporaryDirectory(prefix="consensus-evaluate-") as name:
+        if flow is None and config is None:
+            rows = recorded_text(confined(input, "input"), prompt_column)[:limit]
+        else:
+            one, settings = await _settings(flow, config)
+            _check_judges(judges, settings.models())
+            judges = judges.model_copy(update={"system": judges.system or settings.system})
+            folder = Path(name, "records")
+            batch = Batch(
+                source=Source(
+                    confined(input, "input"),
+                    prompt_column=prompt_column,
+                    prompt_template=prompt_template,
+                    id_column=id_column,
+                    selection=Selection(limit, sample, sample_seed),
+                ),
+                output=str(Path(name, "rows.jsonl")),
+                records=str(folder),
+                algorithm=one,
+                config=settings.model_copy(update={"budget": Budget()}),
+                concurrency=concurrency,
+                probe=probe,
+            )
+            rows = await asked_text(batch, folder)
+        made = await compare_free_text(rows, judges, anyway=anyway)
+    made.flow_run_id = flow_run.id
+    await emit("evaluated", made)
+    try:
+        table = [one.model_dump(mode="json") for one in made.members]
+        await acreate_table_artifact(table, "evaluate-text", "The panel beside each member")
+    except Exception as error:  # a run that is paid for does not end because its table cannot be shown
+        get_logger("consensus").warning("An artifact could not be written: %r", error)
+    return made
+
+
+async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tuple[str, Any]:
+    """Return the algorithm and its settings."""
+    if isinstance(config, dict) and flow is not None:
+        return flow, validated(algorithm(flow).config_class(), config)
+    if isinstance(config, dict):
+        raise ConfigurationError("name the algorithm of these settings", field="flow")
+    return await load_saved(config or DEFAULT, flow)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from consensus_flows.blocks.check_models import CheckCase, CheckRole
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.tasks.counting.extraction.extract import extract_all
+from consensus_flows.tasks.counting.extraction.extract import extract, extract_label
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
 from consensus_flows.tasks.record import Response, Usage
@@ -101,5 +101,5 @@ def as_expected(text: str | None, case: CheckCase) -> bool | None:
     if case.extract is None:
         return re.search(rf"(?<!\w){re.escape(case.expected)}(?!\w)", text, re.IGNORECASE) is not None
     extraction = parse_extraction(case.extract)
-    (found,), (wanted,) = extract_all([text], extraction), extract_all([case.expected], extraction)
+    found, wanted = extract(text, extraction), extract_label(case.expected, extraction)
     return found is not None and wanted is not None and found.value == wanted.value

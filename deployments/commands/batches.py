@@ -2,7 +2,6 @@
 
 import fcntl
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -11,7 +10,7 @@ from cyclopts.validators import Number
 from consensus_flows.deployments.commands.history import from_history
 from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
-from consensus_flows.tasks.batches.addresses import journal_path, place_of
+from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.review import WORDS, reasons, worst
 from consensus_flows.tasks.errors import ConfigurationError
@@ -153,10 +152,7 @@ def _state(batch: dict[str, Any]) -> str:
     status = str(batch["status"])
     if status != "running":
         return status
-    with suppress(OSError, ConfigurationError):
-        place = place_of(batch["answer"], "output")
-        path = journal_path(batch["answer"]) if place.local else Path()
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return "killed"
+    with suppress(OSError, ConfigurationError), journal_path(batch["answer"]).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return "killed"
     return status

@@ -56,7 +56,8 @@ def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedV
 
     start = np.zeros(described.shape[1])
     fitted = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8})
-    intercept, *found = map(float, fitted.x)
+    # Rounded so that a person can read them, and here so that what is judged is what is saved.
+    intercept, *found = (round(float(value), 4) for value in fitted.x)
     size = len(members)
     return LearnedVote(
         intercept=intercept,

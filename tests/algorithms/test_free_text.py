@@ -1,12 +1,14 @@
 """A panel's free text is judged beside each member's: by whom, in which order, and by whom where they differ."""
 
+import json
+
 import pytest
 
 from consensus_flows.blocks.check_judges import FreeTextConfig
-from consensus_flows.flows.free_text import compare_free_text
+from consensus_flows.flows.free_text import compare_free_text, evaluate_text
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import FreeTextRow
-from tests.kits.consortium_kit import asked
+from tests.kits.consortium_kit import asked, judged, say
 from tests.kits.judges_kit import BETTER, by
 from tests.vendors import json_reply
 
@@ -68,8 +70,48 @@ async def test_where_the_budget_ends_there_is_no_win_rate(judges):
 
 
 async def test_a_member_is_no_judge(judges):
-    with pytest.raises(ConfigurationError, match="judge: openai/b is a member"):
+    with pytest.raises(ConfigurationError, match="judge: openai/b is in the panel"):
         await compare_free_text(ROWS, config("openai/good", strong_judge="openai/b"))
     with pytest.raises(ValueError, match="none of the other judges"):
         config("openai/good", strong_judge="openai/good")
+    assert judges.count() == 0
+
+
+PANEL = {"members": [A, B], "arbiter": "openai/arbiter", "max_iterations": 2, "system": "Be brief."}
+
+
+async def test_a_panel_is_asked_and_judged_beside_what_its_members_said_at_first(judges, tmp_path):
+    (tmp_path / "prompts.csv").write_text("id,prompt\nx,Why?\ny,How?\n", encoding="utf-8")
+    say(judges, a="bad at first", b="bad, too")
+    judges.script("arbiter", then=judged(10, "a good synthesis"))
+    made = await evaluate_text(
+        str(tmp_path / "prompts.csv"), config("openai/good"), flow="consortium", config=PANEL, probe=False
+    )
+    assert (made.rows, made.left_out) == (2, 0)
+    assert {one.member: (one.wins, one.n) for one in made.members} == {A: (2, 2), B: (2, 2)}
+    shown = asked(judges, "good")[-1].prompt
+    assert "Be brief." in shown, "the judge knows the instructions of the members"
+    assert made.flow_run_id
+
+
+async def test_the_output_of_a_batch_is_judged_and_the_panel_is_not_asked(judges, tmp_path):
+    rows = [
+        {"id": row.id, "question": row.question, "answer": row.panel}
+        | {"answers": {member: {"text": text} for member, text in row.members.items()}}
+        for row in ROWS
+    ]
+    rows.append({"id": "3", "question": "Who?", "answer": None, "answers": {A: {"text": None}, B: {"text": "I"}}})
+    file = tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    made = await evaluate_text(str(file), config("openai/good"))
+    assert (made.rows, made.left_out, judges.count("a"), judges.count("b")) == (2, 1, 0, 0)
+    assert {one.member: one.win_rate for one in made.members} == {A: 0.5, B: 0.5}
+    with pytest.raises(ConfigurationError, match="prompt_column: row 1 has no 'text'"):
+        await evaluate_text(str(file), config("openai/good"), prompt_column="text")
+
+
+async def test_a_judge_that_belongs_to_the_panel_is_refused_before_the_panel_is_asked(judges, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt\nWhy?\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="openai/arbiter is in the panel"):
+        await evaluate_text(str(tmp_path / "prompts.csv"), config("openai/arbiter"), flow="consortium", config=PANEL)
     assert judges.count() == 0

@@ -166,6 +166,7 @@ def test_expected_words_are_whole_words():
     assert found(said, expected="no", extract="label:yes,no") is False
     assert found("**No**, because no razzie is one.", expected="no", extract="label:yes,no") is True
     assert found("3 euros for 12 pencils, so it is 8.", expected="12", extract="number") is False
+    assert found('{"answer": "$8.00"}', expected="8", extract="json:answer") is True
     with pytest.raises(ValidationError, match="a check asks no other model"):
         CheckCase(prompt="Why?", expected="no", extract="llm")
 

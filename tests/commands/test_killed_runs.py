@@ -1,5 +1,6 @@
 """Which runs a command leaves: one that was killed is marked as crashed, one that was refused is gone."""
 
+import fcntl
 import subprocess
 import sys
 
@@ -10,10 +11,12 @@ from prefect.client.schemas.filters import FlowFilter
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Running
 
+from consensus_flows.deployments.commands import batches
 from consensus_flows.deployments.killed_runs import MESSAGE, RunningMark, end_killed_runs
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.terminal import Exit
 from consensus_flows.flows.consortium import consortium
+from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.consortium_kit import config
@@ -61,3 +64,18 @@ def test_a_mistake_at_the_command_line_leaves_no_failed_run():
         wanted = FlowFilter.model_validate({"name": {"any_": ["mistaken"]}})
         assert client.read_flows(flow_filter=wanted), "there was a run"
         assert client.read_flow_runs(flow_filter=wanted) == []
+
+
+@pytest.mark.parametrize("output", ["/folder/answers.jsonl", "memory://bucket/answers.jsonl"])
+def test_a_batch_whose_journal_nobody_holds_was_killed(output, tmp_path):
+    output = output.replace("/folder", str(tmp_path))
+    one = {"status": "running", "answer": output}
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        assert batches._state(one) == "running", "it has no journal here: it may be at work elsewhere"
+        journal = journal_path(output)
+        journal.parent.mkdir(exist_ok=True)
+        with journal.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert batches._state(one) == "running"
+        assert batches._state(one) == "killed"
+        assert batches._state(one | {"status": "finished"}) == "finished"

@@ -187,12 +187,12 @@ def test_a_field_is_one_value_however_it_is_spaced():
     assert len(set(fields('{"a": 1, "b": [2]}', '{"b":[2],"a":1}'))) == 1
     assert values("json:answer", '{"answer": "x", "b": ["a", "c"')[0] == "x"
     assert values("json:answer", '{"answer": ["a", "c"') == [None]
-    assert fields("18", '"18 dollars"', '"$18.00"', "[18]", '"cannot be determined in 18 days"') == [
+    assert fields("18", '"18 dollars"', '"$18.00"', "[18]", '"Not determined in 18 days"') == [
         18,
         18,
         18,
-        None,
-        None,
+        "[18]",
+        "not determined in 18 days",
     ]
 
 
@@ -280,6 +280,9 @@ async def test_the_answer_of_a_vote_is_one_that_a_member_wrote(vendors):
     for form in ("text", "number"):
         record = await run_vote("Which?", VoteConfig(members=members, extract=form))
         assert (record.answer, record.agreement, len(record.tally)) == (str(PRIME), 0.3333, 3)
+    say(vendors, one='{"answer": ""}', two='{"answer": " "}', three='{"answer": "\'\'"}')
+    record = await run_vote("What is left?", VoteConfig(members=members, extract="exact:answer"))
+    assert (record.answer, record.status, [one.votes for one in record.tally]) == ("", "finished", [2, 1])
     say(vendors, one="The answer is 7.", two="The answer is $1,200.50.", three="1200.5")
     record = await run_vote("How much?", VoteConfig(members=members, extract="number"))
     assert [(one.answer, one.votes) for one in record.tally] == [("$1,200.50", 2), ("7", 1)]

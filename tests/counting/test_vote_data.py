@@ -88,10 +88,9 @@ def test_gsm_is_read_as_the_published_table_reads_it():
         for name, value in zip(GSM_MEMBERS, values_of(one.outputs), strict=True)
         if scored(value) != table["models"][name][rows[one.id]]
     ]
-    # The table takes the first number of whatever there is: of a sum, a list, a sentence. Here these are no numbers; of
-    # "1,360 - (64 + 30 + 48) = 1,360 - 142 = 1,218" the result is read.
-    assert [pair for pair in differing if pair[0] is not None] == [(1218, 1360)]
-    assert len(differing) == 14
+    # The table takes the first number of whatever there is. Of "1,360 - (64 + 30 + 48) = 1,360 - 142 = 1,218" the result
+    # is read, of two answers none, and a sentence that denies that there is one is an abstention.
+    assert differing == [("1/3 or approximately 33.33%", 1), (None, 10), (1218, 1360)]
 
 
 def test_math_from_the_parsed_answers():

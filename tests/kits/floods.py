@@ -72,7 +72,17 @@ PIECES = (
 TAILS = ("", "x")
 
 JUDGES = ("text", "synthesis:2", "ranking:2", "verdict:2", "preference:2", "same_meaning:2", "comparison", "fusion")
-FORMS = ("number", "choice", "json:answer", "label:yes,no", "label:not safe,safe", "text", "text:answer")
+FORMS = (
+    "number",
+    "choice",
+    "json:answer",
+    "label:yes,no",
+    "label:not safe,safe",
+    "text",
+    "text:answer",
+    "exact",
+    "exact:answer",
+)
 
 
 def floods(length: int) -> Iterator[str]:

@@ -120,7 +120,10 @@ def nearly_right(draw: st.DrawFn) -> str:
 
 
 texts = st.one_of(nearly_right(), st.text(), json_values.map(lambda value: json.dumps(value, ensure_ascii=False)))
-FORMS = [parse_extraction(form) for form in ("number", "choice", "json:answer", "label:yes,no", "text", "text:answer")]
+FORMS = [
+    parse_extraction(form)
+    for form in ("number", "choice:A-J", "json:answer", "label:yes,no", "text", "exact", "exact:answer")
+]
 CONFIGS = [ConsortiumConfig, VoteConfig, PumpConfig, PreferConfig, MixtureOfAgentsConfig, ConsensusLearningConfig]
 READERS = (
     TEXT,

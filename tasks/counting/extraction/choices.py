@@ -1,7 +1,7 @@
 """Reads which of several answers a text has chosen: a letter, or one of given labels.
 
 What names several, or none clearly, is not read. `A` may be the article and `I` the pronoun, so these two count only
-where nothing follows that they could belong to.
+where a bracket or a full stop follows, or nothing that they could belong to.
 """
 
 import re
@@ -13,12 +13,12 @@ from consensus_flows.tasks.counting.extraction.denials import denied
 from consensus_flows.tasks.counting.extraction.marks import plain
 
 # Possessive: two runs that share marks and could give each other some back take the square of a run's length.
-_OPEN = r"[*_`\"'“\[({]*+"
+_OPEN = r"(?:[*_`\"'“\[({$]|\\[(\[]\s*+|\\(?:text|textbf|mathbf|mathrm)\s*\{)*+"
 _CLOSE = r"[*_`\"'”\])}]*+"
 _CLOSE_IN_PART = r"[*_`\"'”\])}]*"
 """Gives back a bracket that what follows it wants."""
 _ENDS = rf"{_CLOSE}(?=\s*(?:$|[\n.,;:!?(\u2014\u2013]|-\s|because\b|since\b|as\b))"
-_LETTER = rf"{_OPEN}(?:(?P<letter>[B-HJ-Z])(?![\w'\u2019])|(?P<article>[AI]){_ENDS}|(?<=\()(?P<small>[a-z])\))"
+_LETTER = rf"{_OPEN}(?:(?P<letter>[B-HJ-Z])(?![\w'\u2019])|(?P<article>[AI])(?:{_ENDS}|[*_]*(?=[).])|(?=[\]}}]))|(?<=\()(?P<small>[a-z])\))"
 _KIND = r"(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)"
 
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?\(?(?P<letter>[A-Za-z])\)?\s*\}")

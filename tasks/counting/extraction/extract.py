@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from consensus_flows.blocks.extraction import Extraction
+from consensus_flows.blocks.extraction import Extraction, Kind
 from consensus_flows.tasks.counting.extraction.choices import chosen_label, chosen_letter
 from consensus_flows.tasks.counting.extraction.json_field import field_of, written
-from consensus_flows.tasks.counting.extraction.marks import plain, shown
+from consensus_flows.tasks.counting.extraction.marks import exact, plain, shown
 from consensus_flows.tasks.counting.extraction.numbers import (
     Exact,
     Number,
     field_number,
+    is_sentence,
     signs_differ,
     stated_number,
+    undecided,
     whole_number,
 )
 
@@ -36,17 +38,48 @@ def extract(text: str, extraction: Extraction) -> Reading | None:
 def extract_all(texts: Sequence[str | None], extraction: Extraction) -> list[Reading | None]:
     """Read the answers out of several members' texts to one question; None where a text cannot be read, or is None.
 
-    A JSON field is a number or a text, and which of them the question is about is seen from all its answers: if at
-    least half of them are one number, alone or with a unit, then each of the others ("cannot be determined") is an
-    abstention. Otherwise they are compared as texts. `text:FIELD` always compares texts.
+    Each text is read for itself. Only whether the sign of a number counts is seen from all of them: `$18` is `18` unless
+    another one is `€18`.
 
     Args:
         texts: What each member wrote.
         extraction: How it is read; `llm` reads what a model has already made of the text, as `text` does.
     """
-    if extraction.kind == "json":
-        return _readings(_fields([None if text is None else field_of(text, extraction.field or "") for text in texts]))
     return _readings([None if text is None else _read(text, extraction) for text in texts])
+
+
+def extract_label(label: Any, extraction: Extraction) -> Reading | None:
+    """Read the right answer of a labelled row. Where a FIELD is read, the label is what should be in it."""
+    if extraction.field is not None:
+        return _readings([_read_field(label, extraction.kind)])[0]
+    return extract(written(label), extraction)
+
+
+def _read(text: str, extraction: Extraction) -> Reading | Number | None:
+    if extraction.field is not None:
+        return _read_field(field_of(text, extraction.field), extraction.kind)
+    match extraction.kind:
+        case "number":
+            return stated_number(text)
+        case "choice":
+            return _name(chosen_letter(text, extraction.labels or None))
+        case "label":
+            return _name(chosen_label(text, extraction.labels))
+        case "exact":
+            return _name(exact(text.strip("\r\n")))
+    return _normalised(text)
+
+
+def _read_field(value: Any, kind: Kind) -> Reading | Number | None:
+    text = written(value)
+    if kind == "exact":
+        return None if value is None else _name(exact(text))
+    # A list or an object is never the number in it.
+    if kind == "json" and isinstance(value, str):
+        number = field_number(text)
+        if number is not None or (is_sentence(text) and undecided(text)):
+            return number
+    return _normalised(text)
 
 
 def _normalised(text: str) -> Reading | Number | None:
@@ -55,31 +88,6 @@ def _normalised(text: str) -> Reading | Number | None:
         return None
     number = whole_number(key)
     return Reading(key, shown(text)) if number is None else number._replace(text=shown(text))
-
-
-def _read(text: str, extraction: Extraction) -> Reading | Number | None:
-    match extraction.kind:
-        case "number":
-            return stated_number(text)
-        case "choice":
-            return _name(chosen_letter(text))
-        case "label":
-            return _name(chosen_label(text, extraction.labels))
-        case "text" if extraction.field is not None:
-            return _normalised(written(field_of(text, extraction.field)))
-    return _normalised(text)
-
-
-def _fields(values: Sequence[Any]) -> Sequence[Reading | Number | None]:
-    texts = [written(value) for value in values]
-    given = [text for text in texts if text]
-    # A list or an object is never the number in it.
-    numbers = [
-        field_number(text) if isinstance(value, str) else None for value, text in zip(values, texts, strict=True)
-    ]
-    if 2 * sum(number is not None for number in numbers) >= max(1, len(given)):
-        return numbers
-    return [_normalised(text) for text in texts]
 
 
 def _readings(found: Sequence[Reading | Number | None]) -> list[Reading | None]:

@@ -34,10 +34,27 @@ def shown(text: str) -> str:
     return text
 
 
+def exact(text: str) -> str:
+    """Return `text` as it is, but for a code fence and one pair of quotes around all of it."""
+    inner = _unfenced(text.strip())
+    text = text if inner == text.strip() else inner.removesuffix("\n")
+    closing = _PAIRS.get(text[:1])
+    quoted = len(text) > 1 and text[-1] == closing and not {text[0], closing} & set(text[1:-1])
+    return text[1:-1] if quoted else text
+
+
 def plain(text: str) -> str:
     """Return what two writings of one answer have in common; not empty where `text` holds anything but blanks.
 
-    Case, blanks, widths of letters, quotes, emphasis, a last full stop, comma, colon or semicolon, and brackets around
+    It is the `bare` text without regard to case.
+    """
+    return bare(text).casefold()
+
+
+def bare(text: str) -> str:
+    """Return `text` without what is around it and says nothing.
+
+    Blanks, widths of letters, quotes, emphasis, a last full stop, comma, colon or semicolon, and brackets around
     all of it say nothing: `(42).` is `42`. Brackets are part of the answer where there is a comma in them, as in the
     pair `(0, 1)`; square and curly ones always are.
     """
@@ -47,7 +64,7 @@ def plain(text: str) -> str:
         if inner == text:
             break
         text = inner
-    return (text or whole).casefold()
+    return text or whole
 
 
 def _unfenced(text: str) -> str:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from consensus_flows.tasks.counting.extraction.denials import denied
+from consensus_flows.tasks.counting.extraction.marks import bare
 
 Exact = Decimal | Fraction
 """Decimals and fractions of one value are equal and have one hash; floats would merge integers above 2 to the 53rd."""
@@ -58,11 +59,13 @@ _TOKEN = re.compile(
     r"(?:(?P<percent>\s?\\?%|\s?per\s?cent\b)|\s?(?P<after>[€£¥₹]))?",
     re.IGNORECASE,
 )
+_ABOUT = r"(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|total)\b|[~\u2248]|\\approx)\s*"
 _STATEMENT = 300
 """Characters after `answer is` in which the answer is looked for."""
 _MARKER = re.compile(
     r"\\boxed\s*\{(?P<boxed>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
     r"|####\s*(?P<hashes>[^\n]*)"
+    r"|\"answer\\?\"\s*:\s*(?:\\?\")?(?P<field>[^\"\n]*)"
     rf"|\banswer\b[*_\s]*(?:\bis\b|:|=)[*_:\s]*(?=(?P<answer>[^\n]{{0,{_STATEMENT}}}))",
     re.IGNORECASE,
 )
@@ -127,34 +130,107 @@ _PART_OF = re.compile(
     + r")\Z"
 )
 """What stands before a number that is only part of something, or is not the answer."""
-_NAME = re.compile(
+_NAMED = re.compile(
     r"\b(?!(?:About|Approximately|Around|Roughly|Nearly|Almost|Exactly|Only|Just|Total|Answer|Is|USD|EUR|GBP|Rs)\b)[A-Z][\w.]*\s\Z"
+    r"|\b(?:in|since|until|by|year)\s\Z"
 )
-"""A capitalized word before a number: in `Apollo 11` it is part of a name."""
+"""What stands before a number that is part of a name, as in `Apollo 11`, or is a year."""
+_IS_SENTENCE = re.compile(r"[\s\"'*_`\u201c]*[A-Z]\S*(?:\s+\S+){3,}(?<=[.!])[\s\"'*_`\u201d]*")
+_DELIMITERS = 4
+"""Delimiters of LaTeX in each other that are looked through."""
+_DELIMITED = re.compile(
+    r"\$(?P<dollars>[^$]+)\$|\\\((?P<inline>.+)\\\)|\\\[(?P<display>.+)\\\]|\\boxed\s*\{(?P<boxed>.+)\}|\\text\{(?P<text>.+)\}",
+    re.DOTALL,
+)
+_EQUALS = re.compile(
+    rf"(?:(?<![=<>!])=(?![=>])|\banswer\s*:|####|\b(?:is|are|was|were|be|equals)(?=\s)|\A)\s*(?:{_ABOUT})?",
+    re.IGNORECASE,
+)
+"""What stands before the number that a text is, or that it ends with."""
+_NO_UNIT = (
+    r"and|or|nor|but|to|plus|minus|times|over|than|not|if|pi|sqrt|sin|cos|tan|log|am|pm|AM|PM|BC|AD|BCE|CE"
+    rf"|bn|mn|mio|mrd|dozens?|lakhs?|crores?|half|halves|(?:{_SCALES})s?"
+)
+_UNIT_WORD = rf"(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]+(?:/[A-Za-z]+)+|[a-z]{{2,}}(?:-[a-z]+)*|[A-Z]{{2,4}}|[a-z]+[A-Z][A-Za-z]*|[ghsl])"
+_UNIT = re.compile(
+    r"\$?(?:\""
+    rf"|{_BLANK}?(?:\^\s*\{{?\s*\\circ\s*\}}?|\u00b0)(?:{_BLANK}?[CF])?"
+    r"|(?:[km]?gs?|lbs?|oz|[kcm]m|ft|in|h|hrs?|mins?|secs?|m?s|m?[lL]|mph|k?Wh?|mAh|[kMG]?Hz|[KMGT]B|st|nd|rd|th)"
+    rf"|{_BLANK}?/{_BLANK}?(?!(?:{_NO_UNIT})\b)[a-z]{{2,}}"
+    rf"|(?:{_BLANK}|\\[,;:! ]|\\(?:text|mathrm|mathbf|textbf|mbox)\{{{_BLANK}*)+{_UNIT_WORD}(?:{_BLANK}+{_UNIT_WORD}){{0,5}}"
+    r"(?:\^\{?[23]\}?|[\u00b2\u00b3])?\}?(?:\^\{?[23]\}?)?"
+    r")?"
+)
+"""What may follow a number in a field that is that number: a unit, or what is counted; in lower case, because `5 May` and `10
+Downing Street` are names."""
 
 
 def stated_number(text: str) -> Number | None:
     r"""Return the number that a text in prose gives as its answer, or None where none can be told.
 
-    It is the number after the last `\boxed`, `####`, `answer is` or `answer:`, and after an equals sign there; without
-    any of these, the last number of the text.
+    It is the number after the last `\boxed`, `####`, `answer is`, `answer:` or `"answer":`, and after an equals sign
+    there; without any of these, the last number of the text.
     """
-    return _as_number(text, _stated(text.translate(_DASHES)))
+    plain = text.translate(_DASHES)
+    marked = deque(_MARKER.finditer(plain), maxlen=_MARKERS)
+    held = [found for found in marked if found["answer"] is None or not denied(plain, found.start())]
+    fields = [found for found in held if found["field"] is not None]
+    with_digits = [found for found in held if _has_digit(_said(found))]
+    if not with_digits:
+        # What follows the statement is no answer, whatever numbers are in it.
+        said_otherwise = any(_has_digit(found[0]) or _IN_WORDS.match(_said(found)) for found in held)
+        if fields or len(held) < len(marked) or said_otherwise:
+            return None
+        last = deque(_TOKEN.finditer(plain), maxlen=1)
+        return _as_number(text, _whole(plain, last[0])) if last else None
+    # What is said last holds, also where it is said in words.
+    if any(later.start() > with_digits[-1].start() and _IN_WORDS.match(_said(later)) for later in held):
+        return None
+    # Where it is a sentence that cannot be read, the field of an object before it can.
+    numbers = (_marked_number(text, plain, found) for found in [with_digits[-1], *fields[-1:]])
+    return next((number for number in numbers if number is not None), None)
 
 
 def field_number(text: str) -> Number | None:
-    """Return the number that a short text is, with or without a unit and a few words; None where it is something else.
+    """Return the number that all of a short text is, with or without its unit, or that it ends with after `=` or `is`.
 
-    `18 dollars` and `x = 18` are numbers. `86, 42`, `10:30`, `Apollo 11`, `00123` and `not possible in 5 days` are not.
+    `18 dollars`, `about 1/2`, `x = 18` and `3 * 6 = 18 eggs` are numbers. `86, 42`, `10:30`, `Apollo 11`, `00123` and `p - 2`
+    are not. Of a whole sentence it is the one number in it, unless that is a year: `Ann has 18 eggs.`
     """
-    plain = text.translate(_DASHES)
-    if _MARKER.search(plain):
-        return stated_number(text)
-    found = _only(plain, 0, len(plain))
-    if found is None or _leading_zero(found):
+    text = text.translate(_DASHES).replace(r"\\", "\\")
+    whole = _undelimited(bare(text))
+    if len(list(islice(_ASSIGNED.finditer(whole), 2))) > 1:
         return None
-    before = plain[max(0, found.start() - _NEAR) : found.start()]
-    return None if _NAME.search(before) or _UNDECIDED.search(before) else _as_number(text, found)
+    equals = deque(_EQUALS.finditer(whole), maxlen=1)[0]
+    end = _undelimited(whole[equals.end() :])
+    found = _TOKEN.match(end)
+    if found and _UNIT.fullmatch(end, found.end()):
+        return None if _leading_zero(found) or denied(whole, equals.start()) else _as_number(end, found)
+    if not is_sentence(text):
+        return None
+    found = _only(text, 0, len(text))
+    before = "" if found is None else text[: found.start()]
+    return None if _NAMED.search(before) or _UNDECIDED.search(before) else _as_number(text, found)
+
+
+def is_sentence(text: str) -> bool:
+    """Tell whether a text is a sentence, or several: no two members write the same one, though they mean the same."""
+    return _IS_SENTENCE.fullmatch(text) is not None
+
+
+def undecided(text: str) -> bool:
+    """Tell whether a text says that there is no answer."""
+    return _UNDECIDED.search(text) is not None
+
+
+def _undelimited(text: str) -> str:
+    """Return a formula without the delimiters of LaTeX."""
+    for _ in range(_DELIMITERS):
+        inner = _DELIMITED.fullmatch(text)
+        if inner is None:
+            break
+        text = bare(inner[inner.lastgroup or 0])
+    return text
 
 
 def whole_number(text: str) -> Number | None:
@@ -179,27 +255,16 @@ def signs_differ(numbers: Iterable[Number]) -> bool:
     return len(signs) > 1 or (signs == {"%"} and any(not number.sign and -1 <= number.value <= 1 for number in listed))
 
 
-def _stated(text: str) -> "re.Match[str] | None":
-    marked = deque(_MARKER.finditer(text), maxlen=_MARKERS)
-    held = [found for found in marked if found["answer"] is None or not denied(text, found.start())]
-    with_digits = [found for found in held if _has_digit(_said(found))]
-    if not with_digits:
-        # What follows the statement is no answer, whatever numbers are in it.
-        if len(held) < len(marked) or any(_has_digit(found[0]) or _IN_WORDS.match(_said(found)) for found in held):
-            return None
-        last = deque(_TOKEN.finditer(text), maxlen=1)
-        return _whole(text, last[0]) if last else None
-    found = with_digits[-1]
-    # What is said last holds, also where it is said in words.
-    if any(later.start() > found.start() and _IN_WORDS.match(_said(later)) for later in held):
-        return None
+def _marked_number(text: str, plain: str, found: "re.Match[str]") -> Number | None:
     start, end = found.span(found.lastgroup or 0)
+    if found["field"] is not None and (number := field_number(found["field"])):
+        return number
     if found["boxed"] is not None:
-        if _SECOND_BOX.search(text[max(0, found.start() - _NEAR) : found.start()]):
+        if _SECOND_BOX.search(plain[max(0, found.start() - _NEAR) : found.start()]):
             return None
-    elif stop := _SENTENCE.search(text, start, end):
+    elif stop := _SENTENCE.search(plain, start, end):
         end = stop.start()
-    return _only(text, start, end)
+    return _as_number(text, _only(plain, start, end))
 
 
 def _said(found: "re.Match[str]") -> str:
