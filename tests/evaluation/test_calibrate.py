@@ -8,7 +8,9 @@ from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.calibrate import from_recorded, goal_of, name_of
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
+from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import GOLD, write_rows
+from tests.vendors import Reply
 
 MEMBERS = {"a/cheap": 3, "a/other": 4, "a/strong": 50}
 
@@ -79,22 +81,25 @@ def test_what_cannot_be_calibrated_is_said(tmp_path):
         from_recorded(str(rows), GOLD, goal_of("accuracy", 0.01), extract=None)
 
 
-def test_a_panel_is_asked_calibrated_saved_and_used(command, vendors, tmp_path):
+@pytest.mark.usefixtures("results")
+def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys, tmp_path):
     """Each member is asked once a row; the saved panel then asks as it was calibrated."""
-    say = {"one": "7", "two": "7", "three": "8"}
-    for model, text in say.items():
-        vendors.answer(model, text)
+    consensus = commands(monkeypatch, capsys)
+    said = {"one": "7", "two": "7", "three": "8"}
+    for model, text in said.items():
+        vendors.script(model, then=Reply(text))
     rows = tmp_path / "rows.csv"
     rows.write_text("prompt,gold\n" + "".join(f"What is {n} modulo eight?,7\n" for n in range(12)))
-    members = [part for model in say for part in ("-m", f"openai/{model}")]
-    done = command(
-        *("calibrate", str(rows), "--label", "gold", "--extract", "number", "--save", "sevens", "--json", *members)
-    )
-    assert done.code == 0, done.err
+    members = [part for model in said for part in ("-m", f"openai/{model}")]
+    asked = ("calibrate", str(rows), "--label", "gold", "--extract", "number", "--json", *members)
+    code, out, err = consensus(*asked, "--save", "calibrated-sevens")
+    assert code == 0, err
     assert vendors.count() == 36
-    (made,) = json.loads(done.out)
+    (made,) = json.loads(out)
     assert made["found"]["stage"] == "weights"
-    shown = json.loads(command("show", "sevens").out)
+    shown = json.loads(consensus("show", "calibrated-sevens")[1])
     assert shown["calibration"]["rows"] == 12
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
-    assert command("What is it?", "--name", "sevens").out.strip() == "7"
+    assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
+    assert consensus(*asked, "--save", "No Name")[0] == 2
+    assert vendors.count() == 39, "a bad name is found before the first call"
