@@ -109,6 +109,15 @@ def _schedule(*tokens: Tokens, flow: str | None = None) -> Any:
     return _by_flow("schedule", flow, tokens, lambda: command(algorithm(flow).name if flow else None))
 
 
+def _evaluate(*tokens: Tokens, flow: str | None = None) -> Any:
+    from consensus_flows.deployments.commands import evaluate, evaluate_text
+
+    # Free text has no label to compare with, so that it is another evaluation, with options of its own.
+    judged = any(token.partition("=")[0] == "--judge" for token in tokens)
+    made = evaluate_text if judged else evaluate
+    return _by_flow("evaluate", flow, tokens, lambda: made.command(algorithm(flow).name if flow else None))
+
+
 def _help(*command: str) -> None:
     """Show the help of a command, or list all commands."""
     if command and command[0] not in app:
@@ -152,6 +161,13 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
         ),
         (f"{_IN}.review:app", "review", "Apply the decisions in a review file to the output of its batch."),
         (f"{_IN}.diff:diff", "diff", "Compare two batch outputs row by row."),
+    ],
+    "Is it worth it": [
+        (
+            _evaluate,
+            "evaluate",
+            "Measure what a panel is worth on rows whose right answers you know.",
+        ),
     ],
     "Look back": [
         (f"{_IN}.history:list_history", "runs", "List past runs, newest first."),
@@ -200,7 +216,7 @@ _NO_FLAGS: dict[str, list[str]] = {"help_flags": [], "version_flags": []}
 for _title, _members in COMMANDS.items():
     _group = Group.create_ordered(_title)
     for _place, (_target, _name, _text) in enumerate(_members):
-        _flags = _NO_FLAGS if _target in {_save, _batch, _schedule} else {}
+        _flags = _NO_FLAGS if _target in {_save, _batch, _schedule, _evaluate} else {}
         app.command(_target, name=_name, help=_text, group=_group, sort_key=_place, **_flags)
 
 app.register_install_completion_command(help="Install completion for your shell, then exit.")

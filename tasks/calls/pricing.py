@@ -109,3 +109,24 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
             return standard * FLEX_FACTOR
         return listed
     return None
+
+
+def list_price(name: str, usage: Usage) -> float | None:
+    """Return the price of tokens that a model of a built-in provider has used, by the price table; None if it is not known.
+
+    Args:
+        name: The model, as provider/model.
+        usage: The tokens.
+    """
+    provider, _, model = name.partition("/")
+    known = built_in().get(provider)
+    if known is None or (known.block is not None and known.price_id is None):
+        return None
+    if known.block is None:
+        return 0.0
+    prices = import_module("genai_prices")
+    wanted = prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    try:
+        return float(prices.calc_price(wanted, model_ref=model, provider_id=known.price_id).total_price)
+    except (LookupError, ValueError):
+        return None

@@ -14,7 +14,9 @@ from consensus_flows.tasks.record import Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import cell, percent
 from consensus_flows.tasks.watch import emit
 
-Outcome = Literal["Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "JudgeRefused", "Failed"]
+Outcome = Literal[
+    "Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "AccuracyFell", "JudgeRefused", "Failed"
+]
 """Names of final states. All but `Failed` are of Prefect's type COMPLETED."""
 ANSWER = 100
 """Characters of the answer in a message."""

@@ -26,7 +26,7 @@ def learned_targets() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @cache
-def _table(dataset: str) -> tuple[list[Any], list[Any], dict[str, list[Any]], list[int], dict[str, list[int]]]:
+def recorded_table(dataset: str) -> tuple[list[Any], list[Any], dict[str, list[Any]], list[int], dict[str, list[int]]]:
     """Return the ids, the right answers, the answers by model, the input tokens and the output tokens by model."""
 
     def read(name: str) -> Any:
@@ -47,7 +47,7 @@ def _table(dataset: str) -> tuple[list[Any], list[Any], dict[str, list[Any]], li
 def roster_rows(position: int) -> list[LabelledRow]:
     """Return the labelled rows of the roster at a position of `targets`."""
     roster = targets()[position]
-    ids, gold, answers, read, written = _table(roster["dataset"])
+    ids, gold, answers, read, written = recorded_table(roster["dataset"])
     prices = roster["prices_usd_per_million"]
 
     def reading(row: int, member: str) -> MemberReading:

@@ -239,7 +239,7 @@ def run_batch_flow(
     try:
         return last.run(work())
     except ConfigurationError as error:
-        raise Stop(_as_options(error.message)) from None
+        raise Stop(as_options(error.message)) from None
     except (KeyboardInterrupt, TerminationSignal) as signal:
         close()
         say(f"consensus: interrupted; {interrupted}")
@@ -248,9 +248,9 @@ def run_batch_flow(
         close()
 
 
-def _as_options(message: str) -> str:
-    """Name parameters of the flow as the command line calls them."""
-    names = "|".join(sorted((name for name in BatchOptions.__dataclass_fields__ if "_" in name), key=len, reverse=True))
+def as_options(message: str, kind: type[Any] = BatchOptions) -> str:
+    """Name parameters of the flow as the command line calls them, by the options of a command."""
+    names = "|".join(sorted((name for name in kind.__dataclass_fields__ if "_" in name), key=len, reverse=True))
     return re.sub(rf"\b(?:{names})\b", lambda found: f"--{found[0].replace('_', '-')}", message)
 
 
@@ -317,10 +317,16 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
     try:
         found = asyncio.run(estimated())
     except ConfigurationError as error:
-        raise Stop(_as_options(error.message)) from None
+        raise Stop(as_options(error.message)) from None
     if options.json:
         put_json(found.model_dump(mode="json"))
         return Exit.ANSWER
+    show_estimate(found)
+    return Exit.ANSWER
+
+
+def show_estimate(found: Estimate) -> None:
+    """Print what is expected, by model."""
     table = Table(box=None, header_style="dim")
     for name in ("model", "calls", "input tokens", "output tokens", "cost"):
         table.add_column(name, justify="left" if name == "model" else "right")
@@ -345,7 +351,6 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         put(f"expected: {found.calls_expected:,} calls{cost}, as on the labeled rows of the calibration")
     for text in found.assumptions:
         say(f"  assumed: {text}")
-    return Exit.ANSWER
 
 
 def _range(least: int, most: int) -> str:

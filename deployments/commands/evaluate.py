@@ -1,0 +1,286 @@
+"""`consensus evaluate`: what a panel is worth on labeled rows."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consensus_flows.blocks.member import counted, members_of
+from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
+from consensus_flows.deployments.batch_view import BatchLines, BatchTable
+from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1, as_options, show_estimate
+from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.options import COUNT, OUTPUT, SENTENCE, options, options_type
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.evaluate import (
+    RESULT,
+    VOTE,
+    estimates,
+    evaluate,
+    finish,
+    from_recorded,
+    planned,
+    read_baseline,
+)
+from consensus_flows.tasks.batches.results import member_key
+from consensus_flows.tasks.batches.source import Selection, Source
+from consensus_flows.tasks.calls.providers import close_clients, warm_up
+from consensus_flows.tasks.errors import BudgetError, ConfigurationError
+from consensus_flows.tasks.evaluation.evaluation import Evaluation, Split
+from consensus_flows.tasks.reports.evaluation_report import HEADER, facts, more, sentence, table
+from consensus_flows.tasks.watch import watched_by
+
+RECORDED = {"members", COUNT, "extract"}
+"""Settings that mean something where no call is made."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """What is read, how it is judged, and what is written."""
+
+    label: Annotated[str, Parameter(group=OUTPUT, metavar="COLUMN")]
+    """Column of the right answer. Rows without one are left out."""
+    name: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="NAME", negative="")] = None
+    """Saved configuration of any algorithm to compare; without -m, its members are the panel. May be repeated."""
+    recorded: Annotated[str | None, Parameter(name="--from", group=OUTPUT, metavar="FILE")] = None
+    """Output of a batch, whose recorded answers are evaluated. No call is made."""
+    prices: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
+    """JSON file of prices for --from, {"MODEL": {"input": 0.15, "output": 0.6}} in US dollars per million tokens."""
+    prompt_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of the prompt; default: prompt, question, or the only one."""
+    prompt_template: Annotated[str | None, Parameter(group=OUTPUT, metavar="TEMPLATE")] = None
+    """Template of the prompt with {column} placeholders, instead of a column."""
+    id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column that identifies a row; default: id if there is one, else the row number."""
+    by: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of the category, for the report."""
+    limit: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
+    """Take only the first rows."""
+    sample: Annotated[int | None, Parameter(group=OUTPUT, validator=validators.Number(gte=1), metavar="N")] = None
+    """Take only this many random rows."""
+    sample_seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
+    """Seed of --sample."""
+    plan: Annotated[list[str] | None, Parameter(group=OUTPUT, metavar="PLAN", negative="")] = None
+    """A further way to ask: cascade:A,B>C, cascade-vote:A,B,C, stop-4, ... May be repeated."""
+    split: Annotated[Split, Parameter(group=OUTPUT)] = "folds"
+    """folds: judge each fifth of the rows by plans fitted on the others; half: fit on one half, judge the other."""
+    seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
+    """Seed of --split half."""
+    concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
+    """Number of rows to work on concurrently."""
+    report: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
+    """Folder for the report: evaluation.json, which has every row."""
+    baseline: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
+    """evaluation.json of an earlier run; the exit code is 5 if the panel is less accurate now, by more than chance."""
+    anyway: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Judge rows on which a saved panel was calibrated, too."""
+    probe: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Check the models against the vendors' lists of models before the first row."""
+    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the number of calls and the estimated cost by model, and exit."""
+    json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the evaluation as JSON on stdout, and nothing else."""
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class ReadingOptions(EvaluateOptions):
+    """Those of an algorithm that reads no answers itself."""
+
+    extract: Annotated[str, Parameter(group=OUTPUT, metavar="TEXT")] = "text"
+    """How to read the answer: number, choice, choice:A-D, json:FIELD, label:A,B, text, text:FIELD, exact or exact:FIELD."""
+
+
+def command(flow: str | None) -> Callable[..., Exit]:
+    """Make the command for the panels of one algorithm, with its options."""
+    config = algorithm(flow or VOTE).config_class()
+
+    def run(
+        input: Annotated[str | None, SENTENCE] = None,
+        *,
+        flow: Flow = flow,
+        evaluate: EvaluateOptions,
+        given: Given | None = None,
+    ) -> Exit:
+        """Measure what a panel is worth on rows whose right answers you know.
+
+        Each member is asked once for each row. Every way to ask them (the best one alone, votes, stops, cascades, learned
+        votes) is replayed on these answers, and judged on rows that it was not fitted on. A panel of another algorithm, or a
+        saved one, is really asked. If it is killed, run the same command again: answers that were paid for are cached.
+
+        Args:
+            input: File of labeled prompts (.csv, .tsv, .jsonl, .json, .parquet) or fsspec URL.
+            flow: Algorithm; default: vote, or that of --name. `consensus evaluate --flow consortium --help` shows its options.
+            evaluate: What is read, and how it is judged.
+            given: The settings.
+        """
+        try:
+            if evaluate.recorded is not None:
+                return _replay(input, evaluate, given or {})
+            if input is None:
+                raise Stop("input: give a file of labeled rows, or --from FILE with recorded answers")
+            if evaluate.prices is not None:
+                raise Stop("--prices: for recorded answers, with --from; for a run, --price MODEL=IN/OUT")
+            return _run(input, evaluate, {**(given or {})}, flow)
+        except ConfigurationError as error:
+            raise Stop(as_options(error.message, EvaluateOptions)) from None
+
+    run.__annotations__["given"] = options_type(config)
+    if "extract" not in config.model_fields:
+        run.__annotations__["evaluate"] = ReadingOptions
+    return run
+
+
+def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
+    """Evaluate recorded answers; without a server, because nothing is asked."""
+    if source is not None:
+        raise Stop("--from: the rows of that file are evaluated; give no other input")
+    named = {option.path[0]: option.name for option in options(VoteConfig)}
+    if useless := [named.get(name, f"--{name}") for name in given if name not in RECORDED]:
+        raise Stop(f"--from: no model is asked, so {', '.join(useless)} would have no effect")
+    if wanted.name:
+        raise Stop("--name: with --from no model is asked; give the members with -m")
+    if wanted.dry_run:
+        put("No call is made: the answers are recorded.")
+        return Exit.ANSWER
+    try:
+        members = members_of([counted(one, given.get(COUNT, 1)) for one in given.get("members", [])])
+    except ValueError as error:
+        raise Stop(f"-m: {error}") from None
+    earlier = None if wanted.baseline is None else read_baseline(wanted.baseline)
+    made = from_recorded(
+        wanted.recorded or "",
+        wanted.label,
+        members=[member_key(str(member)) for member in members],
+        extract=given.get("extract"),
+        prices=wanted.prices,
+        id_column=wanted.id_column,
+        by=wanted.by,
+        split=wanted.split,
+        seed=wanted.seed,
+        named=wanted.plan or [],
+    )
+    return _told(finish(made, earlier, wanted.report), wanted)
+
+
+def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -> Exit:
+    try:
+        budget = Budget.model_validate(given.pop("budget", {}))
+    except ValidationError as error:
+        raise Stop(explain(error, BUDGET_OPTIONS)) from None
+    names = wanted.name or []
+    # Without members of its own the panel is the first saved one.
+    base = names[0] if names and "members" not in given else None
+    one, config = choose(base, given, flow or (None if base else VOTE))
+    reading = getattr(wanted, "extract", None)
+    if wanted.dry_run:
+        return _estimate(source, wanted, one.name, config, reading)
+    warm_up(model.provider for model in config.models())
+    info = connect()
+    view = None if wanted.json else BatchTable() if sys.stderr.isatty() else BatchLines()
+    last = LastWord(info.api_url, "evaluated", lambda made: _told(made, wanted, info.ui_url))
+
+    async def work() -> Evaluation:
+        with watched_by(*([view] if view else []), last):
+            try:
+                made: Evaluation = await evaluate(
+                    source,
+                    wanted.label,
+                    flow=one.name,
+                    config=config.model_dump(mode="json", exclude_defaults=True),
+                    names=names,
+                    extract=reading,
+                    plans=wanted.plan or [],
+                    budget=budget,
+                    report=None if wanted.report is None else str(wanted.report),
+                    baseline=None if wanted.baseline is None else str(wanted.baseline),
+                    **{
+                        name: getattr(wanted, name)
+                        for name in (
+                            *("prompt_column", "prompt_template", "id_column", "by", "limit", "sample", "sample_seed"),
+                            *("split", "seed", "concurrency", "anyway", "probe"),
+                        )
+                    },
+                )
+            finally:
+                await close_clients()
+        return made
+
+    try:
+        return last.run(work())
+    except BudgetError as error:
+        raise Stop(error.message, Exit.BUDGET) from None
+    finally:
+        if view is not None:
+            view.close()
+
+
+def _estimate(source: str, wanted: EvaluateOptions, one: str, config: Any, reading: str | None) -> Exit:
+    """Print what it would take to ask, and call no model."""
+    connect()
+
+    async def estimated() -> Any:
+        rows = Source(
+            source,
+            prompt_column=wanted.prompt_column,
+            prompt_template=wanted.prompt_template,
+            id_column=wanted.id_column,
+            selection=Selection(wanted.limit, wanted.sample, wanted.sample_seed),
+        )
+        plan = await planned(
+            rows, wanted.label, config, one, wanted.name or [], extract=reading, by=wanted.by, anyway=wanted.anyway
+        )
+        return await estimates(plan)
+
+    found = asyncio.run(estimated())
+    if wanted.json:
+        put_json({name: each.model_dump(mode="json") for name, each in found})
+        return Exit.ANSWER
+    for name, each in found:
+        if name == "members":
+            put("Each member is asked once for each row; votes, stops and cascades are replayed on that:")
+        else:
+            put(f"\n{name} is really asked each row; what its members have answered already is cached:")
+        show_estimate(each)
+    return Exit.ANSWER
+
+
+def _told(made: Evaluation, wanted: EvaluateOptions, ui_url: str | None = None) -> Exit:
+    """Print the figures and return the exit code."""
+    if wanted.json:
+        put_json(made.model_dump(mode="json", exclude={"row_results"}))
+    else:
+        console = Console()
+        put(sentence(made.verdict) + "\n")
+        first = Table(box=None, show_header=False, pad_edge=False)
+        for name, text in facts(made):
+            first.add_row(Text(name, style="dim"), Text(text))
+        console.print(first)
+        put("")
+        plans = Table(box=None, header_style="dim", pad_edge=False)
+        for name in HEADER:
+            plans.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+        for row in table(made):
+            plans.add_row(*(Text(text) for text in row))
+        console.print(plans)
+        put("")
+        for text in more(made):
+            put(text)
+        if wanted.report is not None:
+            say(f"Report: {wanted.report / RESULT}")
+        if ui_url and made.flow_run_id:
+            say(f"The run in the UI: {ui_url}/runs/flow-run/{made.flow_run_id}")
+    return Exit.LESS_ACCURATE if made.baseline is not None and made.baseline.fell else Exit.ANSWER
