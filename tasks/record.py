@@ -213,11 +213,9 @@ class Adopted(BaseModel):
     peer: str
     """The member that was asked and held the answer."""
     author: str
-    """The member whose answer it is word for word."""
+    """The member whose answer it is, word for word as in its response."""
     value: str
     """What was compared: the extracted answer, or the group of like texts."""
-    text: str
-    """The adopted answer, word for word."""
 
 
 class Settlement(BaseModel):

@@ -38,7 +38,7 @@ from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
 from consensus_flows.tasks.batches.rows import Inventory
-from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.plain_text import plural
 
@@ -149,7 +149,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
         columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
         today = day_of_run(when.timezone)
         work = Batch(
-            Source(parameters["input"], **columns),
+            Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),
             dated(parameters["output"], today),
             one.name,
             config,

@@ -12,7 +12,7 @@ from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, client_of
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ErrorKind, ModelError
-from consensus_flows.tasks.plain_text import did_you_mean
+from consensus_flows.tasks.plain_text import did_you_mean, plural
 from consensus_flows.tasks.record import bill
 
 PATIENCE_S = 15.0
@@ -43,8 +43,7 @@ class Probed(NamedTuple):
     def describe(self) -> str:
         """Say which test calls were made."""
         names = ", ".join(map(str, self.tested))
-        calls = "1 test call" if len(self.tested) == 1 else f"{len(self.tested)} test calls"
-        return f"sent {calls} beside all others ({bill(self.cost_usd)}): no vendor lists {names}"
+        return f"sent {plural(len(self.tested), 'test call')} beside all others ({bill(self.cost_usd)}): no vendor lists {names}"
 
 
 async def offered(endpoint: Endpoint, model: str = "") -> list[str]:

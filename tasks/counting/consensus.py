@@ -89,8 +89,8 @@ def decentralized(
 
 def held_texts(responses: Sequence[Response], settlement: Settlement) -> dict[str, str]:
     """Return for each member that answered the text it holds after the settlement: its own, or the one it adopted."""
-    held = {response.member: response.text or "" for response in responses}
-    return held | {one.member: one.text for one in settlement.adopted}
+    given = {response.member: response.text or "" for response in responses}
+    return given | {one.member: given[one.author] for one in settlement.adopted}
 
 
 def stable(before: Iteration, now: Iteration, threshold: float, likeness: Likeness = LEXICAL) -> bool:
@@ -141,7 +141,6 @@ def _settlement(responses: Sequence[Response], values: Sequence[str | None], out
                 peer=members[one.peer],
                 author=members[one.author],
                 value=one.value,
-                text=responses[one.author].text or "",
             )
             for one in outcome.adoptions
         ],

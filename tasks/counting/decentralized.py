@@ -57,6 +57,9 @@ def settle(values: Sequence[str | None], rules: Snowflake, seed: str, *, stubbor
     began. A value that enough of them hold is adopted, or confirms the member's own; otherwise its count of
     confirmations starts again. A member without a value is asked in vain, and may adopt one.
 
+    Two even halves that ask everybody at the same moment change places forever. As soon as they are where they were
+    before, they ask one after the other, in an order drawn anew, as in the paper.
+
     Args:
         values: What each member answered; None where nothing could be read from its answer.
         rules: The parameters.
@@ -73,12 +76,22 @@ def settle(values: Sequence[str | None], rules: Snowflake, seed: str, *, stubbor
     movable = [member for member in range(len(values)) if member not in stubborn]
     asked = min(rules.k, len(values) - 1)
     needed = needed_of(asked, rules.alpha)
+    seen: set[tuple[tuple[str | None, ...], tuple[int, ...]]] = set()
+    in_turns = False
     while asked > 0 and outcome.rounds < rules.max_rounds:
         restless = [member for member in movable if confirmed[member] < rules.beta]
         if not restless:
             break
         outcome.rounds += 1
-        held, authors = list(outcome.values), list(outcome.authors)
+        state = (tuple(outcome.values), tuple(confirmed))
+        # Where only some are asked, the next sample may lead elsewhere.
+        in_turns = in_turns or (asked == len(values) - 1 and state in seen)
+        seen.add(state)
+        held, authors = outcome.values, outcome.authors
+        if in_turns:
+            draw.shuffle(restless)
+        else:
+            held, authors = list(held), list(authors)
         for member in restless:
             peers = draw.sample([peer for peer in range(len(values)) if peer != member], asked)
             value = _majority([held[peer] for peer in peers], needed)
@@ -89,8 +102,9 @@ def settle(values: Sequence[str | None], rules: Snowflake, seed: str, *, stubbor
             else:
                 confirmed[member] = 1
                 peer = next(peer for peer in peers if held[peer] == value)
-                outcome.values[member], outcome.authors[member] = value, authors[peer]
-                outcome.adoptions.append(Adoption(outcome.rounds, member, peer, authors[peer], value))
+                author = authors[peer]
+                outcome.values[member], outcome.authors[member] = value, author
+                outcome.adoptions.append(Adoption(outcome.rounds, member, peer, author, value))
     at_the_end = {outcome.values[member] for member in movable}
     sure = asked == 0 or all(confirmed[member] >= rules.beta for member in movable)
     outcome.settled = sure and len(at_the_end) == 1 and None not in at_the_end

@@ -137,13 +137,17 @@ def calibrate(
         The panel, with figures from rows that nothing was chosen or fitted on.
 
     Raises:
-        ValueError: If there are too few rows.
+        ValueError: If there are too few rows, or no plan is within the budget.
     """
     if len(rows) < LEAST_ROWS:
         raise ValueError(f"{len(rows)} labeled rows are too few to calibrate on: label at least {LEAST_ROWS}")
-    outcomes, singles = _honest(rows, members, goal)
     choice = choose(rows, members, goal)
-    plan = _fitted(rows, members, choice)
+    plan = fitted_choice(rows, members, choice)
+    if goal.usd is not None and (cost := _cost_of(plan, rows, choice)) > goal.usd:
+        raise ValueError(
+            f"budget: {goal.usd:g} US dollars a question pay for no plan; the cheapest one, {plan.name}, costs {cost:.4g}"
+        )
+    outcomes, singles = _honest(rows, members, goal)
     found, alone = score(rows, outcomes), score(rows, singles)
     sure = [one for one in outcomes if one.confidence is not None and one.confidence >= SURE]
     calibration = Calibration(
@@ -176,6 +180,14 @@ def calibrate(
     )
 
 
+def _cost_of(plan: FittedPlan, rows: Sequence[LabelledRow], choice: Choice) -> float:
+    """What a question costs, as the choice was made; of weights, with which nothing was chosen, on these rows."""
+    if choice.tried:
+        return next(_cost(one) for one in choice.tried if one.plan == choice.plan)
+    found = Totals(rows).score(plan).cost_usd
+    return math.inf if found is None else found / len(rows)
+
+
 def by_group(rows: Sequence[LabelledRow], least: int = GROUP_ROWS) -> dict[str | None, list[LabelledRow]]:
     """Split rows by category; the rows of categories with fewer than `least` rows are together, under None."""
     size = Counter(row.group for row in rows)
@@ -198,10 +210,10 @@ def _honest(rows: Sequence[LabelledRow], members: Sequence[str], goal: Goal) -> 
     for fold in set(folds):
         train = [row for row, own in zip(rows, folds, strict=True) if own != fold]
         choice = choose(train, members, goal, stage_of(len(rows)))
-        plan, single = _fitted(train, members, choice), PlanFitter(train, members).plan(SINGLE)
+        plan, single = fitted_choice(train, members, choice), PlanFitter(train, members).plan(SINGLE)
         for position, row in enumerate(rows):
             if folds[position] == fold:
-                found = plan.replay(_part(row, choice.kept))
+                found = plan.replay(part(row, choice.kept))
                 chosen[position] = found._replace(asked=tuple(choice.kept[one] for one in found.asked))
                 alone[position] = single.replay(row)
     return [chosen[position] for position in range(len(rows))], [alone[position] for position in range(len(rows))]
@@ -211,7 +223,7 @@ class _Trial:
     """Plans for some of the members, judged on folds that they were not fitted on."""
 
     def __init__(self, rows: Sequence[LabelledRow], members: Sequence[str], kept: Sequence[int]) -> None:
-        self.rows = [_part(row, kept) for row in rows]
+        self.rows = [part(row, kept) for row in rows]
         self.members = [members[one] for one in kept]
 
     @cached_property
@@ -332,13 +344,13 @@ def _without_useless(
     return kept, dropped
 
 
-def _fitted(rows: Sequence[LabelledRow], members: Sequence[str], choice: Choice) -> FittedPlan:
+def fitted_choice(rows: Sequence[LabelledRow], members: Sequence[str], choice: Choice) -> FittedPlan:
     """Fit what was chosen."""
     kept = [members[one] for one in choice.kept]
-    return PlanFitter([_part(row, choice.kept) for row in rows], kept).plan(choice.plan)
+    return PlanFitter([part(row, choice.kept) for row in rows], kept).plan(choice.plan)
 
 
-def _part(row: LabelledRow, kept: Sequence[int]) -> LabelledRow:
+def part(row: LabelledRow, kept: Sequence[int]) -> LabelledRow:
     """The row with the answers of some members only."""
     return row if len(kept) == len(row.answers) else replace(row, answers=tuple(row.answers[one] for one in kept))
 

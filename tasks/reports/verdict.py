@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from prefect.states import Completed, Failed
 
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import cell, percent
 from consensus_flows.tasks.watch import emit
@@ -92,8 +93,7 @@ def of_run(record: Record) -> Verdict:
     if record.status == "budget":
         lead = f"budget ended, {lead}"
     if record.status == "max_iterations":
-        count = len(record.iterations)
-        lead += f" after {count} iteration{'s' if count > 1 else ''}"
+        lead += f" after {plural(len(record.iterations), 'iteration')}"
     if failed := [f"{one.member} ({one.error.kind})" for one in responses(record) if one.error is not None]:
         lead += f" without {listed(failed)}"
     return Verdict(name, f"{lead}{_answer(record)} · {_cost(record)}")

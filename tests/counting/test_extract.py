@@ -58,6 +58,8 @@ def value(text, form):
         ("The answer is (A) 8.9.", "A"),
         ("The answer is (I) 25%.", "I"),
         (r"\text{The answer is (A)}", "A"),
+        (r"The answer is \( \text{E} \).", "E"),
+        (r"The answer is $\mathbf{A}$", "A"),
         ("**Answer: (A) Paris**", "A"),
         ("The answer is **(A)** the first one", "A"),
         ("The correct option is A) 12", "A"),

@@ -127,6 +127,12 @@ def test_too_few_rows_are_refused():
         calibrate(made_up(9), MEMBERS, ACCURACY, **ABOUT)
 
 
+@pytest.mark.parametrize("count", [40, 100, 300])
+def test_a_budget_that_pays_for_no_plan_is_refused(count):
+    with pytest.raises(ValueError, match=r"budget: 0\.0005 US dollars a question pay for no plan"):
+        calibrate(made_up(count), MEMBERS, Goal("budget", usd=0.0005), **ABOUT)
+
+
 def test_categories_with_enough_rows_are_apart():
     groups = by_group(made_up(240))
     assert {name: len(rows) for name, rows in groups.items()} == {"a": 160, None: 80}

@@ -4,6 +4,7 @@ import statistics
 from functools import cache
 
 import pytest
+from scipy.stats import binomtest
 
 from consensus_flows.tasks.evaluation.fits import fit_members, fit_without_labels
 from consensus_flows.tasks.evaluation.learned import fit_learned
@@ -53,6 +54,10 @@ def test_every_plan_comes_to_the_published_digits_of_one_split(position):
         found = score(test, map(plans[name].replay, test))
         assert (name, found.right, found.calls) == (name, expected["right"], expected["calls"])
         assert found.cost_usd == pytest.approx(expected["cost_usd"], abs=1e-8), name
+        better, worse = Totals(test).compare(plans[name], plans["single"])
+        assert (better, worse) == (expected["better_than_single"], expected["worse_than_single"]), name
+        p = binomtest(better, better + worse).pvalue if better + worse else 1
+        assert round(p, 6) == expected["mcnemar_p"], name
 
 
 @pytest.mark.parametrize("position", ROSTERS)

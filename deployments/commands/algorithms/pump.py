@@ -14,6 +14,7 @@ from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
 from consensus_flows.flows.pump import heading
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record, Response, bill_of
 
@@ -70,7 +71,7 @@ class AsTheyCome:
     async def on_event(self, event: str, value: Any) -> None:
         """Print an answer."""
         if event == "started":
-            say(f"asking {self._members} member{'s' if self._members > 1 else ''}")
+            say(f"asking {plural(self._members, 'member')}")
         elif event == "answered":
             took = f"{value.latency_s:.1f} s{', from the cache' if value.cached else ''}"
             if value.error is None and value.embedding is None:

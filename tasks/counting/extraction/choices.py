@@ -13,7 +13,7 @@ from consensus_flows.tasks.counting.extraction.denials import denied
 from consensus_flows.tasks.counting.extraction.marks import plain
 
 # Possessive: two runs that share marks and could give each other some back take the square of a run's length.
-_OPEN = r"[*_`\"'“\[({]*+"
+_OPEN = r"(?:[*_`\"'“\[({$]|\\[(\[]\s*+|\\(?:text|textbf|mathbf|mathrm)\s*\{)*+"
 _CLOSE = r"[*_`\"'”\])}]*+"
 _CLOSE_IN_PART = r"[*_`\"'”\])}]*"
 """Gives back a bracket that what follows it wants."""
