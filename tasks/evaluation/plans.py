@@ -37,7 +37,6 @@ from consensus_flows.tasks.counting.learned import probabilities
 from consensus_flows.tasks.evaluation.fits import Fits, fit_members, fit_without_labels, without_label_weights
 from consensus_flows.tasks.evaluation.learned import fit_learned
 from consensus_flows.tasks.evaluation.rows import LabelledRow, MemberReading, Pattern, voters_of
-from consensus_flows.tasks.evaluation.split import FOLDS, fold_of
 
 THRESHOLDS = ("0.9", "0.95", "0.99")
 """Probabilities at which the sequential plans stop, where none is named."""
@@ -266,31 +265,6 @@ def fit_plans(
     """
     fitter = PlanFitter(rows, members)
     return {name: fitter.plan(name) for name in (plan_names(members) if names is None else names)}
-
-
-def cross_fitted(
-    rows: Sequence[LabelledRow], members: Sequence[str], *, names: Collection[str] | None = None, folds: int = FOLDS
-) -> dict[str, list[Outcome]]:
-    """Replay each row by plans that were fitted on the other folds: no row is judged by what was fitted on it.
-
-    Args:
-        rows: Labelled rows.
-        members: The names of the members, in the order of the rows' answers.
-        names: The names of the plans; default: those of `plan_names`.
-        folds: Number of folds; a row's fold is given by the hash of its id.
-
-    Returns:
-        For each plan the outcomes in the order of the rows.
-    """
-    of_row = [fold_of(row, folds) for row in rows]
-    fitted = {
-        fold: fit_plans([row for row, own in zip(rows, of_row, strict=True) if own != fold], members, names=names)
-        for fold in set(of_row)
-    }
-    return {
-        name: [fitted[fold][name].replay(row) for row, fold in zip(rows, of_row, strict=True)]
-        for name in next(iter(fitted.values()))
-    }
 
 
 class PlanFitter:

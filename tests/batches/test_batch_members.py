@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from consensus_flows.tasks.calls.breaker import Breaker
+from consensus_flows.tasks.calls.breaker import Breaker, breaking, guarded
+from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import TakenOut
+from consensus_flows.tasks.watch import watched_by
 from tests.kits.batch_kit import THREE, answer, column, prompts, read, serve
 from tests.kits.command_kit import Command, commands
 from tests.vendors import ANY, LoopbackVendors, Reply, faults
@@ -121,6 +123,27 @@ def test_when_a_breaker_takes_a_model_out(monkeypatch):
     with pytest.raises(ModelError) as error:
         lively.check("x")
     assert error.value.taken_out and error.value.kind == "auth" and not error.value.retryable
+
+
+async def test_a_model_is_said_to_be_disabled_once_and_not_tried_again(monkeypatch):
+    monkeypatch.setenv("CONSENSUS_BACKOFF_S", "0")
+    breaker, notices, errors = Breaker(), [], []
+
+    class Ears:
+        async def on_event(self, event: str, value: object) -> None:
+            notices.append((event, str(value)))
+
+    async def send() -> Answer:
+        raise ModelError("openai/x: server: HTTP 500", kind="server", retryable=True)
+
+    request = Request(provider="openai", model="x", messages=(Message(role="user", content="Why?"),))
+    for row in range(4):
+        with watched_by(Ears()), breaking(breaker, str(row)), pytest.raises(ModelError) as caught:
+            await guarded(request, send)
+        errors.append((caught.value.retryable, caught.value.taken_out))
+    assert errors == [(True, False), (True, False), (False, False), (False, True)]
+    ((event, text),) = notices
+    assert event == "notice" and "was disabled after row 2" in text
 
 
 def test_an_output_of_another_input_is_not_replaced(consensus, vendors, tmp_path):
