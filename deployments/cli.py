@@ -110,9 +110,12 @@ def _schedule(*tokens: Tokens, flow: str | None = None) -> Any:
 
 
 def _evaluate(*tokens: Tokens, flow: str | None = None) -> Any:
-    from consensus_flows.deployments.commands.evaluate import command
+    from consensus_flows.deployments.commands import evaluate, evaluate_text
 
-    return _by_flow("evaluate", flow, tokens, lambda: command(algorithm(flow).name if flow else None))
+    # Free text has no label to compare with, so that it is another evaluation, with options of its own.
+    judged = any(token.partition("=")[0] == "--judge" for token in tokens)
+    made = evaluate_text if judged else evaluate
+    return _by_flow("evaluate", flow, tokens, lambda: made.command(algorithm(flow).name if flow else None))
 
 
 def _help(*command: str) -> None:

@@ -335,7 +335,7 @@ def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, t
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
         with atomic_write(report / RESULT) as file:
-            file.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            file.write_text(made.model_dump_json() + "\n", encoding="utf-8")
         with atomic_write(report / PAGE) as file:
             write_page(file, made, title=title)
     return made

@@ -152,6 +152,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
     ) -> Exit:
         """Measure what a panel is worth on rows whose right answers you know.
 
+        For free text, which has no right answer, give --judge: `consensus evaluate --judge provider/model --help`.
+
         Each member is asked once for each row. Every way to ask them (the best one alone, votes, stops, cascades, learned
         votes) is replayed on these answers, and judged on rows that it was not fitted on. A panel of another algorithm, or a
         saved one, is really asked. If it is killed, run the same command again: answers that were paid for are cached.

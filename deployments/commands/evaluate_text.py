@@ -183,7 +183,7 @@ def _show(made: FreeTextEvaluation, screen: "Console") -> None:
     ]
     if made.unread:
         lines.append(f"{made.unread} pairs are left out, because no verdict could be read")
-    if made.strong_judge:
+    if made.strong_judge and made.judges:
         lines.append(f"{made.strong_judge} decided {made.decided_by_strong_judge} pairs")
     for line in lines:
         screen.print(line, markup=False, highlight=False)

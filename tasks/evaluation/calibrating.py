@@ -331,7 +331,8 @@ def _without_useless(
         return kept, [Dropped(member=members[one]) for one in kept if one not in fitted.way.order]
     dropped: list[Dropped] = []
     whole = _Trial(rows, members, kept).judge(plan)
-    while len(kept) > 2:
+    least = max(2, 1 + (fitted.way.ask or 0), fitted.way.stop_when or 0)
+    while len(kept) > least:
         fewer = [tuple(other for other in kept if other != one) for one in kept]
         found = [(_Trial(rows, members, left).judge(plan), left) for left in fewer]
         as_good = [one for one in found if one[0].right >= whole.right and _cost(one[0]) <= _cost(whole)]

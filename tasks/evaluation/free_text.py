@@ -27,7 +27,7 @@ _STEPS = 50
 _WIDEST = 15.0
 """What a log-odds ratio is kept within: where every question was won, it would grow without end."""
 _RIDGE = (1e-3, 1.0)
-"""Penalties of the intercept, and of the slope, for which a standard deviation of 1 is expected beforehand."""
+"""Penalties of the intercept, and of the slope: a usual difference of the lengths is expected to change the log-odds by about 1."""
 Interval = tuple[float, float]
 
 
@@ -140,8 +140,9 @@ def win_rate(member: str, bouts: Sequence[Bout], *, seed: int = 0) -> WinRate:
 
     results = np.array([bout.result for bout in bouts])
     difference = np.array([math.log(max(1, one.panel_length) / max(1, one.member_length)) for one in bouts])
-    spread = float(difference.std())
-    standardized = difference / spread if spread else difference
+    # By the root mean square and not around the mean, so that 0 is equal length, however far from it all answers are.
+    usual = float(np.sqrt((difference**2).mean()))
+    standardized = difference / usual if usual else difference
     counts = np.random.default_rng(seed).multinomial(len(bouts), np.full(len(bouts), 1 / len(bouts)), DRAWS)
     # The first line is the questions as they are.
     weights = np.vstack([np.ones(len(bouts)), counts])

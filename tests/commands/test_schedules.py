@@ -9,6 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 
 from consensus_flows.deployments.commands import schedules
+from consensus_flows.deployments.commands.algorithms.batch import BatchOptions
 from consensus_flows.deployments.commands.operations.up import Worker, make_pool
 from consensus_flows.deployments.commands.schedules import ScheduleOptions, _in_words
 from consensus_flows.deployments.server import ServerInfo
@@ -122,3 +123,11 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
     assert nothing.code == 2 and "'night'" in nothing.err
     assert vendors.count() == 0
     commands("remove", "night")
+
+
+def test_files_and_folders_are_those_of_the_folder_one_is_in(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = schedules._parameters(BatchOptions(output="a.jsonl", records="all", review="b.csv"), "in.csv")
+    here = {"input": "in.csv", "output": "a.jsonl", "records": "all", "review": "b.csv"}
+    assert {name: given[name] for name in here} == {name: str(tmp_path / path) for name, path in here.items()}
+    assert schedules._parameters(BatchOptions(output="s3://b/a.jsonl"), "s3://b/in.csv")["input"] == "s3://b/in.csv"

@@ -43,7 +43,7 @@ def test_the_regression_finds_what_an_optimizer_finds():
     draw = random.Random(2)
     bouts = [Bout(draw.choice([0.0, 0.5, 1.0]), draw.randint(50, 500), draw.randint(50, 500)) for _ in range(80)]
     lengths = np.array([math.log(one.panel_length / one.member_length) for one in bouts])
-    lengths, results = lengths / lengths.std(), np.array([one.result for one in bouts])
+    lengths, results = lengths / np.sqrt((lengths**2).mean()), np.array([one.result for one in bouts])
 
     def loss(values):
         logits = values[0] + values[1] * lengths
@@ -52,6 +52,12 @@ def test_the_regression_finds_what_an_optimizer_finds():
 
     intercept, _ = optimize.minimize(loss, np.zeros(2)).x
     assert win_rate("a/b", bouts).length_controlled == pytest.approx(1 / (1 + math.exp(-intercept)), abs=1e-5)
+
+
+def test_where_all_answers_differ_alike_in_length_nothing_can_be_said_of_length():
+    bouts = [Bout(result, 101 + number, 1000) for number, result in enumerate([1.0, 0.5, 0.0, 0.5, 0.0, 0.0] * 5)]
+    found = win_rate("a/b", bouts)
+    assert found.length_controlled == pytest.approx(found.win_rate, abs=0.05)
 
 
 @pytest.mark.parametrize("result", [0.0, 1.0])

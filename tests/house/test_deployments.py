@@ -162,7 +162,7 @@ async def test_what_is_not_saved_is_refused_before_any_call(deployed, vendors, o
 async def test_every_flow_takes_the_name_of_a_saved_configuration(monkeypatch, prefect_server, vendors, tmp_path):
     monkeypatch.chdir(ROOT)
     values = {"prompt": "Why?", "input": str(tmp_path), "output": str(tmp_path / "answers.jsonl"), "config": "nowhere"}
-    values["judges"] = {"members": ["openai/judge"]}
+    values |= {"judges": {"members": ["openai/judge"]}, "label": "answer"}
     checked = []
     for deployment in DEPLOYMENTS:
         flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
