@@ -130,4 +130,7 @@ def test_files_and_folders_are_those_of_the_folder_one_is_in(monkeypatch, tmp_pa
     given = schedules._parameters(BatchOptions(output="a.jsonl", records="all", review="b.csv"), "in.csv")
     here = {"input": "in.csv", "output": "a.jsonl", "records": "all", "review": "b.csv"}
     assert {name: given[name] for name in here} == {name: str(tmp_path / path) for name, path in here.items()}
-    assert schedules._parameters(BatchOptions(output="s3://b/a.jsonl"), "s3://b/in.csv")["input"] == "s3://b/in.csv"
+    assert (
+        schedules._parameters(BatchOptions(output="memory://b/a.jsonl"), "memory://b/in.csv")["input"]
+        == "memory://b/in.csv"
+    )
