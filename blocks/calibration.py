@@ -1,4 +1,4 @@
-"""What a calibration on labelled rows has found: plain numbers, saved with a panel, that a person can read."""
+"""What a calibration on labeled rows has found: plain numbers, saved with a panel, that a person can read."""
 
 import datetime as dt
 from typing import Any, Self
@@ -68,7 +68,7 @@ class Cascade(Settings):
 class Calibration(Settings):
     """On what a panel was calibrated, and how good it was on rows that it was not fitted on."""
 
-    rows: int = Field(ge=1, description="Number of labelled rows.")
+    rows: int = Field(ge=1, description="Number of labeled rows.")
     ids_digest: str = Field(description="SHA-256 of the ids of the rows.")
     date: dt.date = Field(description="Day of the calibration.")
     extract: str = Field(description="How answers were read.")

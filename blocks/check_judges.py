@@ -1,4 +1,4 @@
-"""The settings of judges of pairs of answers: of a check on labelled pairs, and of a comparison of free text."""
+"""The settings of judges of pairs of answers: of a check on labeled pairs, and of a comparison of free text."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -49,7 +49,7 @@ class CheckJudgesConfig(JudgesConfig):
 
     pairs: list[LabelledPair] = Field(
         default_factory=list,
-        description="Labelled pairs in place of the built-in natural ones; the built-in adversarial ones are always judged.",
+        description="Labeled pairs in place of the built-in natural ones; the built-in adversarial ones are always judged.",
     )
 
 

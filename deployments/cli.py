@@ -195,7 +195,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "check",
             "Check the server, the API keys, and the models of a saved configuration.",
         ),
-        (f"{_IN}.judges:app", "judges", "Test models as judges on labelled pairs of answers."),
+        (f"{_IN}.judges:app", "judges", "Test models as judges on labeled pairs of answers."),
         (
             f"{_IN}.openrouter.account:app",
             "openrouter",

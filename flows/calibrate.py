@@ -22,7 +22,14 @@ from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.calibrating import MARGIN, Calibrated, Goal, by_group
 from consensus_flows.tasks.evaluation.calibrating import calibrate as calibrate_rows
-from consensus_flows.tasks.evaluation.labelled import Heard, hear, ids_digest, read_prices, read_recorded, today
+from consensus_flows.tasks.evaluation.labelled import (
+    PanelAnswers,
+    ids_digest,
+    read_answers,
+    read_prices,
+    read_recorded,
+    today,
+)
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.reports.calibration_report import markdown, of_calibrations, sentence
 from consensus_flows.tasks.reports.verdict import concluded
@@ -66,11 +73,13 @@ def goal_of(text: str, margin: float) -> Goal:
     return Goal("budget", margin, limit)
 
 
-def fit(heard: Heard, config: VoteConfig, goal: Goal, *, prompts: str | None, by: bool) -> list[CalibratedPanel]:
+def fit(
+    answered: PanelAnswers, config: VoteConfig, goal: Goal, *, prompts: str | None, by: bool
+) -> list[CalibratedPanel]:
     """Calibrate a panel on all rows, and on those of each category of which there are enough.
 
     Args:
-        heard: The members' answers.
+        answered: The members' answers.
         config: The panel.
         goal: What it should be good at.
         prompts: Digest of the prompts; None if not known.
@@ -79,16 +88,16 @@ def fit(heard: Heard, config: VoteConfig, goal: Goal, *, prompts: str | None, by
     Raises:
         ConfigurationError: If there are too few rows.
     """
-    groups: dict[str | None, Sequence[LabelledRow]] = {None: heard.rows}
+    groups: dict[str | None, Sequence[LabelledRow]] = {None: answered.rows}
     if by:
-        groups |= {name: rows for name, rows in by_group(heard.rows).items() if name is not None}
-    priced = next((note.date for note in heard.notes if note.kind == "prices"), None)
+        groups |= {name: rows for name, rows in by_group(answered.rows).items() if name is not None}
+    priced = next((note.date for note in answered.notes if note.kind == "prices"), None)
     panels = []
     for category, rows in groups.items():
         try:
             found = calibrate_rows(
                 rows,
-                heard.members,
+                answered.members,
                 goal,
                 extract=config.extract,
                 ids_digest=ids_digest(row.id for row in rows),
@@ -139,10 +148,10 @@ def from_recorded(
     if extract is None:
         raise ConfigurationError("extract: say how the panel is to read answers, for example number or choice")
     labelled = read_recorded(address, label, extract, id_column, by)
-    heard = hear(labelled, members, extract, None if prices is None else read_prices(prices))
-    models = [name.partition("#")[0] for name in heard.members]
+    answered = read_answers(labelled, members, extract, None if prices is None else read_prices(prices))
+    models = [name.partition("#")[0] for name in answered.members]
     config = validated(VoteConfig, {"members": models, "extract": extract})
-    return fit(heard, config, goal, prompts=None, by=by is not None)
+    return fit(answered, config, goal, prompts=None, by=by is not None)
 
 
 async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str | None = None) -> Plan:
@@ -214,8 +223,8 @@ async def calibrate(
     )
     plan = await planned_for(source, label, given, by=by)
     with spending(budget or given.budget):
-        heard, _ = await run_plan(plan, concurrency=concurrency, probe=probe)
-    panels = fit(heard, given, wanted, prompts=prompts_digest(given), by=by is not None)
+        answered, _ = await run_plan(plan, concurrency=concurrency, probe=probe)
+    panels = fit(answered, given, wanted, prompts=prompts_digest(given), by=by is not None)
     await emit("calibrated", panels)
     try:
         text = "\n\n".join(markdown(one.category, one.found) for one in panels)

@@ -80,7 +80,7 @@ async def run_check_judges(config: CheckJudgesConfig, call: Call | None = None) 
     pairs, judges = pairs_of(config), config.panel()
     at_once = asyncio.Semaphore(PAIRS_AT_ONCE)
     async with (
-        begin("check-judges", f"{len(pairs)} labelled pairs", config, call, conversation=()) as run,
+        begin("check-judges", f"{len(pairs)} labeled pairs", config, call, conversation=()) as run,
         run.iteration() as iteration,
     ):
 

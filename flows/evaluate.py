@@ -45,13 +45,13 @@ from consensus_flows.tasks.evaluation.evaluation import (
 )
 from consensus_flows.tasks.evaluation.labelled import (
     SHOWN,
-    Heard,
     Labelled,
     Note,
+    PanelAnswers,
     answer_in,
-    hear,
     ids_digest,
     normalized,
+    read_answers,
     read_prices,
     read_questions,
     read_recorded,
@@ -197,7 +197,7 @@ async def estimates(plan: Plan) -> list[tuple[str, Estimate]]:
     ]
 
 
-async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> tuple[Heard, list[PanelRun]]:
+async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> tuple[PanelAnswers, list[PanelRun]]:
     """Ask each member, and each panel, every row.
 
     Args:
@@ -241,7 +241,7 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> t
             if row.get(ANSWERS)
         }
         extract = plan.asking.extract
-        heard = hear(
+        answered = read_answers(
             Labelled([one._replace(said=said.get(one.id, {})) for one in asked], plan.labelled.notes),
             [member_key(str(member)) for member in plan.asking.panel()],
             extract,
@@ -253,7 +253,7 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> t
             )
             for number, panel in enumerate(plan.panels, 1)
         ]
-        return heard, runs
+        return answered, runs
 
 
 def _check(summary: BatchSummary, name: str) -> None:
@@ -310,8 +310,8 @@ def from_recorded(
         ConfigurationError: Naming what cannot be used.
     """
     labelled = read_recorded(address, label, extract, id_column, by)
-    heard = hear(labelled, members, extract, None if prices is None else read_prices(prices))
-    return evaluate_rows(heard, extract=extract, **judging)
+    answered = read_answers(labelled, members, extract, None if prices is None else read_prices(prices))
+    return evaluate_rows(answered, extract=extract, **judging)
 
 
 def read_baseline(path: Path) -> Evaluation:
@@ -421,8 +421,8 @@ async def evaluate(
     plan = await planned(source, label, settings, one, names or (), extract=extract, by=by, anyway=anyway)
     folder = None if report is None else place(report, "report")
     with spending(budget or settings.budget):
-        heard, runs = await run_plan(plan, concurrency=concurrency, probe=probe)
-    made = evaluate_rows(heard, extract=plan.asking.extract, panels=runs, split=split, seed=seed, named=plans or ())
+        answered, runs = await run_plan(plan, concurrency=concurrency, probe=probe)
+    made = evaluate_rows(answered, extract=plan.asking.extract, panels=runs, split=split, seed=seed, named=plans or ())
     made.flow_run_id = flow_run.id
     finish(made, earlier, folder, input)
     await emit("evaluated", made)

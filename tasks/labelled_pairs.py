@@ -1,4 +1,4 @@
-"""Labelled pairs of answers, by which judges are tried out: those that come along, and a person's own."""
+"""Labeled pairs of answers, by which judges are tried out: those that come along, and a person's own."""
 
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ def shipped_pairs() -> tuple[LabelledPair, ...]:
 
 
 def read_pairs(address: str) -> list[LabelledPair]:
-    """Read a file of labelled pairs, in any format that a batch reads; other columns are left out.
+    """Read a file of labeled pairs, in any format that a batch reads; other columns are left out.
 
     Args:
         address: A path or an address, with the columns question, a, b, better and, if wanted, kind.

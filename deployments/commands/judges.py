@@ -24,7 +24,7 @@ from consensus_flows.tasks.watch import Watcher, watched_by
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = App(name="judges", help="Test models as judges on labelled pairs of answers.")
+app = App(name="judges", help="Test models as judges on labeled pairs of answers.")
 
 _OF_ALL = frozenset({"pairs", "n", "longer is better"})
 """Columns that are the same for all candidates."""

@@ -1,4 +1,4 @@
-"""A vote whose counting was learned from labelled rows: how probable it is of each answer that it is right."""
+"""A vote whose counting was learned from labeled rows: how probable it is of each answer that it is right."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence

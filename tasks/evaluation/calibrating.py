@@ -1,4 +1,4 @@
-"""Makes a calibrated panel of labelled rows: whom to ask, in which order, what a vote counts and when to stop.
+"""Makes a calibrated panel of labeled rows: whom to ask, in which order, what a vote counts and when to stop.
 
 What is fitted depends on how many labels there are, because a choice among many plans on few rows is worse than a
 weighted vote of all, and looks better than it is.
@@ -21,13 +21,13 @@ from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.evaluation.split import fold_of
 
 CHOICE_ROWS = 50
-"""From so many labelled rows on, a plan is chosen; below, votes are weighted."""
+"""From so many labeled rows on, a plan is chosen; below, votes are weighted."""
 LEARNED_ROWS = 200
-"""From so many labelled rows on, there is a learned vote, and the goal decides."""
+"""From so many labeled rows on, there is a learned vote, and the goal decides."""
 GROUP_ROWS = 100
-"""So many labelled rows of a category are needed for a calibration of its own."""
+"""So many labeled rows of a category are needed for a calibration of its own."""
 LEAST_ROWS = 10
-"""With fewer labelled rows nothing is calibrated."""
+"""With fewer labeled rows nothing is calibrated."""
 SURE = 0.9
 MARGIN = 0.01
 WEIGHTED = "log-odds"
@@ -77,7 +77,7 @@ class Dropped(BaseModel):
 
 
 class Calibrated(BaseModel):
-    """A panel that was calibrated on labelled rows."""
+    """A panel that was calibrated on labeled rows."""
 
     stage: Stage
     plan: str
@@ -106,7 +106,7 @@ class Choice(NamedTuple):
 
 
 def stage_of(rows: int) -> Stage:
-    """Tell what so many labelled rows allow."""
+    """Tell what so many labeled rows allow."""
     return "weights" if rows < CHOICE_ROWS else "gain" if rows < LEARNED_ROWS else "goal"
 
 
@@ -124,7 +124,7 @@ def calibrate(
     """Choose and fit a way to ask a panel.
 
     Args:
-        rows: Labelled rows.
+        rows: Labeled rows.
         members: The names of the members, in the order of the rows' answers.
         goal: What it should be good at.
         extract: How the answers were read.
@@ -261,7 +261,7 @@ def choose(rows: Sequence[LabelledRow], members: Sequence[str], goal: Goal, stag
     """Choose a plan by its worth on folds that it was not fitted on, and drop the members that add nothing to it.
 
     Args:
-        rows: Labelled rows.
+        rows: Labeled rows.
         members: The names of the members, in the order of the rows' answers.
         goal: What the plan should be good at.
         stage: What is chosen among; default: what the number of rows allows.

@@ -1,4 +1,4 @@
-"""What a panel is worth: every way to ask it, judged on labelled rows that it was not fitted on, beside its best member alone."""
+"""What a panel is worth: every way to ask it, judged on labeled rows that it was not fitted on, beside its best member alone."""
 
 import datetime as dt
 import math
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.evaluation.labelled import Heard, Note, today
+from consensus_flows.tasks.evaluation.labelled import Note, PanelAnswers, today
 from consensus_flows.tasks.evaluation.plans import Outcome, fit_plans, plan_names
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.evaluation.split import fold_of, halves
@@ -158,7 +158,7 @@ class Comparison(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """What a panel is worth on labelled rows."""
+    """What a panel is worth on labeled rows."""
 
     rows: int
     """Rows with a label."""
@@ -235,7 +235,7 @@ def split_rows(
 
 
 def evaluate_rows(
-    heard: Heard,
+    answered: PanelAnswers,
     *,
     split: Split = "folds",
     seed: int = 0,
@@ -246,7 +246,7 @@ def evaluate_rows(
     """Judge every way to ask the members, and panels that were really run.
 
     Args:
-        heard: The rows with the members' answers.
+        answered: The rows with the members' answers.
         split: On which rows plans are fitted, and on which they are judged.
         seed: Draws other halves.
         extract: How answers were read.
@@ -256,7 +256,7 @@ def evaluate_rows(
     Raises:
         ConfigurationError: If there are too few rows, or there is no plan of a name.
     """
-    rows, members = heard.rows, heard.members
+    rows, members = answered.rows, answered.members
     parts = split_rows(rows, split, seed)
     if any(not fit or not test for fit, test in parts):
         raise ConfigurationError("label: too few different rows: none is left to fit on, or to judge")
@@ -273,7 +273,7 @@ def evaluate_rows(
         name: [one.answer == row.label for one, row in zip(answers, tested, strict=True)]
         for name, answers in judged.items()
     }
-    alone = {name: [row.answers[at].answer == row.label for row in tested] for at, name in enumerate(heard.members)}
+    alone = {name: [row.answers[at].answer == row.label for row in tested] for at, name in enumerate(answered.members)}
     plans, alone_ci = _compared(judged, right, alone, names)
     some = sum(map(any, zip(*alone.values(), strict=True)))
     unanimous, ties = _agreement(tested, members)
@@ -300,14 +300,14 @@ def evaluate_rows(
                 ci=alone_ci[name],
                 cost_usd=_sum(row.answers[at].cost_usd for row in tested),
                 unread=sum(row.answers[at].answer is None for row in tested),
-                failed=heard.failed[name],
-                missing=heard.missing[name],
+                failed=answered.failed[name],
+                missing=answered.missing[name],
             )
             for at, name in enumerate(members)
         ],
-        notes=heard.notes,
+        notes=answered.notes,
         agreement=_pairs(tested, members),
-        row_results=_row_results(heard, tested, judged, right),
+        row_results=_row_results(answered, tested, judged, right),
     )
 
 
@@ -466,7 +466,7 @@ def _pairs(rows: Sequence[LabelledRow], members: Sequence[str]) -> list[list[flo
 
 
 def _row_results(
-    heard: Heard,
+    answered: PanelAnswers,
     rows: Sequence[LabelledRow],
     judged: Mapping[str, Sequence[Answered]],
     right: Mapping[str, Sequence[bool]],
@@ -474,17 +474,17 @@ def _row_results(
     return [
         RowResult(
             id=row.id,
-            label=heard.labels[row.id],
+            label=answered.labels[row.id],
             group=row.group,
             readings={
                 name: RowOutcome(answer=one.text, right=one.answer == row.label, cost_usd=one.cost_usd)
-                for name, one in zip(heard.members, row.answers, strict=True)
+                for name, one in zip(answered.members, row.answers, strict=True)
             },
             plans={
                 name: RowOutcome(
                     answer=answers[at].text,
                     right=right[name][at],
-                    asked=[heard.members[place] for place in answers[at].asked],
+                    asked=[answered.members[place] for place in answers[at].asked],
                     confidence=answers[at].confidence,
                     cost_usd=answers[at].cost_usd,
                 )

@@ -16,7 +16,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Fits:
-    """What is known of the members from labelled rows; each list is in their order."""
+    """What is known of the members from labeled rows; each list is in their order."""
 
     accuracy: tuple[float, ...]
     """Share of the rows that were right; no answer is wrong."""
@@ -36,10 +36,10 @@ class Fits:
 
 
 def fit_members(rows: Sequence[LabelledRow], size: int) -> Fits:
-    """Measure the members on labelled rows.
+    """Measure the members on labeled rows.
 
     Args:
-        rows: Labelled rows.
+        rows: Labeled rows.
         size: How many members there are.
     """
     members = range(size)

@@ -75,7 +75,7 @@ class WinRate(BaseModel):
 
 
 class JudgeOfText(Consistency):
-    """How steady a judge is; whether it is right takes labelled pairs."""
+    """How steady a judge is; whether it is right takes labeled pairs."""
 
     judge: str
 

@@ -1,4 +1,4 @@
-"""Labelled rows: questions whose right answer is known, and the answers of members that a batch has written down."""
+"""Labeled rows: questions whose right answer is known, and the answers of members that a batch has written down."""
 
 import datetime as dt
 import hashlib
@@ -27,7 +27,7 @@ from consensus_flows.tasks.record import Usage
 SHOWN = 5
 """Rows that an error or a note names."""
 LEAST = 10
-"""Labelled rows without which nothing can be said."""
+"""Labeled rows without which nothing can be said."""
 
 
 class Note(BaseModel):
@@ -84,7 +84,7 @@ def ids_digest(ids: Iterable[str]) -> str:
 
 
 def read_questions(source: Source, label: str, extract: str, by: str | None = None) -> Labelled:
-    """Read a file of labelled questions.
+    """Read a file of labeled questions.
 
     Args:
         source: The file.
@@ -245,8 +245,8 @@ def read_prices(path: Path) -> Prices:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the members of a panel answered to labelled questions.
+class PanelAnswers:
+    """What the members of a panel answered to labeled questions.
 
     Attributes:
         members: Their names, in order.
@@ -265,7 +265,9 @@ class Heard:
     notes: list[Note]
 
 
-def hear(labelled: Labelled, members: Sequence[str], extract: str | None, prices: Prices | None = None) -> Heard:
+def read_answers(
+    labelled: Labelled, members: Sequence[str], extract: str | None, prices: Prices | None = None
+) -> PanelAnswers:
     """Read what the members said, and price it.
 
     An answer costs what the row says, else its tokens times the given price, else times that of the price table.
@@ -322,7 +324,7 @@ def hear(labelled: Labelled, members: Sequence[str], extract: str | None, prices
     if failed:
         notes.append(Note(kind="failed", count=failed.total(), members=list(failed)))
     labels = {question.id: question.label.text for question in labelled.questions}
-    return Heard(names, rows, labels, failed, missing, notes)
+    return PanelAnswers(names, rows, labels, failed, missing, notes)
 
 
 def _readings(said: Sequence[MemberAnswer | None], how: Extraction, *, texts: bool) -> list[Reading | None]:

@@ -18,13 +18,13 @@ PENALTY = 1.0
 
 
 def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedVote:
-    """Fit the coefficients of a learned vote on labelled rows.
+    """Fit the coefficients of a learned vote on labeled rows.
 
     Every answer to every row is one case, right or wrong. The fit minimizes the logistic loss with an L2 penalty, as
     scikit-learn's `LogisticRegression` with C = 1 does.
 
     Args:
-        rows: Labelled rows.
+        rows: Labeled rows.
         members: The names of the members, in the order of the rows' answers.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""Ways to ask a panel, each with a name: fitted on labelled rows, then replayed on recorded answers without a call.
+"""Ways to ask a panel, each with a name: fitted on labeled rows, then replayed on recorded answers without a call.
 
 | name | whom it asks | what it answers |
 |---|---|---|
@@ -250,7 +250,7 @@ def plan_names(members: Sequence[str]) -> list[str]:
 def fit_plans(
     rows: Sequence[LabelledRow], members: Sequence[str], *, names: Collection[str] | None = None
 ) -> dict[str, FittedPlan]:
-    """Fit ways to ask a panel on labelled rows.
+    """Fit ways to ask a panel on labeled rows.
 
     Args:
         rows: What they are fitted on.
@@ -268,7 +268,7 @@ def fit_plans(
 
 
 class PlanFitter:
-    """Fits plans on labelled rows; what several of them need is fitted once."""
+    """Fits plans on labeled rows; what several of them need is fitted once."""
 
     def __init__(self, rows: Sequence[LabelledRow], members: Sequence[str]) -> None:
         self.rows = rows

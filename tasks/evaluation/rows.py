@@ -1,4 +1,4 @@
-"""Labelled rows: a question's right answer, and what every member of a panel answered."""
+"""Labeled rows: a question's right answer, and what every member of a panel answered."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

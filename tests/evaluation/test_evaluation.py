@@ -138,7 +138,7 @@ def test_the_command_prints_the_five_figures_first(panel, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.csv", "--from", "out.jsonl"], "--from: the rows of that file are evaluated"),
+        (["in.csv", "--from", "out.jsonl"], "--from: the rows of that file are read"),
         (["--from", "out.jsonl", "--stop-when", "2"], "--from: no model is asked, so --stop-when would have no effect"),
         (["--from", "out.jsonl", "--name", "night"], "--name: with --from no model is asked"),
         (["--from", "out.jsonl", "-m", "good"], "-m: 'good' is not a model name"),

@@ -7,14 +7,20 @@ import pytest
 from consensus_flows.flows.evaluate import from_recorded
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.evaluation.labelled import hear, ids_digest, read_prices, read_questions, read_recorded
+from consensus_flows.tasks.evaluation.labelled import (
+    ids_digest,
+    read_answers,
+    read_prices,
+    read_questions,
+    read_recorded,
+)
 from tests.kits.evaluation_kit import recorded_rows, write_rows
 
 A, B = "openai/a", "openai/b"
 
 
-def heard(path, extract=None, members=(), prices=None):
-    return hear(read_recorded(str(path), "gold", extract, None, None), members, extract, prices)
+def answered(path, extract=None, members=(), prices=None):
+    return read_answers(read_recorded(str(path), "gold", extract, None, None), members, extract, prices)
 
 
 def labeled(path, rows):
@@ -34,22 +40,22 @@ def test_texts_are_read_like_votes_and_answers_that_were_read_are_taken_as_they_
         for n in range(10)
     ]
     path = write_rows(tmp_path / "out.jsonl", rows)
-    assert all(one.answer == row.label for row in heard(path, "json:answer").rows for one in row.answers)
-    plain = heard(path)
+    assert all(one.answer == row.label for row in answered(path, "json:answer").rows for one in row.answers)
+    plain = answered(path)
     assert [one.answer == plain.rows[0].label for one in plain.rows[0].answers] == [False, True]
 
 
 def test_the_order_of_the_members_is_that_which_is_given(tmp_path):
     path = recorded_rows(tmp_path / "out.jsonl", {A: lambda n: 1, B: lambda n: 2})
-    assert heard(path).members == (A, B)
-    assert heard(path, members=[B, A]).members == (B, A)
+    assert answered(path).members == (A, B)
+    assert answered(path, members=[B, A]).members == (B, A)
     with pytest.raises(ConfigurationError, match="no answer of openai/c is recorded; recorded are openai/a, openai/b"):
-        heard(path, members=[A, "openai/c"])
+        answered(path, members=[A, "openai/c"])
 
 
 def test_a_first_id_of_zero_is_an_id(tmp_path):
     rows = [{"id": n, "gold": 7, "answers": {A: {"answer": 7}, B: {"answer": 8}}} for n in range(10)]
-    assert heard(write_rows(tmp_path / "out.jsonl", rows)).rows[0].id == "0"
+    assert answered(write_rows(tmp_path / "out.jsonl", rows)).rows[0].id == "0"
 
 
 def test_missing_and_failed_answers_are_counted_and_are_no_votes(tmp_path):
@@ -57,7 +63,7 @@ def test_missing_and_failed_answers_are_counted_and_are_no_votes(tmp_path):
         {"id": n, "gold": 7, "answers": {A: {"answer": 7}} | ({B: {"answer": 7, "error": "timeout"}} if n else {})}
         for n in range(10)
     ]
-    found = heard(write_rows(tmp_path / "out.jsonl", rows))
+    found = answered(write_rows(tmp_path / "out.jsonl", rows))
     assert found.missing == {B: 1} and found.failed == {B: 9}
     assert all(row.answers[1].answer is None for row in found.rows)
     assert {note.kind: note.count for note in found.notes} == {"missing": 1, "failed": 9, "unpriced": 1}
@@ -74,7 +80,7 @@ def test_an_answer_costs_what_the_row_says_else_its_tokens_times_a_price(tmp_pat
     path = write_rows(tmp_path / "out.jsonl", ({"id": n, "gold": 7, "answers": said} for n in range(10)))
     prices = tmp_path / "prices.json"
     prices.write_text(json.dumps({"llama": {"input": 1, "output": 2, "source": "of a page"}}))
-    found = heard(path, prices=read_prices(prices))
+    found = answered(path, prices=read_prices(prices))
     assert [one.cost_usd for one in found.rows[0].answers] == [0.25, pytest.approx(0.15 + 1.2), 5.0, None]
     kinds = [(note.kind, note.source, note.members) for note in found.notes]
     assert kinds == [("prices", "file", []), ("prices", "table", []), ("unpriced", None, ["mine/other"])]

@@ -45,7 +45,7 @@ def recorded_table(dataset: str) -> tuple[list[Any], list[Any], dict[str, list[A
 
 @cache
 def roster_rows(position: int) -> list[LabelledRow]:
-    """Return the labelled rows of the roster at a position of `targets`."""
+    """Return the labeled rows of the roster at a position of `targets`."""
     roster = targets()[position]
     ids, gold, answers, read, written = recorded_table(roster["dataset"])
     prices = roster["prices_usd_per_million"]

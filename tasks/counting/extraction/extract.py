@@ -49,7 +49,7 @@ def extract_all(texts: Sequence[str | None], extraction: Extraction) -> list[Rea
 
 
 def extract_label(label: Any, extraction: Extraction) -> Reading | None:
-    """Read the right answer of a labelled row. Where a FIELD is read, the label is what should be in it."""
+    """Read the right answer of a labeled row. Where a FIELD is read, the label is what should be in it."""
     if extraction.field is not None:
         return _readings([_read_field(label, extraction.kind)])[0]
     return extract(written(label), extraction)
