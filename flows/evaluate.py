@@ -337,7 +337,7 @@ def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, t
         with atomic_write(report / RESULT) as file:
             file.write_text(made.model_dump_json() + "\n", encoding="utf-8")
         with atomic_write(report / PAGE) as file:
-            write_page(file, made, title=title)
+            write_page(file, made, title=PurePosixPath(title).name)
     return made
 
 

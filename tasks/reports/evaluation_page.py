@@ -139,7 +139,7 @@ def reliability(stated: Sequence[tuple[float, bool]], what: str) -> Chart:
         name="rows",
     )
     return Chart(
-        "How sure, how right",
+        f"How right, by {what}",
         "Each dot is a group of rows, by size. On the dotted line it is right as often as stated.",
         figure,
     )
