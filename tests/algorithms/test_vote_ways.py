@@ -60,7 +60,7 @@ def test_a_cascade_is_written_in_a_line():
     assert [str(member) for member in found.behind()] == ["google/three#1"]
     assert config(cascade="2 of one,two,three>vote").cascade.agree == 2
     assert config(cascade="one,two>one").behind() == [], "who was asked already is not asked again"
-    assert config(cascade="one,two>night").saved_panel == "night"
+    assert config(cascade="one,two>behind").saved_panel == "behind"
     named = config(
         members=["openai/one:2", *MEMBERS[1:]],
         cascade={"ask": ["one", "two"], "agree": 2, "then": "vote"},
@@ -225,29 +225,29 @@ class TestCalls:
         assert (record.answer, record.confidence) == ("7", pytest.approx(0.85195280))
 
     async def test_a_saved_panel_that_is_not_there_is_named_before_any_call(self, vendors):
-        with pytest.raises(ConfigurationError, match="cascade: no configuration is saved as 'night'"):
-            await run_vote("How many?", config(cascade="one,two>night"))
+        with pytest.raises(ConfigurationError, match="cascade: no configuration is saved as 'behind'"):
+            await run_vote("How many?", config(cascade="one,two>behind"))
         assert vendors.count() == 0
 
 
 @pytest.mark.usefixtures("results")
 async def test_a_saved_panel_of_any_algorithm_decides(vendors):
     panel = {"members": ["openai/five", "openai/six"], "arbiter": "openai/judge", "max_iterations": 1}
-    await Consortium.model_validate({"config": panel}).save("night", overwrite=True)
+    await Consortium.model_validate({"config": panel}).save("behind", overwrite=True)
     say(vendors, one="7", two="8", five="It is 9", six="It is 8")
     vendors.script("judge", then=judged(95, "All in all it is 9."))
-    record = await vote("How many?", config(members=MEMBERS[:2], cascade="one,two>night"))
+    record = await vote("How many?", config(members=MEMBERS[:2], cascade="one,two>behind"))
     assert (record.answer, record.full_text, record.status) == ("9", "All in all it is 9.", "finished")
     assert (record.calls, record.confidence, record.best_iteration) == (5, None, 1)
     assert [len(one.responses) for one in record.iterations] == [2, 2]
-    assert record.iterations[0].synthesis.arbiter == "night"
+    assert record.iterations[0].synthesis.arbiter == "behind"
     assert [(one.answer, one.votes) for one in record.tally] == [("9", 0), ("7", 1), ("8", 1)]
-    found = await with_saved_panel(config(members=MEMBERS[:2], cascade="one,two>night"))
+    found = await with_saved_panel(config(members=MEMBERS[:2], cascade="one,two>behind"))
     assert found.saved_panel.models == ["openai/five", "openai/six", "openai/judge"]
     plans = algorithm("vote").plan(found)
     assert (sum(one.least for one in plans), sum(one.most for one in plans)) == (2, 6), (
         "a long answer has a call of its own"
     )
-    await Vote(config=config(members=MEMBERS[:2], cascade="one,two>night")).save("morning", overwrite=True)
-    with pytest.raises(ConfigurationError, match="'morning' has itself a saved panel behind"):
-        await vote("How many?", config(cascade="one,two>morning"))
+    await Vote(config=config(members=MEMBERS[:2], cascade="one,two>behind")).save("in-front", overwrite=True)
+    with pytest.raises(ConfigurationError, match="'in-front' has itself a saved panel behind"):
+        await vote("How many?", config(cascade="one,two>in-front"))

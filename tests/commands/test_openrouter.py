@@ -259,7 +259,7 @@ def test_working_models(consensus, server, tmp_path):
     assert json.loads(ran.out)["tried_now"] == 0 and server.count() == 4
     server.script("a/free:free", then=DAY)
     ran = consensus("openrouter", "working-models", "--interval", "0.1", "--fresh")
-    assert ran.code == 1 and "2 models are left to try" in ran.err
+    assert ran.code == 1 and "2 models left to try" in ran.err
     assert consensus("openrouter", "working-models", "--interval", "-1").code == 2
 
 

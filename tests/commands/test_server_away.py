@@ -22,5 +22,5 @@ def test_said_once_and_without_the_event():
                 )
     finally:
         logger.handlers[:], logging.raiseExceptions = before, raising
-    assert len(said) == 1 and "does not answer (ConnectionError)" in said[0] and "stored" in said[0]
+    assert len(said) == 1 and "does not answer (ConnectionError)" in said[0] and "cached" in said[0]
     assert "prompt" not in said[0]

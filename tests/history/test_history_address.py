@@ -188,7 +188,7 @@ def test_commands_set_use_and_remove_it(consensus, file, monkeypatch):
             address.saved.clear()  # as in another process
         listed = consensus("runs", "--json")
         assert [one["id"] for one in json.loads(listed.out)] == ["run-1"]
-    assert f"1 runs in sqlite:///{file} (block consensus-history)" in consensus("check", "--offline").out
+    assert f"1 run in sqlite:///{file} (block consensus-history)" in consensus("check", "--offline").out
     assert consensus("run", "run-1", "--json").code == 0
     assert consensus("history", "remove").code == 0
     assert consensus("history", "remove").code == 2
