@@ -15,11 +15,10 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm
+from consensus_flows.flows.algorithms import MAIN, FlowName
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
-from consensus_flows.flows.run import DEFAULT, validated
-from consensus_flows.flows.saved_algorithm import load_saved, with_saved_panel
+from consensus_flows.flows.saved_algorithm import settings_of, with_saved_panel
 from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
@@ -140,7 +139,8 @@ async def batch(
         overwrite: Replace an output that holds nothing of this input.
         timezone: Time zone of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
     """
-    name, settings = await _settings(flow, config)
+    name, settings = await settings_of(flow, config, MAIN)
+    settings = await with_saved_panel(settings)
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     if reference_column is not None and name != "mixture-of-agents":
@@ -183,15 +183,6 @@ async def batch(
         else:
             summary = await run_batch(await _or_unfinished(work, address, today, inventory), inventory=inventory)
     return _or_failure(summary)
-
-
-async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tuple[str, Any]:
-    """Return the algorithm and its settings."""
-    if isinstance(config, dict):
-        name = flow or MAIN
-        return name, await with_saved_panel(validated(algorithm(name).config_class(), config))
-    name, settings = await load_saved(config or DEFAULT, flow)
-    return name, await with_saved_panel(settings)
 
 
 async def _or_unfinished(work: Batch, address: str, today: date, inventory: Inventory) -> Batch:

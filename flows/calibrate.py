@@ -10,11 +10,12 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_logger
 from pydantic import BaseModel, Field
 
+from consensus_flows.blocks.member import parse_price
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.evaluate import Plan, planned, run_name, run_plan
-from consensus_flows.flows.run import DEFAULT, validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.run import validated
+from consensus_flows.flows.saved_algorithm import settings_of
 from consensus_flows.tasks.batches.addresses import confined
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calibration import prompts_digest
@@ -107,7 +108,10 @@ def fit(
             )
         except ValueError as error:
             raise ConfigurationError(f"input: {error}") from None
-        kept = config.model_dump(mode="json", exclude_defaults=True, exclude={"members", "quorum", *FITTED})
+        kept = config.model_dump(mode="json", exclude_defaults=True, exclude={"members", "quorum", "prices", *FITTED})
+        kept["prices"] = [
+            one for one in config.prices if parse_price(one)[0] in {*found.settings["members"], config.extractor}
+        ]
         panels.append(
             CalibratedPanel(category=category, found=found, config=validated(VoteConfig, kept | found.settings))
         )
@@ -160,6 +164,8 @@ async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
     """
+    if config.pairwise_judge is not None:
+        raise ConfigurationError("votes are counted, so it would have no effect: remove it", field="pairwise_judge")
     plain = validated(VoteConfig, config.model_dump(mode="json", exclude_defaults=True, exclude={*FITTED}))
     return await planned(source, label, plain, VOTE, by=by)
 
@@ -211,9 +217,7 @@ async def calibrate(
         probe: Look for models that cannot answer before the first row.
     """
     wanted = goal_of(goal, margin)
-    given = (
-        validated(VoteConfig, config) if isinstance(config, dict) else (await load_saved(config or DEFAULT, VOTE))[1]
-    )
+    _, given = await settings_of(VOTE, config)
     source = Source(
         confined(input, "input"),
         prompt_column=prompt_column,

@@ -24,8 +24,8 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.algorithms import FlowName, algorithm
 from consensus_flows.flows.batching import Batch, run_batch
-from consensus_flows.flows.run import DEFAULT, validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.run import validated
+from consensus_flows.flows.saved_algorithm import load_saved, settings_of
 from consensus_flows.tasks.batches.addresses import confined
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
@@ -221,7 +221,7 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> t
         )
         for number, one in enumerate(plan.batches()):
             async with record_runs(BatchReport(), in_conversation=False, many=True):
-                _check(
+                check_whole(
                     await run_batch(
                         Batch(
                             source=Source(str(rows)),
@@ -256,7 +256,7 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> t
         return answered, runs
 
 
-def _check(summary: BatchSummary, name: str) -> None:
+def check_whole(summary: BatchSummary, name: str) -> None:
     """Refuse to judge a part of the rows, which are not as a whole is."""
     if summary.status == "budget":
         raise BudgetError(
@@ -409,7 +409,7 @@ async def evaluate(
         anyway: Judge rows on which a panel was calibrated, too.
         probe: Look for models that cannot answer before the first row.
     """
-    one, settings = await _settings(flow, config)
+    one, settings = await settings_of(flow, config, VOTE)
     earlier = None if baseline is None else read_baseline(place(baseline, "baseline"))
     source = Source(
         confined(input, "input"),
@@ -433,11 +433,3 @@ async def evaluate(
     except Exception as error:  # a run that is paid for does not end because its artifacts cannot be written
         get_logger("consensus").warning("An artifact could not be written: %r", error)
     return made
-
-
-async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tuple[str, Any]:
-    """Return the algorithm and its settings."""
-    if isinstance(config, dict):
-        name = flow or VOTE
-        return name, validated(algorithm(name).config_class(), config)
-    return await load_saved(config or DEFAULT, flow)

@@ -21,11 +21,12 @@ from pydantic import Field
 from consensus_flows.blocks.check_judges import ADVERSARIAL, FreeTextConfig
 from consensus_flows.blocks.member import ModelName, named
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.flows.algorithms import FlowName, algorithm
+from consensus_flows.flows.algorithms import FlowName
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
-from consensus_flows.flows.run import DEFAULT, Run, begin, validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.evaluate import check_whole
+from consensus_flows.flows.run import Run, begin
+from consensus_flows.flows.saved_algorithm import settings_of
 from consensus_flows.tasks.batches.addresses import confined
 from consensus_flows.tasks.batches.columns import ID, PREFERRED
 from consensus_flows.tasks.batches.frames import output_rows
@@ -36,7 +37,7 @@ from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.counting.judges import consistency
-from consensus_flows.tasks.errors import BudgetError, ConfigurationError, QuorumError
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import (
     Bout,
     FreeTextEvaluation,
@@ -233,13 +234,7 @@ async def asked_text(batch: Batch, folder: Path) -> list[FreeTextRow]:
     """
     async with record_runs(BatchReport(), in_conversation=False, many=True):
         summary = await run_batch(batch)
-    if summary.status == "budget":
-        raise BudgetError(
-            f"the budget ended before all rows were asked ({summary.error}); the answers are cached: run the same again with a "
-            "larger budget"
-        )
-    if summary.status != "finished" or not summary.done:
-        raise QuorumError(summary.error or "no row has an answer")
+    check_whole(summary, batch.algorithm)
     rows = []
     for row in batch.source.rows():
         if isinstance(row, Row):
@@ -311,7 +306,7 @@ async def evaluate_text(
         if flow is None and config is None:
             rows = recorded_text(confined(input, "input"), prompt_column)[:limit]
         else:
-            one, settings = await _settings(flow, config)
+            one, settings = await settings_of(flow, config)
             _check_judges(judges, settings.models())
             judges = judges.model_copy(update={"system": judges.system or settings.system})
             folder = Path(name, "records")
@@ -340,12 +335,3 @@ async def evaluate_text(
     except Exception as error:  # a run that is paid for does not end because its table cannot be shown
         get_logger("consensus").warning("An artifact could not be written: %r", error)
     return made
-
-
-async def _settings(flow: str | None, config: dict[str, Any] | str | None) -> tuple[str, Any]:
-    """Return the algorithm and its settings."""
-    if isinstance(config, dict) and flow is not None:
-        return flow, validated(algorithm(flow).config_class(), config)
-    if isinstance(config, dict):
-        raise ConfigurationError("name the algorithm of these settings", field="flow")
-    return await load_saved(config or DEFAULT, flow)

@@ -1,12 +1,12 @@
-"""Finds out which algorithm a saved configuration is for."""
+"""Finds the settings that a flow is given, and which algorithm they are for."""
 
 from contextlib import suppress
 from typing import Any
 
 from consensus_flows.blocks.calibration import SavedPanel
 from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.flows.algorithms import algorithms
-from consensus_flows.flows.run import Config, NotSavedError, load_config
+from consensus_flows.flows.algorithms import algorithm, algorithms
+from consensus_flows.flows.run import DEFAULT, Config, NotSavedError, load_config, validated
 from consensus_flows.tasks.errors import ConfigurationError
 
 
@@ -35,6 +35,27 @@ async def load_saved(name: str, flow: str | None = None) -> tuple[str, Any]:
     kinds = " and for ".join(found)
     wanted = "say which in flow" if flow is None else f"not for {flow}: give its flow, too"
     raise ConfigurationError(f"config: {name!r} is saved for {kinds}, {wanted}")
+
+
+async def settings_of(
+    flow: str | None, config: dict[str, Any] | str | None, default: str | None = None
+) -> tuple[str, Any]:
+    """Return the algorithm and its settings, as a flow's parameters `flow` and `config` give them.
+
+    Args:
+        flow: The algorithm; None for that of the saved configuration, or the default.
+        config: Settings, or the name of a saved configuration; None for the one called default.
+        default: The algorithm of settings that come without one.
+
+    Raises:
+        ConfigurationError: Naming what cannot be used.
+    """
+    if not isinstance(config, dict):
+        return await load_saved(config or DEFAULT, flow)
+    name = flow or default
+    if name is None:
+        raise ConfigurationError("name the algorithm of these settings", field="flow")
+    return name, validated(algorithm(name).config_class(), config)
 
 
 async def with_saved_panel(config: Config) -> Config:

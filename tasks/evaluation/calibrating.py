@@ -19,6 +19,7 @@ from consensus_flows.blocks.calibration import PAIR, VOTE, Calibration, LearnedV
 from consensus_flows.tasks.evaluation.plans import FittedPlan, Outcome, PlanFitter, Score, Totals, score
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.evaluation.split import fold_of
+from consensus_flows.tasks.evaluation.statistics import clopper_pearson
 
 CHOICE_ROWS = 50
 """From so many labeled rows on, a plan is chosen; below, votes are weighted."""
@@ -158,7 +159,7 @@ def calibrate(
         prompts=prompts,
         prices_date=prices_date,
         accuracy=found.right / len(rows),
-        interval=_interval(found.right, len(rows)),
+        interval=clopper_pearson(found.right, len(rows)),
         cost_usd=None if found.cost_usd is None else found.cost_usd / len(rows),
         calls=found.calls / len(rows),
         unanimous=sum(_unanimous(row, one) for row, one in zip(rows, outcomes, strict=True)) / len(rows),
@@ -368,14 +369,6 @@ def _figures(name: str, found: Score, better: int, worse: int, rows: int) -> Pla
         gain=(better - worse) / rows,
         gain_se=math.sqrt(better + worse - (better - worse) ** 2 / rows) / rows,
     )
-
-
-def _interval(right: int, rows: int) -> tuple[float, float]:
-    """The exact interval of a share, after Clopper and Pearson."""
-    from scipy.stats import binomtest
-
-    found = binomtest(right, rows).proportion_ci(0.95, method="exact")
-    return float(found.low), float(found.high)
 
 
 def _unanimous(row: LabelledRow, outcome: Outcome) -> bool:

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.flows.calibrate import from_recorded, goal_of, name_of
+from consensus_flows.flows.calibrate import fit, from_recorded, goal_of, name_of, planned_for
+from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.labelled import read_answers, read_recorded
 from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
 from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import GOLD, write_rows
@@ -64,6 +66,25 @@ def test_a_category_with_enough_rows_has_a_panel_of_its_own(tmp_path):
     panels = from_recorded(str(rows), GOLD, goal_of("accuracy", 0.01), extract="number", by="kind")
     assert [(one.category, one.config.calibration.rows) for one in panels] == [(None, 240), ("big", 160)]
     assert [name_of("night", one.category) for one in panels] == ["night", "night-big"]
+
+
+def test_the_price_of_a_member_that_is_left_out_goes_with_it(tmp_path):
+    rows = read_recorded(str(recorded(tmp_path / "rows.jsonl", 240)), GOLD, "number", None, None)
+    prices = [f"{name}=1/2" for name in MEMBERS]
+    given = VoteConfig(members=list(MEMBERS), extract="number", prices=prices)
+    answered = read_answers(rows, list(MEMBERS), "number")
+    (panel,) = fit(answered, given, goal_of("budget=0.0015", 0.01), prompts=None, by=False)
+    asked = set(panel.found.settings["members"])
+    assert asked < {*MEMBERS}, "one member is left out"
+    assert panel.config.prices == [f"{name}=1/2" for name in MEMBERS if name in asked]
+
+
+async def test_a_judge_of_pairs_is_refused_before_any_call(tmp_path):
+    config = VoteConfig(members=["openai/one", "openai/two"], pairwise_judge="openai/judge")
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,gold\n" + "".join(f"What is {n} modulo eight?,7\n" for n in range(12)))
+    with pytest.raises(ConfigurationError, match="pairwise_judge"):
+        await planned_for(Source(str(file)), GOLD, config)
 
 
 @pytest.mark.parametrize("goal", ["speed", "accuracy=1", "budget", "budget=0", "budget=nan", "cost=2"])
