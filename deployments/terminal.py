@@ -285,7 +285,7 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
 
 
 def refused_by_server(error: Exception) -> str | None:
-    """Say what to do about an answer of the Prefect server that is no answer; None for any other error."""
+    """Say what to do about an error response of the Prefect server; None for any other error."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     if not isinstance(error, PrefectHTTPStatusError):

@@ -325,7 +325,7 @@ def read_baseline(path: Path) -> Evaluation:
     except OSError as error:
         raise ConfigurationError(f"baseline: {path} cannot be read: {error.strerror}") from None
     except ValidationError:
-        raise ConfigurationError(f"baseline: {path} is no {RESULT} that report has written") from None
+        raise ConfigurationError(f"baseline: {path} is not an {RESULT} written by --report") from None
 
 
 def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, title: str = "") -> Evaluation:

@@ -224,8 +224,8 @@ class _Ballot:
         Args:
             by: Whose answer it is.
             reading: The answer.
-            text: All that was written, where it is no member's.
-            confidence: How probable it is that it is right, where it is no member's and that is known.
+            text: The whole text, if it is not a member's.
+            confidence: Probability that it is right, if it is not a member's and that is known.
         """
         if reading is None:
             self._run.record.degraded = True

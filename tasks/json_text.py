@@ -8,7 +8,7 @@ def parse(text: str) -> Any:
     """Return the value that `text` is.
 
     Raises:
-        ValueError: If it is no JSON, or is nested deeper than Python can follow.
+        ValueError: If it is not JSON, or is nested deeper than Python can follow.
     """
     try:
         return json.loads(text)

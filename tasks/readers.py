@@ -121,7 +121,7 @@ def share(value: Any, field: str = "confidence") -> float:
     So does any number above 1. What is out of range is refused, not clamped.
 
     Raises:
-        UnreadableError: If `value` is no number between 0 and 100.
+        UnreadableError: If `value` is not a number between 0 and 100.
     """
     wanted = f"{field} is {excerpt(value)}: write a number from 0 to 100"
     percent = isinstance(value, int)

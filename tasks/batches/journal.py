@@ -226,7 +226,7 @@ class Journal:
 
     def _note(self, line: bytes, offset: int) -> None:
         entry = _parsed(line)
-        # A line that is damaged counts for nothing, as one that is no JSON: its row is done again, from stored answers.
+        # A damaged line is skipped, like one that is not JSON: its row is done again, from cached answers.
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             self._enter(entry, offset)
 

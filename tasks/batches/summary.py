@@ -179,7 +179,7 @@ class Progress(RowSums):
 
 
 class BatchSummary(RowSums):
-    """What a batch came to; sums over its rows, those of earlier runs that were killed included."""
+    """The result of a batch. Its sums include rows of earlier runs that were killed."""
 
     flow: str = "batch"
     flow_run_id: str | None = None

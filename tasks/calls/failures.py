@@ -205,7 +205,7 @@ def _error_object(body: Any) -> Mapping[str, Any]:
 
 def _message(body: Any) -> str:
     error = _error_object(body)
-    # An SDK may put a page that is no JSON under the same name.
+    # An SDK may put an HTML page under the same name.
     message = error.get("message")
     return message if isinstance(message, str) and not message.lstrip().startswith("<") else ""
 

@@ -198,7 +198,7 @@ def setting(name: str, default: float) -> float:
     """Read `CONSENSUS_<name>` from the environment.
 
     Raises:
-        ConfigurationError: If it is no number, or below 0.
+        ConfigurationError: If it is not a number, or is below 0.
     """
     value = os.environ.get(f"CONSENSUS_{name}")
     if not value:

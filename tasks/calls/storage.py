@@ -155,7 +155,7 @@ class PrivateFolder(LocalFileSystem):
         return str(resolved)
 
     def _resolve_path(self, path: str) -> Path:
-        # As Prefect asks: for the folder, for a key, and for what it was told of a key.
+        # Prefect passes the folder, a key, or a path that it got for a key.
         name = path.removeprefix(f"{self._folder}{os.sep}") if path else ""
         if name and (os.sep in name or name in {".", ".."} or name.startswith("~")):
             return super()._resolve_path(path)

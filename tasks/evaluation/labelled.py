@@ -192,7 +192,7 @@ def _questions(rows: Iterator[Found], label: str, extract: str, by: str | None) 
         )
     if len(found) < LEAST:
         raise ConfigurationError(
-            f"label: {len(found)} rows have a label in {label!r}; {LEAST} are the least, and 200 are better"
+            f"label: only {len(found)} rows have a label in {label!r}: at least {LEAST} are needed, and 200 are better"
         )
     notes = [
         Note(kind=kind, count=len(named), ids=named[:SHOWN])

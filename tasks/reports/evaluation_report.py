@@ -30,7 +30,7 @@ def sentence(verdict: Verdict) -> str:
                 f"{price}."
             )
         case "as_good":
-            return f"{verdict.plan} loses less than 1 point against the best single model, if any{price}."
+            return f"{verdict.plan} is at most 1 point worse than the best single model{price}."
     if verdict.rows_needed is None or verdict.gain is None:
         return f"{rows} cannot tell {verdict.plan} from the best single model."
     about = round(verdict.rows_needed, -1) if verdict.rows_needed > 100 else verdict.rows_needed

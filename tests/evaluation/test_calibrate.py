@@ -95,7 +95,7 @@ def test_a_goal_that_is_none_is_refused(goal):
 
 def test_what_cannot_be_calibrated_is_said(tmp_path):
     few = recorded(tmp_path / "few.jsonl", 5)
-    with pytest.raises(ConfigurationError, match="10 are the least"):
+    with pytest.raises(ConfigurationError, match="at least 10 are needed"):
         from_recorded(str(few), GOLD, goal_of("accuracy", 0.01), extract="number")
     rows = recorded(tmp_path / "rows.jsonl", 60)
     with pytest.raises(ConfigurationError, match="extract"):

@@ -108,7 +108,7 @@ def show(record: Record, ui_url: str) -> None:
 def write_responses(folder: Path, record: Record) -> None:
     """Write each member's answer into a file of its own.
 
-    The file of a member that failed is removed: what an earlier run left there is no answer to this question.
+    The file of a member that failed is removed: what an earlier run left there does not answer this question.
     """
     for response in record.iterations[0].responses if record.iterations else []:
         path = folder / file_name(response)

@@ -177,7 +177,7 @@ def stated_number(text: str) -> Number | None:
     fields = [found for found in held if found["field"] is not None]
     with_digits = [found for found in held if _has_digit(_said(found))]
     if not with_digits:
-        # What follows the statement is no answer, whatever numbers are in it.
+        # What follows the statement is not an answer, whatever numbers are in it.
         said_otherwise = any(_has_digit(found[0]) or _IN_WORDS.match(_said(found)) for found in held)
         if fields or len(held) < len(marked) or said_otherwise:
             return None
@@ -236,7 +236,7 @@ def _undelimited(text: str) -> str:
 def whole_number(text: str) -> Number | None:
     """Return the number that all of `text` is, in plain digits; None for anything else.
 
-    An identifier such as `00123` is no number, nor is `1/2`, which may be a date.
+    An identifier such as `00123` is not a number, nor is `1/2`, which may be a date.
     """
     found = _TOKEN.fullmatch(text.translate(_DASHES))
     if found is None or found["number"] is None or _leading_zero(found) or re.search(r"\s", found["number"]):
