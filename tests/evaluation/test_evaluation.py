@@ -1,6 +1,7 @@
 """Every way to ask a panel, judged on rows that it was not fitted on; the figures of the recorded data, to the digit."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,8 @@ def test_a_panel_that_has_become_worse_than_its_baseline_has_an_exit_code_of_its
     asked = ("--label", GOLD, "-m", GOOD, "-m", FAIR, "-m", POOR)
     first = run("evaluate", "--from", panel, *asked, "--report", tmp_path / "report")
     before = tmp_path / "report" / "evaluation.json"
+    page = before.with_suffix(".html").read_text(encoding="utf-8")
+    assert f"<p class=dim>{Path(panel).name}, " in page, "the page names the file, not its folder"
     assert first.code == 0 and read_baseline(before).row_results
     assert run("evaluate", "--from", panel, *asked, "--baseline", before).code == 0
     worse = recorded_rows(tmp_path / "now.jsonl", {name: wrong_every(3) for name in (GOOD, FAIR, POOR)}, 200)
