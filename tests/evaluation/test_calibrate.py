@@ -7,6 +7,7 @@ import pytest
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.calibrate import fit, from_recorded, goal_of, name_of, planned_for
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.labelled import read_answers, read_recorded
 from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
@@ -120,6 +121,7 @@ def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys
     assert made["found"]["stage"] == "weights"
     shown = json.loads(consensus("show", "calibrated-sevens")[1])
     assert shown["calibration"]["rows"] == 12
+    assert shown["calibration"]["prompts"] == prompts_digest(VoteConfig(members=["openai/one"]))
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
     assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
     assert consensus(*asked, "--save", "No Name")[0] == 2
