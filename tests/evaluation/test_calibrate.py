@@ -124,5 +124,5 @@ def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys
     assert shown["calibration"]["prompts"] == prompts_digest(VoteConfig(members=["openai/one"]))
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
     assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
-    assert consensus(*asked, "--save", "No Name")[0] == 2
+    assert consensus(*asked, "--fresh", "--save", "No Name")[0] == 2
     assert vendors.count() == 39, "a bad name is found before the first call"
