@@ -143,7 +143,9 @@ class Runs:
         self._working: set[asyncio.Task[None]] = set()
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
 
-    def ask(self, panel: Panel, messages: Sequence[Message], *, pieces: bool = False, retried: bool = False) -> GatewayRun:
+    def ask(
+        self, panel: Panel, messages: Sequence[Message], *, pieces: bool = False, retried: bool = False
+    ) -> GatewayRun:
         """Ask a panel, or look on where the same is being asked.
 
         Args:
