@@ -165,7 +165,8 @@ class Written:
 
     def take(self, piece: Piece) -> str:
         """Return what can be sent after a piece has come: nothing as long as it does not go on after what has been sent."""
-        self._written = self._written[: piece.start if piece.start == len(self._written) else 0] + piece.text
+        goes_on = piece.start == len(self._written)
+        self._written = self._written + piece.text if goes_on else piece.text
         if not self._written.startswith(self._sent):
             return ""
         new, self._sent = self._written[len(self._sent) :], self._written
