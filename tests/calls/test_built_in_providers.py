@@ -2,6 +2,7 @@
 
 import pytest
 
+from consensus_flows.deployments.commands.operations.check import _provider
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import built_in, close_clients, endpoint_of
 from consensus_flows.tasks.errors import ConfigurationError
@@ -49,6 +50,7 @@ async def test_a_server_of_ones_own_needs_no_key_and_costs_nothing(
     vendors: LoopbackVendors, results: str, monkeypatch: pytest.MonkeyPatch, provider: str, port: int
 ) -> None:
     assert (await endpoint_of(provider, "m")).address == f"http://127.0.0.1:{port}/v1"
+    assert await _provider(provider, saved=False, offline=False) == (True, "")  # it does not run, which is no fault
     monkeypatch.setenv(f"{provider.upper()}_BASE_URL", vendors.openai_url)
     given = await answer(question(provider).model_copy(update={"model": "m"}))
     await close_clients()

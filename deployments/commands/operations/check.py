@@ -17,7 +17,14 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
 from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.calls.probe import offered, probe
-from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, is_keyless, load_sdks
+from consensus_flows.tasks.calls.providers import (
+    built_in,
+    check_models,
+    close_clients,
+    endpoint_of,
+    is_keyless,
+    load_sdks,
+)
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
 from consensus_flows.tasks.plain_text import plural
