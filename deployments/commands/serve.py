@@ -61,7 +61,7 @@ def serve(
         server = connect()
         block = token_block or (None if host in LOOPBACK else GATEWAY_BLOCK)
         token = None if block is None else asyncio.run(_token(block))
-        options = Options(server, token, hosts, allow_origin or [], progress, title_model, grace)
+        options = Options(server, token, hosts, allow_origin or [], progress, title_model)
         app = make_app(options)
         port = listener.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

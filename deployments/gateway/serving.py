@@ -30,6 +30,7 @@ def serve_until_told(app: FastAPI, listener: socket.socket, grace: float) -> Non
         if server.should_exit:
             server.force_exit = True
             return
+        app.state.runs.stop_within(grace)
         server.should_exit = True
         if waiting := app.state.runs.under_way:
             say(f"consensus: finishing {waiting} runs, for {grace:g} s at most; interrupt again to stop now")
