@@ -1,13 +1,19 @@
-"""Serves the tools over standard input and output until the client leaves or the process is told to end."""
+"""Serves the tools over standard input and output until the client leaves, or over HTTP until the process is told to end."""
 
 import asyncio
 import logging
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from consensus_flows.deployments.gateway.access import Access
 from consensus_flows.deployments.mcp.session import CANCEL_S, Session
 from consensus_flows.deployments.mcp.tools import make_server
 from consensus_flows.deployments.terminal import flush
@@ -41,3 +47,31 @@ def serve_stdio(session: Session) -> None:
         logging.shutdown()
         flush()
         os._exit(128 + told[0])  # a thread still reads from the client, and nothing ends it
+
+
+def make_app(session: Session, *, hosts: Collection[str] = (), token: str | None = None) -> Starlette:
+    """Make the application that serves over HTTP, at `/mcp`.
+
+    Args:
+        session: What all its clients share.
+        hosts: Names, beside those of loopback, under which they reach it.
+        token: What they must send as a bearer token; None for nothing.
+    """
+    server = make_server(session)
+    # `Access` checks the host, as it does for the gateway.
+    inner = server.streamable_http_app(
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with session.open(), server.session_manager.run():
+            yield
+
+    app = Starlette(
+        routes=inner.routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Access, hosts=hosts, origins=(), token=token)],
+    )
+    app.state.runs = session
+    return app

@@ -58,6 +58,11 @@ class Session:
         async with self._connecting:
             return await asyncio.to_thread(connect)
 
+    @property
+    def under_way(self) -> int:
+        """How many runs and batches there are."""
+        return len(self._working)
+
     def spent(self) -> Spent:
         """Return what all tools have spent, and what is left."""
         budget, limits = self._budget, self._budget.limits
