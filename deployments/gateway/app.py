@@ -1,5 +1,6 @@
 """The application: its routes, and what they answer."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -69,7 +70,7 @@ def make_app(options: Options) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         warm_up([model.partition("/")[0] for one in await saved_configurations() for model in _models(one.values)])
         yield
-        await runs.finish()
+        await runs.finish(app.state.stop_at)
         await close_clients()
 
     # FastAPI's page of documentation loads its scripts from elsewhere, and is blank where there is no network.
@@ -85,7 +86,7 @@ def make_app(options: Options) -> FastAPI:
             Middleware(Access, hosts=options.hosts, origins=options.origins, token=options.token),
         ],
     )
-    app.state.runs = runs
+    app.state.runs, app.state.stop_at = runs, math.inf
 
     @app.get("/health")
     async def health() -> JSONResponse:

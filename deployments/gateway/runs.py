@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -146,7 +145,6 @@ class Runs:
     def __init__(self) -> None:
         self._known: dict[str, GatewayRun] = {}
         self._working: set[asyncio.Task[None]] = set()
-        self._stop_at = math.inf
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
 
     def ask(
@@ -174,14 +172,10 @@ class Runs:
         run.outcome.add_done_callback(lambda _: self._remember(run, messages))
         return run
 
-    def stop_within(self, seconds: float) -> None:
-        """Say how long runs under way may go on."""
-        self._stop_at = time.monotonic() + seconds
-
-    async def finish(self) -> None:
-        """Wait for the runs under way, and cancel those that take longer than they may."""
+    async def finish(self, stop_at: float) -> None:
+        """Wait for the runs under way, and cancel those that are not done at `stop_at`, by the monotonic clock."""
         if self._working:
-            _, late = await asyncio.wait(self._working, timeout=max(self._stop_at - time.monotonic(), 0.0))
+            _, late = await asyncio.wait(self._working, timeout=max(stop_at - time.monotonic(), 0.0))
             for task in late:
                 task.cancel()
             if late:

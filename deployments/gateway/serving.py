@@ -4,15 +4,16 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from consensus_flows.deployments.terminal import say
 
 
-def serve_until_told(app: FastAPI, listener: socket.socket, grace: float) -> None:
+def serve_until_told(app: Starlette, listener: socket.socket, grace: float) -> None:
     """Serve on a socket that listens; SIGINT and SIGTERM end it, the second one at once.
 
     In a thread of its own: Prefect takes over the signals of the main thread for as long as a flow runs in it.
@@ -30,7 +31,7 @@ def serve_until_told(app: FastAPI, listener: socket.socket, grace: float) -> Non
         if server.should_exit:
             server.force_exit = True
             return
-        app.state.runs.stop_within(grace)
+        app.state.stop_at = time.monotonic() + grace
         server.should_exit = True
         if waiting := app.state.runs.under_way:
             say(f"consensus: finishing {waiting} runs, for {grace:g} s at most; interrupt again to stop now")
