@@ -208,6 +208,9 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "Show OpenRouter's credits, models, and which free ones work.",
         ),
     ],
+    "Use it from elsewhere": [
+        (f"{_IN}.serve:serve", "serve", "Serve the saved configurations as models of an OpenAI-compatible API."),
+    ],
     "Server and storage": [
         (
             f"{_IN}.operations.up:up",

@@ -25,16 +25,21 @@ def state(response: Response) -> str:
     return f"{source}, {tokens}{retried}"
 
 
+def line_of(event: str, value: Any) -> str | None:
+    """Describe an event in a line; None for one that a person need not know."""
+    if event == "answered":
+        # Why it failed is said in the end.
+        return f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}"
+    return _heading(value) if event == "iterated" else None
+
+
 class Lines:
     """Tells what happens in plain lines."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
-        if event == "answered":
-            # Why it failed is said in the end.
-            say(f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}")
-        elif event == "iterated":
-            say(_heading(value))
+        if line := line_of(event, value):
+            say(line)
 
 
 class LiveTable:
