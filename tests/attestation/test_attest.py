@@ -155,7 +155,7 @@ async def test_a_saved_panel_behind_a_vote_is_no_run_of_its_own(vendors, socket)
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings):
-    with pytest.raises(ValueError, match="challenge|audience|token_type"):
+    with pytest.raises(ValueError, match=r"challenge|audience|token_type"):
         AttestationSettings.model_validate(settings)
 
 
