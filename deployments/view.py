@@ -139,9 +139,14 @@ def outcome(record: Record, told: Collection[str] = ()) -> None:
     for warning in dict.fromkeys(record.warnings):
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
+    say(in_short(record))
+
+
+def in_short(record: Record) -> str:
+    """Say in a line how a run ended, and what it took."""
     measure = "probability" if record.confidence_measure == CALIBRATED else "confidence"
     spared = f", {len(record.not_asked)} not needed" if record.not_asked else ""
-    say(
+    return (
         f"{record.status}{', degraded' if record.degraded else ''} · {_confidence(record.confidence, ' · ', measure)}"
         f"agreement {percent(record.agreement)} · {plural(record.calls, 'call')}, {record.cached_calls} from the cache{spared} · "
         f"{bill_of(record)} · {record.duration_s:.1f} s"

@@ -1,15 +1,11 @@
 """`consensus serve`: the gateway."""
 
-import asyncio
-import socket
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from consensus_flows.blocks.member import parse_member
-from consensus_flows.deployments.commands.settings.keys import GATEWAY_BLOCK
-from consensus_flows.deployments.prefect_server import ANY_ADDRESS
-from consensus_flows.deployments.proxies import LOOPBACK
+from consensus_flows.deployments.gateway.listening import hosts_of, listen, token_of, url_of
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, say
 
@@ -45,46 +41,17 @@ def serve(
             parse_member(title_model)
         except ValueError as error:
             raise Stop(f"--title-model: {error}") from None
-    hosts = list(allow_host or [])
-    if host not in LOOPBACK:
-        if host in ANY_ADDRESS and not hosts:
-            raise Stop(
-                "--allow-host: name the host under which clients reach the gateway, for example --allow-host my-server"
-            )
-        hosts += [] if host in ANY_ADDRESS else [host]
+    hosts = hosts_of(host, allow_host)
     # Imported only now, because it imports FastAPI.
     from consensus_flows.deployments.gateway.app import Options, make_app
     from consensus_flows.deployments.gateway.serving import serve_until_told
 
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener:
         server = connect()
-        block = token_block or (None if host in LOOPBACK else GATEWAY_BLOCK)
-        token = None if block is None else asyncio.run(_token(block))
-        options = Options(server, token, hosts, allow_origin or [], progress, title_model, grace)
+        options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model, grace)
         app = make_app(options)
-        port = listener.getsockname()[1]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        address = url_of(listener, host)
         say(f"consensus: serving the saved configurations at {address}/v1, with documentation at {address}/docs")
         serve_until_told(app, listener, grace)
     return Exit.ANSWER
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise Stop(f"--port {port}: {host} cannot be listened on: {error.strerror}") from None
-
-
-async def _token(block: str) -> str:
-    from prefect.blocks.system import Secret
-
-    try:
-        secret: Any = await Secret.aload(block)
-    except ValueError:
-        raise Stop(
-            f"clients must send a token, and none is saved: `openssl rand -hex 32 | consensus keys token --block {block}`"
-        ) from None
-    return str(secret.get())

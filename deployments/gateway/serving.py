@@ -7,12 +7,12 @@ import threading
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from consensus_flows.deployments.terminal import say
 
 
-def serve_until_told(app: FastAPI, listener: socket.socket, grace: float) -> None:
+def serve_until_told(app: Starlette, listener: socket.socket, grace: float) -> None:
     """Serve on a socket that listens; SIGINT and SIGTERM end it, the second one at once.
 
     In a thread of its own: Prefect takes over the signals of the main thread for as long as a flow runs in it.
