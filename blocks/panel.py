@@ -69,6 +69,9 @@ class RunConfig(Settings):
         False,
         description="Ignore cached answers: ask again, and replace them.",
     )
+    attestation: AttestationSettings = Field(
+        default_factory=AttestationSettings, description="Proof of which image computed the answer."
+    )
     prompt_set: str = Field(
         "plain",
         min_length=1,
@@ -87,9 +90,6 @@ class RunConfig(Settings):
         description="flex: half the price for slower answers (OpenAI, Google, OpenRouter). Default: the standard tier.",
     )
 
-    attestation: AttestationSettings = Field(
-        default_factory=AttestationSettings, description="Proof of which image computed the answer."
-    )
     prices: list[str] = Field(
         default_factory=list,
         description=(
