@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from consensus_flows.blocks.attestation import AttestationSettings
 from consensus_flows.blocks.calibration import Calibration
@@ -90,6 +90,10 @@ class RunConfig(Settings):
         description="flex: half the price for slower answers (OpenAI, Google, OpenRouter). Default: the standard tier.",
     )
 
+    answer_schema: dict[str, JsonValue] | None = Field(
+        None,
+        description="JSON schema of the answer: members, arbiter and aggregator write it as structured output. Default: free text.",
+    )
     prices: list[str] = Field(
         default_factory=list,
         description=(

@@ -114,7 +114,7 @@ def make_app(options: Options) -> FastAPI:
         """Ask a panel; the answer comes whole, or as a stream of chunks."""
         messages = asked.conversation()
         panel = await panel_of(asked.model, asked.settings(), SETTINGS, options.title_model)
-        run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0)
+        run = runs.ask(panel, messages, pieces=asked.reads_pieces, retried=x_stainless_retry_count > 0)
         run_id = await run.started()
         completion = Completion(asked, run, run_id, options.server.ui_url)
         if not asked.stream:
