@@ -77,6 +77,10 @@ class RunConfig(Settings):
         min_length=1,
         description="Prompt set of the members: plain, few-shot, chain-of-thought, citations, your own, or a file.",
     )
+    answer_schema: dict[str, JsonValue] | None = Field(
+        None,
+        description="JSON schema of the answer: members, arbiter and aggregator write it as structured output. Default: free text.",
+    )
     embedding_model: str | None = Field(
         None,
         description=(
@@ -90,10 +94,6 @@ class RunConfig(Settings):
         description="flex: half the price for slower answers (OpenAI, Google, OpenRouter). Default: the standard tier.",
     )
 
-    answer_schema: dict[str, JsonValue] | None = Field(
-        None,
-        description="JSON schema of the answer: members, arbiter and aggregator write it as structured output. Default: free text.",
-    )
     prices: list[str] = Field(
         default_factory=list,
         description=(
