@@ -70,6 +70,9 @@ class Calibration(Settings):
 
     rows: int = Field(ge=1, description="Number of labeled rows.")
     ids_digest: str = Field(description="SHA-256 of the ids of the rows.")
+    questions: str = Field(
+        "", description="Four bytes of the SHA-256 of each question, base64; tells rows apart from new ones."
+    )
     date: dt.date = Field(description="Day of the calibration.")
     extract: str = Field(description="How answers were read.")
     prompts: str | None = Field(None, description="Digest or name of the prompts.")

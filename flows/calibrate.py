@@ -1,5 +1,6 @@
 """Calibrate a panel on labeled rows: each member is asked once for each row, then a way to ask them is chosen and fitted."""
 
+import base64
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -109,6 +110,7 @@ def fit(
                 goal,
                 extract=config.extract,
                 ids_digest=ids_digest(row.id for row in rows),
+                questions=base64.b64encode(b"".join(answered.hashes[row.id] for row in rows)).decode(),
                 date=today(),
                 prompts=prompts,
                 prices_date=priced,
