@@ -28,6 +28,8 @@ SETTINGS = {
     "sampling.reasoning_effort": "reasoning_effort",
     "fresh": "consensus.fresh",
     "answer_schema": "response_format",
+    "attestation": "consensus.challenge",
+    "attestation.challenge": "consensus.challenge",
 }
 """For the path of a setting the parameter that sets it."""
 
@@ -57,6 +59,9 @@ class ConsensusOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fresh: bool | None = Field(None, description="Ignore cached answers: ask again, and replace them.")
+    challenge: str | None = Field(
+        None, description="Text that the attestation repeats, 8 to 88 bytes, where answers are attested."
+    )
 
 
 class AnswerSchema(_Lenient):
@@ -117,10 +122,16 @@ class ChatRequest(_Lenient):
             "reasoning_effort": self.reasoning_effort,
         }
         given = {name: value for name, value in sampling.items() if value is not None}
-        fresh = self.consensus.fresh if self.consensus else None
+        own = self.consensus or ConsensusOptions()
         wanted = self.response_format
         schema = wanted.json_schema.json_schema if isinstance(wanted, JsonSchema) else None
-        settings = {"sampling": given or None, "fresh": fresh, "answer_schema": schema}
+        attestation = None if own.challenge is None else {"challenge": own.challenge}
+        settings = {
+            "sampling": given or None,
+            "fresh": own.fresh,
+            "answer_schema": schema,
+            "attestation": attestation,
+        }
         return {name: value for name, value in settings.items() if value is not None}
 
     @property
@@ -283,6 +294,8 @@ def consensus_of(record: Record, ui_url: str, ignored: list[str]) -> dict[str, A
         "cost_usd": record.cost_usd,
         "duration_s": record.duration_s,
         "ignored": ignored,
+        # What `consensus verify` reads; the attestation is a part of it.
+        **({"record": record.model_dump(mode="json")} if record.attestation else {}),
     }
 
 
