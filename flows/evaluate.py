@@ -61,7 +61,7 @@ from consensus_flows.tasks.prompting.prompt_sets import prompt_set
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
-from consensus_flows.tasks.reports.evaluation_page import write_page
+from consensus_flows.tasks.reports.evaluation_page import write_evaluation
 from consensus_flows.tasks.reports.evaluation_report import HEADER, markdown, of_evaluation, sentence, table
 from consensus_flows.tasks.reports.markdown import cell
 from consensus_flows.tasks.reports.verdict import concluded
@@ -337,7 +337,7 @@ def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, t
         with atomic_write(report / RESULT) as file:
             file.write_text(made.model_dump_json() + "\n", encoding="utf-8")
         with atomic_write(report / PAGE) as file:
-            write_page(file, made, title=PurePosixPath(title).name)
+            write_evaluation(file, made, title=PurePosixPath(title).name)
     return made
 
 
