@@ -1,6 +1,7 @@
 """A page of charts that opens offline, in light and dark: what all reports of this kind share."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,14 +46,14 @@ class Chart(NamedTuple):
     figure: "go.Figure"
 
 
-def write_page(path: Path, heading: str, title: str, date: str, parts: Iterable[str]) -> None:
+def write_page(path: Path, heading: str, title: str, day: date, parts: Iterable[str]) -> None:
     """Write a page.
 
     Args:
         path: The file.
         heading: What it says, in a sentence.
         title: What it is about.
-        date: The day of it.
+        day: The day of it.
         parts: What is below, as HTML.
     """
     from plotly.offline import get_plotlyjs
@@ -63,7 +64,7 @@ def write_page(path: Path, heading: str, title: str, date: str, parts: Iterable[
         """script-src 'unsafe-inline'; img-src data: blob:">\n"""
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>\n"
-        f"<h1>{text(heading)}</h1><p class=dim>{text(title)}, {date}</p>\n"
+        f"<h1>{text(heading)}</h1><p class=dim>{text(title)}, {day}</p>\n"
         f"{''.join(parts)}"
         f"<script>{_FOLLOW}</script></body></html>\n",
         encoding="utf-8",
