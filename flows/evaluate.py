@@ -7,7 +7,7 @@ come from the cache.
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
@@ -16,7 +16,7 @@ from prefect import flow as prefect_flow
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
@@ -58,7 +58,7 @@ from consensus_flows.tasks.evaluation.labelled import (
 )
 from consensus_flows.tasks.files import atomic_write, place
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Record, Response
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.evaluation_page import write_evaluation
@@ -273,14 +273,19 @@ def _ended(file: Path, extract: str) -> Answered:
     record = Record.model_validate_json(file.read_bytes())
     reading = answer_in(record.answer, parse_extraction(extract))
     calls = record.calls_made()
-    costs = [call.stored_cost_usd if call.cached else call.cost_usd for call in calls]
-    known = [cost for cost in costs if cost is not None]
     return Answered(
         None if reading is None else reading.value,
         None if reading is None else reading.text,
         len(calls),
-        math.fsum(known) if len(known) == len(costs) else None,
+        cost_made(calls),
     )
+
+
+def cost_made(calls: Sequence[Response]) -> float | None:
+    """Return what calls cost when they were made; None where the price of one is not known."""
+    costs = [call.stored_cost_usd if call.cached else call.cost_usd for call in calls]
+    known = [cost for cost in costs if cost is not None]
+    return math.fsum(known) if len(known) == len(costs) else None
 
 
 def from_recorded(
@@ -333,12 +338,23 @@ def finish(made: Evaluation, baseline: Evaluation | None, report: Path | None, t
     if baseline is not None:
         made.baseline = compared(made, baseline)
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
-        with atomic_write(report / RESULT) as file:
-            file.write_text(made.model_dump_json() + "\n", encoding="utf-8")
-        with atomic_write(report / PAGE) as file:
-            write_evaluation(file, made, title=PurePosixPath(title).name)
+        write_report(report, made, lambda page: write_evaluation(page, made, title=PurePosixPath(title).name))
     return made
+
+
+def write_report(folder: Path, made: BaseModel, write: Callable[[Path], None]) -> None:
+    """Write an evaluation with every row, and the page of it.
+
+    Args:
+        folder: Where to.
+        made: The evaluation.
+        write: Writes the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / RESULT) as file:
+        file.write_text(made.model_dump_json() + "\n", encoding="utf-8")
+    with atomic_write(folder / PAGE) as file:
+        write(file)
 
 
 def run_name() -> str:

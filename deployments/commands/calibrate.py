@@ -15,6 +15,7 @@ from consensus_flows.deployments.commands.evaluate import (
     LabeledOptions,
     ask,
     budget_of,
+    estimated,
     recorded_members,
     show_estimates,
 )
@@ -104,7 +105,8 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
     budget = budget_of(given)
     _, config = choose(wanted.name, given, VOTE)
     if wanted.dry_run:
-        return show_estimates(planned_for(wanted.source(source), wanted.label, config, by=wanted.by), json=wanted.json)
+        plan = planned_for(wanted.source(source), wanted.label, config, by=wanted.by)
+        return show_estimates(estimated(plan), json=wanted.json)
     made: list[CalibratedPanel] = []
 
     def told(panels: list[CalibratedPanel], _: str) -> Exit:
@@ -121,7 +123,7 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
             budget=budget,
             **wanted.given(),
         ),
-        config,
+        config.models(),
         "calibrated",
         told,
         quiet=wanted.json,

@@ -26,6 +26,7 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 0; }
 table { border-collapse: collapse; width: 100%; margin-top: .5rem; }
 th, td { text-align: right; border-top: 1px solid var(--line); padding: .3rem 0 .3rem .75rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+details { border-top: 1px solid var(--line); padding: .3rem 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """
 # Plotly writes colors into its drawing, so its text follows the page by script.
 _FOLLOW = """
