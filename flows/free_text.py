@@ -22,9 +22,9 @@ from consensus_flows.blocks.check_judges import ADVERSARIAL, FreeTextConfig
 from consensus_flows.blocks.member import ModelName, named
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import FlowName
+from consensus_flows.flows.ask_rows import check_whole
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
-from consensus_flows.flows.evaluate import check_whole, cost_made, write_report
 from consensus_flows.flows.run import Run, begin
 from consensus_flows.flows.text_plan import planned_text, read_text_baseline, refuse_own_judges
 from consensus_flows.tasks.batches.addresses import confined
@@ -50,12 +50,14 @@ from consensus_flows.tasks.evaluation.free_text import (
     usd_per_1000,
     win_rate,
 )
+from consensus_flows.tasks.evaluation.rows import known_sum
 from consensus_flows.tasks.files import place
 from consensus_flows.tasks.labelled_pairs import shipped_pairs
-from consensus_flows.tasks.record import Comparison, Iteration, Outcome, Record
+from consensus_flows.tasks.record import Comparison, Iteration, Outcome, Record, Response
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.markdown import cell
+from consensus_flows.tasks.reports.page import write_report
 from consensus_flows.tasks.reports.text_page import write_text_evaluation
 from consensus_flows.tasks.reports.text_report import HEADER, of_free_text, sentence, table
 from consensus_flows.tasks.reports.verdict import concluded
@@ -222,11 +224,16 @@ async def asked_text(batch: Batch, folder: Path) -> list[FreeTextRow]:
                     row.prompt,
                     record.answer or "",
                     {member_key(one.member): one.text or "" for one in first},
-                    cost_made(record.calls_made()),
-                    {member_key(one.member): cost_made([one]) for one in first},
+                    paid(record.calls_made()),
+                    {member_key(one.member): paid([one]) for one in first},
                 )
             )
     return rows
+
+
+def paid(calls: Sequence[Response]) -> float | None:
+    """Return what calls cost when they were made; None where the price of one is not known."""
+    return known_sum([call.stored_cost_usd if call.cached else call.cost_usd for call in calls])
 
 
 def run_name() -> str:
@@ -313,7 +320,8 @@ async def evaluate_text(
     if before is not None:
         made.baseline = drift(made.row_results, before.row_results)
     if folder is not None:
-        write_report(folder, made, lambda path: write_text_evaluation(path, made, title=PurePosixPath(input).name))
+        title = PurePosixPath(input).name
+        write_report(folder, "evaluation", made, lambda file: write_text_evaluation(file, made, title=title))
     await emit("evaluated", made)
     try:
         rows_of = [{name: cell(text) for name, text in zip(HEADER, row, strict=True)} for row in table(made)]

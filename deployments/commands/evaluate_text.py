@@ -3,32 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
-from rich.table import Table
-from rich.text import Text
 
 from consensus_flows.blocks.check_judges import FreeTextConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, Name, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1
-from consensus_flows.deployments.commands.evaluate import ask, show_estimates
-from consensus_flows.deployments.commands.preferences.preference_view import console, table
+from consensus_flows.deployments.commands.evaluate import ask, say_where, show_estimates
+from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.options import JUDGING, OUTPUT, SENTENCE, options, options_type
-from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import MAIN, algorithm
 from consensus_flows.flows.check_judges import LEAST
-from consensus_flows.flows.evaluate import PAGE
 from consensus_flows.flows.free_text import evaluate_text
 from consensus_flows.flows.text_plan import planned_text, text_estimates
 from consensus_flows.tasks.batches.estimate import Estimate
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import FreeTextEvaluation
-from consensus_flows.tasks.reports import text_report
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from consensus_flows.tasks.reports.text_report import findings
 
 OF_JUDGES = ("budget", "fresh", "service_tier", "system", "timeout")
 """Settings of a run that hold for its judges."""
@@ -181,11 +175,8 @@ def _told(made: FreeTextEvaluation, text: TextOptions, ui_url: str | None) -> Ex
     if text.json:
         put_json(made.model_dump(mode="json", exclude={"row_results"}))
     else:
-        _show(made, console())
-        if text.report is not None:
-            say(f"Report: {text.report / PAGE}")
-        if ui_url and made.flow_run_id:
-            say(f"The run in the UI: {ui_url}/runs/flow-run/{made.flow_run_id}")
+        show(findings(made))
+        say_where(text.report and text.report / "evaluation.html", ui_url, made.flow_run_id)
     if made.budget_ended:
         say("consensus: the budget ended before all pairs were judged; the answers are cached")
         return Exit.BUDGET
@@ -196,17 +187,3 @@ def _told(made: FreeTextEvaluation, text: TextOptions, ui_url: str | None) -> Ex
         )
         return Exit.JUDGE_REFUSED
     return Exit.LESS_ACCURATE if made.baseline is not None and made.baseline.fell else Exit.ANSWER
-
-
-def _show(made: FreeTextEvaluation, screen: "Console") -> None:
-    put(f"{text_report.sentence(made)}\n")
-    first = Table(box=None, show_header=False, pad_edge=False)
-    for name, said in text_report.facts(made):
-        first.add_row(Text(name, style="dim"), Text(said))
-    screen.print(first)
-    if made.members:
-        screen.print(
-            table("The panel's answer beside each member's", text_report.HEADER, list(text_report.table(made)))
-        )
-    if made.judges:
-        screen.print(table("Judges", text_report.JUDGES, list(text_report.judges(made))))

@@ -6,10 +6,10 @@ from consensus_flows.tasks.evaluation.free_text import FreeTextEvaluation
 from consensus_flows.tasks.evaluation.statistics import Interval
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill_of
+from consensus_flows.tasks.reports.findings import Findings
 from consensus_flows.tasks.reports.verdict import Verdict
 
 HEADER = ("panel against", "questions", "won", "tied", "lost", "win rate", "at equal length", "longer", "USD/1,000")
-JUDGES = ("judge", "pairs", "consistent", "flips", "to the first shown", "unread")
 
 
 def sentence(made: FreeTextEvaluation) -> str:
@@ -42,12 +42,25 @@ def facts(made: FreeTextEvaluation) -> Iterator[tuple[str, str]]:
     yield "adversarial pairs", f"the judges together are right on {made.adversarial:.0%}"
     if made.strong_judge and made.judges:
         yield "strong judge", f"{made.strong_judge} decided {plural(made.decided_by_strong_judge, 'pair')}"
+    for judge in made.judges:
+        unread = f", {judge.unread} unread" if judge.unread else ""
+        yield (
+            judge.judge,
+            (
+                f"consistent on {judge.consistent} of {plural(judge.n, 'pair')}; {plural(judge.flips, 'flip')}, "
+                f"{judge.flips_to_the_one_shown_first} to the answer shown first{unread}"
+            ),
+        )
+
+
+def more(made: FreeTextEvaluation) -> Iterator[str]:
+    """Yield what else is worth knowing, a sentence each."""
     if made.baseline is not None:
         one = made.baseline
         said = "it fell by more than chance" if one.fell else "no more than chance"
         yield (
-            "baseline",
-            f"won {one.win_rate:.1%} of {plural(one.rows, 'question')}, and {one.win_rate_before:.1%} before; p = {one.p:.3g}, {said}",
+            f"Baseline: the panel wins {one.win_rate:.1%} of {plural(one.rows, 'question')}, and won {one.win_rate_before:.1%}; "
+            f"p = {one.p:.3g}, {said}."
         )
 
 
@@ -64,10 +77,10 @@ def table(made: FreeTextEvaluation) -> Iterator[tuple[str, ...]]:
         )
 
 
-def judges(made: FreeTextEvaluation) -> Iterator[tuple[str, ...]]:
-    """Yield how steady each judge is."""
-    for one in made.judges:
-        yield one.judge, *map(str, (one.n, one.consistent, one.flips, one.flips_to_the_one_shown_first, one.unread))
+def findings(made: FreeTextEvaluation) -> Findings:
+    """Describe what a panel's free text is worth."""
+    title = "The panel's answer beside each member's"
+    return Findings(sentence(made), list(facts(made)), title, HEADER, list(table(made)), list(more(made)))
 
 
 def of_free_text(made: FreeTextEvaluation) -> Verdict:
