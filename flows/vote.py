@@ -119,7 +119,10 @@ async def _ask_panel(run: Run[VoteConfig], panel: SavedPanel) -> Record:
     one = algorithm(panel.flow)
     with calls_only():
         found: Record = await one.run()(
-            run.prompt, one.config_class().model_validate(panel.config), run.call, conversation=run.given
+            run.prompt,
+            one.config_class().model_validate({**panel.config, "attestation": {}}),
+            run.call,
+            conversation=run.given,
         )
     for iteration in found.iterations:
         iteration.number = len(run.record.iterations) + 1
