@@ -70,13 +70,13 @@ def test_a_panel_answers_at_the_command_line_and_a_conversation_goes_on(answerin
     ran = CliRunner().invoke(cli, ["-c", "And of Italy?", "-o", "temperature", "0.3", "--no-stream"])
     assert ran.exit_code == 0 and ran.stdout == "the answer of the panel\n"
     first, second = asked(answering, "one")
-    assert [one["content"] for one in first.messages] == ["Be brief.", "Capital of France?"]
-    assert [(one["role"], one["content"]) for one in second.messages[1:]] == [
+    assert (first.system, [one["content"] for one in first.messages]) == ("Be brief.", ["Capital of France?"])
+    assert [(one["role"], one["content"]) for one in second.messages] == [
         ("user", "Capital of France?"),
         ("assistant", "the answer of the panel"),
         ("user", "And of Italy?"),
     ]
-    assert second.body["temperature"] == 0.3
+    assert second.system == "Be brief." and second.params["temperature"] == 0.3
     logged = json.loads(CliRunner().invoke(cli, ["logs", "--json", "-n", "0"]).output)
     runs = [one["response_json"]["run_id"] for one in sorted(logged, key=lambda one: one["id"])]
     assert [run for (run,) in rows(history, "SELECT id FROM runs ORDER BY started_at")] == runs
@@ -89,7 +89,7 @@ def test_a_panel_answers_at_the_command_line_and_a_conversation_goes_on(answerin
 def test_a_panel_answers_in_a_program_in_pieces_that_are_the_answer(answering):
     response = llm.get_model("llm-night").prompt("Why?", max_calls=5)
     assert "".join(response) == "the answer of the panel"
-    assert response.response_json["status"] == "max_iterations" or response.response_json["confidence"] == 0.9
+    assert response.response_json["confidence"] == 0.9
     assert response.usage().details["calls"] == 3
 
 
