@@ -47,6 +47,7 @@ def test_what_is_fitted_depends_on_the_number_of_labels(rows, stage, tmp_path):
     assert panel.config.calibration is not None
     assert (panel.config.calibration.rows, panel.config.calibration.extract) == (rows, "number")
     assert panel.config == VoteConfig.model_validate(panel.config.model_dump(mode="json")), "it can be saved"
+    assert panel.config.gives_probability()
     assert panel.found.plan in sentence(panel.found)
     assert dict(facts(panel.found))["plan"] == panel.found.plan
     assert list(more(panel.found))
@@ -124,6 +125,8 @@ def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys
     assert shown["calibration"]["rows"] == 12
     assert shown["calibration"]["prompts"] == prompts_digest(VoteConfig(members=["openai/one"]))
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
-    assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
+    record = json.loads(consensus("What is it?", "--name", "calibrated-sevens", "--json")[1])
+    assert (record["answer"], record["confidence_measure"]) == ("7", "calibrated")
+    assert record["confidence"] == record["tally"][0]["probability"] > 0.8
     assert consensus(*asked, "--fresh", "--save", "No Name")[0] == 2
     assert vendors.count() == 39, "a bad name is found before the first call"
