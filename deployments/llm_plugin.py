@@ -84,6 +84,8 @@ class _Saved:
             ModelError: If there is no answer.
         """
         _quiet()
+        # `llm` gives the first turn a conversation only when it logs it.
+        response.conversation = response.conversation or response.model.conversation()
         from consensus_flows.deployments.gateway.chat import Written, consensus_of
         from consensus_flows.deployments.gateway.errors import GatewayError
         from consensus_flows.deployments.gateway.panels import panel_of
@@ -98,7 +100,8 @@ class _Saved:
             panel = await panel_of(self.name, prompt.options.settings(), {path: name for name, path in PATHS.items()})
             *before, question = _messages(prompt)
             written = Written()
-            run = GatewayRun(panel, question.content, before, _conversation(response, before), pieces=stream)
+            conversation = await asyncio.to_thread(_conversation, response.conversation.id, before)
+            run = GatewayRun(panel, question.content, before, conversation, pieces=stream)
             async for happened in run.events():
                 if happened is None:
                     continue
@@ -108,10 +111,7 @@ class _Saved:
                 elif stream and (line := line_of(*happened)):
                     yield StreamEvent(type="reasoning", chunk=f"{line}\n")
             record = await run.record()
-            response.response_json = {
-                **consensus_of(record, info.ui_url, []),
-                "conversation_id": record.conversation_id,
-            }
+            response.response_json = consensus_of(record, info.ui_url, [])
             _count(response, record)
             if record.answer is None:
                 raise llm.ModelError(record.error or "no member gave an answer")
@@ -209,15 +209,18 @@ def _messages(prompt: llm.Prompt) -> "list[Message]":
     return found
 
 
-def _conversation(response: Any, before: "list[Message]") -> "Conversation":
-    """Return the conversation in the history of which this is the next turn; a new one where the last turn was another model's."""
+def _conversation(id: str, before: "list[Message]") -> "Conversation":
+    """Return the conversation of `llm` as one of the history, under the same id."""
+    from consensus_flows.deployments.commands.history import from_history
+    from consensus_flows.deployments.terminal import Stop
+    from consensus_flows.tasks.history.reading import named
     from consensus_flows.tasks.history.writing import Conversation
 
-    earlier = response.conversation.responses if response.conversation else []
-    last = (earlier[-1].response_json or {}) if earlier else {}
-    if last.get("conversation_id") is None:
-        return Conversation()
-    return Conversation(last["conversation_id"], last["run_id"], before)
+    try:
+        known = from_history(lambda connection: named(connection, id))
+    except Stop:  # it begins, or the history cannot be read
+        return Conversation(id)
+    return Conversation(id, known.parent, before)
 
 
 def _count(response: Any, record: "Record") -> None:

@@ -80,7 +80,7 @@ def test_a_panel_answers_at_the_command_line_and_a_conversation_goes_on(answerin
     logged = json.loads(CliRunner().invoke(cli, ["logs", "--json", "-n", "0"]).output)
     runs = [one["response_json"]["run_id"] for one in sorted(logged, key=lambda one: one["id"])]
     assert [run for (run,) in rows(history, "SELECT id FROM runs ORDER BY started_at")] == runs
-    assert rows(history, "SELECT count(DISTINCT conversation_id) FROM turns") == [(1,)]
+    assert rows(history, "SELECT DISTINCT conversation_id FROM turns") == [(logged[0]["conversation_id"],)]
     usage = logged[-1]
     assert usage["input_tokens"] > 0 and usage["output_tokens"] > 0
     assert json.loads(usage["token_details"])["calls"] == 3
