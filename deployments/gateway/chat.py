@@ -222,12 +222,17 @@ class Written:
         new, self._sent = self._written[len(self._sent) :], self._written
         return new
 
-    def rest(self, record: Record, answer: str) -> str:
+    def rest(self, record: Record, answer: str | None = None) -> str:
         """Return what of the answer is left to be sent.
+
+        Args:
+            record: The record of the run.
+            answer: The answer, where it is not that of the record as it is.
 
         Raises:
             GatewayError: If the answer is another one: its first writer broke off, or it was not the best.
         """
+        answer = record.answer or "" if answer is None else answer
         if answer.startswith(self._sent):
             return answer[len(self._sent) :]
         raise GatewayError(
