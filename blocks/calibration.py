@@ -14,7 +14,7 @@ PAIR = " & "
 class LearnedVote(Settings):
     """A logistic regression over the answers that members gave.
 
-    It says for each answer how probable it is that it is right: the logistic function of the sum of the intercept and of the
+    It says how probable it is that an answer is right: the logistic function of the sum of the intercept and of the
     coefficients that apply. `consensus_flows.tasks.counting.learned` computes it.
     """
 
@@ -74,6 +74,14 @@ class Calibration(Settings):
     extract: str = Field(description="How answers were read.")
     prompts: str | None = Field(None, description="Digest or name of the prompts.")
     prices_date: dt.date | None = Field(None, description="Day of the prices.")
+    probability: LearnedVote | None = Field(
+        None,
+        description="How probable it is that the answer is right, by who gave it; of a panel without a learned vote.",
+    )
+    rule: str | None = Field(
+        None,
+        description="Digest of the members and of how they are asked and counted, without which the probability does not hold.",
+    )
     accuracy: float = Field(ge=0, le=1, description="Share of the rows that were right.")
     interval: tuple[float, float] = Field(description="95 % interval of the accuracy.")
     cost_usd: float | None = Field(None, ge=0, description="Cost of a question in US dollars; none if unknown.")

@@ -16,6 +16,7 @@ if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 
 from collections.abc import Callable
+from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -178,6 +179,11 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
         (f"{_IN}.history:list_history", "runs", "List past runs, newest first."),
         (f"{_IN}.history:show_run", "run", "Show a past run: every call, and the answer."),
         (f"{_IN}.history:logs", "logs", "Print the latest prompts and answers."),
+        (
+            f"{_IN}.verify:verify",
+            "verify",
+            "Verify that a container image computed a record in Google's Confidential Space.",
+        ),
         (f"{_IN}.history:stats", "stats", "Show calls, failures, latency, cost and wins by model."),
         (f"{_IN}.preferences.tally:tally", "tally", "Aggregate recorded preferences."),
     ],
@@ -201,6 +207,10 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "openrouter",
             "Show OpenRouter's credits, models, and which free ones work.",
         ),
+    ],
+    "Use it from elsewhere": [
+        (f"{_IN}.serve:serve", "serve", "Serve the saved configurations as models of an OpenAI-compatible API."),
+        (f"{_IN}.mcp:mcp", "mcp", "Serve panels as tools of an MCP client: Claude, Cursor, VS Code."),
     ],
     "Server and storage": [
         (
@@ -259,10 +269,10 @@ def main() -> None:
     leave(_dispatch)
 
 
-def _dispatch() -> Exit | None:
+def _dispatch() -> IntEnum | None:
     given = tokens(sys.argv[1:])
     try:
-        result: Exit | None = app(given, exit_on_error=False, print_error=True)
+        result: IntEnum | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
     # A pipe that should have held a question, and held none.

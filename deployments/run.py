@@ -100,6 +100,8 @@ def _report(
     if record.answer is None:
         say(f"consensus: no answer: {record.error}")
         return Exit.NO_ANSWER
+    if any(warning.kind == "not_attested" for warning in record.warnings):
+        return Exit.NOT_ATTESTED
     return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
 
 
@@ -130,7 +132,7 @@ def _show(
             )
     else:
         for warning in record.warnings:
-            if warning.kind in {"not_recorded", "not_stored", "rejected"}:
+            if warning.kind in {"not_recorded", "not_stored", "rejected", "not_attested"}:
                 say(f"consensus: {warning.message}")
 
 
@@ -146,13 +148,23 @@ async def record_of(run: Awaitable[Record]) -> Record:
         ConsensusError: If it failed before there was a record.
     """
     try:
+        return await ended(run)
+    finally:
+        await close_clients()
+
+
+async def ended(run: Awaitable[Record]) -> Record:
+    """Wait for a flow run and return its record, also where there is no answer.
+
+    Raises:
+        ConsensusError: If it failed before there was a record.
+    """
+    try:
         return await run
     except NoAnswerError as error:
         if error.record is None:
             raise
         return error.record
-    finally:
-        await close_clients()
 
 
 def _view(members: Sequence[str]) -> "Lines | LiveTable":

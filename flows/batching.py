@@ -191,6 +191,8 @@ async def checked(batch: Batch) -> Inventory:
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
+    if batch.config.attestation.attest:
+        raise ConfigurationError("the rows of a batch are not attested: ask one question at a time", field="attest")
     if batch.records is not None:  # at first, because the output may be in the same folder
         check_records(batch.records)
     check_output(batch.output)

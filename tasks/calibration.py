@@ -27,6 +27,11 @@ def differences(config: RunConfig) -> Iterator[str]:
         return
     if isinstance(config, VoteConfig) and config.extract != calibration.extract:
         yield f"the panel was calibrated with extract {calibration.extract}, not {config.extract}: calibrate it again"
+    if isinstance(config, VoteConfig) and calibration.probability is not None and not config.gives_probability():
+        yield (
+            "the panel was calibrated with other members, or another way to ask or count, so its answers have no probability: "
+            "calibrate it again"
+        )
     if calibration.prompts is not None and calibration.prompts != prompts_digest(config):
         yield "the panel was calibrated with another system prompt or prompt set: calibrate it again"
 

@@ -10,7 +10,8 @@ from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.labelled import read_answers, read_recorded
-from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
+from consensus_flows.tasks.reports.calibration_report import facts, findings, more, sentence
+from consensus_flows.tasks.reports.findings import markdown
 from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import GOLD, write_rows
 from tests.vendors import Reply
@@ -46,10 +47,11 @@ def test_what_is_fitted_depends_on_the_number_of_labels(rows, stage, tmp_path):
     assert panel.config.calibration is not None
     assert (panel.config.calibration.rows, panel.config.calibration.extract) == (rows, "number")
     assert panel.config == VoteConfig.model_validate(panel.config.model_dump(mode="json")), "it can be saved"
+    assert panel.config.gives_probability()
     assert panel.found.plan in sentence(panel.found)
     assert dict(facts(panel.found))["plan"] == panel.found.plan
     assert list(more(panel.found))
-    assert markdown(None, panel.found).startswith("# ")
+    assert markdown(findings(None, panel.found)).startswith("# ")
 
 
 def test_a_cheap_panel_loses_no_more_than_the_margin(tmp_path):
@@ -123,6 +125,8 @@ def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys
     assert shown["calibration"]["rows"] == 12
     assert shown["calibration"]["prompts"] == prompts_digest(VoteConfig(members=["openai/one"]))
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
-    assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
+    record = json.loads(consensus("What is it?", "--name", "calibrated-sevens", "--json")[1])
+    assert (record["answer"], record["confidence_measure"]) == ("7", "calibrated")
+    assert record["confidence"] == record["tally"][0]["probability"] > 0.8
     assert consensus(*asked, "--fresh", "--save", "No Name")[0] == 2
     assert vendors.count() == 39, "a bad name is found before the first call"

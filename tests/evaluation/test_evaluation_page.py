@@ -3,15 +3,9 @@
 import re
 
 from consensus_flows.flows.evaluate import from_recorded
-from consensus_flows.tasks.reports.evaluation_page import (
-    Point,
-    charts,
-    front,
-    reliability,
-    upper_hull,
-    worth,
-    write_page,
-)
+from consensus_flows.tasks.evaluation.reliability import grouped
+from consensus_flows.tasks.reports.charts import Point, front, reliability, upper_hull, worth
+from consensus_flows.tasks.reports.evaluation_page import charts, write_evaluation
 from tests.kits.evaluation_kit import GOLD, recorded_rows
 
 
@@ -44,7 +38,7 @@ def test_a_mix_of_two_models_is_straight_in_dollars():
 
 
 def test_rows_are_grouped_by_what_was_stated():
-    drawn = reliability([(0.91, True), (0.99, True), (1.0, False), (0.2, False)], "probability").figure.data[1]
+    drawn = reliability(grouped([(0.91, True), (0.99, True), (1.0, False), (0.2, False)]), "probability").figure.data[1]
     assert [round(one, 3) for one in drawn.x] == [0.2, 0.967]
     assert [round(one, 3) for one in drawn.y] == [0, 0.667]
     assert drawn.text == ("1 rows", "3 rows")
@@ -59,7 +53,7 @@ def test_the_page_needs_no_network_and_shows_text_as_text(tmp_path):
     made = from_recorded(str(rows), GOLD)
     for row in made.row_results:
         row.group = "odd" if int(row.id[1:]) % 2 else "even"
-    write_page(tmp_path / "page.html", made, title="<b>file</b>.csv")
+    write_evaluation(tmp_path / "page.html", made, title="<b>file</b>.csv")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     shown = list(charts(made))
     assert len(shown) == 6, "price, probability, share, agreement, won and lost, category"
