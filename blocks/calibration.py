@@ -27,6 +27,10 @@ class LearnedVote(Settings):
         description=f"Coefficient of each pair of members that both gave the answer, by their names: a{PAIR}b."
     )
 
+    def __str__(self) -> str:
+        """Describe it in a list of settings."""
+        return f"fitted on {len(self.members)} members"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = list(self.members)
@@ -58,6 +62,11 @@ class Cascade(Settings):
         description="Who decides otherwise: a member, `vote` for a vote of all members, or a saved panel.",
     )
 
+    def __str__(self) -> str:
+        """Write it as it is given: a,b>c, or 2 of a,b,c>d."""
+        some = "" if self.agree == len(self.ask) else f"{self.agree} of "
+        return f"{some}{','.join(self.ask)}>{self.then if isinstance(self.then, str) else self.then.name}"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.agree > len(self.ask):
@@ -68,8 +77,15 @@ class Cascade(Settings):
 class Calibration(Settings):
     """On what a panel was calibrated, and how good it was on rows that it was not fitted on."""
 
+    def __str__(self) -> str:
+        """Describe it in a list of settings."""
+        return f"on {self.rows} rows, {self.date}, {100 * self.accuracy:.1f} % right"
+
     rows: int = Field(ge=1, description="Number of labeled rows.")
     ids_digest: str = Field(description="SHA-256 of the ids of the rows.")
+    questions: str = Field(
+        "", description="Four bytes of the SHA-256 of each question, base64; tells rows apart from new ones."
+    )
     date: dt.date = Field(description="Day of the calibration.")
     extract: str = Field(description="How answers were read.")
     prompts: str | None = Field(None, description="Digest or name of the prompts.")

@@ -20,6 +20,12 @@ def prompts_digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(prompts).encode("utf-8", "replace")).hexdigest()[:16]
 
 
+def figures(config: RunConfig) -> Calibration | None:
+    """Return what a panel was calibrated on, for a summary: without the hashes of the questions."""
+    found = config.calibrated_on()
+    return None if found is None else found.model_copy(update={"questions": ""})
+
+
 def differences(config: RunConfig) -> Iterator[str]:
     """Say in what a run differs from the calibration of its panel, a sentence each."""
     calibration = config.calibrated_on()

@@ -124,6 +124,7 @@ def calibrate(
     *,
     extract: str,
     ids_digest: str,
+    questions: str = "",
     date: dt.date,
     prompts: str | None = None,
     prices_date: dt.date | None = None,
@@ -136,6 +137,7 @@ def calibrate(
         goal: What it should be good at.
         extract: How the answers were read.
         ids_digest: Digest of the ids of the rows.
+        questions: Hashes of the questions.
         date: Day of the calibration.
         prompts: Digest or name of the prompts.
         prices_date: Day of the prices.
@@ -163,6 +165,7 @@ def calibrate(
         **probability_of(plan),
         rows=len(rows),
         ids_digest=ids_digest,
+        questions=questions,
         date=date,
         extract=extract,
         prompts=prompts,

@@ -275,6 +275,11 @@ def plan_names(members: Sequence[str]) -> list[str]:
     ]
 
 
+def can_be_asked(name: str) -> bool:
+    """Tell whether a vote can be set to a plan: not to one that is fitted without labels, stops by naive Bayes, or chooses a plan."""
+    return name != "dawid-skene" and not re.match(r"sequential-[0-9.]|plan-", name)
+
+
 def fit_plans(
     rows: Sequence[LabelledRow], members: Sequence[str], *, names: Collection[str] | None = None
 ) -> dict[str, FittedPlan]:
