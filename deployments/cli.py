@@ -6,12 +6,9 @@ import os
 import re
 import sys
 
-# Before Prefect is imported, which would report its first import and its commands: `prefect.toml` says so too, but is read in
-# this folder alone.
-os.environ.setdefault("DO_NOT_TRACK", "1")
-# Likewise: its log goes to the server and to the UI as ever, but on the terminal the view speaks.
-if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+from consensus_flows.deployments.shell import quiet_prefect
+
+quiet_prefect()  # before it is imported
 if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 

@@ -18,11 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def ignore_folder_settings(say: Callable[[str], None]) -> None:
     """Call this before Prefect is imported; `say` is told which files of the working folder are ignored."""
-    try:
-        folder = Path.cwd()
-    except FileNotFoundError:  # It has been deleted.
-        return
-    if folder == PROJECT or not (ignored := [name for name, holds in _FILES.items() if holds(folder / name)]):
+    if not (ignored := files_with_settings()) or Path.cwd() == PROJECT:
         return
     say(
         f"consensus: Prefect's settings in {' and '.join(ignored)} of this folder are ignored. Set them in the environment, or "
@@ -46,6 +42,15 @@ def ignore_folder_settings(say: Callable[[str], None]) -> None:
             build(self, **values)
 
     PrefectBaseSettings.__init__ = build_elsewhere  # type: ignore[assignment]
+
+
+def files_with_settings() -> list[str]:
+    """Name the files of the working folder from which Prefect would take settings."""
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # It has been deleted.
+        return []
+    return [name for name, holds in _FILES.items() if holds(folder / name)]
 
 
 def _names_prefect(path: Path) -> bool:
