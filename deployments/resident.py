@@ -43,11 +43,18 @@ from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 CLI = "consensus_flows.deployments.cli"
 ALSO_NEEDED = (
     "anyio._backends._asyncio",
+    "consensus_flows.blocks.http_client",
     CLI,
+    "encodings.idna",
+    "fastapi.encoders",
     "genai_prices.data",
     "httpcore2",
-    "openai.resources.chat.completions",
+    "openai.resources.chat.chat",
+    "openai.resources.completions",
+    "openai.resources.embeddings",
     "prefect.flow_engine",
+    "prefect.utilities.visualization",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
     "truststore",
 )
 """What a question imports only while it is asked."""

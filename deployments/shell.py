@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import struct
 import sys
 from contextlib import suppress
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 
 OFF = "CONSENSUS_RESIDENT"
 """The environment variable that is 0 where every command is to run by itself."""
-PATIENCE_S = 1.0
+PATIENCE_S = 2.0
 """Seconds that the resident process has to take a command."""
 TAKEN, GO = b"t", b"g"
 PASSED_ON = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
@@ -81,22 +80,21 @@ def entry() -> NoReturn:
 
         run_here()
     elif status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL needs no such thing
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 
 
 def _run_there(connection: socket.socket) -> int | None:
     """Let the resident process run the command, and return how it ended; None if it has not been started."""
-    path = socket_path()
-    if not stat.S_ISSOCK(path.stat().st_mode):
+    if not all(streams := [sys.stdin, sys.stdout, sys.stderr]):  # one is closed
         return None
     connection.settimeout(PATIENCE_S)
-    connection.connect(str(path))
+    connection.connect(str(socket_path()))
     if not is_ours(connection):
         return None
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    streams = [sys.stdin, sys.stdout, sys.stderr]
     send(
         connection,
         {
@@ -111,11 +109,11 @@ def _run_there(connection: socket.socket) -> int | None:
     )
     if connection.recv(1) != TAKEN:
         return None
-    connection.sendall(GO)
-    connection.settimeout(None)
     for number in PASSED_ON:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: _pass_on(connection, number))
+    connection.settimeout(None)
+    connection.sendall(GO)
     with suppress(OSError):
         if status := connection.recv(4, socket.MSG_WAITALL):
             return int(*struct.unpack("i", status))
@@ -130,3 +128,7 @@ def _pass_on(connection: socket.socket, number: int) -> None:
 def _umask() -> int:
     os.umask(mask := os.umask(0o077))
     return mask
+
+
+if __name__ == "__main__":
+    entry()
