@@ -160,8 +160,6 @@ class BatchTable:
 
 def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     """Say on stderr what a batch came to."""
-    price = bill_of(summary)
-    spared = f", {summary.calls_not_made} not needed" if summary.calls_not_made else ""
     for model in summary.models:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
@@ -198,10 +196,17 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
         say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
-    say(
+    say(batch_in_short(summary))
+    if ui_url and summary.flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")
+
+
+def batch_in_short(summary: BatchSummary) -> str:
+    """Say in a line how a batch ended, and what it took."""
+    price = bill_of(summary)
+    spared = f", {summary.calls_not_made} not needed" if summary.calls_not_made else ""
+    return (
         f"{summary.status} · {plural(summary.rows, 'row')}: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
         f"failed, {summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache{spared} · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )
-    if ui_url and summary.flow_run_id:
-        say(f"The run in the UI: {ui_url}/runs/flow-run/{summary.flow_run_id}")

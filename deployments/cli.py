@@ -199,6 +199,10 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             "Show OpenRouter's credits, models, and which free ones work.",
         ),
     ],
+    "Use it from elsewhere": [
+        (f"{_IN}.serve:serve", "serve", "Serve the saved configurations as models of an OpenAI-compatible API."),
+        (f"{_IN}.mcp:mcp", "mcp", "Serve panels as tools of an MCP client: Claude, Cursor, VS Code."),
+    ],
     "Server and storage": [
         (
             f"{_IN}.operations.up:up",

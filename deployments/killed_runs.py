@@ -5,9 +5,12 @@ the process.
 """
 
 import fcntl
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
 MESSAGE = "The command was killed. Run it again: it resumes, and answers that were paid for come from the cache."
@@ -28,6 +31,30 @@ class RunningMark:
         """Say that the run has ended."""
         self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+class RunKeeper:
+    """A watcher that marks a run while it is under way, and deletes the one that was refused before its first call."""
+
+    def __init__(self) -> None:
+        self._mark: RunningMark | None = None
+        self._refused: str | None = None
+        """The flow run that a mistake in what was given has ended."""
+
+    async def on_event(self, event: str, value: Any) -> None:  # noqa: ARG002
+        """Take note of the flow run."""
+        if event == "refused":
+            self._refused = flow_run.id
+        elif self._mark is None and flow_run.id is not None:
+            self._mark = RunningMark(flow_run.id)
+
+    def close(self) -> None:
+        """Say that the run has ended."""
+        if self._mark is not None:
+            self._mark.remove()
+        if self._refused is not None:
+            with suppress(Exception):  # the person is told what was wrong; a failed run is left then
+                delete_run(self._refused)
 
 
 def end_killed_runs() -> None:

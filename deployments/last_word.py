@@ -10,12 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
-from prefect.runtime import flow_run
-
-from consensus_flows.deployments.killed_runs import RunningMark, delete_run
+from consensus_flows.deployments.killed_runs import RunKeeper
 from consensus_flows.deployments.server import server_is_up
 from consensus_flows.deployments.server_away import CLIENT
 from consensus_flows.deployments.terminal import Exit, Stop, flush, say, server_failure
@@ -45,23 +42,18 @@ class LastWord:
         self._code: Exit | None = None
         self._error: Exception | None = None
         """Why the report failed."""
-        self._mark: RunningMark | None = None
-        self._refused: str | None = None
-        """The flow run that a mistake in what was given has ended."""
+        self._keeper = RunKeeper()
         self._over = threading.Event()
         """The command goes on; the process may not."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Report when the work is done, and begin to watch the time."""
-        if event == "refused":
-            self._refused = flow_run.id
-        elif event == self._event and self._code is None:
+        await self._keeper.on_event(event, value)
+        if event == self._event and self._code is None:
             self._once(value)
             # From now on this says what is waited for, and for how long.
             logging.getLogger(CLIENT).setLevel(logging.WARNING)
             threading.Thread(target=self._watch, name="last-word", daemon=True).start()
-        elif self._mark is None and flow_run.id is not None:
-            self._mark = RunningMark(flow_run.id)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Exit:
         """Run what this watches, report on it, and return the exit code.
@@ -83,11 +75,7 @@ class LastWord:
                 self._once(value)
         finally:
             self._over.set()
-            if self._mark is not None:
-                self._mark.remove()
-            if self._refused is not None:
-                with suppress(Exception):  # it is told what was wrong; a failed run is left then
-                    delete_run(self._refused)
+            self._keeper.close()
         if self._error is not None:
             raise self._error
         assert self._code is not None

@@ -146,13 +146,23 @@ async def record_of(run: Awaitable[Record]) -> Record:
         ConsensusError: If it failed before there was a record.
     """
     try:
+        return await ended(run)
+    finally:
+        await close_clients()
+
+
+async def ended(run: Awaitable[Record]) -> Record:
+    """Wait for a flow run and return its record, also where there is no answer.
+
+    Raises:
+        ConsensusError: If it failed before there was a record.
+    """
+    try:
         return await run
     except NoAnswerError as error:
         if error.record is None:
             raise
         return error.record
-    finally:
-        await close_clients()
 
 
 def _view(members: Sequence[str]) -> "Lines | LiveTable":

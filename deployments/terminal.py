@@ -238,13 +238,6 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
     """Run a command and end the process with its exit code; expected errors are one sentence, not a traceback."""
     try:
         code = action() or Exit.ANSWER
-    except Stop as stop:
-        if stop.message:
-            say(f"consensus: {stop.message}")
-        code = stop.code
-    except ValidationError as error:
-        say(f"consensus: {explain(error)}")
-        code = Exit.BAD_INPUT
     except KeyboardInterrupt:
         say("consensus: interrupted; answers that were paid for are cached, and the next run reuses them")
         sys.exit(130)
@@ -252,36 +245,45 @@ def leave(action: Callable[[], Exit | None]) -> NoReturn:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        # Imported only now, because importing the tasks imports Prefect, which takes seconds.
-        from consensus_flows.deployments.server_access import ServerUnavailable
-        from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
-
-        if TOO_LARGE in str(error):
-            say(
-                "consensus: question, conversation and settings are larger than the 512 kB that Prefect takes for a run: "
-                "ask with less, or raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE (bytes) for the server"
-            )
-            sys.exit(int(Exit.BAD_INPUT))
-        if refusal := refused_by_server(error):
-            say(f"consensus: {refusal}")
-            sys.exit(int(Exit.BAD_INPUT))
-        if failure := server_failure(error):
-            say(
-                f"consensus: the Prefect server failed: {failure}. Its disk may be full or its database locked: its log says why "
-                f"({_log()} if consensus has started it). {STORED}"
-            )
-            sys.exit(int(Exit.NO_ANSWER))
-        if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
-            say(f"consensus: what was given is not valid {error.encoding.upper()}: {error.reason}")
-            sys.exit(int(Exit.BAD_INPUT))
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            say(f"consensus: {error.filename or 'a file'} cannot be written: {error.strerror}. {STORED}")
-            sys.exit(int(Exit.NO_ANSWER))
-        if not isinstance(error, ConsensusError | ServerUnavailable):
+        stop = explained(error)
+        if stop is None:
             raise
-        say(f"consensus: {error}")
-        code = Exit.BAD_INPUT if isinstance(error, ConfigurationError | ServerUnavailable) else Exit.NO_ANSWER
+        if stop.message:
+            say(f"consensus: {stop.message}")
+        code = stop.code
     sys.exit(int(code))
+
+
+def explained(error: Exception) -> Stop | None:
+    """Say in a sentence what an expected error means, with the exit code of a command; None for any other error."""
+    if isinstance(error, Stop):
+        return error
+    if isinstance(error, ValidationError):
+        return Stop(explain(error))
+    # Imported only now, because importing the tasks imports Prefect, which takes seconds.
+    from consensus_flows.deployments.server_access import ServerUnavailable
+    from consensus_flows.tasks.errors import ConfigurationError, ConsensusError
+
+    if TOO_LARGE in str(error):
+        return Stop(
+            "question, conversation and settings are larger than the 512 kB that Prefect takes for a run: "
+            "ask with less, or raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE (bytes) for the server"
+        )
+    if refusal := refused_by_server(error):
+        return Stop(refusal)
+    if failure := server_failure(error):
+        return Stop(
+            f"the Prefect server failed: {failure}. Its disk may be full or its database locked: its log says why "
+            f"({_log()} if consensus has started it). {STORED}",
+            Exit.NO_ANSWER,
+        )
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        return Stop(f"what was given is not valid {error.encoding.upper()}: {error.reason}")
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return Stop(f"{error.filename or 'a file'} cannot be written: {error.strerror}. {STORED}", Exit.NO_ANSWER)
+    if isinstance(error, ConfigurationError | ServerUnavailable):
+        return Stop(str(error))
+    return Stop(str(error), Exit.NO_ANSWER) if isinstance(error, ConsensusError) else None
 
 
 def refused_by_server(error: Exception) -> str | None:

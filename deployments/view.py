@@ -25,16 +25,21 @@ def state(response: Response) -> str:
     return f"{source}, {tokens}{retried}"
 
 
+def line_of(event: str, value: Any) -> str | None:
+    """Describe an event in a line; None for one that a person need not know."""
+    if event == "answered":
+        # Why it failed is said in the end.
+        return f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}"
+    return _heading(value) if event == "iterated" else None
+
+
 class Lines:
     """Tells what happens in plain lines."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Print an event."""
-        if event == "answered":
-            # Why it failed is said in the end.
-            say(f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}")
-        elif event == "iterated":
-            say(_heading(value))
+        if line := line_of(event, value):
+            say(line)
 
 
 class LiveTable:
@@ -134,9 +139,14 @@ def outcome(record: Record, told: Collection[str] = ()) -> None:
     for warning in dict.fromkeys(record.warnings):
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
+    say(in_short(record))
+
+
+def in_short(record: Record) -> str:
+    """Say in a line how a run ended, and what it took."""
     measure = "probability" if record.confidence_measure == CALIBRATED else "confidence"
     spared = f", {len(record.not_asked)} not needed" if record.not_asked else ""
-    say(
+    return (
         f"{record.status}{', degraded' if record.degraded else ''} · {_confidence(record.confidence, ' · ', measure)}"
         f"agreement {percent(record.agreement)} · {plural(record.calls, 'call')}, {record.cached_calls} from the cache{spared} · "
         f"{bill_of(record)} · {record.duration_s:.1f} s"

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from prefect import flow as prefect_flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.logging import get_logger
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from consensus_flows.blocks.member import parse_price
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
-from consensus_flows.flows.evaluate import Plan, planned, run_name, run_plan
+from consensus_flows.flows.agreement import end_with_agreement
+from consensus_flows.flows.ask_rows import VOTE, Plan, planned, run_plan
+from consensus_flows.flows.evaluate import run_name
 from consensus_flows.flows.run import validated
 from consensus_flows.flows.saved_algorithm import settings_of
 from consensus_flows.tasks.batches.addresses import confined
@@ -21,6 +23,7 @@ from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.agreement import Agreement
 from consensus_flows.tasks.evaluation.calibrating import MARGIN, Calibrated, Goal, by_group
 from consensus_flows.tasks.evaluation.calibrating import calibrate as calibrate_rows
 from consensus_flows.tasks.evaluation.labelled import (
@@ -32,11 +35,15 @@ from consensus_flows.tasks.evaluation.labelled import (
     today,
 )
 from consensus_flows.tasks.evaluation.rows import LabelledRow
-from consensus_flows.tasks.reports.calibration_report import markdown, of_calibrations, sentence
-from consensus_flows.tasks.reports.verdict import concluded
+from consensus_flows.tasks.files import place
+from consensus_flows.tasks.reports.agreement_report import of_agreement
+from consensus_flows.tasks.reports.calibration_page import write_calibrations
+from consensus_flows.tasks.reports.calibration_report import findings, of_calibrations, sentence
+from consensus_flows.tasks.reports.findings import markdown
+from consensus_flows.tasks.reports.page import write_report
+from consensus_flows.tasks.reports.verdict import Verdict, concluded
 from consensus_flows.tasks.watch import emit
 
-VOTE = "vote"
 FITTED = COUNTING - {"extract", "extractor"}
 """Settings of a vote that a calibration decides anew."""
 
@@ -118,6 +125,14 @@ def fit(
     return panels
 
 
+def report_calibrations(panels: Sequence[CalibratedPanel], report: Path | None, title: str) -> None:
+    """Write the report."""
+    if report is not None:
+        found = [(one.category, one.found) for one in panels]
+        name = PurePosixPath(title).name
+        write_report(report, "calibration", RootModel(found), lambda file: write_calibrations(file, found, title=name))
+
+
 def name_of(name: str, category: str | None) -> str:
     """Return the name under which the panel of a category is saved."""
     return name if category is None else f"{name}-{re.sub('[^a-z0-9]+', '-', category.lower()).strip('-')}"
@@ -158,8 +173,8 @@ def from_recorded(
     return fit(answered, config, goal, prompts=None, by=by is not None)
 
 
-async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str | None = None) -> Plan:
-    """Read the labeled rows, and find out who is asked; no panel, whatever its settings, but each member once.
+async def planned_for(source: Source, label: str | None, config: VoteConfig, *, by: str | None = None) -> Plan:
+    """Read the rows, and find out who is asked; no panel, whatever its settings, but each member once.
 
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
@@ -170,6 +185,10 @@ async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str
     return await planned(source, label, plain, VOTE, by=by)
 
 
+def _state(made: list[CalibratedPanel] | Agreement) -> Verdict:
+    return of_agreement(made) if isinstance(made, Agreement) else of_calibrations(made)
+
+
 @prefect_flow(
     name="calibrate",
     flow_run_name=run_name,
@@ -177,10 +196,10 @@ async def planned_for(source: Source, label: str, config: VoteConfig, *, by: str
     result_serializer="json",
     validate_parameters=True,
 )
-@concluded(of_calibrations)
+@concluded(_state)
 async def calibrate(
     input: str,
-    label: str,
+    label: str | None = None,
     *,
     config: dict[str, Any] | str | None = None,
     goal: str = "accuracy",
@@ -194,14 +213,16 @@ async def calibrate(
     sample_seed: int = 0,
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
     budget: Budget | None = None,
+    report: str | None = None,
     probe: bool = True,
-) -> list[CalibratedPanel]:
+) -> list[CalibratedPanel] | Agreement:
     """Calibrate a panel on labeled rows. Killed half-way, it is simply run again: answers that were paid for are cached.
 
     Args:
         input: File of labeled prompts (.csv, .tsv, .jsonl, .json, .parquet), on the machine where the run is, or an fsspec
             address.
-        label: The column of the right answer. Rows without one are left out.
+        label: The column of the right answer. Rows without one are left out. Empty: no row has one, so that nothing can be
+            calibrated, and only the members' agreement is measured.
         config: The settings of a vote, or the name of a saved one. Empty: the one called default.
         goal: `accuracy`, `cost`, or `budget=USD`, which is US dollars a question.
         margin: How much accuracy may be lost for a lower cost.
@@ -214,6 +235,7 @@ async def calibrate(
         sample_seed: Draws other rows.
         concurrency: Rows that are worked on at once.
         budget: What the whole calibration may spend.
+        report: Folder for calibration.html, to read, and calibration.json; without labels agreement.html and agreement.json.
         probe: Look for models that cannot answer before the first row.
     """
     wanted = goal_of(goal, margin)
@@ -228,10 +250,14 @@ async def calibrate(
     plan = await planned_for(source, label, given, by=by)
     with spending(budget or given.budget):
         answered, _ = await run_plan(plan, concurrency=concurrency, probe=probe)
+    folder = None if report is None else place(report, "report")
+    if label is None:
+        return await end_with_agreement(answered, given.extract, "calibrated", folder, input)
     panels = fit(answered, given, wanted, prompts=prompts_digest(given), by=by is not None)
+    report_calibrations(panels, folder, input)
     await emit("calibrated", panels)
     try:
-        text = "\n\n".join(markdown(one.category, one.found) for one in panels)
+        text = "\n\n".join(markdown(findings(one.category, one.found)) for one in panels)
         await acreate_markdown_artifact(text, "calibration", sentence(panels[0].found))
     except Exception as error:  # a run that is paid for does not end because its artifact cannot be written
         get_logger("consensus").warning("An artifact could not be written: %r", error)

@@ -22,9 +22,9 @@ from consensus_flows.blocks.check_judges import ADVERSARIAL, FreeTextConfig
 from consensus_flows.blocks.member import ModelName, named
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import FlowName
+from consensus_flows.flows.ask_rows import check_whole
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
-from consensus_flows.flows.evaluate import check_whole
 from consensus_flows.flows.run import Run, begin
 from consensus_flows.flows.saved_algorithm import settings_of
 from consensus_flows.tasks.batches.addresses import confined

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from prefect.logging import get_logger
@@ -10,10 +11,28 @@ from prefect.logging import get_logger
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Is notified of what happens: `event` is `started`, `answered`, `called`, `iterated`, `ended`, `recorded`, `refused` or `done`, `value` what it is about."""
+    """Is notified of what happens: `event` is `started`, `answered`, `called`, `wrote`, `iterated`, `ended`, `recorded`, `refused` or `done`, `value` what it is about."""
 
     async def on_event(self, event: str, value: Any) -> None:
-        """Take note of an event."""
+        """Take note of an event. The run waits for it meanwhile."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the run's answer, which comes with the event `wrote` while the final model writes.
+
+    The pieces in order are the answer, or its beginning: the record's `answer` is what counts in the end.
+
+    Attributes:
+        text: The text; never empty.
+        member: Who writes it.
+        start: Where in the answer it begins, in characters. Where that is not the length of what came before, all that came
+            before is withdrawn: the call broke and was made again, or another model took over.
+    """
+
+    text: str
+    member: str
+    start: int = 0
 
 
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
@@ -21,6 +40,7 @@ _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 _calls_only: ContextVar[bool] = ContextVar("calls_only", default=False)
 _CALLS = {"answered", "called", "notice"}
+_pieces: ContextVar[bool] = ContextVar("pieces", default=False)
 
 
 async def emit(event: str, value: Any) -> None:
@@ -35,13 +55,24 @@ async def emit(event: str, value: Any) -> None:
 
 
 @contextmanager
-def watched_by(*watchers: Watcher) -> Iterator[None]:
-    """Let `watchers` look on in the block, beside those that do already."""
-    token = _watchers.set((*_watchers.get(), *watchers))
+def watched_by(*watchers: Watcher, pieces: bool = False) -> Iterator[None]:
+    """Let `watchers` look on in the block, beside those that do already.
+
+    Args:
+        watchers: Who looks on.
+        pieces: Whether one of them reads the answer while it is written: only then the final model's text is streamed.
+    """
+    token, reading = _watchers.set((*_watchers.get(), *watchers)), _pieces.set(pieces or _pieces.get())
     try:
         yield
     finally:
+        _pieces.reset(reading)
         _watchers.reset(token)
+
+
+def reads_pieces() -> bool:
+    """Tell whether a watcher reads the answer of this run while it is written."""
+    return _pieces.get() and not _calls_only.get()
 
 
 @contextmanager

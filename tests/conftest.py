@@ -30,6 +30,22 @@ for _name in (
     "OPENROUTER_API_KEY",
     "OPENROUTER_BASE_URL",
     "HF_TOKEN",
+    *(
+        f"{provider}_{what}"
+        for provider in (
+            "CEREBRAS",
+            "DEEPSEEK",
+            "FIREWORKS",
+            "GROQ",
+            "LMSTUDIO",
+            "MISTRAL",
+            "OLLAMA",
+            "TOGETHER",
+            "VLLM",
+            "XAI",
+        )
+        for what in ("API_KEY", "BASE_URL")
+    ),
 ):
     os.environ.pop(_name, None)
 os.environ |= {

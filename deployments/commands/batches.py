@@ -38,15 +38,15 @@ def list_them(
 
     found = from_history(lambda connection: list_batches(connection, limit))
     if json:
-        put_json([{**_facts(batch), "summary": batch["record"]} for batch in found])
+        put_json([{**facts_of(batch), "summary": batch["record"]} for batch in found])
         return Exit.ANSWER
     put_rows(
         ["started", "state", "rows", "review", "USD", "output", "id"],
         [
             [
                 local_time(batch["started_at"])[:16],
-                _state(batch),
-                _rows(batch["record"]),
+                state_of(batch),
+                progress_of(batch["record"]),
                 str(batch["record"].get("to_review", "-")),
                 figure(batch["cost_usd"], 4),
                 batch["answer"],
@@ -89,14 +89,14 @@ def show(
         found = []
         say(f"  ! {error.message}")
     if json:
-        put_json({**_facts(batch), "summary": summary, "worst": found})
+        put_json({**facts_of(batch), "summary": summary, "worst": found})
         return Exit.ANSWER
     facts = {
         "batch": batch["id"],
         "flow": summary.get("algorithm", ""),
         "started": local_time(batch["started_at"]),
-        "state": _state(batch),
-        "rows": f"{_rows(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
+        "state": state_of(batch),
+        "rows": f"{progress_of(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
         f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained, {summary.get('unsure', 0)} unsure",
         "to review": str(summary.get("to_review", "-")),
         "cost": bill(batch["cost_usd"], summary.get("possibly_billed", 0)),
@@ -130,24 +130,25 @@ def show(
     return Exit.ANSWER
 
 
-def _facts(batch: dict[str, Any]) -> dict[str, Any]:
+def facts_of(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a batch beside its summary."""
     return {
         "id": batch["id"],
         "started_at": batch["started_at"],
-        "state": _state(batch),
+        "state": state_of(batch),
         "input": batch["prompt"],
         "output": batch["answer"],
         "cost_usd": batch["cost_usd"],
     }
 
 
-def _rows(summary: dict[str, Any]) -> str:
+def progress_of(summary: dict[str, Any]) -> str:
     """Say how many rows are finished, of how many; a batch that goes on knows how many are wanted."""
     done = sum(summary.get(name, 0) for name in ("done", "failed", "abstained"))
     return f"{done + (summary.get('resumed', 0) if 'wanted' in summary else 0)}/{summary.get('wanted', summary.get('rows', 0))}"
 
 
-def _state(batch: dict[str, Any]) -> str:
+def state_of(batch: dict[str, Any]) -> str:
     """Return how a batch ended; one that was killed never said so, but nobody holds its journal."""
     status = str(batch["status"])
     if status != "running":

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter, validators
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.deployments.algorithm_commands import Given, choose
@@ -15,24 +12,31 @@ from consensus_flows.deployments.commands.evaluate import (
     LabeledOptions,
     ask,
     budget_of,
+    no_calls,
     recorded_members,
+    replayed_agreement,
+    say_where,
     show_estimates,
+    told_agreement,
 )
 from consensus_flows.deployments.commands.settings.saved import check_name, save_block
+from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, options_type
-from consensus_flows.deployments.terminal import Exit, Stop, put, put_json
+from consensus_flows.deployments.terminal import Exit, Stop, put_json
+from consensus_flows.flows.ask_rows import VOTE
 from consensus_flows.flows.calibrate import (
-    VOTE,
     CalibratedPanel,
     calibrate,
     from_recorded,
     goal_of,
     name_of,
     planned_for,
+    report_calibrations,
 )
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.evaluation.calibrating import MARGIN
-from consensus_flows.tasks.reports.calibration_report import HEADER, facts, more, sentence, table
+from consensus_flows.tasks.evaluation.agreement import Agreement
+from consensus_flows.tasks.evaluation.calibrating import MARGIN, Goal
+from consensus_flows.tasks.reports.calibration_report import findings
 
 
 @Parameter(name="*")
@@ -55,13 +59,14 @@ class CalibrateOptions(LabeledOptions):
 def run(
     input: Annotated[str | None, SENTENCE] = None,
     *,
-    calibrate: CalibrateOptions,
+    calibrate: CalibrateOptions | None = None,
     given: Given | None = None,
 ) -> Exit:
     """Find the best way to ask a panel on rows whose right answers you know, and save it.
 
     Each member is asked once for each row. With fewer than 50 labels votes are weighted; up to 199 another plan is taken only
     where it clearly gains; from 200 a learned vote and a plan by the goal are fitted. Members that add nothing are dropped.
+    Without --label only the members' agreement is reported.
 
     Args:
         input: File of labeled prompts (.csv, .tsv, .jsonl, .json, .parquet) or fsspec URL.
@@ -69,7 +74,7 @@ def run(
         given: The settings.
     """
     try:
-        return _run(input, calibrate, {**(given or {})})
+        return _run(input, calibrate or CalibrateOptions(), {**(given or {})})
     except ConfigurationError as error:
         raise Stop(as_options(error.message, CalibrateOptions)) from None
 
@@ -82,34 +87,20 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
     if wanted.save is not None:
         check_name(wanted.save, Vote.get_block_type_slug())
     if wanted.recorded is not None:
-        if wanted.name is not None:
-            raise Stop("--name: with --from no model is asked; give the members with -m")
-        panels = from_recorded(
-            wanted.recorded,
-            wanted.label,
-            goal,
-            extract=given.get("extract"),
-            members=recorded_members(source, given),
-            prices=wanted.prices,
-            id_column=wanted.id_column,
-            by=wanted.by,
-        )
-        code = _told(panels, wanted)
-        _save(panels, wanted)
-        return code
+        return _replay(source, wanted, given, goal)
     if source is None:
         raise Stop("input: give a file of labeled rows, or --from FILE with recorded answers")
-    if wanted.prices is not None:
-        raise Stop("--prices: for recorded answers, with --from; for a run, --price MODEL=IN/OUT")
     budget = budget_of(given)
     _, config = choose(wanted.name, given, VOTE)
     if wanted.dry_run:
         return show_estimates(planned_for(wanted.source(source), wanted.label, config, by=wanted.by), json=wanted.json)
     made: list[CalibratedPanel] = []
 
-    def told(panels: list[CalibratedPanel], _: str) -> Exit:
-        made.extend(panels)
-        return _told(panels, wanted)
+    def told(found: list[CalibratedPanel] | Agreement, ui_url: str) -> Exit:
+        if isinstance(found, Agreement):
+            return told_agreement(found, wanted, ui_url)
+        made.extend(found)
+        return _told(found, wanted)
 
     code = ask(
         lambda: calibrate(
@@ -119,6 +110,7 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
             goal=wanted.goal,
             margin=wanted.margin,
             budget=budget,
+            report=None if wanted.report is None else str(wanted.report),
             **wanted.given(),
         ),
         config,
@@ -130,29 +122,40 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
     return code
 
 
+def _replay(source: str | None, wanted: CalibrateOptions, given: Given, goal: Goal) -> Exit:
+    """Calibrate on recorded answers."""
+    if wanted.name is not None:
+        raise Stop("--name: with --from no model is asked; give the members with -m")
+    members = recorded_members(source, given)
+    if wanted.dry_run:
+        return no_calls(json=wanted.json)
+    if wanted.label is None:
+        return told_agreement(replayed_agreement(wanted, members, given), wanted)
+    file = wanted.recorded or ""
+    panels = from_recorded(
+        file,
+        wanted.label,
+        goal,
+        extract=given.get("extract"),
+        members=members,
+        prices=wanted.prices,
+        id_column=wanted.id_column,
+        by=wanted.by,
+    )
+    report_calibrations(panels, wanted.report, file)
+    code = _told(panels, wanted)
+    _save(panels, wanted)
+    return code
+
+
 def _told(panels: list[CalibratedPanel], wanted: CalibrateOptions) -> Exit:
     """Print what came of it."""
     if wanted.json:
         put_json([one.model_dump(mode="json", exclude={"config"}) for one in panels])
         return Exit.ANSWER
-    console = Console()
     for one in panels:
-        put(f"{one.category + ': ' if one.category else ''}{sentence(one.found)}.\n")
-        first = Table(box=None, show_header=False, pad_edge=False)
-        for name, text in facts(one.found):
-            first.add_row(Text(name, style="dim"), Text(text))
-        console.print(first)
-        put("")
-        if one.found.tried:
-            plans = Table(box=None, header_style="dim", pad_edge=False)
-            for name in HEADER:
-                plans.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
-            for row in table(one.found):
-                plans.add_row(*map(Text, row))
-            console.print(plans)
-            put("")
-        for text in more(one.found):
-            put(text)
+        show(findings(one.category, one.found))
+    say_where(wanted.report and wanted.report / "calibration.html", None, None)
     return Exit.ANSWER
 
 

@@ -2,16 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from consensus_flows.blocks.member import counted, members_of
 from consensus_flows.blocks.panel import RunConfig
@@ -20,33 +17,32 @@ from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1, as_options, show_estimate
+from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import COUNT, OUTPUT, SENTENCE, options, options_type
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
+from consensus_flows.flows.agreement import agreement_of_recorded, report_agreement
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.flows.evaluate import (
-    PAGE,
-    VOTE,
-    Plan,
-    estimates,
-    evaluate,
-    finish,
-    from_recorded,
-    planned,
-    read_baseline,
-)
+from consensus_flows.flows.ask_rows import VOTE, Plan, estimates, planned
+from consensus_flows.flows.evaluate import evaluate, finish, from_recorded, read_baseline
 from consensus_flows.tasks.batches.estimate import Estimate
 from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.errors import BudgetError, ConfigurationError
+from consensus_flows.tasks.evaluation.agreement import Agreement
 from consensus_flows.tasks.evaluation.evaluation import Evaluation, Split
-from consensus_flows.tasks.reports.evaluation_report import HEADER, facts, more, sentence, table
+from consensus_flows.tasks.reports.agreement_report import findings as agreement_findings
+from consensus_flows.tasks.reports.evaluation_report import findings
 from consensus_flows.tasks.watch import watched_by
 
 RECORDED = {"members", COUNT, "extract"}
 """Settings that mean something where no call is made."""
+NEED_LABELS = {"anyway", "baseline", "by", "goal", "margin", "plan", "save", "seed", "split"}
+"""Options that mean nothing without labels."""
+NEED_CALLS = {"concurrency", "limit", "probe", "prompt_column", "prompt_template", "sample", "sample_seed"}
+"""Options that mean nothing where no call is made."""
 
 
 @Parameter(name="*")
@@ -54,8 +50,8 @@ RECORDED = {"members", COUNT, "extract"}
 class LabeledOptions:
     """What is read, and how it is asked."""
 
-    label: Annotated[str, Parameter(group=OUTPUT, metavar="COLUMN")]
-    """Column of the right answer. Rows without one are left out."""
+    label: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of the right answer. Rows without one are left out. Default: none; then only the members' agreement is reported."""
     recorded: Annotated[str | None, Parameter(name="--from", group=OUTPUT, metavar="FILE")] = None
     """Output of a batch, whose recorded answers are read. No call is made."""
     prices: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
@@ -78,10 +74,25 @@ class LabeledOptions:
     """Number of rows to work on concurrently."""
     probe: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Check the models against the vendors' lists of models before the first row."""
+    report: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
+    """Folder for the report: an .html page to read, and a .json file with everything."""
     dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the number of calls and the estimated cost by model, and exit."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the result as JSON on stdout, and nothing else."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect."""
+        if self.label is None and (useless := self._set(NEED_LABELS)):
+            raise Stop(f"{useless}: without --label nobody knows what is right, so it would have no effect")
+        if self.recorded is None and self.prices is not None:
+            raise Stop("--prices: for recorded answers, with --from; for a run, --price MODEL=IN/OUT")
+        if self.recorded is not None and (useless := self._set(NEED_CALLS)):
+            raise Stop(f"--from: all of its rows are read and no model is asked, so {useless} would have no effect")
+
+    def _set(self, names: Collection[str]) -> str:
+        found = [one.name for one in fields(self) if one.name in names and getattr(self, one.name) != one.default]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in found)
 
     def source(self, address: str) -> Source:
         """Return the rows of a file."""
@@ -122,8 +133,6 @@ class EvaluateOptions(LabeledOptions):
     """folds: judge each fifth of the rows by plans fitted on the others; half: fit on one half, judge the other."""
     seed: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 0
     """Seed of --split half."""
-    report: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
-    """Folder for the report: evaluation.html, to read, and evaluation.json, which has every row."""
     baseline: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
     """evaluation.json of an earlier run; the exit code is 5 if the panel is less accurate now, by more than chance."""
     anyway: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -142,12 +151,13 @@ class ReadingOptions(EvaluateOptions):
 def command(flow: str | None) -> Callable[..., Exit]:
     """Make the command for the panels of one algorithm, with its options."""
     config = algorithm(flow or VOTE).config_class()
+    options_class = EvaluateOptions if "extract" in config.model_fields else ReadingOptions
 
     def run(
         input: Annotated[str | None, SENTENCE] = None,
         *,
         flow: Flow = flow,
-        evaluate: EvaluateOptions,
+        evaluate: EvaluateOptions | None = None,
         given: Given | None = None,
     ) -> Exit:
         """Measure what a panel is worth on rows whose right answers you know.
@@ -158,6 +168,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
         votes) is replayed on these answers, and judged on rows that it was not fitted on. A panel of another algorithm, or a
         saved one, is really asked. If it is killed, run the same command again: answers that were paid for are cached.
 
+        Without --label only the members' agreement is reported: who gives the same answer as whom, and what that costs.
+
         Args:
             input: File of labeled prompts (.csv, .tsv, .jsonl, .json, .parquet) or fsspec URL.
             flow: Algorithm; default: vote, or that of --name. `consensus evaluate --flow consortium --help` shows its options.
@@ -165,19 +177,16 @@ def command(flow: str | None) -> Callable[..., Exit]:
             given: The settings.
         """
         try:
-            if evaluate.recorded is not None:
-                return _replay(input, evaluate, given or {})
+            wanted = evaluate or options_class()
+            if wanted.recorded is not None:
+                return _replay(input, wanted, given or {})
             if input is None:
                 raise Stop("input: give a file of labeled rows, or --from FILE with recorded answers")
-            if evaluate.prices is not None:
-                raise Stop("--prices: for recorded answers, with --from; for a run, --price MODEL=IN/OUT")
-            return _run(input, evaluate, {**(given or {})}, flow)
+            return _run(input, wanted, {**(given or {})}, flow)
         except ConfigurationError as error:
             raise Stop(as_options(error.message, EvaluateOptions)) from None
 
-    run.__annotations__["given"] = options_type(config)
-    if "extract" not in config.model_fields:
-        run.__annotations__["evaluate"] = ReadingOptions
+    run.__annotations__ |= {"given": options_type(config), "evaluate": options_class | None}
     return run
 
 
@@ -205,10 +214,11 @@ def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
     if wanted.name:
         raise Stop("--name: with --from no model is asked; give the members with -m")
     if wanted.dry_run:
-        put("No call is made: the answers are recorded.")
-        return Exit.ANSWER
-    earlier = None if wanted.baseline is None else read_baseline(wanted.baseline)
+        return no_calls(json=wanted.json)
     file = wanted.recorded or ""
+    if wanted.label is None:
+        return told_agreement(replayed_agreement(wanted, members, given), wanted)
+    earlier = None if wanted.baseline is None else read_baseline(wanted.baseline)
     made = from_recorded(
         file,
         wanted.label,
@@ -224,12 +234,31 @@ def _replay(source: str | None, wanted: EvaluateOptions, given: Given) -> Exit:
     return _told(finish(made, earlier, wanted.report, file), wanted)
 
 
+def no_calls(*, json: bool) -> Exit:
+    """Print the estimate of a command that makes no call."""
+    put_json({}) if json else put("No call is made: the answers are recorded.")
+    return Exit.ANSWER
+
+
+def replayed_agreement(wanted: LabeledOptions, members: list[str], given: Given) -> Agreement:
+    """Measure the agreement on recorded answers, and write the report."""
+    file = wanted.recorded or ""
+    made = agreement_of_recorded(
+        file, members=members, extract=given.get("extract"), prices=wanted.prices, id_column=wanted.id_column
+    )
+    return report_agreement(made, wanted.report, file)
+
+
 def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -> Exit:
     budget = budget_of(given)
     names = wanted.name or []
+    if wanted.label is None and len(names) > ("members" not in given):
+        raise Stop("--name: without --label panels cannot be compared: give the members of one")
     # Without members of its own the panel is the first saved one.
     base = names[0] if names and "members" not in given else None
     one, config = choose(base, given, flow or (None if base else VOTE))
+    if wanted.label is None:
+        names = []
     reading = getattr(wanted, "extract", None)
     if wanted.dry_run:
         return show_estimates(
@@ -335,29 +364,31 @@ def show_estimates(plan: Coroutine[Any, Any, Plan], *, json: bool) -> Exit:
     return Exit.ANSWER
 
 
-def _told(made: Evaluation, wanted: EvaluateOptions, ui_url: str | None = None) -> Exit:
+def told_agreement(made: Agreement, wanted: LabeledOptions, ui_url: str | None = None) -> Exit:
+    """Print the agreement of the members."""
+    if wanted.json:
+        put_json(made.model_dump(mode="json"))
+    else:
+        show(agreement_findings(made))
+        say_where(wanted.report and wanted.report / "agreement.html", ui_url, made.flow_run_id)
+    return Exit.ANSWER
+
+
+def say_where(page: Path | None, ui_url: str | None, flow_run_id: str | None) -> None:
+    """Say where more is to be seen."""
+    if page is not None:
+        say(f"Report: {page}")
+    if ui_url and flow_run_id:
+        say(f"The run in the UI: {ui_url}/runs/flow-run/{flow_run_id}")
+
+
+def _told(made: Evaluation | Agreement, wanted: EvaluateOptions, ui_url: str | None = None) -> Exit:
     """Print the figures and return the exit code."""
+    if isinstance(made, Agreement):
+        return told_agreement(made, wanted, ui_url)
     if wanted.json:
         put_json(made.model_dump(mode="json", exclude={"row_results"}))
     else:
-        console = Console()
-        put(sentence(made.verdict) + "\n")
-        first = Table(box=None, show_header=False, pad_edge=False)
-        for name, text in facts(made):
-            first.add_row(Text(name, style="dim"), Text(text))
-        console.print(first)
-        put("")
-        plans = Table(box=None, header_style="dim", pad_edge=False)
-        for name in HEADER:
-            plans.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
-        for row in table(made):
-            plans.add_row(*(Text(text) for text in row))
-        console.print(plans)
-        put("")
-        for text in more(made):
-            put(text)
-        if wanted.report is not None:
-            say(f"Report: {wanted.report / PAGE}")
-        if ui_url and made.flow_run_id:
-            say(f"The run in the UI: {ui_url}/runs/flow-run/{made.flow_run_id}")
+        show(findings(made))
+        say_where(wanted.report and wanted.report / "evaluation.html", ui_url, made.flow_run_id)
     return Exit.LESS_ACCURATE if made.baseline is not None and made.baseline.fell else Exit.ANSWER

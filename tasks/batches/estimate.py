@@ -10,7 +10,7 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planning import Planned
 from consensus_flows.tasks.calls.pricing import price, priced
-from consensus_flows.tasks.calls.providers import Endpoint, built_in, check_models
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, is_self_hosted
 from consensus_flows.tasks.history.reading import Lengths
 from consensus_flows.tasks.record import Usage
 
@@ -205,8 +205,8 @@ def _assumptions(
     if given:
         said.append("prices that were given: " + ", ".join(f"{name} ${a:g}/${b:g}" for name, (a, b) in given.items()))
     names = [one.model for one in models if one.model not in given]
-    if here := [name for name in names if (free := built_in().get(name.partition("/")[0])) and free.block is None]:
-        said.append(f"{', '.join(here)}: runs on this machine, at no cost")
+    if here := [name for name in names if is_self_hosted(name.partition("/")[0])]:
+        said.append(f"{', '.join(here)}: runs on your own machine, at no cost")
     if config.service_tier is not None:
         tiers = {one.model: one.service_tier for one in models}
         if served := [name for name, tier in tiers.items() if tier]:

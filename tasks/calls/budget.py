@@ -513,8 +513,15 @@ def spending(limits: Budget, log: RequestLog | None = None) -> Iterator[BudgetTr
         log: Where every request is entered.
     """
     tracker = BudgetTracker(limits, _current.get(), log)
+    with within(tracker):
+        yield tracker
+
+
+@contextmanager
+def within(tracker: BudgetTracker) -> Iterator[None]:
+    """Let the calls made in the block share a budget that was opened elsewhere, as that of a server's session."""
     token = _current.set(tracker)
     try:
-        yield tracker
+        yield
     finally:
         _current.reset(token)

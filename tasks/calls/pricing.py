@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consensus_flows.blocks.member import ModelName, parse_price
-from consensus_flows.tasks.calls.providers import Endpoint, built_in
+from consensus_flows.tasks.calls.providers import Endpoint, built_in, is_self_hosted
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Usage
 
@@ -71,7 +71,7 @@ def uncovered(names: Sequence[str]) -> str:
 async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str | None = None) -> float | None:
     """Return the price in US dollars of `usage` at `endpoint`, or None when it is not known.
 
-    A price that was given comes first. A model that runs on this machine costs nothing without one. The provider is recognised by its address, or by its built-in name when the address is a gateway of one's own.
+    A price that was given comes first. A model that people run themselves costs nothing without one. The provider is recognised by its address, or by its built-in name when the address is a gateway of one's own.
 
     Args:
         endpoint: Where the call goes.
@@ -82,7 +82,7 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
     if own := _given_price(endpoint, model):
         cost = (own[0] * usage.input_tokens + own[1] * usage.output_tokens) / 1_000_000
         return cost * FLEX_FACTOR if service_tier and endpoint.tier(service_tier) == "flex" else cost
-    if endpoint.credentials is None:
+    if endpoint.is_free:
         return 0.0
     prices = await _table()
     wanted = prices.Usage(
@@ -119,11 +119,11 @@ def list_price(name: str, usage: Usage) -> float | None:
         usage: The tokens.
     """
     provider, _, model = name.partition("/")
-    known = built_in().get(provider)
-    if known is None or (known.block is not None and known.price_id is None):
-        return None
-    if known.block is None:
+    if is_self_hosted(provider):
         return 0.0
+    known = built_in().get(provider)
+    if known is None or known.price_id is None:
+        return None
     prices = import_module("genai_prices")
     wanted = prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
     try:

@@ -91,6 +91,11 @@ class Endpoint:
     base_url: "BaseURL" = field(default_factory=lambda: BaseURL(None))
 
     @property
+    def is_free(self) -> bool:
+        """Whether answers cost nothing where no price is given: people run the model themselves."""
+        return is_self_hosted(self.provider)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The clear secrets to redact from texts."""
         return self.credentials.secrets if self.credentials else ()
@@ -104,6 +109,18 @@ class Endpoint:
 def built_in() -> dict[str, Provider]:
     """Return the providers that work without a saved block, by name."""
     return {name: provider for vendor in all_vendors().values() for name, provider in vendor.providers.items()}
+
+
+def is_self_hosted(provider: str) -> bool:
+    """Tell whether the models of a built-in provider run on a machine of one's own."""
+    known = built_in().get(provider)
+    return known is not None and (known.block is None or known.self_hosted)
+
+
+def is_keyless(provider: str) -> bool:
+    """Tell whether a built-in provider needs a key, and the environment has none."""
+    known = built_in()[provider]
+    return bool(known.keys) and not known.self_hosted and not any(os.environ.get(name) for name in known.keys)
 
 
 def credential_blocks() -> dict[str, type[ModelCredentials]]:
@@ -268,14 +285,18 @@ def from_environment(provider: str) -> ModelCredentials:
     variable = known.base_url_variable
     base_url = (os.environ.get(variable) if variable else None) or known.base_url
     assert known.block is not None
-    if key is None:
+    if is_keyless(provider):
         raise ConfigurationError(
             f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
         )
     limit = f"{provider.upper()}_REQUESTS_PER_MINUTE"
     fields: dict[str, Any] = {"requests_per_minute": os.environ[limit]} if os.environ.get(limit) else {}
+    if key is not None:
+        fields["api_key"] = SecretStr(key)
+    if known.max_concurrency is not None:
+        fields["max_concurrency"] = known.max_concurrency
     try:
-        return known.block(api_key=SecretStr(key), base_url=base_url, allowed_http_hosts=_http_hosts(), **fields)
+        return known.block(base_url=base_url, allowed_http_hosts=_http_hosts(), **fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = limit if first["loc"] == ("requests_per_minute",) else variable or provider

@@ -1,20 +1,17 @@
 """What a panel is worth: every way to ask it, judged on labeled rows that it was not fitted on, beside its best member alone."""
 
 import datetime as dt
-import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.agreement import Ties, Unanimous, shares_of_pairs, unanimous_and_ties
 from consensus_flows.tasks.evaluation.labelled import Note, PanelAnswers, today
 from consensus_flows.tasks.evaluation.plans import Outcome, fit_plans, plan_names
-from consensus_flows.tasks.evaluation.rows import LabelledRow
+from consensus_flows.tasks.evaluation.rows import LabelledRow, known_sum
 from consensus_flows.tasks.evaluation.split import fold_of, halves
 from consensus_flows.tasks.evaluation.statistics import (
     ALPHA,
@@ -103,23 +100,6 @@ class Ceiling(BaseModel):
     accuracy: float
     upper: float
     """Upper end of the exact interval of that share."""
-
-
-class Unanimous(BaseModel):
-    """The rows on which all members give the same answer."""
-
-    rows: int
-    right: int
-
-
-class Ties(BaseModel):
-    """The rows on which several answers have the most votes."""
-
-    rows: int
-    right: int
-    """Of these with the answer of the member listed first among the tied."""
-    won_by: dict[str, int]
-    """How many each member decided, as it is listed first."""
 
 
 class RowOutcome(BaseModel):
@@ -276,7 +256,7 @@ def evaluate_rows(
     alone = {name: [row.answers[at].answer == row.label for row in tested] for at, name in enumerate(answered.members)}
     plans, alone_ci = _compared(judged, right, alone, names)
     some = sum(map(any, zip(*alone.values(), strict=True)))
-    unanimous, ties = _agreement(tested, members)
+    unanimous, ties = unanimous_and_ties(tested, members)
     return Evaluation(
         rows=len(rows),
         calibration=min(len(fit) for fit, _ in parts),
@@ -298,7 +278,7 @@ def evaluate_rows(
                 right=sum(alone[name]),
                 accuracy=sum(alone[name]) / len(tested),
                 ci=alone_ci[name],
-                cost_usd=_sum(row.answers[at].cost_usd for row in tested),
+                cost_usd=known_sum(row.answers[at].cost_usd for row in tested),
                 unread=sum(row.answers[at].answer is None for row in tested),
                 failed=answered.failed[name],
                 missing=answered.missing[name],
@@ -306,7 +286,7 @@ def evaluate_rows(
             for at, name in enumerate(members)
         ],
         notes=answered.notes,
-        agreement=_pairs(tested, members),
+        agreement=shares_of_pairs(tested, members),
         row_results=_row_results(answered, tested, judged, right),
     )
 
@@ -343,7 +323,7 @@ def _answered(row: LabelledRow, ended: Outcome) -> Answered:
 
 
 def _mean_cost(answers: Sequence[Answered]) -> float | None:
-    total = _sum(one.cost_usd for one in answers)
+    total = known_sum(one.cost_usd for one in answers)
     return None if total is None else total / len(answers)
 
 
@@ -374,7 +354,7 @@ def _compared(
             plan=name,
             right=sum(hits),
             calls=sum(one.calls for one in judged[name]),
-            cost_usd=_sum(one.cost_usd for one in judged[name]),
+            cost_usd=known_sum(one.cost_usd for one in judged[name]),
             accuracy=sum(hits) / rows,
             ci=ci["right", name],
             difference=(sum(hits) - sum(single)) / rows,
@@ -387,12 +367,6 @@ def _compared(
         for name, hits in right.items()
     ]
     return plans, {name: ci["member", name] for name in alone}
-
-
-def _sum(costs: Iterable[float | None]) -> float | None:
-    found = list(costs)
-    known = [cost for cost in found if cost is not None]
-    return math.fsum(known) if len(known) == len(found) else None
 
 
 def _verdict(plans: Sequence[PlanResult], panel: str, rows: int) -> Verdict:
@@ -436,33 +410,6 @@ def _recommended(plans: Sequence[PlanResult], rows: int) -> str:
         if _as_good(one, rows) and one.cost_usd is not None and one.cost_usd < (single.cost_usd or 0.0)
     }
     return min(as_good, key=lambda name: as_good[name]) if as_good else SINGLE
-
-
-def _agreement(rows: Sequence[LabelledRow], members: Sequence[str]) -> tuple[Unanimous, Ties]:
-    same, same_right, ties, ties_right = 0, 0, 0, 0
-    won = Counter[str]()
-    for row in rows:
-        answers = [one.answer for one in row.answers]
-        if answers[0] is not None and all(a == b for a, b in pairwise(answers)):
-            same += 1
-            same_right += answers[0] == row.label
-        tally = count_votes(answers)
-        if tally.tie and tally.winner is not None:
-            ties += 1
-            ties_right += tally.winner.value == row.label
-            won[members[tally.winner.voters[0]]] += 1
-    return Unanimous(rows=same, right=same_right), Ties(rows=ties, right=ties_right, won_by=dict(won))
-
-
-def _pairs(rows: Sequence[LabelledRow], members: Sequence[str]) -> list[list[float]]:
-    """Return for each two members the share of the rows on which both give the same answer."""
-    places = range(len(members))
-
-    def same(one: int, other: int) -> float:
-        hits = (row.pattern[one] is not None and row.pattern[one] == row.pattern[other] for row in rows)
-        return sum(hits) / len(rows)
-
-    return [[same(one, other) for other in places] for one in places]
 
 
 def _row_results(

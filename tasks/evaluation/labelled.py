@@ -1,4 +1,7 @@
-"""Labeled rows: questions whose right answer is known, and the answers of members that a batch has written down."""
+"""Labeled rows: questions whose right answer is known, and the answers of members that a batch has written down.
+
+The rows may be without labels: then only the members' agreement can be measured.
+"""
 
 import datetime as dt
 import hashlib
@@ -45,12 +48,12 @@ class Note(BaseModel):
 
 
 class Question(NamedTuple):
-    """A question whose right answer is known."""
+    """A question, and its right answer if that is known."""
 
     id: str
     prompt: str | None
     """None where only its answers were recorded."""
-    label: Reading
+    label: Reading | None
     group: str | None
     said: Mapping[str, MemberAnswer]
     """By member, what was recorded."""
@@ -83,12 +86,12 @@ def ids_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()
 
 
-def read_questions(source: Source, label: str, extract: str, by: str | None = None) -> Labelled:
-    """Read a file of labeled questions.
+def read_questions(source: Source, label: str | None, extract: str, by: str | None = None) -> Labelled:
+    """Read a file of questions.
 
     Args:
         source: The file.
-        label: The column of the right answer.
+        label: The column of the right answer; None without labels.
         extract: How answers are read.
         by: The column of the category.
 
@@ -104,12 +107,14 @@ def read_questions(source: Source, label: str, extract: str, by: str | None = No
     )
 
 
-def read_recorded(address: str, label: str, extract: str | None, id_column: str | None, by: str | None) -> Labelled:
+def read_recorded(
+    address: str, label: str | None, extract: str | None, id_column: str | None, by: str | None
+) -> Labelled:
     """Read questions whose answers were recorded, in the shape of a batch's output.
 
     Args:
         address: The file.
-        label: The column of the right answer.
+        label: The column of the right answer; None without labels.
         extract: How answers are read; None to take them as they were read.
         id_column: The column of the id; None for `id` where there is one, else the number of the row.
         by: The column of the category.
@@ -157,7 +162,7 @@ def _plain(said: Any) -> Any:
     return said
 
 
-def _questions(rows: Iterator[Found], label: str, extract: str, by: str | None) -> Labelled:
+def _questions(rows: Iterator[Found], label: str | None, extract: str, by: str | None) -> Labelled:
     how = _extraction(extract)
     found, unlabelled, unreadable = list[Question](), list[str](), list[str]()
     columns = dict[str, None]()
@@ -168,13 +173,15 @@ def _questions(rows: Iterator[Found], label: str, extract: str, by: str | None) 
         if name in ids:
             raise ConfigurationError(f"id_column: two rows have the id {name!r}")
         ids.add(name)
-        value = row.get(label)
-        if value is None or value == "":
-            unlabelled.append(name)
-            continue
-        if (reading := extract_label(value, how)) is None:
-            unreadable.append(f"row {name}: {str(value)[:60]!r}")
-            continue
+        reading = None
+        if label is not None:
+            value = row.get(label)
+            if value is None or value == "":
+                unlabelled.append(name)
+                continue
+            if (reading := extract_label(value, how)) is None:
+                unreadable.append(f"row {name}: {str(value)[:60]!r}")
+                continue
         group = None if by is None or row.get(by) is None else str(row[by])
         question = Question(name, prompt, reading, group, said)
         # Asked twice, it could be fitted on and judged; and it would count twice.
@@ -191,8 +198,9 @@ def _questions(rows: Iterator[Found], label: str, extract: str, by: str | None) 
             f"label: {len(unreadable)} labels cannot be read as {extract}; mend them, or leave them empty:\n{shown}"
         )
     if len(found) < LEAST:
+        option, have = ("input", "") if label is None else ("label", f" have a label in {label!r}")
         raise ConfigurationError(
-            f"label: only {len(found)} rows have a label in {label!r}: at least {LEAST} are needed, and 200 are better"
+            f"{option}: only {len(found)} rows{have}: at least {LEAST} are needed, and 200 are better"
         )
     notes = [
         Note(kind=kind, count=len(named), ids=named[:SHOWN])
@@ -302,7 +310,7 @@ def read_answers(
         rows.append(
             LabelledRow(
                 question.id,
-                question.label.value,
+                question.label and question.label.value,
                 tuple(
                     MemberReading(
                         None if reading is None else reading.value,
@@ -323,7 +331,7 @@ def read_answers(
         notes.append(Note(kind="missing", count=len(without), ids=without[:SHOWN], members=list(missing)))
     if failed:
         notes.append(Note(kind="failed", count=failed.total(), members=list(failed)))
-    labels = {question.id: question.label.text for question in labelled.questions}
+    labels = {question.id: question.label.text for question in labelled.questions if question.label}
     return PanelAnswers(names, rows, labels, failed, missing, notes)
 
 

@@ -36,7 +36,7 @@ from consensus_flows.blocks.calibration import LearnedVote
 from consensus_flows.tasks.counting.learned import probabilities
 from consensus_flows.tasks.evaluation.fits import Fits, fit_members, fit_without_labels, without_label_weights
 from consensus_flows.tasks.evaluation.learned import fit_learned
-from consensus_flows.tasks.evaluation.rows import LabelledRow, MemberReading, Pattern, voters_of
+from consensus_flows.tasks.evaluation.rows import LabelledRow, MemberReading, Pattern, known_sum, voters_of
 
 THRESHOLDS = ("0.9", "0.95", "0.99")
 """Probabilities at which the sequential plans stop, where none is named."""
@@ -187,7 +187,7 @@ def score(rows: Sequence[LabelledRow], outcomes: Iterable[Outcome]) -> Score:
         right += outcome.right
         calls += row.calls(outcome.asked)
         costs.append(row.cost(outcome.asked))
-    return Score(right, calls, None if None in costs else math.fsum(cost for cost in costs if cost is not None))
+    return Score(right, calls, known_sum(costs))
 
 
 class Totals:

@@ -1,6 +1,7 @@
 """Labeled rows: a question's right answer, and what every member of a panel answered."""
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,7 +28,7 @@ class LabelledRow:
 
     id: str
     label: Hashable
-    """The right answer, as canonical as the members' answers."""
+    """The right answer, as canonical as the members' answers; None without labels."""
     answers: tuple[MemberReading, ...]
     """In the order of the members."""
     group: str | None = None
@@ -46,12 +47,17 @@ class LabelledRow:
 
     def cost(self, asked: Sequence[int]) -> float | None:
         """What it costs to ask these members, in US dollars; None if a price is unknown."""
-        costs = [self.answers[position].cost_usd for position in asked]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+        return known_sum(self.answers[position].cost_usd for position in asked)
 
     def calls(self, asked: Sequence[int]) -> int:
         """How many calls it takes to ask these members."""
         return sum(self.answers[position].calls for position in asked)
+
+
+def known_sum(costs: Iterable[float | None]) -> float | None:
+    """Add costs up; None if one of them is not known."""
+    found = list(costs)
+    return None if None in found else math.fsum(cost for cost in found if cost is not None)
 
 
 def pattern_of(answers: Sequence[Hashable | None]) -> Pattern:

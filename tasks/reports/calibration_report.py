@@ -5,7 +5,7 @@ from typing import Protocol
 
 from consensus_flows.tasks.evaluation.calibrating import Calibrated, PlanFigures
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.reports.markdown import cell
+from consensus_flows.tasks.reports.findings import Findings
 from consensus_flows.tasks.reports.verdict import Verdict as State
 from consensus_flows.tasks.reports.verdict import listed
 
@@ -74,12 +74,10 @@ def of_calibrations(panels: Sequence[Panel]) -> State:
     return State("Completed", sentence(panels[0].found))
 
 
-def markdown(category: str | None, found: Calibrated) -> str:
-    """Describe a calibration for the UI."""
+def findings(category: str | None, found: Calibrated) -> Findings:
+    """Describe a calibration."""
     title = sentence(found) if category is None else f"{category}: {sentence(found)}"
-    lines = [f"| {cell(name)} | {cell(text)} |" for name, text in facts(found)]
-    parts = [f"# {cell(title)}", "\n".join(["| | |", "| --- | --- |", *lines])]
-    return "\n\n".join([*parts, "\n".join(f"- {cell(one)}" for one in more(found))])
+    return Findings(title, list(facts(found)), "Plans tried", HEADER, list(table(found)), list(more(found)))
 
 
 def _share(value: float) -> str:

@@ -12,7 +12,7 @@ from consensus_flows.tasks.evaluation.evaluation import (
 from consensus_flows.tasks.evaluation.labelled import Note
 from consensus_flows.tasks.evaluation.statistics import Interval
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.reports.markdown import cell
+from consensus_flows.tasks.reports.findings import Findings
 from consensus_flows.tasks.reports.verdict import Verdict as State
 from consensus_flows.tasks.reports.verdict import listed
 
@@ -132,15 +132,9 @@ def of_evaluation(made: Evaluation) -> State:
     return State("Completed", sentence(made.verdict))
 
 
-def markdown(made: Evaluation) -> str:
-    """Describe an evaluation for the UI."""
-    parts = [f"# {cell(sentence(made.verdict))}", _table(("", ""), facts(made)), _table(HEADER, table(made))]
-    return "\n\n".join([*parts, "\n".join(f"- {cell(one)}" for one in more(made))])
-
-
-def _table(header: tuple[str, ...], rows: object) -> str:
-    lines = [header, ("---",) * len(header), *([cell(text) for text in row] for row in rows)]  # type: ignore[attr-defined]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def findings(made: Evaluation) -> Findings:
+    """Describe an evaluation."""
+    return Findings(sentence(made.verdict), facts(made), "All plans", HEADER, list(table(made)), list(more(made)))
 
 
 def _share(value: float) -> str:

@@ -208,7 +208,7 @@ async def test_an_unknown_price_is_not_nothing(prefect_server, vendors):
     said = " ".join(found.assumptions)
     assert (
         "openai/never-heard-of: the price is not known" in said
-        and "local/smollm2: runs on this machine, at no cost" in said
+        and "local/smollm2: runs on your own machine, at no cost" in said
     )
     assert found.known_cost_usd_most > 0 and found.unpriced_calls == 5
 

@@ -71,11 +71,11 @@ def test_a_batch_whose_journal_nobody_holds_was_killed(output, tmp_path):
     output = output.replace("/folder", str(tmp_path))
     one = {"status": "running", "answer": output}
     with temporary_settings({PREFECT_HOME: tmp_path}):
-        assert batches._state(one) == "running", "it has no journal here: it may be at work elsewhere"
+        assert batches.state_of(one) == "running", "it has no journal here: it may be at work elsewhere"
         journal = journal_path(output)
         journal.parent.mkdir(exist_ok=True)
         with journal.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            assert batches._state(one) == "running"
-        assert batches._state(one) == "killed"
-        assert batches._state(one | {"status": "finished"}) == "finished"
+            assert batches.state_of(one) == "running"
+        assert batches.state_of(one) == "killed"
+        assert batches.state_of(one | {"status": "finished"}) == "finished"

@@ -10,7 +10,8 @@ from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.labelled import read_answers, read_recorded
-from consensus_flows.tasks.reports.calibration_report import facts, markdown, more, sentence
+from consensus_flows.tasks.reports.calibration_report import facts, findings, more, sentence
+from consensus_flows.tasks.reports.findings import markdown
 from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import GOLD, write_rows
 from tests.vendors import Reply
@@ -49,7 +50,7 @@ def test_what_is_fitted_depends_on_the_number_of_labels(rows, stage, tmp_path):
     assert panel.found.plan in sentence(panel.found)
     assert dict(facts(panel.found))["plan"] == panel.found.plan
     assert list(more(panel.found))
-    assert markdown(None, panel.found).startswith("# ")
+    assert markdown(findings(None, panel.found)).startswith("# ")
 
 
 def test_a_cheap_panel_loses_no_more_than_the_margin(tmp_path):

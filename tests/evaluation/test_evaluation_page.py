@@ -3,15 +3,8 @@
 import re
 
 from consensus_flows.flows.evaluate import from_recorded
-from consensus_flows.tasks.reports.evaluation_page import (
-    Point,
-    charts,
-    front,
-    reliability,
-    upper_hull,
-    worth,
-    write_page,
-)
+from consensus_flows.tasks.reports.charts import Point, front, reliability, upper_hull, worth
+from consensus_flows.tasks.reports.evaluation_page import charts, write_evaluation
 from tests.kits.evaluation_kit import GOLD, recorded_rows
 
 
@@ -59,7 +52,7 @@ def test_the_page_needs_no_network_and_shows_text_as_text(tmp_path):
     made = from_recorded(str(rows), GOLD)
     for row in made.row_results:
         row.group = "odd" if int(row.id[1:]) % 2 else "even"
-    write_page(tmp_path / "page.html", made, title="<b>file</b>.csv")
+    write_evaluation(tmp_path / "page.html", made, title="<b>file</b>.csv")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     shown = list(charts(made))
     assert len(shown) == 6, "price, probability, share, agreement, won and lost, category"

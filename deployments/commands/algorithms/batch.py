@@ -101,6 +101,11 @@ class BatchOptions:
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
+    def parameters(self) -> dict[str, Any]:
+        """Return these as parameters of the batch flow."""
+        own = {"output", "name", "input_format", "dry_run", "json"}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+
 
 def command(flow: str | None) -> Callable[..., Exit]:
     """Make the command for one algorithm, with its options; or for a saved configuration of any."""
@@ -164,24 +169,7 @@ def _run(source: str, options: BatchOptions, given: Given, flow: str | None) -> 
         view=view,
         interrupted=f"finished rows are kept, and the same command continues with the others{shards}",
         budget=budget,
-        prompt_column=options.prompt_column,
-        prompt_template=options.prompt_template,
-        id_column=options.id_column,
-        concurrency=options.concurrency,
-        skip_bad=options.skip_bad,
-        records=options.records,
-        reference_column=options.reference_column,
-        wide=options.wide,
-        abstain_below=options.abstain_below,
-        review=options.review,
-        review_below=options.review_below,
-        limit=options.limit,
-        sample=options.sample,
-        sample_seed=options.sample_seed,
-        shards=options.shards,
-        probe=options.probe,
-        strict=options.strict,
-        overwrite=options.overwrite,
+        **options.parameters(),
     )
 
 
@@ -289,6 +277,32 @@ def exit_code(summary: BatchSummary) -> Exit:
 def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Exit:
     """Print what the batch would take, and call no model."""
     connect()
+
+    async def work() -> Estimate:
+        with watched_by(BatchLines()):
+            try:
+                return await estimated(source, options, one, config)
+            finally:
+                await close_clients()
+
+    try:
+        found = asyncio.run(work())
+    except ConfigurationError as error:
+        raise Stop(as_options(error.message)) from None
+    if options.json:
+        put_json(found.model_dump(mode="json"))
+        return Exit.ANSWER
+    show_estimate(found)
+    return Exit.ANSWER
+
+
+async def estimated(source: str, options: BatchOptions, one: Algorithm, config: Any) -> Estimate:
+    """Check a batch as before its first row, and return what it would take.
+
+    Raises:
+        ConfigurationError: Naming what cannot be used.
+    """
+    settings = await with_saved_panel(config)
     work = Batch(
         Source(
             source,
@@ -299,30 +313,15 @@ def _estimate(source: str, options: BatchOptions, one: Algorithm, config: Any) -
         ),
         dated(options.output),
         one.name,
-        config,
+        settings,
         skip_bad=options.skip_bad,
         review=options.review,
         review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
-
-    async def estimated() -> Estimate:
-        with watched_by(BatchLines()):
-            settings = await with_saved_panel(config)
-            inventory = await checked(replace(work, config=settings))
-        await close_clients()
-        return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
-
-    try:
-        found = asyncio.run(estimated())
-    except ConfigurationError as error:
-        raise Stop(as_options(error.message)) from None
-    if options.json:
-        put_json(found.model_dump(mode="json"))
-        return Exit.ANSWER
-    show_estimate(found)
-    return Exit.ANSWER
+    inventory = await checked(work)
+    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
 
 
 def show_estimate(found: Estimate) -> None:

@@ -17,7 +17,14 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.run import DEFAULT
 from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.calls.probe import offered, probe
-from consensus_flows.tasks.calls.providers import built_in, check_models, close_clients, endpoint_of, load_sdks
+from consensus_flows.tasks.calls.providers import (
+    built_in,
+    check_models,
+    close_clients,
+    endpoint_of,
+    is_keyless,
+    load_sdks,
+)
 from consensus_flows.tasks.errors import ConfigurationError, ErrorKind, ModelError
 from consensus_flows.tasks.history.address import known_address, source
 from consensus_flows.tasks.plain_text import plural
@@ -98,22 +105,29 @@ async def _check(config: RunConfig, *, offline: bool) -> None:
 
 async def _providers(*, offline: bool) -> bool:
     found = [name for name, _, _ in await saved_keys()]
-    names = list(dict.fromkeys([*found, *built_in()]))
+    names = [*found, *(name for name in built_in() if name not in found)]
+    keyless = [name for name in names if name not in found and is_keyless(name)]
+    names = [name for name in names if name not in keyless]
     try:
         lines = await asyncio.gather(*(_provider(name, saved=name in found, offline=offline) for name in names))
     finally:
         await close_clients()
     for name, (_, text) in zip(names, lines, strict=True):
-        put(f"{name:<12}{text}")
+        if text:
+            put(f"{name:<12}{text}")
+    if absent := [name for name, (_, text) in zip(names, lines, strict=True) if not text]:
+        put(f"not running {', '.join(absent)}")
+    if keyless:
+        put(f"no key      {', '.join(keyless)}: `consensus keys set NAME`")
     return all(good for good, _ in lines)
 
 
 async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str]:
-    """Return whether all is well, and what to say; a built-in provider without a key is no fault."""
+    """Return whether all is well, and what to say: nothing of a server of one's own that does not run."""
     try:
         endpoint = await endpoint_of(name, "smollm2")
     except ConfigurationError as error:
-        return not saved, error.message
+        return False, error.message
     beside = endpoint.base_url.describe()
     where = (
         "the model that runs here"
@@ -129,5 +143,8 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
     except ModelError as error:
         if error.kind in NO_LIST or error.status == HTTPStatus.FORBIDDEN:
             return True, f"{where} answers, and does not list its models ({error.message})"
+        if error.kind == "connection" and endpoint.is_free and not saved:
+            return True, ""
         return False, f"{where}: {error.message}"
-    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}"
+    listed = f" ({', '.join(models)})" if endpoint.is_free and models else ""
+    return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}{listed}"

@@ -9,7 +9,7 @@ from consensus_flows.deployments.commands.settings.keys import saved as saved_ke
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.calls.probe import offered
-from consensus_flows.tasks.calls.providers import built_in, close_clients, endpoint_of
+from consensus_flows.tasks.calls.providers import built_in, close_clients, endpoint_of, is_self_hosted
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 
 Found = list[str] | ConfigurationError | ModelError
@@ -26,6 +26,9 @@ def models(provider: str | None = None, *, json: Annotated[bool, Parameter(negat
     """
     connect()
     found = asyncio.run(_models(provider))
+    if provider is None:
+        # A server of one's own that does not run is no vendor that fails.
+        found = {name: one for name, one in found.items() if not (is_self_hosted(name) and _is_away(one))}
     if provider and isinstance(error := found[provider], ConfigurationError):
         raise Stop(error.message)
     listed = {name: sorted(one) for name, one in found.items() if isinstance(one, list)}
@@ -43,6 +46,10 @@ def models(provider: str | None = None, *, json: Annotated[bool, Parameter(negat
             "no provider has a key: `consensus keys set openai`, or set its variable, for example OPENAI_API_KEY"
         )
     return Exit.NO_ANSWER if silent else Exit.ANSWER
+
+
+def _is_away(found: Found) -> bool:
+    return isinstance(found, ModelError) and found.kind == "connection"
 
 
 async def _models(provider: str | None) -> dict[str, Found]:

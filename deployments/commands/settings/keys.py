@@ -22,6 +22,9 @@ from consensus_flows.tasks.json_text import parse
 OF_LLM = {"claude": "anthropic", "gemini": "google"}
 """Names of providers in the keys of `llm`, where they differ."""
 
+GATEWAY_BLOCK = "consensus-gateway"
+"""The Secret block with the token of `consensus serve`, where none is named."""
+
 app = App(name="keys", help="Manage API keys, saved as Prefect blocks.")
 
 
@@ -122,6 +125,32 @@ def _keys_of_llm(keys: dict[str, str]) -> dict[str, dict[str, str]]:
     if strange := [provider for provider, name in names.items() if name not in known]:
         say(f"skipped {', '.join(strange)}: no built-in provider; `consensus keys set NAME --base-url ...` saves one")
     return {name: {"api-key": keys[provider]} for provider, name in names.items() if name in known}
+
+
+@app.command
+def token(
+    *,
+    block: Annotated[str, Parameter(metavar="NAME")] = GATEWAY_BLOCK,
+    from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None,
+) -> Exit:
+    """Save the token that clients of `consensus serve` must send. Prompts for it, or reads it from a variable or standard input.
+
+    Args:
+        block: Name of the Secret block, for `consensus serve --token-block`.
+        from_env: Environment variable that contains the token.
+    """
+    from prefect.blocks.system import Secret
+
+    text = _read_key("the gateway", from_env, optional=False)
+    connect()
+
+    async def save() -> None:
+        # Awaited, as `save` is asynchronous where an event loop runs.
+        await Secret(value=SecretStr(text)).save(block, overwrite=True)
+
+    asyncio.run(save())
+    say(f"saved the token as the Secret block {block}")
+    return Exit.ANSWER
 
 
 @app.command(name="list")

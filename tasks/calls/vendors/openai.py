@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its formats: OpenRouter, Hugging Face, vLLM, Ollama, llama.cpp."""
+"""OpenAI, and every vendor and server that speaks its formats: OpenRouter, Groq, Mistral, vLLM, Ollama, llama.cpp."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -35,6 +35,29 @@ _UNSUPPORTED = frozenset({"minLength", "maxLength", "uniqueItems", "default", "e
 _NOT_OF_COMPLETIONS = ("reasoning_effort", "service_tier")
 
 
+def _compatible(name: str, base_url: str, price_id: str) -> Provider:
+    """Describe a vendor that speaks OpenAI's format, with the variables that its own SDK reads."""
+    return Provider(
+        OpenAICompatibleCredentials,
+        (f"{name.upper()}_API_KEY",),
+        base_url=base_url,
+        base_url_variable=f"{name.upper()}_BASE_URL",
+        price_id=price_id,
+    )
+
+
+def _self_hosted(name: str, port: int, max_concurrency: int | None = None) -> Provider:
+    """Describe a server that people run themselves, on its usual port; one behind a proxy may ask for a key."""
+    return Provider(
+        OpenAICompatibleCredentials,
+        (f"{name.upper()}_API_KEY",),
+        base_url=f"http://127.0.0.1:{port}/v1",
+        base_url_variable=f"{name.upper()}_BASE_URL",
+        self_hosted=True,
+        max_concurrency=max_concurrency,
+    )
+
+
 class OpenAI(Vendor):
     """Chat completions, embeddings and legacy completions."""
 
@@ -55,6 +78,17 @@ class OpenAI(Vendor):
         "huggingface": Provider(
             OpenAICompatibleCredentials, ("HF_TOKEN",), base_url="https://router.huggingface.co/v1"
         ),
+        "cerebras": _compatible("cerebras", "https://api.cerebras.ai/v1", "cerebras"),
+        "deepseek": _compatible("deepseek", "https://api.deepseek.com/v1", "deepseek"),
+        "fireworks": _compatible("fireworks", "https://api.fireworks.ai/inference/v1", "fireworks"),
+        "groq": _compatible("groq", "https://api.groq.com/openai/v1", "groq"),
+        "mistral": _compatible("mistral", "https://api.mistral.ai/v1", "mistral"),
+        "together": _compatible("together", "https://api.together.xyz/v1", "together"),
+        "xai": _compatible("xai", "https://api.x.ai/v1", "x-ai"),
+        # Ollama and LM Studio queue what they cannot answer at once, while the timeout of a call runs.
+        "ollama": _self_hosted("ollama", 11434, max_concurrency=4),
+        "lmstudio": _self_hosted("lmstudio", 1234, max_concurrency=4),
+        "vllm": _self_hosted("vllm", 8000),
     }
     kinds = frozenset({"chat", "embedding", "completion"})
     parameters: ClassVar[Mapping[str, str | None]] = {"max_output_tokens": "max_tokens"}

@@ -43,6 +43,8 @@ class Provider:
         base_url: Its address, where that is not the block's own.
         base_url_variable: Environment variable of its address.
         price_id: Its name in the price table.
+        self_hosted: Whether it is a server that people run themselves: it needs no key, and its answers cost nothing.
+        max_concurrency: Maximum number of concurrent calls; None for the block's default.
     """
 
     block: type[ModelCredentials] | None
@@ -50,6 +52,8 @@ class Provider:
     base_url: str | None = None
     base_url_variable: str | None = None
     price_id: str | None = None
+    self_hosted: bool = False
+    max_concurrency: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,261 @@
+"""Asks the members of a panel each row of a file once; and panels whose later calls depend on earlier ones, as they are.
+
+Calls of such a panel that a member has answered already come from the cache.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from consensus_flows.blocks.extraction import parse_extraction
+from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.vote import COUNTING, VoteConfig
+from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.flows.run import validated
+from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.tasks.batches.estimate import Estimate, estimate
+from consensus_flows.tasks.batches.frames import output_rows
+from consensus_flows.tasks.batches.output import record_name
+from consensus_flows.tasks.batches.results import ANSWERS, MemberAnswer, member_key
+from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.summary import BatchSummary
+from consensus_flows.tasks.calls.budget import most_tokens
+from consensus_flows.tasks.errors import BudgetError, ConfigurationError, QuorumError
+from consensus_flows.tasks.evaluation.evaluation import Answered, PanelRun
+from consensus_flows.tasks.evaluation.labelled import (
+    SHOWN,
+    Labelled,
+    Note,
+    PanelAnswers,
+    answer_in,
+    ids_digest,
+    normalized,
+    read_answers,
+    read_questions,
+)
+from consensus_flows.tasks.evaluation.rows import known_sum
+from consensus_flows.tasks.prompting.prompt_sets import prompt_set
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.recording import record_runs
+from consensus_flows.tasks.reports.batch_report import BatchReport
+
+VOTE = "vote"
+
+
+class Panel(NamedTuple):
+    """A panel that is really asked each row."""
+
+    name: str
+    algorithm: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, and of whom.
+
+    Attributes:
+        labelled: The rows.
+        asking: Asks each member of the panel once.
+        panels: What is really asked, beside that.
+    """
+
+    labelled: Labelled
+    asking: VoteConfig
+    panels: tuple[Panel, ...]
+
+    def batches(self) -> list[Panel]:
+        """Return all that is asked each row."""
+        return [Panel("members", VOTE, self.asking), *self.panels]
+
+
+async def planned(
+    source: Source,
+    label: str | None,
+    config: RunConfig,
+    one: str,
+    names: Sequence[str] = (),
+    *,
+    extract: str | None = None,
+    by: str | None = None,
+    anyway: bool = False,
+) -> Plan:
+    """Read the rows, and find out who is asked.
+
+    Args:
+        source: The rows.
+        label: The column of the right answer; None without labels: then only the members are asked.
+        config: The panel.
+        one: Its algorithm.
+        names: Saved panels to compare.
+        extract: How answers are read, where the panel's algorithm reads none.
+        by: The column of the category.
+        anyway: Whether rows are judged on which a panel was calibrated.
+
+    Raises:
+        ConfigurationError: Before any call, naming what cannot be used.
+    """
+    asking = _asking(config, extract)
+    panels = [Panel(name, *await load_saved(name)) for name in names]
+    if (
+        label is not None
+        and not any(panel.config == config for panel in panels)
+        and (one != VOTE or _counts_otherwise(config))
+    ):
+        panels.insert(0, Panel(one, one, config))
+    labelled = read_questions(source, label, asking.extract, by)
+    _refuse_examples(labelled, [asking, *(panel.config for panel in panels)])
+    digest = ids_digest(question.id for question in labelled.questions)
+    calibrated = [panel.name for panel in panels if _calibrated_on(panel.config) == digest]
+    if calibrated and not anyway:
+        raise ConfigurationError(
+            f"input: {', '.join(calibrated)} was calibrated on these very rows, so that its figures would be too good; use "
+            "other rows, or anyway"
+        )
+    if calibrated:
+        labelled.notes.append(Note(kind="calibrated", members=calibrated))
+    return Plan(labelled, asking, tuple(panels))
+
+
+def _asking(config: RunConfig, extract: str | None) -> VoteConfig:
+    """Return a vote that asks each member of a panel, and reads the answers."""
+    members = config.panel() if isinstance(config, PanelConfig) else getattr(config, "members", list)()
+    names = {str(member.name) for member in members}
+    shared = config.model_dump(
+        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model"},
+        exclude_defaults=True,
+    )
+    shared["prices"] = [price for price in config.prices if price.rpartition("=")[0].strip() in names]
+    if isinstance(config, VoteConfig):
+        reading: dict[str, Any] = {"extract": config.extract, "extractor": config.extractor}
+        if config.extractor:
+            reading |= {"judge_settings": config.judge_settings}
+    else:
+        reading = {"extract": extract or "text"}
+    return validated(
+        VoteConfig, {**shared, **reading, "members": [str(member.name) for member in members], "quorum": 1}
+    )
+
+
+def _counts_otherwise(config: RunConfig) -> bool:
+    """Tell whether a vote is another one than the plain vote of all members, which is replayed."""
+    others = {*COUNTING} - {"extract", "extractor"}
+    return bool(others & config.model_dump(exclude_defaults=True).keys())
+
+
+def _calibrated_on(config: RunConfig) -> str | None:
+    calibration = getattr(config, "calibration", None)
+    return None if calibration is None else calibration.ids_digest
+
+
+def _refuse_examples(labelled: Labelled, configs: Sequence[RunConfig]) -> None:
+    """Refuse rows whose answers the members are shown."""
+    for name in dict.fromkeys(config.prompt_set for config in configs):
+        shown = {normalized(example.user) for example in prompt_set(name).examples}
+        if known := [one.id for one in labelled.questions if one.key() in shown]:
+            raise ConfigurationError(
+                f"input: the prompt set {name!r} shows the members the answers of {len(known)} of these rows: "
+                f"{', '.join(known[:SHOWN])}; take them out of one of the two"
+            )
+
+
+async def estimates(plan: Plan) -> list[tuple[str, Estimate]]:
+    """Estimate what it takes to ask, for the members once and for each panel that is really asked. No model is called."""
+    size = sum(most_tokens(one.prompt or "") for one in plan.labelled.questions)
+    return [
+        (
+            one.name,
+            await estimate(one.config, algorithm(one.algorithm).plan(one.config), len(plan.labelled.questions), size),
+        )
+        for one in plan.batches()
+    ]
+
+
+async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> tuple[PanelAnswers, list[PanelRun]]:
+    """Ask each member, and each panel, every row.
+
+    Args:
+        plan: What is asked.
+        concurrency: Rows that are worked on at once.
+        probe: Whether to look for models that cannot answer before the first row.
+
+    Returns:
+        The members' answers, and those of the panels.
+
+    Raises:
+        BudgetError: If the budget ends before all rows are done.
+        QuorumError: If nobody answers.
+    """
+    asked = plan.labelled.questions
+    with tempfile.TemporaryDirectory(prefix="consensus-evaluate-") as name:
+        folder = Path(name)
+        rows = folder / "rows.jsonl"
+        rows.write_text(
+            "".join(json.dumps({"id": one.id, "prompt": one.prompt}) + "\n" for one in asked), encoding="utf-8"
+        )
+        for number, one in enumerate(plan.batches()):
+            async with record_runs(BatchReport(), in_conversation=False, many=True):
+                check_whole(
+                    await run_batch(
+                        Batch(
+                            source=Source(str(rows)),
+                            output=str(folder / f"{number}.jsonl"),
+                            records=str(folder / str(number)),
+                            algorithm=one.algorithm,
+                            config=one.config.model_copy(update={"budget": Budget()}),
+                            concurrency=concurrency,
+                            probe=probe,
+                        )
+                    ),
+                    one.name,
+                )
+        said = {
+            str(row["id"]): {member: MemberAnswer.model_validate(one) for member, one in row[ANSWERS].items()}
+            for row in output_rows(str(folder / "0.jsonl"))
+            if row.get(ANSWERS)
+        }
+        extract = plan.asking.extract
+        answered = read_answers(
+            Labelled([one._replace(said=said.get(one.id, {})) for one in asked], plan.labelled.notes),
+            [member_key(str(member)) for member in plan.asking.panel()],
+            extract,
+        )
+        runs = [
+            PanelRun(
+                panel.name,
+                {one.id: _ended(folder / str(number) / record_name(one.id), extract) for one in asked},
+            )
+            for number, panel in enumerate(plan.panels, 1)
+        ]
+        return answered, runs
+
+
+def check_whole(summary: BatchSummary, name: str) -> None:
+    """Refuse to judge a part of the rows, which are not as a whole is."""
+    if summary.status == "budget":
+        raise BudgetError(
+            f"{name}: the budget ended after {summary.rows - summary.not_started} of {summary.rows} rows ({summary.error}); the "
+            "answers are cached: run the same again with a larger budget"
+        )
+    if summary.status != "finished" or not summary.done:
+        first = f"; the first one, {summary.failures[0]}" if summary.failures else ""
+        raise QuorumError(summary.error or f"{name}: none of {summary.rows} rows has an answer{first}")
+
+
+def _ended(file: Path, extract: str) -> Answered:
+    """Read how a panel's run ended: what it answered, and what that costs where nothing is cached."""
+    record = Record.model_validate_json(file.read_bytes())
+    reading = answer_in(record.answer, parse_extraction(extract))
+    calls = record.calls_made()
+    costs = [call.stored_cost_usd if call.cached else call.cost_usd for call in calls]
+    return Answered(
+        None if reading is None else reading.value,
+        None if reading is None else reading.text,
+        len(calls),
+        known_sum(costs),
+    )
