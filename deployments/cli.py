@@ -5,13 +5,6 @@ import logging
 import os
 import re
 import sys
-
-from consensus_flows.deployments.shell import quiet_prefect
-
-quiet_prefect()  # before it is imported
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
-
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -21,6 +14,7 @@ from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, Unused
 from rich.console import Console
 
 from consensus_flows.deployments.folder_settings import ignore_folder_settings
+from consensus_flows.deployments.shell import quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
     NotAnOptionError,
@@ -33,6 +27,10 @@ from consensus_flows.deployments.terminal import (
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.plain_text import did_you_mean
+
+quiet_prefect()  # before it is imported
+if "--verbose" in sys.argv:
+    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""

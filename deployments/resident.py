@@ -195,7 +195,7 @@ def _become(asked: dict[str, Any], handles: list[int]) -> None:
         os.dup2(handles[number], number)
         encoding, errors = asked["streams"][number]
         buffering = 1 if name == "stderr" or os.isatty(number) else -1
-        stream = open(number, "w" if number else "r", buffering, encoding, errors, closefd=False)  # noqa: SIM115, PTH123
+        stream = open(number, "w" if number else "r", buffering, encoding, errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     for handle in handles:
