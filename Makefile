@@ -10,6 +10,9 @@ CODE := consensus_flows/__init__.py blocks tasks flows deployments tests $(wildc
 # One that has no tests left takes some of another's.
 PYTEST = pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal --durations 25
 
+# Else each of the many processes that the tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean

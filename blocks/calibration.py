@@ -14,7 +14,7 @@ PAIR = " & "
 class LearnedVote(Settings):
     """A logistic regression over the answers that members gave.
 
-    It says for each answer how probable it is that it is right: the logistic function of the sum of the intercept and of the
+    It says how probable it is that an answer is right: the logistic function of the sum of the intercept and of the
     coefficients that apply. `consensus_flows.tasks.counting.learned` computes it.
     """
 
@@ -26,6 +26,10 @@ class LearnedVote(Settings):
     pairs: dict[str, float] = Field(
         description=f"Coefficient of each pair of members that both gave the answer, by their names: a{PAIR}b."
     )
+
+    def __str__(self) -> str:
+        """Describe it in a list of settings."""
+        return f"fitted on {len(self.members)} members"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,6 +62,11 @@ class Cascade(Settings):
         description="Who decides otherwise: a member, `vote` for a vote of all members, or a saved panel.",
     )
 
+    def __str__(self) -> str:
+        """Write it as it is given: a,b>c, or 2 of a,b,c>d."""
+        some = "" if self.agree == len(self.ask) else f"{self.agree} of "
+        return f"{some}{','.join(self.ask)}>{self.then if isinstance(self.then, str) else self.then.name}"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.agree > len(self.ask):
@@ -68,12 +77,27 @@ class Cascade(Settings):
 class Calibration(Settings):
     """On what a panel was calibrated, and how good it was on rows that it was not fitted on."""
 
+    def __str__(self) -> str:
+        """Describe it in a list of settings."""
+        return f"on {self.rows} rows, {self.date}, {100 * self.accuracy:.1f} % right"
+
     rows: int = Field(ge=1, description="Number of labeled rows.")
     ids_digest: str = Field(description="SHA-256 of the ids of the rows.")
+    questions: str = Field(
+        "", description="Four bytes of the SHA-256 of each question, base64; tells rows apart from new ones."
+    )
     date: dt.date = Field(description="Day of the calibration.")
     extract: str = Field(description="How answers were read.")
     prompts: str | None = Field(None, description="Digest or name of the prompts.")
     prices_date: dt.date | None = Field(None, description="Day of the prices.")
+    probability: LearnedVote | None = Field(
+        None,
+        description="How probable it is that the answer is right, by who gave it; of a panel without a learned vote.",
+    )
+    rule: str | None = Field(
+        None,
+        description="Digest of the members and of how they are asked and counted, without which the probability does not hold.",
+    )
     accuracy: float = Field(ge=0, le=1, description="Share of the rows that were right.")
     interval: tuple[float, float] = Field(description="95 % interval of the accuracy.")
     cost_usd: float | None = Field(None, ge=0, description="Cost of a question in US dollars; none if unknown.")

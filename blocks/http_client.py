@@ -5,6 +5,7 @@ Importing this module imports httpx2, which takes a tenth of a second, so it is 
 
 import asyncio
 import socket
+from contextvars import ContextVar
 from typing import Any
 
 import httpx2
@@ -21,6 +22,15 @@ _KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     for name, value in {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}.items()
     if hasattr(socket, name)  # systems differ
 ]
+
+VIA = "x-consensus-via"
+"""The header that names the gateways in whose runs a call is made, so that one finds out that it is its own member."""
+via: ContextVar[str] = ContextVar("via", default="")
+
+
+async def _name_gateways(request: httpx2.Request) -> None:
+    if names := via.get():
+        request.headers[VIA] = names
 
 
 class ResponseTooLargeError(Exception):
@@ -43,7 +53,13 @@ class ModelClient(httpx2.AsyncClient):
             limits=_LIMITS,
             socket_options=_KEEP_ALIVE,
         )
-        super().__init__(transport=transport, trust_env=False, timeout=timeout, follow_redirects=False)
+        super().__init__(
+            transport=transport,
+            trust_env=False,
+            timeout=timeout,
+            follow_redirects=False,
+            event_hooks={"request": [_name_gateways]},
+        )
         self.max_bytes = int(max_response_mb * _MB)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - nothing of ours streams

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from consensus_flows.blocks.attestation import AttestationSettings
 from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
@@ -67,6 +68,9 @@ class RunConfig(Settings):
     fresh: bool = Field(
         False,
         description="Ignore cached answers: ask again, and replace them.",
+    )
+    attestation: AttestationSettings = Field(
+        default_factory=AttestationSettings, description="Proof of which image computed the answer."
     )
     prompt_set: str = Field(
         "plain",

@@ -1,5 +1,7 @@
 """The settings of a vote, and the block in which they are saved."""
 
+import hashlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Self
@@ -242,7 +244,7 @@ class VoteConfig(PanelConfig):
         if self.weights:
             raise ValueError("weights: have no effect on a learned vote: remove weights or learned")
         fitted = self.learned.members
-        if sorted(self.learned_as(self.panel())) != sorted(fitted):
+        if sorted(self.fitted_as(self.panel(), fitted)) != sorted(fitted):
             raise ValueError(
                 f"learned: was fitted on the members {', '.join(fitted)}: use exactly these, or calibrate these members "
                 "with `consensus calibrate`"
@@ -282,9 +284,8 @@ class VoteConfig(PanelConfig):
         names = (self._own_name(member, self.weights) for member in members)
         return [1.0 if name is None else self.weights[name] for name in names]
 
-    def learned_as(self, members: Sequence[Member]) -> list[str]:
-        """The name that each of `members` has in the coefficients of a learned vote."""
-        fitted = self.learned.members if self.learned else {}
+    def fitted_as(self, members: Sequence[Member], fitted: Collection[str]) -> list[str]:
+        """The name that each of `members` has in fitted coefficients."""
         return [self._own_name(member, fitted) or "" for member in members]
 
     def places_of(self, members: Sequence[Member]) -> list[int]:
@@ -342,9 +343,19 @@ class VoteConfig(PanelConfig):
         """On what the panel was calibrated; None if it was not."""
         return self.calibration
 
+    def rule_digest(self) -> str:
+        """Return what tells who is asked, and how it is counted, apart from other votes."""
+        rule = self.model_dump(mode="json", include={"members", *COUNTING} - {"extract", "extractor", "calibration"})
+        return hashlib.sha256(json.dumps(rule, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:16]
+
+    def outcome_probability(self) -> LearnedVote | None:
+        """How probable it is that the answer is right, by who gave it; None where that is not known of this very vote."""
+        found = self.calibration
+        return found.probability if found is not None and found.rule == self.rule_digest() else None
+
     def gives_probability(self) -> bool:
-        """Tell whether the confidence of a run is a probability: that of a vote that was fitted on labeled rows."""
-        return self.learned is not None
+        """Tell whether the confidence of a run is a probability that was fitted on labeled rows."""
+        return self.learned is not None or self.outcome_probability() is not None
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -173,6 +174,11 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
         (f"{_IN}.history:list_history", "runs", "List past runs, newest first."),
         (f"{_IN}.history:show_run", "run", "Show a past run: every call, and the answer."),
         (f"{_IN}.history:logs", "logs", "Print the latest prompts and answers."),
+        (
+            f"{_IN}.verify:verify",
+            "verify",
+            "Verify that a container image computed a record in Google's Confidential Space.",
+        ),
         (f"{_IN}.history:stats", "stats", "Show calls, failures, latency, cost and wins by model."),
         (f"{_IN}.preferences.tally:tally", "tally", "Aggregate recorded preferences."),
     ],
@@ -258,10 +264,10 @@ def main() -> None:
     leave(_dispatch)
 
 
-def _dispatch() -> Exit | None:
+def _dispatch() -> IntEnum | None:
     given = tokens(sys.argv[1:])
     try:
-        result: Exit | None = app(given, exit_on_error=False, print_error=True)
+        result: IntEnum | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
     # A pipe that should have held a question, and held none.

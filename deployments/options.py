@@ -26,7 +26,8 @@ PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)
 SAMPLING = Group("Sampling", sort_key=3)
 BUDGET = Group("Budget", sort_key=4)
-OUTPUT = Group("Input and output", sort_key=5)
+ATTESTATION = Group("Attestation", sort_key=5)
+OUTPUT = Group("Input and output", sort_key=6)
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -125,7 +126,7 @@ FLAGS = {
     ),
 }
 """Options that differ from their field, by the path of the field; those of one configuration have its name in front."""
-GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING}
+GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING, "attestation": ATTESTATION}
 """Groups of settings whose fields are all options."""
 
 

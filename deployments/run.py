@@ -100,6 +100,8 @@ def _report(
     if record.answer is None:
         say(f"consensus: no answer: {record.error}")
         return Exit.NO_ANSWER
+    if any(warning.kind == "not_attested" for warning in record.warnings):
+        return Exit.NOT_ATTESTED
     return Exit.BUDGET if record.status == "budget" else Exit.ANSWER
 
 
@@ -130,7 +132,7 @@ def _show(
             )
     else:
         for warning in record.warnings:
-            if warning.kind in {"not_recorded", "not_stored", "rejected"}:
+            if warning.kind in {"not_recorded", "not_stored", "rejected", "not_attested"}:
                 say(f"consensus: {warning.message}")
 
 

@@ -40,6 +40,8 @@ class Exit(IntEnum):
     """A panel is less accurate than in an earlier evaluation, by more than chance."""
     JUDGE_REFUSED = 6
     """A model is wrong too often on adversarial pairs to be a judge."""
+    NOT_ATTESTED = 7
+    """There is an answer, but not the attestation that was asked for. From 10 on: see `consensus verify`."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.
@@ -234,10 +236,10 @@ def read_stdin() -> str:
         notice.cancel()
 
 
-def leave(action: Callable[[], Exit | None]) -> NoReturn:
+def leave(action: Callable[[], IntEnum | None]) -> NoReturn:
     """Run a command and end the process with its exit code; expected errors are one sentence, not a traceback."""
     try:
-        code = action() or Exit.ANSWER
+        code: IntEnum = action() or Exit.ANSWER
     except KeyboardInterrupt:
         say("consensus: interrupted; answers that were paid for are cached, and the next run reuses them")
         sys.exit(130)

@@ -33,7 +33,7 @@ from consensus_flows.tasks.evaluation.labelled import (
     Note,
     PanelAnswers,
     answer_in,
-    ids_digest,
+    calibrated_on,
     normalized,
     read_answers,
     read_questions,
@@ -110,15 +110,16 @@ async def planned(
         panels.insert(0, Panel(one, one, config))
     labelled = read_questions(source, label, asking.extract, by)
     _refuse_examples(labelled, [asking, *(panel.config for panel in panels)])
-    digest = ids_digest(question.id for question in labelled.questions)
-    calibrated = [panel.name for panel in panels if _calibrated_on(panel.config) == digest]
-    if calibrated and not anyway:
-        raise ConfigurationError(
-            f"input: {', '.join(calibrated)} was calibrated on these very rows, so that its figures would be too good; use "
-            "other rows, or anyway"
-        )
-    if calibrated:
-        labelled.notes.append(Note(kind="calibrated", members=calibrated))
+    for panel in panels:
+        calibration = panel.config.calibrated_on()
+        if calibration is None or not (known := calibrated_on(calibration, labelled.questions)):
+            continue
+        if not anyway:
+            raise ConfigurationError(
+                f"input: {panel.name} was calibrated on {len(known)} of these {len(labelled.questions)} rows, so that its figures would "
+                f"be too good: {', '.join(known[:SHOWN])}{', ...' * (len(known) > SHOWN)}; use other rows, or anyway"
+            )
+        labelled.notes.append(Note(kind="calibrated", count=len(known), ids=known[:SHOWN], members=[panel.name]))
     return Plan(labelled, asking, tuple(panels))
 
 
@@ -146,11 +147,6 @@ def _counts_otherwise(config: RunConfig) -> bool:
     """Tell whether a vote is another one than the plain vote of all members, which is replayed."""
     others = {*COUNTING} - {"extract", "extractor"}
     return bool(others & config.model_dump(exclude_defaults=True).keys())
-
-
-def _calibrated_on(config: RunConfig) -> str | None:
-    calibration = getattr(config, "calibration", None)
-    return None if calibration is None else calibration.ids_digest
 
 
 def _refuse_examples(labelled: Labelled, configs: Sequence[RunConfig]) -> None:

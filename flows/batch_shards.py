@@ -36,6 +36,7 @@ from consensus_flows.tasks.batches.rows import Inventory, input_changed
 from consensus_flows.tasks.batches.summary import BatchSummary, describe
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.batches.unfinished import unfinished_shards
+from consensus_flows.tasks.calibration import figures
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
 from consensus_flows.tasks.record import TakenOut
 from consensus_flows.tasks.watch import emit
@@ -324,7 +325,7 @@ def _merge(batch: Batch, shards: list[_Shard], inventory: Inventory) -> BatchSum
         input=batch.source.address,
         output=batch.output,
         review_file=batch.review,
-        calibration=batch.config.calibrated_on(),
+        calibration=figures(batch.config),
         gives_probability=batch.config.gives_probability(),
         bad=inventory.bad_rows,
         bad_rows=[describe(bad) for bad in inventory.bad[:SHOWN]],

@@ -34,7 +34,7 @@ from consensus_flows.tasks.batches.review_file import Reviewer, check_review
 from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
-from consensus_flows.tasks.calibration import differences
+from consensus_flows.tasks.calibration import differences, figures
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
@@ -191,6 +191,8 @@ async def checked(batch: Batch) -> Inventory:
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
+    if batch.config.attestation.attest:
+        raise ConfigurationError("the rows of a batch are not attested: ask one question at a time", field="attest")
     if batch.records is not None:  # at first, because the output may be in the same folder
         check_records(batch.records)
     check_output(batch.output)
@@ -309,7 +311,7 @@ class _Run:
             bad_rows=[describe(bad) for bad in self._inventory.bad[:SHOWN]],
             resumed=self._journal.found,
             review_file=batch.review,
-            calibration=batch.config.calibrated_on(),
+            calibration=figures(batch.config),
             gives_probability=batch.config.gives_probability(),
         )
         await emit("batch_started", self._progress)

@@ -1,7 +1,10 @@
 """Calibrate a panel on labeled rows: each member is asked once for each row, then a way to ask them is chosen and fitted."""
 
+import base64
+import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -109,6 +112,7 @@ def fit(
                 goal,
                 extract=config.extract,
                 ids_digest=ids_digest(row.id for row in rows),
+                questions=base64.b64encode(b"".join(answered.hashes[row.id] for row in rows)).decode(),
                 date=today(),
                 prompts=prompts,
                 prices_date=priced,
@@ -133,9 +137,18 @@ def report_calibrations(panels: Sequence[CalibratedPanel], report: Path | None, 
         write_report(report, "calibration", RootModel(found), lambda file: write_calibrations(file, found, title=name))
 
 
-def name_of(name: str, category: str | None) -> str:
-    """Return the name under which the panel of a category is saved."""
-    return name if category is None else f"{name}-{re.sub('[^a-z0-9]+', '-', category.lower()).strip('-')}"
+def names_of(name: str, categories: Iterable[str | None]) -> dict[str | None, str]:
+    """Return the names under which the panels of categories are saved: a category without letters of its own gets a number."""
+    plain = {one: re.sub("[^a-z0-9]+", "-", (one or "").lower()).strip("-") for one in categories}
+    shared = Counter(plain.values())
+
+    def suffix(category: str | None) -> str:
+        if category is None:
+            return ""
+        own = plain[category] if shared[plain[category]] == 1 else ""
+        return f"-{own or hashlib.sha256(category.encode()).hexdigest()[:8]}"
+
+    return {one: name + suffix(one) for one in plain}
 
 
 def from_recorded(

@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from consensus_flows.blocks.member import Member, ModelName, named
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
+from consensus_flows.tasks.attestation.attesting import attest, check_launcher
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
@@ -251,6 +252,8 @@ async def begin(
     """
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
+    if config.attestation.attest:
+        check_launcher()
     endpoints = await check_models(config.models(), config.embedding())
     await load_sdks(endpoints.values())
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
@@ -274,6 +277,8 @@ async def begin(
             record.warn("unpriced", uncovered(names))
         yield run
     run.finish()
+    if config.attestation.attest and record.answer is not None:
+        await attest(record, config, conversation, {str(name): one.address for name, one in endpoints.items()})
     record.duration_s = round(time.monotonic() - started, 4)
     await emit("ended", record)
 

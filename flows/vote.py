@@ -32,7 +32,7 @@ from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.extraction.extract import Reading, extract, extract_all
 from consensus_flows.tasks.counting.learned import probabilities
-from consensus_flows.tasks.counting.vote import Tally, count_votes
+from consensus_flows.tasks.counting.vote import Count, Tally, count_votes
 from consensus_flows.tasks.judging.readings import Extracted, SameAnswers, extract_by_model
 from consensus_flows.tasks.record import CALIBRATED, Iteration, Option, Record, Response, Status, Synthesis
 from consensus_flows.tasks.record import Vote as CastVote
@@ -119,7 +119,10 @@ async def _ask_panel(run: Run[VoteConfig], panel: SavedPanel) -> Record:
     one = algorithm(panel.flow)
     with calls_only():
         found: Record = await one.run()(
-            run.prompt, one.config_class().model_validate(panel.config), run.call, conversation=run.given
+            run.prompt,
+            one.config_class().model_validate({**panel.config, "attestation": {}}),
+            run.call,
+            conversation=run.given,
         )
     for iteration in found.iterations:
         iteration.number = len(run.record.iterations) + 1
@@ -154,7 +157,8 @@ def _decide(config: VoteConfig, asked: Sequence[Member], values: Sequence[Hashab
     tally = count_votes(values, config.weights_of(asked), config.places_of(asked))
     if config.learned is None or tally.winner is None:
         return _Decision(tally, {})
-    members, fitted = config.learned_as(asked), [*config.learned.members]
+    fitted = [*config.learned.members]
+    members = config.fitted_as(asked, fitted)
     voters = {count.value: [fitted.index(members[voter]) for voter in count.voters] for count in tally.counts}
     found = probabilities(config.learned, voters, fitted)
     return _Decision(tally.won_by(max(voters, key=found.__getitem__)), found)
@@ -262,7 +266,10 @@ class _Ballot:
         record.full_text = first.text if first else decided.text if decided else None
         if sum(map(len, (count.voters for count in tally.counts))) > 1:  # one voice agrees with nobody
             iteration.agreement, iteration.agreement_measure = round(tally.share or 0.0, 4), "votes"
-        confidence = winner.probability if decided is None or decided.text is None else decided.confidence
+        if decided is None or decided.text is None:
+            winner.probability = confidence = winner.probability or self._probability(tally.winner)
+        else:
+            confidence = decided.confidence
         record.confidence_measure = None if confidence is None else CALIBRATED
         iteration.synthesis = Synthesis(
             text=winner.answer,
@@ -273,6 +280,17 @@ class _Ballot:
             value=winner.answer,
             votes={option.answer: option.members for option in record.tally},
         )
+
+    def _probability(self, winner: Count) -> float | None:
+        """How probable it is that the answer is right, by who gave it; None where that was not fitted on labeled rows."""
+        fitted = self._config.outcome_probability()
+        if fitted is None or self._iteration.cut_by_budget:
+            return None
+        names = [*fitted.members]
+        voters = [
+            names.index(name) for name in self._config.fitted_as([self._asked[one] for one in winner.voters], names)
+        ]
+        return probabilities(fitted, {0: voters}, names)[0]
 
     def _as_first_written(self) -> dict[Hashable, str]:
         """For each value its text as the first member that gave it wrote it."""

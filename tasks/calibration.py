@@ -20,6 +20,12 @@ def prompts_digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(prompts).encode("utf-8", "replace")).hexdigest()[:16]
 
 
+def figures(config: RunConfig) -> Calibration | None:
+    """Return what a panel was calibrated on, for a summary: without the hashes of the questions."""
+    found = config.calibrated_on()
+    return None if found is None else found.model_copy(update={"questions": ""})
+
+
 def differences(config: RunConfig) -> Iterator[str]:
     """Say in what a run differs from the calibration of its panel, a sentence each."""
     calibration = config.calibrated_on()
@@ -27,6 +33,11 @@ def differences(config: RunConfig) -> Iterator[str]:
         return
     if isinstance(config, VoteConfig) and config.extract != calibration.extract:
         yield f"the panel was calibrated with extract {calibration.extract}, not {config.extract}: calibrate it again"
+    if isinstance(config, VoteConfig) and calibration.probability is not None and not config.gives_probability():
+        yield (
+            "the panel was calibrated with other members, or another way to ask or count, so its answers have no probability: "
+            "calibrate it again"
+        )
     if calibration.prompts is not None and calibration.prompts != prompts_digest(config):
         yield "the panel was calibrated with another system prompt or prompt set: calibrate it again"
 

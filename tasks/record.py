@@ -394,6 +394,46 @@ def put_together(named: Iterable[tuple[str, Sequence[str]]]) -> list[Citation]:
     return [citation for citation in found.values() if citation.source]
 
 
+class AttestedParts(BaseModel):
+    """What an attestation is about. `consensus_flows.tasks.attestation.digest` says how each part is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    flow: str
+    run_id: str | None
+    time: str
+    """When the run ended, in UTC."""
+    prompt: str
+    """SHA-256 of the prompt."""
+    conversation: str | None
+    """SHA-256 of the earlier turns; None where there were none."""
+    configuration: str
+    """SHA-256 of the settings."""
+    answer: str
+    """SHA-256 of the answer."""
+    models: list[str]
+    """Every model that was called, as provider/model."""
+    calls: str
+    """SHA-256 of what each call gave, and whether it came from the cache."""
+    endpoints: dict[str, str]
+    """For each model that the run may call: the base URL of its provider, or what identifies local weights."""
+
+
+class Attestation(BaseModel):
+    """A token of a trusted execution environment that is bound to a record; `consensus verify` checks it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parts: AttestedParts
+    digest: str
+    """SHA-256 of the parts, which the token repeats after `consensus:`."""
+    challenge: str | None = None
+    """The caller's text, which the token repeats too."""
+    audience: str
+    token: str
+
+
 class Iteration(BaseModel):
     """One round: what the members answered and what was made of it."""
 
@@ -502,6 +542,8 @@ class Record(BaseModel):
     """The conversation that continues with this answer; see `consensus_flows.tasks.history`."""
     citations: list[Citation] = Field(default_factory=list)
     """The sources behind the answer, and who named each; nobody has looked them up."""
+    attestation: Attestation | None = None
+    """Proof of which image computed the answer, where the run was attested."""
 
     def answering(self) -> Iteration | None:
         """The iteration whose members stand behind the answer: of one that only asks judges, the one before.

@@ -67,7 +67,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
-from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
+from prefect.context import SettingsContext, get_settings_context  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 from tests.kits import processes  # noqa: E402
@@ -96,7 +96,10 @@ def _no_process_is_left() -> Iterator[None]:
 def results(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[str]:
     """Give the test an empty result folder, so that no answer of another test is found in it."""
     folder = tmp_path_factory.mktemp("results")
-    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: folder}):
+    context = get_settings_context()
+    # `temporary_settings` reads all settings anew, for a fifth of a second of CPU.
+    storage = context.settings.results.model_copy(update={"local_storage_path": folder})
+    with SettingsContext(profile=context.profile, settings=context.settings.model_copy(update={"results": storage})):
         yield str(folder)
 
 

@@ -29,7 +29,7 @@ from consensus_flows.flows.calibrate import (
     calibrate,
     from_recorded,
     goal_of,
-    name_of,
+    names_of,
     planned_for,
     report_calibrations,
 )
@@ -162,5 +162,6 @@ def _told(panels: list[CalibratedPanel], wanted: CalibrateOptions) -> Exit:
 def _save(panels: list[CalibratedPanel], wanted: CalibrateOptions) -> None:
     """Save the panels."""
     if wanted.save is not None:
+        names = names_of(wanted.save, [one.category for one in panels])
         for one in panels:
-            save_block(name_of(wanted.save, one.category), Vote(config=one.config), one.config.models())
+            save_block(names[one.category], Vote(config=one.config), one.config.models())

@@ -260,6 +260,8 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
     if wanted.label is None:
         names = []
     reading = getattr(wanted, "extract", None)
+    if wanted.baseline is not None:
+        read_baseline(wanted.baseline)  # before the first call, and for an estimate too
     if wanted.dry_run:
         return show_estimates(
             planned(

@@ -50,7 +50,7 @@ def serve(
     listener = listen(host, port)
     with listener, resident():  # before the environment is changed
         server = connect()
-        options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model, grace)
+        options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model)
         app = make_app(options)
         address = url_of(listener, host)
         say(f"consensus: serving the saved configurations at {address}/v1, with documentation at {address}/docs")

@@ -8,11 +8,15 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from consensus_flows.blocks.http_client import VIA, via
 from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.deployments.proxies import LOOPBACK
 
-OPEN: Final = frozenset({"/health"})
-"""What needs no token: what watches over a service has none."""
+OPEN: Final = ("/health", "/docs", "/openapi.json", "/static-offline-docs/")
+"""What needs no token: what watches over a service has none, and a browser sends none for a page."""
+
+DEPTH: Final = 3
+"""Gateways that may stand one behind the other."""
 
 
 class Access:
@@ -27,14 +31,24 @@ class Access:
         self._hosts = {*LOOPBACK, *hosts}
         self._origins = origins
         self._token = token
+        self._name = secrets.token_hex(4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
-        if refusal is None:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        else:
+            return
+        headers = Headers(scope=scope)
+        gateways, refusal = headers.get(VIA, ""), self._refusal(scope["path"], headers)
+        if refusal is not None:
             await refusal.response()(scope, receive, send)
+            return
+        # Whatever is asked because of this request carries the name of this gateway.
+        before = via.set(self._name if not gateways else f"{gateways}, {self._name}")
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            via.reset(before)
 
     def _refusal(self, path: str, headers: Headers) -> GatewayError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -51,9 +65,13 @@ class Access:
                 f"web pages of {origin} may not use this gateway: start it with --allow-origin {origin}",
                 "origin_not_allowed",
             )
-        if self._token is None or path in OPEN:
-            return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._token.encode()):
-            return None
-        return GatewayError(401, "the token is missing or wrong: send it as the API key", "invalid_api_key")
+        if self._token is not None and not path.startswith(OPEN):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token.encode()):
+                return GatewayError(401, "the token is missing or wrong: send it as the API key", "invalid_api_key")
+        gateways = headers.get(VIA, "").split(", ")
+        if self._name in gateways or len(gateways) > DEPTH:
+            return GatewayError(
+                400, "a member of this panel is this gateway itself: take it out of the panel", "gateway_loop"
+            )
+        return None

@@ -1,5 +1,6 @@
 """The application: its routes, and what they answer."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -9,11 +10,13 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 import httpx
-from fastapi import FastAPI, Header
+from fastapi import Depends, FastAPI, Header
 from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi.sse import EventSourceResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -49,7 +52,6 @@ class Options:
         origins: Web pages that may use it.
         progress: Whether streams tell what happens as reasoning.
         title_model: Who answers as NAME:title; by default the first model of the configuration.
-        grace: Seconds that runs under way have when the gateway is stopped.
     """
 
     server: ServerInfo
@@ -58,7 +60,6 @@ class Options:
     origins: Collection[str] = ()
     progress: bool = True
     title_model: str | None = None
-    grace: float = 60.0
 
 
 def make_app(options: Options) -> FastAPI:
@@ -69,20 +70,23 @@ def make_app(options: Options) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         warm_up([model.partition("/")[0] for one in await saved_configurations() for model in _models(one.values)])
         yield
-        await runs.finish(options.grace)
+        await runs.finish(app.state.stop_at)
         await close_clients()
 
-    app = FastAPI(
+    # FastAPI's page of documentation loads its scripts from elsewhere, and is blank where there is no network.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="consensus",
         version=version("consensus-flows"),
         summary="Saved panels of language models, as models of an OpenAI-compatible API.",
         lifespan=lifespan,
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if options.token else [],
         middleware=[
             *([Middleware(CORSMiddleware, **CORS, allow_origins=[*options.origins])] if options.origins else []),
             Middleware(Access, hosts=options.hosts, origins=options.origins, token=options.token),
         ],
     )
-    app.state.runs = runs
+    app.state.runs, app.state.stop_at = runs, math.inf
 
     @app.get("/health")
     async def health() -> JSONResponse:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from prefect.runtime import flow_run
 
+from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.deployments.gateway.panels import Panel
 from consensus_flows.deployments.killed_runs import RunningMark, delete_run
 from consensus_flows.tasks.calls.request import Message
@@ -111,7 +112,10 @@ class GatewayRun:
         except NoAnswerError as error:
             self._end(error.record or error)
         except BaseException as error:
-            self._end(error if isinstance(error, Exception) else RuntimeError("the gateway was stopped"))
+            stopped = GatewayError(
+                503, "the gateway was stopped; answers that were paid for are cached", "stopped", retry=True
+            )
+            self._end(error if isinstance(error, Exception) else stopped)
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -168,16 +172,14 @@ class Runs:
         run.outcome.add_done_callback(lambda _: self._remember(run, messages))
         return run
 
-    async def finish(self, seconds: float) -> int:
-        """Wait for the runs under way, cancel those that take longer, and return how many these were."""
+    async def finish(self, stop_at: float) -> None:
+        """Wait for the runs under way, and cancel those that are not done at `stop_at`, by the monotonic clock."""
         if self._working:
-            _, late = await asyncio.wait(self._working, timeout=max(seconds, 0.0))
+            _, late = await asyncio.wait(self._working, timeout=max(stop_at - time.monotonic(), 0.0))
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-            return len(late)
-        return 0
 
     @property
     def under_way(self) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import uvicorn
@@ -30,6 +31,7 @@ def serve_until_told(app: Starlette, listener: socket.socket, grace: float) -> N
         if server.should_exit:
             server.force_exit = True
             return
+        app.state.stop_at = time.monotonic() + grace
         server.should_exit = True
         if waiting := app.state.runs.under_way:
             say(f"consensus: finishing {waiting} runs, for {grace:g} s at most; interrupt again to stop now")

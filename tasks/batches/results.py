@@ -14,6 +14,8 @@ ABSTAINED = "abstained"
 DECIDED = "decided"
 UNSURE = "unsure"
 ANSWERS = "answers"
+OF_BATCH = "calibration"
+"""Kind of the warnings that would be the same in every row: a batch says them once, and the records have them."""
 
 
 class MemberAnswer(BaseModel):
@@ -135,7 +137,7 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
     values |= {
         "id": row.id,
         "status": TIE if record.tie and record.status == "finished" else record.status,
-        "warnings": "; ".join(dict.fromkeys(map(str, record.warnings))) or None,
+        "warnings": "; ".join(dict.fromkeys(str(one) for one in record.warnings if one.kind != OF_BATCH)) or None,
         "calls_not_made": len(record.not_asked),
         "share": record.tally[0].share if record.tally else None,
         "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.votes else None,

@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from consensus_flows.blocks.calibration import PAIR, VOTE, Calibration, LearnedVote
+from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.tasks.evaluation.plans import FittedPlan, Outcome, PlanFitter, Score, Totals, score
+from consensus_flows.tasks.evaluation.reliability import Bin, calibration_error, grouped
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.evaluation.split import fold_of
 from consensus_flows.tasks.evaluation.statistics import clopper_pearson
@@ -90,6 +92,10 @@ class Calibrated(BaseModel):
     """Of the whole calibration: on each fifth of the rows, what was chosen and fitted on the others."""
     single: PlanFigures
     """Of the best member, chosen in the same way."""
+    reliability: list[Bin]
+    """How right the answers are by their stated probability, in the same way."""
+    calibration_error: float
+    """By how much the stated probability and the share that is right differ, over the groups of `reliability`."""
     tried: list[PlanFigures]
     """Plans among which was chosen, from best to worst, on rows that they were not fitted on; the choice was made on these."""
     calibration: Calibration
@@ -118,6 +124,7 @@ def calibrate(
     *,
     extract: str,
     ids_digest: str,
+    questions: str = "",
     date: dt.date,
     prompts: str | None = None,
     prices_date: dt.date | None = None,
@@ -130,6 +137,7 @@ def calibrate(
         goal: What it should be good at.
         extract: How the answers were read.
         ids_digest: Digest of the ids of the rows.
+        questions: Hashes of the questions.
         date: Day of the calibration.
         prompts: Digest or name of the prompts.
         prices_date: Day of the prices.
@@ -150,10 +158,14 @@ def calibrate(
         )
     outcomes, singles = _honest(rows, members, goal)
     found, alone = score(rows, outcomes), score(rows, singles)
+    reliability = grouped((one.confidence, one.right) for one in outcomes if one.confidence is not None)
     sure = [one for one in outcomes if one.confidence is not None and one.confidence >= SURE]
+    settings = settings_of(plan)
     calibration = Calibration(
+        **probability_of(plan),
         rows=len(rows),
         ids_digest=ids_digest,
+        questions=questions,
         date=date,
         extract=extract,
         prompts=prompts,
@@ -166,7 +178,6 @@ def calibrate(
         sure=len(sure) / len(rows),
         sure_accuracy=sum(one.right for one in sure) / len(sure) if sure else None,
     )
-    settings = settings_of(plan)
     differ = Counter((one.right, other.right) for one, other in zip(outcomes, singles, strict=True))
     return Calibrated(
         stage=stage_of(len(rows)),
@@ -175,6 +186,8 @@ def calibrate(
         dropped=list(choice.dropped),
         figures=_figures(choice.plan, found, differ[True, False], differ[False, True], len(rows)),
         single=_figures(plan_name_of_single(rows, members), alone, 0, 0, len(rows)),
+        reliability=reliability,
+        calibration_error=calibration_error(reliability),
         tried=list(choice.tried),
         calibration=calibration,
         settings=settings | {"calibration": calibration.model_dump(mode="json")},
@@ -349,7 +362,8 @@ def _without_useless(
 def fitted_choice(rows: Sequence[LabelledRow], members: Sequence[str], choice: Choice) -> FittedPlan:
     """Fit what was chosen."""
     kept = [members[one] for one in choice.kept]
-    return PlanFitter([part(row, choice.kept) for row in rows], kept).plan(choice.plan)
+    left = [part(row, choice.kept) for row in rows]
+    return PlanFitter(left, kept).plan(choice.plan).with_probability(left)
 
 
 def part(row: LabelledRow, kept: Sequence[int]) -> LabelledRow:
@@ -404,6 +418,15 @@ def settings_of(plan: FittedPlan) -> dict[str, Any]:
     return settings
 
 
+def probability_of(plan: FittedPlan) -> dict[str, Any]:
+    """Return what the calibration says of how probable an answer of a plan is, as JSON; nothing of a learned vote."""
+    if plan.probability is None:
+        return {}
+    fitted = _renamed(plan.probability, plan, _names(plan))
+    rule = VoteConfig.model_validate(settings_of(plan)).rule_digest()
+    return {"probability": fitted.model_dump(mode="json"), "rule": rule}
+
+
 def _names(plan: FittedPlan) -> dict[int, str]:
     """The names of the members in the order in which they are asked: an instance counts within those of its model."""
     models = [plan.members[one].partition("#")[0] for one in plan.way.order]
@@ -416,12 +439,12 @@ def _names(plan: FittedPlan) -> dict[int, str]:
 
 
 def _renamed(learned: LearnedVote, plan: FittedPlan, names: dict[int, str]) -> LearnedVote:
-    new = {old: names[position] for position, old in enumerate(plan.members)}
+    new = {plan.members[position]: name for position, name in names.items()}
     return LearnedVote(
         intercept=learned.intercept,
         members={new[name]: value for name, value in learned.members.items()},
         share=learned.share,
         two_or_more=learned.two_or_more,
         unanimous=learned.unanimous,
-        pairs={f"{new[a]}{PAIR}{new[b]}": learned.pairs[f"{a}{PAIR}{b}"] for a, b in combinations(plan.members, 2)},
+        pairs={f"{new[a]}{PAIR}{new[b]}": learned.pairs[f"{a}{PAIR}{b}"] for a, b in combinations(learned.members, 2)},
     )

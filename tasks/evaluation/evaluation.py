@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.agreement import Ties, Unanimous, shares_of_pairs, unanimous_and_ties
 from consensus_flows.tasks.evaluation.labelled import Note, PanelAnswers, today
-from consensus_flows.tasks.evaluation.plans import Outcome, fit_plans, plan_names
+from consensus_flows.tasks.evaluation.plans import Outcome, can_be_asked, fit_plans, plan_names
 from consensus_flows.tasks.evaluation.rows import LabelledRow, known_sum
 from consensus_flows.tasks.evaluation.split import fold_of, halves
 from consensus_flows.tasks.evaluation.statistics import (
@@ -267,7 +267,7 @@ def evaluate_rows(
         date=today(),
         panels=names,
         plans=plans,
-        recommended=_recommended(plans, len(tested)),
+        recommended=recommended(plans, len(tested)),
         verdict=_verdict(plans, names[0], len(tested)),
         ceiling=Ceiling(right=some, accuracy=some / len(tested), upper=clopper_pearson(some, len(tested))[1]),
         unanimous=unanimous,
@@ -397,11 +397,10 @@ def _as_good(plan: PlanResult, rows: int) -> bool:
     return least_difference(plan.better, plan.worse, rows) > -MARGIN
 
 
-def _recommended(plans: Sequence[PlanResult], rows: int) -> str:
+def recommended(plans: Sequence[PlanResult], rows: int) -> str:
     """Return the plan to use; that several were looked at is taken into account by Holm's correction."""
     single = next(one for one in plans if one.plan == SINGLE)
-    # One that chooses a plan has no way to be asked.
-    others = [one for one in plans if not one.plan.startswith((SINGLE, "plan-"))]
+    others = [one for one in plans if not one.plan.startswith(SINGLE) and can_be_asked(one.plan)]
     if better := [one for one in others if one.p_holm < ALPHA and one.difference > 0]:
         return max(better, key=lambda one: (one.right, -(one.cost_usd or 0.0))).plan
     as_good = {

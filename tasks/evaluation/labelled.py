@@ -3,6 +3,7 @@
 The rows may be without labels: then only the members' agreement can be measured.
 """
 
+import base64
 import datetime as dt
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
+from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.extraction import Extraction, parse_extraction
 from consensus_flows.tasks.batches.columns import ID, PREFERRED
 from consensus_flows.tasks.batches.frames import output_rows
@@ -29,6 +31,8 @@ from consensus_flows.tasks.record import Usage
 
 SHOWN = 5
 """Rows that an error or a note names."""
+_HASH = 4
+"""Bytes by which a question is known. Of 1,000 new questions, one is taken for one of 1,000 known ones in 1 of 4,000 cases."""
 LEAST = 10
 """Labeled rows without which nothing can be said."""
 
@@ -62,6 +66,11 @@ class Question(NamedTuple):
         """Return what two writings of one question have in common."""
         return self.id if self.prompt is None else normalized(self.prompt)
 
+    def hashes(self) -> tuple[bytes, bytes]:
+        """Return what a calibration knows the question by: its text; its id where the text was not known."""
+        by_id = _hash(f"id {self.id}")
+        return by_id if self.prompt is None else _hash(f"prompt {self.key()}"), by_id
+
 
 @dataclass
 class Labelled:
@@ -84,6 +93,20 @@ def normalized(prompt: str) -> str:
 def ids_digest(ids: Iterable[str]) -> str:
     """Return the SHA-256 of the ids of rows, whatever their order; by it a panel's calibration knows the rows it was fitted on."""
     return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:_HASH]
+
+
+def calibrated_on(calibration: Calibration, questions: Sequence[Question]) -> list[str]:
+    """List the ids of the questions that a panel was calibrated on."""
+    if not calibration.questions:
+        ids = [one.id for one in questions]
+        return ids if calibration.ids_digest == ids_digest(ids) else []
+    packed = base64.b64decode(calibration.questions)
+    known = {packed[at : at + _HASH] for at in range(0, len(packed), _HASH)}
+    return [one.id for one in questions if not known.isdisjoint(one.hashes())]
 
 
 def read_questions(source: Source, label: str | None, extract: str, by: str | None = None) -> Labelled:
@@ -259,6 +282,7 @@ class PanelAnswers:
     Attributes:
         members: Their names, in order.
         rows: The questions with the answers.
+        hashes: By id, what a calibration knows the question by.
         read_as: By id, the label and then the answers, as they were written; None where there is none.
         failed: By member, calls that failed.
         missing: By member, questions that it was not asked.
@@ -267,6 +291,7 @@ class PanelAnswers:
 
     members: tuple[str, ...]
     rows: list[LabelledRow]
+    hashes: dict[str, bytes]
     labels: dict[str, str]
     failed: Counter[str]
     missing: Counter[str]
@@ -332,7 +357,8 @@ def read_answers(
     if failed:
         notes.append(Note(kind="failed", count=failed.total(), members=list(failed)))
     labels = {question.id: question.label.text for question in labelled.questions if question.label}
-    return PanelAnswers(names, rows, labels, failed, missing, notes)
+    hashes = {question.id: question.hashes()[0] for question in labelled.questions}
+    return PanelAnswers(names, rows, hashes, labels, failed, missing, notes)
 
 
 def _readings(said: Sequence[MemberAnswer | None], how: Extraction, *, texts: bool) -> list[Reading | None]:

@@ -1,7 +1,7 @@
-"""Fits the learned vote: a logistic regression over the answers that members gave."""
+"""Fits logistic regressions over the answers that members gave: a learned vote, and how probable a plan's answer is."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,29 @@ PENALTY = 1.0
 
 
 def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedVote:
-    """Fit the coefficients of a learned vote on labeled rows.
-
-    Every answer to every row is one case, right or wrong. The fit minimizes the logistic loss with an L2 penalty, as
-    scikit-learn's `LogisticRegression` with C = 1 does.
+    """Fit the coefficients of a learned vote on labeled rows: every answer to every row is one case, right or wrong.
 
     Args:
         rows: Labeled rows.
         members: The names of the members, in the order of the rows' answers.
+    """
+    return fit_cases(
+        ((voters, answer == row.truth) for row in rows for answer, voters in voters_of(row.pattern).items()),
+        members,
+    )
+
+
+def fit_cases(
+    cases: Iterable[tuple[tuple[int, ...], bool]], members: Sequence[str], *, shrunk: bool = False
+) -> LearnedVote:
+    """Fit how probable it is that an answer is right, by who gave it.
+
+    The fit minimizes the logistic loss with an L2 penalty, as scikit-learn's `LogisticRegression` with C = 1 does.
+
+    Args:
+        cases: For each answer the positions of its voters, and whether it was right.
+        members: The names of the members.
+        shrunk: Whether one right and one wrong case are added, spread over the others, so that nothing is certain.
     """
     import numpy as np
     from scipy.optimize import minimize
@@ -34,13 +49,15 @@ def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedV
     # Cases that look alike are counted once: a panel of five has 31 of them at most.
     right: Counter[tuple[int, ...]] = Counter()
     seen: Counter[tuple[int, ...]] = Counter()
-    for (pattern, truth), times in Counter((row.pattern, row.truth) for row in rows).items():
-        for answer, voters in voters_of(pattern).items():
-            seen[voters] += times
-            right[voters] += times * (answer == truth)
+    for voters, hit in cases:
+        seen[voters] += 1
+        right[voters] += hit
     described = np.array([[1.0, *features(voters, len(members))] for voters in seen])
     count = np.array([float(number) for number in seen.values()])
     hits = np.array([float(right[voters]) for voters in seen])
+    if shrunk:
+        hits += count / count.sum()
+        count += 2 * count / count.sum()
     penalty = np.full(described.shape[1], PENALTY)
     penalty[0] = 0
 

@@ -35,7 +35,7 @@ from typing import NamedTuple
 from consensus_flows.blocks.calibration import LearnedVote
 from consensus_flows.tasks.counting.learned import probabilities
 from consensus_flows.tasks.evaluation.fits import Fits, fit_members, fit_without_labels, without_label_weights
-from consensus_flows.tasks.evaluation.learned import fit_learned
+from consensus_flows.tasks.evaluation.learned import fit_cases, fit_learned
 from consensus_flows.tasks.evaluation.rows import LabelledRow, MemberReading, Pattern, known_sum, voters_of
 
 THRESHOLDS = ("0.9", "0.95", "0.99")
@@ -107,6 +107,8 @@ class FittedPlan:
     name: str
     way: Way
     members: tuple[str, ...]
+    probability: LearnedVote | None = None
+    """How probable it is that the answer is right, by who of `way.order` gave it; of a plan without a learned vote."""
     _decided: dict[Pattern, Decision] = field(default_factory=dict, repr=False, compare=False)
 
     def replay(self, row: LabelledRow) -> Outcome:
@@ -121,8 +123,34 @@ class FittedPlan:
     def decide(self, pattern: Pattern) -> Decision:
         """Return how the plan ends where the answers agree like this."""
         if (found := self._decided.get(pattern)) is None:
-            found = self._decided[pattern] = self._decide(pattern)
+            found = self._decide(pattern)
+            if self.probability is not None and (voters := self.voters(pattern, found)):
+                names = [self.members[one] for one in self.way.order]
+                found = found._replace(confidence=probabilities(self.probability, {0: voters}, names)[0])
+            self._decided[pattern] = found
         return found
+
+    def voters(self, pattern: Pattern, decision: Decision) -> tuple[int, ...]:
+        """Return who of those asked gave the answer, as places in `way.order`; none where there is no answer."""
+        return tuple(
+            place
+            for place, one in enumerate(self.way.order)
+            if one in decision.asked and decision.chosen is not None and pattern[one] == decision.chosen
+        )
+
+    def with_probability(self, rows: Sequence[LabelledRow]) -> "FittedPlan":
+        """Return the plan with how probable its answers are, fitted on labeled rows; a learned vote says that already.
+
+        On the recorded panels this is better calibrated than a table of how often each outcome was right (docs/calibrate.md).
+        """
+        if self.way.learned is not None:
+            return self
+        decided = [(row, self.decide(row.pattern)) for row in rows]
+        cases = [
+            (self.voters(row.pattern, one), one.chosen == row.truth) for row, one in decided if one.chosen is not None
+        ]
+        fitted = fit_cases(cases, [self.members[one] for one in self.way.order], shrunk=True)
+        return replace(self, probability=fitted, _decided={})
 
     def _decide(self, pattern: Pattern) -> Decision:
         way = self.way
@@ -245,6 +273,11 @@ def plan_names(members: Sequence[str]) -> list[str]:
         *(f"cascade-{count}-vote" for count in several[:1]),
         *("plan-equal-cost", "plan-any-cost"),
     ]
+
+
+def can_be_asked(name: str) -> bool:
+    """Tell whether a vote can be set to a plan: not to one that is fitted without labels, stops by naive Bayes, or chooses a plan."""
+    return name != "dawid-skene" and not re.match(r"sequential-[0-9.]|plan-", name)
 
 
 def fit_plans(

@@ -6,7 +6,7 @@ from pathlib import Path
 from consensus_flows.tasks.evaluation.calibrating import SINGLE, Calibrated, PlanFigures
 from consensus_flows.tasks.evaluation.statistics import clopper_pearson
 from consensus_flows.tasks.reports.calibration_report import findings
-from consensus_flows.tasks.reports.charts import Chart, Point, worth
+from consensus_flows.tasks.reports.charts import Chart, Point, reliability, worth
 from consensus_flows.tasks.reports.page import write_page
 
 
@@ -29,6 +29,8 @@ def charts(found: Calibrated) -> Iterator[Chart]:
     rows = found.calibration.rows
     if any(one.cost_usd for one in found.tried):
         yield worth(_points(singles, rows), _points(plans, rows))
+    if found.reliability:
+        yield reliability(found.reliability, "probability that the panel states")
 
 
 def _points(plans: Sequence[PlanFigures], rows: int) -> list[Point]:

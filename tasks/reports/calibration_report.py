@@ -47,6 +47,11 @@ def facts(found: Calibrated) -> Iterator[tuple[str, str]]:
     yield "gain", f"{figures.gain * 100:+.1f} points, standard error {figures.gain_se * 100:.1f}, n = {made.rows:,}"
     yield "USD per 1,000 questions", f"{_price(figures)}, best single {_price(single)}"
     yield "calls a question", f"{figures.calls:.2f}"
+    stated = ", ".join(
+        f"{_share(one.stated)} stated, {_share(one.right)} right (n = {one.rows:,})"
+        for one in reversed(found.reliability)
+    )
+    yield "probability", f"off by {found.calibration_error * 100:.1f} points on average: {stated}"
     if made.sure_accuracy is not None:
         yield "said to be 90 % sure", f"{_share(made.sure)} of the rows, {_share(made.sure_accuracy)} of these right"
 
@@ -54,7 +59,7 @@ def facts(found: Calibrated) -> Iterator[tuple[str, str]]:
 def more(found: Calibrated) -> Iterator[str]:
     """Yield what else is worth knowing, a sentence each."""
     yield f"{plural(found.calibration.rows, 'labeled row')}: {STAGES[found.stage]}."
-    yield "The figures are cross-fitted: each fifth of the rows is judged by what was chosen and fitted on the others."
+    yield "The figures are cross-fitted: each fifth of the rows is judged by what was chosen and fitted on the others, the probabilities too."
     idle = [one.member for one in found.dropped if one.right_with is None]
     if idle:
         yield f"Not asked by this plan: {listed(idle)}."

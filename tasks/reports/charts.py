@@ -1,10 +1,10 @@
 """Charts of evaluations, for a page that opens offline: worth and price, reliability, agreement, won and lost, categories."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
+
+from consensus_flows.tasks.evaluation.reliability import Bin
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -88,27 +88,24 @@ def _mixes(corners: Sequence[Point], steps: int = 20) -> list[Point]:
     return [*mixes, *corners[-1:]]
 
 
-def reliability(stated: Sequence[tuple[float, bool]], what: str) -> Chart:
+def reliability(groups: Sequence[Bin], what: str) -> Chart:
     """Draw how often an answer is right against how sure the panel was of it.
 
     Args:
-        stated: For each row the confidence or the share of votes, 0 to 1, and whether the answer was right.
-        what: What the first one is: `probability` or `share of the votes`.
+        groups: Answers by how sure the panel was.
+        what: How that was stated: `probability` or `share of the votes`.
     """
-    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for sure, right in stated:
-        bins[min(int(sure * 10), 9)].append((sure, right))
     figure = _figure(what.capitalize(), "Right")
     figure.update_xaxes(tickformat=".0%", range=[0, 1.03])
     figure.update_yaxes(tickformat=".0%", range=[0, 1.03])
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": _GRAY, "dash": "dot"}, name="as stated")
-    groups = [bins[number] for number in sorted(bins)]
+    rows = sum(one.rows for one in groups)
     figure.add_scatter(
-        x=[fmean(sure for sure, _ in group) for group in groups],
-        y=[fmean(right for _, right in group) for group in groups],
-        text=[f"{len(group)} rows" for group in groups],
+        x=[one.stated for one in groups],
+        y=[one.right for one in groups],
+        text=[f"{one.rows} rows" for one in groups],
         mode="lines+markers",
-        marker={"color": _BLUE, "size": [6 + 20 * (len(group) / len(stated)) ** 0.5 for group in groups]},
+        marker={"color": _BLUE, "size": [6 + 20 * (one.rows / rows) ** 0.5 for one in groups]},
         name="rows",
     )
     return Chart(

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from consensus_flows.tasks.evaluation.evaluation import SINGLE, Evaluation, RowResult
+from consensus_flows.tasks.evaluation.reliability import grouped
 from consensus_flows.tasks.reports.charts import Chart, Point, by_category, matrix, reliability, won_and_lost, worth
 from consensus_flows.tasks.reports.evaluation_report import findings
 from consensus_flows.tasks.reports.page import write_page
@@ -29,13 +30,13 @@ def charts(made: Evaluation) -> Iterator[Chart]:
         yield worth(singles, plans)
     outcomes = [row.plans[LEARNED] for row in made.row_results if LEARNED in row.plans]
     if sure := [(one.confidence, one.right) for one in outcomes if one.confidence is not None]:
-        yield reliability(sure, f"probability that {LEARNED} states")
+        yield reliability(grouped(sure), f"probability that {LEARNED} states")
     if shares := [
         (max(votes.values()) / len(row.readings), row.plans[panel].right)
         for row in made.row_results
         if (votes := Counter(one.answer for one in row.readings.values() if one.answer is not None))
     ]:
-        yield reliability(shares, "share of the members that agree")
+        yield reliability(grouped(shares), "share of the members that agree")
     yield matrix([one.member for one in made.members], made.agreement)
     compared = [one for one in made.plans if not one.plan.startswith(SINGLE)]
     yield won_and_lost([(one.plan, one.better, one.worse) for one in sorted(compared, key=lambda one: -one.right)])

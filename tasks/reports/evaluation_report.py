@@ -119,7 +119,7 @@ def note(found: Note) -> str:
         case "unpriced":
             return f"The price of {listed(found.members)} is not known: give --prices or --price."
         case "calibrated":
-            return f"These are the rows that {listed(found.members)} was calibrated on: its figures are too good."
+            return f"{listed(found.members)} was calibrated on {plural(found.count, 'row')} of these: its figures are too good."
     source = "of the price table" if found.source == "table" else "of the file of prices"
     return f"Prices are those {source} on {found.date}, not of the day of the answers."
 

@@ -41,8 +41,9 @@ def config(*members, **settings):
 
 async def test_all_are_asked_at_once_and_the_record_holds_every_answer(talking):
     for model in ("one", "two", "three"):
-        talking.script(model, then=Reply(text=model, delay=0.2))
-    names = ["openai/one", "openai/two", "openai/three"]  # one vendor, or the import of an SDK would come between
+        talking.script(model, then=Reply(text=model))
+    talking.together = 3
+    names = ["openai/one", "openai/two", "openai/three"]
     record = await pump("What?", config(*names))
     assert talking.in_flight_peak == 3
     (iteration,) = record.iterations

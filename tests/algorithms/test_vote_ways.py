@@ -68,6 +68,11 @@ def test_a_cascade_is_written_in_a_line():
     assert len(named.in_waves()[0]) == 3, "the name of a model means all of its instances"
 
 
+@pytest.mark.parametrize("written", ["one,two>three", "2 of one,two,three>vote"])
+def test_a_cascade_is_shown_as_it_is_written(written):
+    assert str(config(cascade=written).cascade) == written
+
+
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [

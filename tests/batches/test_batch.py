@@ -53,6 +53,7 @@ async def answered(request, *, instance=1, member=None) -> Response:
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_never_more_rows_at_once_than_wanted(vendors, tmp_path, concurrency):
     serve(vendors, delay=0.05)
+    vendors.together = concurrency
     await run_batch(batch_of(prompts(tmp_path, 8), tmp_path / "out.jsonl", concurrency=concurrency))
     assert vendors.in_flight_peak == concurrency
 

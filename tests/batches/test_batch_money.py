@@ -111,7 +111,13 @@ def test_sigkill_gives_no_budget_back(vendors: LoopbackVendors, tmp_path: Path) 
 
 async def test_a_budget_is_used_before_a_batch_ends(vendors, tmp_path):
     """Not the reservations of eight calls at once end it, but what they have really used."""
-    vendors.script(ANY, then=says(Usage(input=5, output=5), delay=0.02))
+    reply = Reply(text="x", usage=Usage(input=5, output=5), delay=0.02)
+
+    def after_the_first(seen: SeenRequest) -> Reply:
+        vendors.together = 4
+        return reply
+
+    vendors.script(ANY, reply, then=after_the_first)  # the first call goes alone
     source, out = prompts(tmp_path, 60), tmp_path / "out.jsonl"
     summary = await run_batch(batch_of(source, out, concurrency=8, budget=Budget(max_tokens=20_000)))
     assert (summary.status, summary.done, vendors.count()) == ("finished", 60, 60)

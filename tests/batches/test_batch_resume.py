@@ -61,7 +61,7 @@ def killed_and_resumed(
     begun, kept = vendors.count(), stored(environment)
     in_flight, done = 0, set[str]()
     for number, moment in enumerate(moments, 1):
-        before = vendors.count()
+        before = len(vendors.seen)
         process = start(arguments, environment)
         if not kill_when(process, lambda m=moment: vendors.count() - begun >= m):
             break  # it had ended before
@@ -75,7 +75,7 @@ def killed_and_resumed(
         if journal.exists():
             with journal.open("ab") as file:
                 file.write(b'{"row": 7, "digest": "')
-    last_from = vendors.count()
+    last_from = len(vendors.seen)
     process = start(arguments, environment)
     printed, err = process.communicate(timeout=110)
     assert process.returncode == 0, err.decode()

@@ -154,6 +154,27 @@ def test_rows_below_a_probability_are_in_the_review(consensus, vendors, tmp_path
     assert refused.code == 2 and "--review-below" in refused.err and "consensus calibrate" in refused.err
 
 
+def test_a_calibrated_cascade_has_a_probability_as_long_as_it_asks_as_it_was_calibrated(consensus, vendors, tmp_path):
+    for name, number in (("one", 7), ("two", 7), ("three", 9)):
+        vendors.script(name, then=lambda seen, number=number: Reply(text=str(number if "split" in seen.prompt else 7)))
+    source, out, panel = (tmp_path / name for name in ("in.csv", "out.jsonl", "panel.json"))
+    source.write_text("id,prompt\na,split\nb,same\n")
+    cascade = {"members": PANEL["members"], "cascade": "one,three>two"}
+    fitted = PANEL["learned"] | {"members": PANEL["learned"]["members"] | {"google/three": 2.5}}
+    record = CALIBRATION | {"probability": fitted, "rule": VoteConfig.model_validate(cascade).rule_digest()}
+    panel.write_text(json.dumps(cascade | {"extract": "number", "calibration": record}))
+    batch = ["batch", source, "-o", out, "--flow", "vote", "--config", panel, "--review-below", "0.9", "--json"]
+    ran = consensus(*batch)
+    assert (ran.code, json.loads(ran.out)["sure"], json.loads(ran.out)["unsure"]) == (0, 1, 1), ran.err
+    first, second = read(out)
+    # One and two gave the answer to the first row, one and three to the second.
+    assert first["confidence"] == pytest.approx(1 / (1 + math.exp(2 - 1 - 1 - 4 / 3 - 0.5)))
+    assert second["confidence"] == pytest.approx(1 / (1 + math.exp(2 - 1 - 2.5 - 4 / 3 - 0.5)))
+    assert [row["status"] for row in (first, second)] == ["unsure", "agreed"]
+    other = consensus(*batch, "--cascade", "one,two>three")
+    assert other.code == 2 and "have no probability" in other.err
+
+
 def test_a_cascade_in_a_batch_counts_the_calls_that_it_spares(consensus, vendors, tmp_path):
     for name in ("one", "two", "three"):
         vendors.script(name, then=Reply(text="7"))

@@ -88,6 +88,14 @@ def test_a_tie_never_looks_like_a_result():
     assert outcome(row, record.model_copy(update={"status": "budget"}))["status"] == "budget"
 
 
+def test_a_warning_that_is_the_same_for_all_rows_is_in_none_of_them():
+    record = Record(flow="vote", flow_run_id=None, prompt="?")
+    record.warn("calibration", "the panel was calibrated with extract choice, not number: calibrate it again")
+    assert outcome(Row(0, 1, "r", "?", {}), record)["warnings"] is None
+    record.warn("abstained", "a/x abstains")
+    assert outcome(Row(0, 1, "r", "?", {}), record)["warnings"] == "a/x abstains"
+
+
 def test_the_answers_are_those_of_the_iteration_that_was_returned():
     stored = response("a/x#1", text="best", cached=True, cost_usd=0.0, stored_cost_usd=0.5, hazards=["script"])
     later = response("a/x#1", text="later")

@@ -201,6 +201,7 @@ async def saved(name: str, url: str, key: str = "sk-one", **limits: Any) -> None
 async def test_concurrency_limit(server: LoopbackVendors) -> None:
     await saved("narrow", server.openai_url, max_concurrency=2)
     server.reset()
+    server.together = 2
     server.script("*", then=Reply(text="x", delay=0.1))
     requests = [question("narrow", model="narrow", sample=n) for n in range(6)]
     await asyncio.gather(*(answer(request) for request in requests))
@@ -208,6 +209,7 @@ async def test_concurrency_limit(server: LoopbackVendors) -> None:
     server.reset()
     # Saved with another limit, followed at once.
     await saved("narrow", server.openai_url, max_concurrency=4)
+    server.together = 4
     server.script("*", then=Reply(text="x", delay=0.1))
     await asyncio.gather(*(answer(question("narrow", "And?", model="narrow", sample=n)) for n in range(6)))
     assert server.in_flight_peak == 4

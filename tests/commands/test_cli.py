@@ -285,7 +285,7 @@ def test_a_word_that_looks_like_a_command_is_no_question(consensus, vendors, arg
 
 def test_help_models_and_logs_do_what_their_names_say(consensus, vendors):
     assert "--extract" in consensus("help", "vote").out
-    assert consensus("ask", "hello", *PANEL, "--raw").out == "Forty-two.\n"
+    assert consensus("ask", "hullabaloo", *PANEL, "--raw").out == "Forty-two.\n"
     vendors.reset()
     vendors.models = ["model-b", "model-a"]
     listed = consensus("models", "anthropic")
@@ -294,8 +294,8 @@ def test_help_models_and_logs_do_what_their_names_say(consensus, vendors):
     assert every["openai"] == every["google"] == ["model-a", "model-b"] and "huggingface" not in every
     assert consensus("models", "openay").code == 2
     said = consensus("logs", "-n", "1").out
-    assert "## Prompt\n\nhello\n" in said and "## Response\n\nForty-two.\n" in said
-    assert [run["prompt"] for run in json.loads(consensus("logs", "-q", "HELLO", "--json").out)] == ["hello"]
+    assert "## Prompt\n\nhullabaloo\n" in said and "## Response\n\nForty-two.\n" in said
+    assert [run["prompt"] for run in json.loads(consensus("logs", "-q", "HULLABALOO", "--json").out)] == ["hullabaloo"]
     assert vendors.count() == 0
 
 

@@ -193,7 +193,7 @@ async def test_an_answer_that_is_cut_off_works_too_and_an_empty_one_does_not(ser
 
 async def test_the_limit_of_a_day_ends_the_run_and_the_next_goes_on(server, tmp_path):
     server.script("b/free:free", DAY)
-    found = await openrouter_working_models(config(tmp_path, interval=0.1))
+    found = await openrouter_working_models(config(tmp_path, interval=0.5))
     assert "free-models-per-day" in (found.stopped or "") and found.untried == ["b/free:free"]
     assert found.tried_now == 2 and server.count() == 3
     found = await openrouter_working_models(config(tmp_path))

@@ -1,11 +1,12 @@
 """`consensus calibrate`: from labeled rows to a saved panel."""
 
 import json
+import re
 
 import pytest
 
 from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.flows.calibrate import fit, from_recorded, goal_of, name_of, planned_for
+from consensus_flows.flows.calibrate import fit, from_recorded, goal_of, names_of, planned_for
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.errors import ConfigurationError
@@ -47,6 +48,7 @@ def test_what_is_fitted_depends_on_the_number_of_labels(rows, stage, tmp_path):
     assert panel.config.calibration is not None
     assert (panel.config.calibration.rows, panel.config.calibration.extract) == (rows, "number")
     assert panel.config == VoteConfig.model_validate(panel.config.model_dump(mode="json")), "it can be saved"
+    assert panel.config.gives_probability()
     assert panel.found.plan in sentence(panel.found)
     assert dict(facts(panel.found))["plan"] == panel.found.plan
     assert list(more(panel.found))
@@ -67,7 +69,14 @@ def test_a_category_with_enough_rows_has_a_panel_of_its_own(tmp_path):
     rows = recorded(tmp_path / "rows.jsonl", 240)
     panels = from_recorded(str(rows), GOLD, goal_of("accuracy", 0.01), extract="number", by="kind")
     assert [(one.category, one.config.calibration.rows) for one in panels] == [(None, 240), ("big", 160)]
-    assert [name_of("night", one.category) for one in panels] == ["night", "night-big"]
+    assert names_of("night", [one.category for one in panels]) == {None: "night", "big": "night-big"}
+
+
+def test_every_category_is_saved_under_a_valid_name_of_its_own():
+    names = names_of("night", [None, "Law & order", "法律", "物理", "C", "C++"])
+    assert (names[None], names["Law & order"]) == ("night", "night-law-order")
+    assert len({*names.values()}) == len(names)
+    assert all(re.fullmatch("night(-[a-z0-9]+)*", name) for name in names.values())
 
 
 def test_the_price_of_a_member_that_is_left_out_goes_with_it(tmp_path):
@@ -124,6 +133,10 @@ def test_a_panel_is_asked_calibrated_saved_and_used(vendors, monkeypatch, capsys
     assert shown["calibration"]["rows"] == 12
     assert shown["calibration"]["prompts"] == prompts_digest(VoteConfig(members=["openai/one"]))
     assert shown["weights"]["openai/one"] > shown["weights"]["openai/three"]
-    assert consensus("What is it?", "--name", "calibrated-sevens")[1].strip() == "7"
+    listed = consensus("list")[1]
+    assert "calibration on 12 rows, " in listed and "{" not in listed
+    record = json.loads(consensus("What is it?", "--name", "calibrated-sevens", "--json")[1])
+    assert (record["answer"], record["confidence_measure"]) == ("7", "calibrated")
+    assert record["confidence"] == record["tally"][0]["probability"] > 0.8
     assert consensus(*asked, "--fresh", "--save", "No Name")[0] == 2
     assert vendors.count() == 39, "a bad name is found before the first call"

@@ -9,8 +9,17 @@ from prefect.context import AsyncClientContext
 
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.vote import run_vote
-from consensus_flows.tasks.evaluation.calibrating import Goal, by_group, calibrate, choose, settings_of, stage_of
+from consensus_flows.tasks.evaluation.calibrating import (
+    Goal,
+    by_group,
+    calibrate,
+    choose,
+    probability_of,
+    settings_of,
+    stage_of,
+)
 from consensus_flows.tasks.evaluation.plans import PlanFitter, fit_plans, score
+from consensus_flows.tasks.evaluation.reliability import calibration_error, grouped
 from consensus_flows.tasks.evaluation.rows import LabelledRow, MemberReading
 from consensus_flows.tasks.evaluation.split import halves
 from tests.kits.rosters import TARGETS, roster_rows, targets
@@ -177,7 +186,7 @@ PLANS = (
 @pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted")
 async def test_a_vote_with_these_settings_asks_and_answers_as_the_replay(vendors):
     rows = made_up(300)
-    record = calibrated(rows).settings["calibration"]
+    record = calibrated(rows, Goal("cost")).settings["calibration"]
     # Every way to agree, but no row in which hardly anybody answers: there a run wants a quorum, and a replay does not.
     by_pattern = {row.pattern: row for row in rows if row.pattern.count(None) < 2}
     asked_rows = {f"question {row.id}": row for row in list(by_pattern.values())[:8]}
@@ -187,20 +196,22 @@ async def test_a_vote_with_these_settings_asks_and_answers_as_the_replay(vendors
         return Reply(text="I cannot tell." if said is None else str(said))
 
     vendors.script(ANY, then=answer)
-    fitted = fit_plans(rows, MEMBERS, names=PLANS)
+    plans = fit_plans(rows, MEMBERS, names=PLANS)
     async with AsyncClientContext.get_or_create():
-        for name, plan in fitted.items():
-            settings = settings_of(plan)
-            about = {"calibration": record} if "learned" in settings else {}
-            config = VoteConfig.model_validate({"extract": "number", "quorum": 1} | about | settings)
+        for name, bare in plans.items():
+            plan = bare.with_probability(rows)
+            fitted = record | probability_of(plan)
+            config = VoteConfig.model_validate(
+                {"extract": "number", "quorum": 1, "calibration": fitted} | settings_of(plan)
+            )
             records = await asyncio.gather(*(run_vote(prompt, config) for prompt in asked_rows))
             for found, row in zip(records, asked_rows.values(), strict=True):
                 outcome = plan.replay(row)
                 who = [response.member for one in found.iterations for response in one.responses]
                 assert [name.partition("#")[0] for name in who] == [MEMBERS[one] for one in outcome.asked], name
                 assert found.answer == (None if outcome.answer is None else str(outcome.answer)), (name, row.pattern)
-                if outcome.confidence is not None:
-                    assert found.confidence == pytest.approx(outcome.confidence, abs=1e-3), name
+                assert found.confidence == (outcome.confidence and pytest.approx(outcome.confidence, abs=1e-3)), name
+                assert found.confidence_measure == (outcome.confidence and "calibrated"), name
 
 
 @pytest.mark.skipif(not TARGETS.exists(), reason=f"the recorded answers are not in {TARGETS.parent}")
@@ -218,3 +229,31 @@ def test_a_recorded_panel_gets_a_plan_at_a_third_of_the_price_and_a_point_above_
     found, alone = score(left(test), map(plan.replay, left(test))), score(test, map(single.replay, test))
     assert (choice.plan, found.right, alone.right, len(test)) == ("stop-2", 640, 630, 660)
     assert found.cost_usd / alone.cost_usd == pytest.approx(0.2999, abs=1e-4)
+
+
+@pytest.mark.parametrize("goal", [ACCURACY, Goal("cost", margin=0.02), Goal("budget", usd=0.04)])
+@pytest.mark.parametrize("count", [40, 150, 600])
+def test_whatever_is_chosen_says_how_probable_its_answer_is(goal, count):
+    found = calibrate(made_up(count), MEMBERS, goal, **ABOUT)
+    config = VoteConfig.model_validate({"extract": "number"} | found.settings)
+    assert config.gives_probability()
+    assert sum(one.rows for one in found.reliability) >= 0.9 * count
+    if config.learned is None:
+        assert set(config.calibration.probability.members) == set(config.members)
+        assert not config.model_copy(update={"tie_order": config.members[:1], "weights": {}}).gives_probability()
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if "learned" not in name])
+def test_the_stated_probability_holds_on_other_rows(name):
+    rows = made_up(800)
+    plan = fit_plans(rows, MEMBERS, names=[name])[name].with_probability(rows)
+    outcomes = [one for one in map(plan.replay, made_up(2000, seed=1)) if one.confidence is not None]
+    groups = grouped((one.confidence, one.right) for one in outcomes)
+    assert len(groups) > 1
+    assert calibration_error(groups) < 0.05
+
+
+def test_nothing_is_certain_however_few_rows_there_are():
+    rows = [LabelledRow(str(n), 1, (MemberReading(1), MemberReading(1))) for n in range(10)]
+    plan = fit_plans(rows, ["a/a", "a/b"], names=["majority"])["majority"].with_probability(rows)
+    assert plan.replay(rows[0]).confidence == pytest.approx(11 / 12, abs=0.01)

@@ -10,6 +10,7 @@ from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import Vote, VoteConfig
+from consensus_flows.flows.calibrate import calibrate
 from consensus_flows.flows.evaluate import evaluate
 from consensus_flows.tasks.errors import BudgetError, ConfigurationError
 from consensus_flows.tasks.evaluation.evaluation import SINGLE
@@ -92,11 +93,26 @@ async def test_rows_that_a_panel_was_calibrated_on_are_refused(labeled, vendors)
         sure=0.5,
     )
     await Vote(config=VoteConfig(**CONFIG, calibration=calibration)).asave("fitted", overwrite=True)
-    with pytest.raises(ConfigurationError, match="fitted was calibrated on these very rows"):
+    with pytest.raises(ConfigurationError, match="fitted was calibrated on 24 of these 24 rows"):
         await evaluate(str(labeled), "gold", config="fitted", names=["fitted"])
     assert vendors.count() == 0
     made = await evaluate(str(labeled), "gold", config="fitted", names=["fitted"], anyway=True)
     assert [note.members for note in made.notes if note.kind == "calibrated"] == [["fitted"]]
+
+
+async def test_rows_of_another_file_that_a_panel_was_calibrated_on_are_counted(labeled, vendors, tmp_path):
+    half = write_rows(
+        tmp_path / "half.jsonl",
+        [json.loads(line) | {"id": f"new{n}"} for n, line in enumerate(labeled.read_text().splitlines()[:12])],
+    )
+    (panel,) = await calibrate(str(half), "gold", config=CONFIG)
+    await Vote(config=panel.config).asave("of-half", overwrite=True)
+    before = vendors.count()
+    with pytest.raises(ConfigurationError, match="of-half was calibrated on 12 of these 24 rows"):
+        await evaluate(str(labeled), "gold", config="of-half", names=["of-half"])
+    assert vendors.count() == before
+    made = await evaluate(str(labeled), "gold", config="of-half", names=["of-half"], anyway=True)
+    assert [(note.count, note.ids[0]) for note in made.notes if note.kind == "calibrated"] == [(12, "r1")]
 
 
 async def test_rows_that_the_prompts_answer_are_refused(labeled, vendors, tmp_path):

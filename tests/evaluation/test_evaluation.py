@@ -7,7 +7,7 @@ import pytest
 
 from consensus_flows.flows.evaluate import finish, from_recorded, read_baseline
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.evaluation.evaluation import SINGLE, compared
+from consensus_flows.tasks.evaluation.evaluation import SINGLE, PlanResult, compared, recommended
 from consensus_flows.tasks.reports.evaluation_report import facts, more, of_evaluation, sentence
 from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import GOLD, PRICES, recorded_roster, recorded_rows
@@ -118,6 +118,18 @@ def test_a_panel_that_has_become_worse_than_its_baseline_has_an_exit_code_of_its
     assert again.code == 5 and found["fell"] and found["worse"] > 40 and found["rows"] == 200
     made = finish(from_recorded(str(worse), GOLD), read_baseline(before), None)
     assert of_evaluation(made).name == "AccuracyFell"
+
+
+def test_what_a_vote_cannot_be_set_to_is_not_recommended():
+    def plan(name, right):
+        better = {"better": 40, "worse": 0, "p": 0.0, "p_holm": 0.0, "difference": (right - 150) / 200}
+        single = {"better": 0, "worse": 0, "p": 1.0, "p_holm": 1.0, "difference": 0}
+        figures = {"plan": name, "right": right, "calls": 600, "cost_usd": 1, "accuracy": right / 200, "ci": (0, 1)}
+        return PlanResult(**figures, difference_ci=(0, 1), **(single if name == SINGLE else better))
+
+    best = [plan(name, 195) for name in ("dawid-skene", "sequential-0.9", "plan-any-cost")]
+    for name in ("stop-2", "sequential-learned-0.9", "my-panel"):
+        assert recommended([plan(SINGLE, 150), *best, plan(name, 190)], 200) == name
 
 
 def test_a_baseline_of_other_rows_is_refused(panel):

@@ -3,6 +3,7 @@
 import re
 
 from consensus_flows.flows.evaluate import from_recorded
+from consensus_flows.tasks.evaluation.reliability import grouped
 from consensus_flows.tasks.reports.charts import Point, front, reliability, upper_hull, worth
 from consensus_flows.tasks.reports.evaluation_page import charts, write_evaluation
 from tests.kits.evaluation_kit import GOLD, recorded_rows
@@ -37,7 +38,7 @@ def test_a_mix_of_two_models_is_straight_in_dollars():
 
 
 def test_rows_are_grouped_by_what_was_stated():
-    drawn = reliability([(0.91, True), (0.99, True), (1.0, False), (0.2, False)], "probability").figure.data[1]
+    drawn = reliability(grouped([(0.91, True), (0.99, True), (1.0, False), (0.2, False)]), "probability").figure.data[1]
     assert [round(one, 3) for one in drawn.x] == [0.2, 0.967]
     assert [round(one, 3) for one in drawn.y] == [0, 0.667]
     assert drawn.text == ("1 rows", "3 rows")

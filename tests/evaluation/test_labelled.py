@@ -1,13 +1,17 @@
 """Labeled rows: what is read of them, what is refused before any call, and what answers cost."""
 
+import base64
 import json
 
 import pytest
 
+from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.flows.evaluate import from_recorded
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.labelled import (
+    Question,
+    calibrated_on,
     ids_digest,
     read_answers,
     read_prices,
@@ -128,6 +132,31 @@ def test_texts_without_a_way_to_read_them_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="--extract says how to read the texts"):
         from_recorded(str(path), "gold")
     assert from_recorded(str(path), "gold", extract="number").unanimous.right == 10
+
+
+def test_a_calibration_knows_its_questions_by_their_text_or_else_by_their_ids():
+    def asked(name, prompt):
+        return Question(name, prompt, None, None, {})
+
+    def known(*calibrated):
+        packed = base64.b64encode(b"".join(one.hashes()[0] for one in calibrated)).decode()
+        return Calibration(
+            rows=1,
+            ids_digest="0",
+            date="2026-11-27",
+            extract="text",
+            accuracy=1,
+            interval=[0, 1],
+            calls=1,
+            unanimous=1,
+            sure=0,
+            questions=packed,
+        )
+
+    new = [asked("1", "What is one?"), asked("2", "What is two?"), asked("3", "What is three?")]
+    assert calibrated_on(known(asked("7", " what IS two?")), new) == ["2"]
+    assert calibrated_on(known(asked("1", "What is four?")), new) == [], "the number of a row is not a question"
+    assert calibrated_on(known(asked("3", None)), new) == ["3"]
 
 
 def test_the_digest_of_ids_does_not_depend_on_their_order():

@@ -14,12 +14,14 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.tasks.reports.verdict import Outcome
 from tests.kits import processes
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "deployments"
 DOCKERFILE = FILES / "docker" / "Dockerfile"
+CONFIDENTIAL_SPACE = FILES / "confidential-space"
 COMPOSE = FILES / "docker" / "compose.yaml"
 VALUES = sorted((FILES / "kubernetes").glob("*.yaml"))
 AUTOMATIONS = sorted((FILES / "automations").glob("*.yaml"))
@@ -45,8 +47,29 @@ def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_the_dockerfile_is_linted():
-    run(program("hadolint"), "--failure-threshold", "style", DOCKERFILE)
+def test_the_dockerfiles_are_linted():
+    run(program("hadolint"), "--failure-threshold", "style", DOCKERFILE, CONFIDENTIAL_SPACE / "Dockerfile")
+
+
+def test_scripts_are_linted():
+    run(program("shellcheck"), *CONFIDENTIAL_SPACE.glob("*.sh"))
+
+
+def test_the_image_of_confidential_space_lets_nobody_change_it():
+    text = (CONFIDENTIAL_SPACE / "Dockerfile").read_text(encoding="utf-8")
+    policy = dict(re.findall(r'"tee\.launch_policy\.(\w+)"="(.*)"', text))
+    assert policy["allow_cmd_override"] == policy["allow_capabilities"] == policy["allow_cgroups"] == "false"
+    assert policy["allow_env_override"] == policy["allow_mount_destinations"] == ""
+    assert policy["log_redirect"] == "debugonly"
+
+
+def test_the_panels_of_confidential_space_can_be_asked():
+    panels = sorted((CONFIDENTIAL_SPACE / "panels").glob("*/*.json"))
+    assert panels
+    for panel in panels:
+        config = algorithm(panel.parent.name).config_class().model_validate_json(panel.read_text(encoding="utf-8"))
+        keys = {f"{model.provider.upper()}_API_KEY" for model in config.models()}
+        assert all(f'"{key}"' in (CONFIDENTIAL_SPACE / "start.py").read_text() for key in keys), keys
 
 
 def test_yaml_is_linted():

@@ -19,6 +19,8 @@ class Ledger:
 
     def __init__(self) -> None:
         """Start empty."""
+        self.together = 0
+        """Answers are held until so many requests have been in flight at once, however long they take to arrive."""
         self.in_flight = 0
         self.in_flight_peak = 0
         self._lock = threading.Lock()
@@ -68,6 +70,7 @@ class Ledger:
             self._seen.clear()
             self._counts.clear()
             self.in_flight_peak = self.in_flight
+            self.together = 0
 
     def summary(self) -> dict[str, Any]:
         """The log as plain JSON values: what ``GET /_seen`` answers."""

@@ -159,6 +159,10 @@ class LoopbackVendors(Ledger):
                 timer.cancel()
 
         def send() -> None:
+            nonlocal timer
+            if self.in_flight_peak < self.together and self._loop is not None:
+                timer = self._loop.call_later(delay or 0.01, send)
+                return
             if reply.fault == "hang":
                 return  # stays in flight until the client leaves
             self.end(seen, 0 if reply.fault else reply.status)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 from prefect.blocks.core import Block
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from consensus_flows.blocks.calibration import Calibration, Cascade, LearnedVote
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.run_form import offer_saved
@@ -204,9 +205,18 @@ async def saved_configurations(name: str | None = None) -> list[Saved]:
 
 
 def _in_short(values: dict[str, Any]) -> str:
-    text = ", ".join(f"{name} {_flat(value)}" for name, value in values.items())
+    text = ", ".join(
+        f"{name} {_flat(_SHORT[name].model_validate(value) if name in _SHORT else value)}"
+        for name, value in values.items()
+    )
     return text if len(text) <= 160 else f"{text[:159]}…"
 
 
+_SHORT: dict[str, type[BaseModel]] = {"cascade": Cascade, "learned": LearnedVote, "calibration": Calibration}
+"""Settings that say in short what they are."""
+
+
 def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={_flat(one)}" for name, one in value.items())
     return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
