@@ -14,8 +14,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Grou
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
-from consensus_flows.deployments.folder_settings import ignore_folder_settings
-from consensus_flows.deployments.shell import quiet_prefect
+from consensus_flows.deployments.folder_settings import ignore_folder_settings, quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
     NotAnOptionError,

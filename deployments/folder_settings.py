@@ -1,4 +1,4 @@
-"""Keeps Prefect from taking settings from whatever folder a command is run in.
+"""Sets what Prefect reads when it is imported, and keeps it from taking settings from whatever folder a command is run in.
 
 Prefect reads `.env`, `prefect.toml` and `pyproject.toml` of the working folder. A folder from elsewhere could send prompts and keys to
 another server (`PREFECT_API_URL`) or run code (`PREFECT_LOGGING_SETTINGS_PATH`). Those of this project's own checkout are trusted as its
@@ -8,12 +8,22 @@ code is. Anywhere else, settings come from the environment and from your Prefect
 import contextlib
 import importlib.util
 import os
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def quiet_prefect() -> None:
+    """Set what Prefect reads when it is imported."""
+    # It would report its first import and its commands: `prefect.toml` says so too, but is read in this folder alone.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Its log goes to the server and to the UI as ever, but on the terminal the view speaks.
+    if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def ignore_folder_settings(say: Callable[[str], None]) -> None:

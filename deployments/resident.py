@@ -174,7 +174,8 @@ def _asks(arguments: list[str]) -> bool:
 def _look_after(child: int, ended: int, connection: socket.socket) -> None:
     """Pass signals on until the command has ended, and say how."""
     connection.settimeout(None)
-    while ended not in select.select([connection, ended], [], [])[0]:
+    watched: list[Any] = [connection, ended]
+    while ended not in select.select(watched, [], [])[0]:
         given = connection.recv(1)
         os.kill(child, given[0] if given else signal.SIGKILL)
         if not given:
@@ -188,9 +189,9 @@ def _become(asked: dict[str, Any], handles: list[int]) -> None:
     """Take the streams and all else that a process has from the shell."""
     os.umask(asked["umask"])
     time.tzset()
-    for number in PASSED_ON:
-        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN if number in asked["ignored"] else usual)
+    for one in PASSED_ON:
+        usual = signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL
+        signal.signal(one, signal.SIG_IGN if one in asked["ignored"] else usual)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(handles[number], number)
         encoding, errors = asked["streams"][number]

@@ -2,7 +2,7 @@
 
 To import Prefect and a vendor's SDK takes longer than all else that a question needs. The resident process (`resident.py`) has
 imported them and forks; what it forks has the arguments, environment, folder and streams of this process, and runs what this
-process would have run. Until it is known that nobody else does, this process imports the standard library alone.
+process would have run. Until it is known that nobody else does, this process imports little more than the standard library.
 
 This process passes signals on and ends as the other one does. Whatever is not as it should be, the command runs here.
 """
@@ -17,21 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from consensus_flows.deployments.folder_settings import quiet_prefect
+
 OFF = "CONSENSUS_RESIDENT"
 """The environment variable that is 0 where every command is to run by itself."""
 PATIENCE_S = 2.0
 """Seconds that the resident process has to take a command."""
 TAKEN, GO = b"t", b"g"
 PASSED_ON = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
-
-
-def quiet_prefect() -> None:
-    """Set what Prefect reads when it is imported."""
-    # It would report its first import and its commands: `prefect.toml` says so too, but is read in this folder alone.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Its log goes to the server and to the UI as ever, but on the terminal the view speaks.
-    if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def socket_path() -> Path:
@@ -64,7 +57,8 @@ def send(connection: socket.socket, message: dict[str, Any], handles: list[int])
 def receive(connection: socket.socket) -> tuple[Any, list[int]]:
     """Return what was sent."""
     size, handles, _, _ = socket.recv_fds(connection, 4, 4)
-    return json.loads(connection.recv(*struct.unpack("I", size), socket.MSG_WAITALL)), handles
+    (length,) = struct.unpack("I", size)
+    return json.loads(connection.recv(length, socket.MSG_WAITALL)), handles
 
 
 def entry() -> NoReturn:
