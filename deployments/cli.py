@@ -284,18 +284,27 @@ def tokens(arguments: list[str]) -> list[str]:
         return [MAIN, "--no-stdin", "--prompt", piped] if piped else []
     if arguments[0] in app or arguments[0] in {"--help", "-h", "--version", "-V"}:
         return arguments
-    if _COMMAND.fullmatch(arguments[0]):
-        raise unknown_command(arguments[0], *arguments[1:])
-    return [MAIN, *arguments]
+    if not _COMMAND.fullmatch(arguments[0]):
+        return [MAIN, *arguments]
+    word, *others = arguments
+    alone = not others or others[0].startswith("-")
+    # `cat report.txt | consensus Summarize` asks, as with `llm`; `... | consensus modles` is a typo.
+    piped = "" if not alone or _nearest(word) or "--no-stdin" in others or sys.stdin.isatty() else read_stdin()
+    if not piped:
+        raise unknown_command(word, *others)
+    return [MAIN, "--no-stdin", "--prompt", f"{piped}\n\n{word}", *others]
 
 
 def unknown_command(word: str, *others: str) -> Stop:
     """Say that there is no such command, and what may have been meant."""
     question = "put the question in quotes" if others and not others[0].startswith("-") else f"`consensus ask {word}`"
     return Stop(
-        f"unknown command {word!r}.{did_you_mean(word, (name for name in app if not name.startswith('-')))} "
-        f"`consensus help` lists the commands; to ask a model, {question}"
+        f"unknown command {word!r}.{_nearest(word)} `consensus help` lists the commands; to ask a model, {question}"
     )
+
+
+def _nearest(word: str) -> str:
+    return did_you_mean(word, (name for name in app if not name.startswith("-")))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Exit(IntEnum):
     NEVER_ANSWERED = 4
     """A batch has an answer for every row, and a member has none."""
     LESS_ACCURATE = 5
-    """A panel is less accurate than in an earlier evaluation, by more than chance."""
+    """A panel is less accurate than in an earlier evaluation, or wins less often, by more than chance."""
     JUDGE_REFUSED = 6
     """A model is wrong too often on adversarial pairs to be a judge."""
     NOT_ATTESTED = 7
