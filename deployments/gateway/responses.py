@@ -84,6 +84,8 @@ class ResponsesRequest(_Lenient):
     def settings(self) -> dict[str, Any]:
         """Return the settings that lie over those of the saved configuration."""
         chat = ChatRequest.model_construct(
+            model=self.model,
+            messages=[],
             temperature=self.temperature,
             top_p=self.top_p,
             max_completion_tokens=self.max_output_tokens,
