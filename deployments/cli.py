@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -134,6 +133,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             (f"{_ALGORITHMS}:{one.identifier}", [name for name in (one.name, one.alias) if name], one.summary)
             for one in algorithms().values()
         ),
+        (f"{_IN}.verdict:verdict", "verdict", "Let a panel vote among choices; the exit code says which one won."),
         (f"{_IN}.algorithms.chat:chat", "chat", "Chat with a panel."),
         (
             f"{_IN}.algorithms.demo:demo",
@@ -263,10 +263,10 @@ def main() -> None:
     leave(_dispatch)
 
 
-def _dispatch() -> IntEnum | None:
+def _dispatch() -> int | None:
     given = tokens(sys.argv[1:])
     try:
-        result: IntEnum | None = app(given, exit_on_error=False, print_error=True)
+        result: int | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
     # A pipe that should have held a question, and held none.
