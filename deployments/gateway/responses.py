@@ -86,6 +86,7 @@ class ResponsesRequest(_Lenient):
         chat = ChatRequest.model_construct(
             model=self.model,
             messages=[],
+            max_tokens=None,
             temperature=self.temperature,
             top_p=self.top_p,
             max_completion_tokens=self.max_output_tokens,

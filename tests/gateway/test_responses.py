@@ -54,9 +54,10 @@ def test_messages_instructions_and_settings_reach_the_members(gateway, vendors):
     made(gateway, input=items, instructions="Be brief.", temperature=0.5, max_output_tokens=77)
     seen = asked(vendors, "one")[0]
     told = [(message["role"], message["content"]) for message in seen.messages]
-    assert told == [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", QUESTION)]
-    assert seen.body["temperature"] == 0.5
-    assert 77 in seen.body.values()
+    assert told == [("user", "Hello"), ("assistant", "Hi"), ("user", QUESTION)]
+    assert seen.system == "Be brief."
+    assert seen.params["temperature"] == 0.5
+    assert 77 in seen.params.values()
 
 
 def test_a_response_follows_another(gateway, vendors, history):
