@@ -121,7 +121,7 @@ def make_app(options: Options) -> FastAPI:
         messages = asked.conversation()
         settings = overlaid(RunConfig, asked.settings(), attested)
         panel = await panel_of(asked.model, settings, SETTINGS, options.title_model)
-        run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0)
+        run = runs.ask(panel, messages, pieces=asked.reads_pieces, retried=x_stainless_retry_count > 0)
         run_id = await run.started()
         completion = Completion(asked, run, run_id, options.server.ui_url)
         if not asked.stream:
