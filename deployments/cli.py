@@ -16,7 +16,6 @@ if "--verbose" in sys.argv:
     sys.argv.remove("--verbose")
 
 from collections.abc import Callable
-from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -140,6 +139,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             (f"{_ALGORITHMS}:{one.identifier}", [name for name in (one.name, one.alias) if name], one.summary)
             for one in algorithms().values()
         ),
+        (f"{_IN}.verdict:verdict", "verdict", "Let a panel vote among choices; the exit code says which one won."),
         (f"{_IN}.algorithms.chat:chat", "chat", "Chat with a panel."),
         (
             f"{_IN}.algorithms.demo:demo",
@@ -269,10 +269,10 @@ def main() -> None:
     leave(_dispatch)
 
 
-def _dispatch() -> IntEnum | None:
+def _dispatch() -> int | None:
     given = tokens(sys.argv[1:])
     try:
-        result: IntEnum | None = app(given, exit_on_error=False, print_error=True)
+        result: int | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
     # A pipe that should have held a question, and held none.
@@ -290,18 +290,27 @@ def tokens(arguments: list[str]) -> list[str]:
         return [MAIN, "--no-stdin", "--prompt", piped] if piped else []
     if arguments[0] in app or arguments[0] in {"--help", "-h", "--version", "-V"}:
         return arguments
-    if _COMMAND.fullmatch(arguments[0]):
-        raise unknown_command(arguments[0], *arguments[1:])
-    return [MAIN, *arguments]
+    if not _COMMAND.fullmatch(arguments[0]):
+        return [MAIN, *arguments]
+    word, *others = arguments
+    alone = not others or others[0].startswith("-")
+    # `cat report.txt | consensus Summarize` asks, as with `llm`; `... | consensus modles` is a typo.
+    piped = "" if not alone or _nearest(word) or "--no-stdin" in others or sys.stdin.isatty() else read_stdin()
+    if not piped:
+        raise unknown_command(word, *others)
+    return [MAIN, "--no-stdin", "--prompt", f"{piped}\n\n{word}", *others]
 
 
 def unknown_command(word: str, *others: str) -> Stop:
     """Say that there is no such command, and what may have been meant."""
     question = "put the question in quotes" if others and not others[0].startswith("-") else f"`consensus ask {word}`"
     return Stop(
-        f"unknown command {word!r}.{did_you_mean(word, (name for name in app if not name.startswith('-')))} "
-        f"`consensus help` lists the commands; to ask a model, {question}"
+        f"unknown command {word!r}.{_nearest(word)} `consensus help` lists the commands; to ask a model, {question}"
     )
+
+
+def _nearest(word: str) -> str:
+    return did_you_mean(word, (name for name in app if not name.startswith("-")))
 
 
 if __name__ == "__main__":

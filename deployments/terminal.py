@@ -37,7 +37,7 @@ class Exit(IntEnum):
     NEVER_ANSWERED = 4
     """A batch has an answer for every row, and a member has none."""
     LESS_ACCURATE = 5
-    """A panel is less accurate than in an earlier evaluation, by more than chance."""
+    """A panel is less accurate than in an earlier evaluation, or wins less often, by more than chance."""
     JUDGE_REFUSED = 6
     """A model is wrong too often on adversarial pairs to be a judge."""
     NOT_ATTESTED = 7
@@ -236,10 +236,10 @@ def read_stdin() -> str:
         notice.cancel()
 
 
-def leave(action: Callable[[], IntEnum | None]) -> NoReturn:
+def leave(action: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process with its exit code; expected errors are one sentence, not a traceback."""
     try:
-        code: IntEnum = action() or Exit.ANSWER
+        code: int = action() or Exit.ANSWER
     except KeyboardInterrupt:
         say("consensus: interrupted; answers that were paid for are cached, and the next run reuses them")
         sys.exit(130)

@@ -26,37 +26,42 @@ from consensus_flows.flows.ask_rows import check_whole
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
 from consensus_flows.flows.run import Run, begin
-from consensus_flows.flows.saved_algorithm import settings_of
+from consensus_flows.flows.text_plan import planned_text, read_text_baseline, refuse_own_judges
 from consensus_flows.tasks.batches.addresses import confined
-from consensus_flows.tasks.batches.columns import ID, PREFERRED
-from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.output import record_name
-from consensus_flows.tasks.batches.results import ANSWERS, member_key
+from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.rows import Row
-from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.counting.judges import consistency
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import (
+    PANEL_WINS,
     Bout,
     FreeTextEvaluation,
     FreeTextRow,
+    JudgedRow,
     JudgeOfText,
     WinRate,
+    drift,
     majority,
     outcome,
     settled,
+    usd_per_1000,
     win_rate,
 )
+from consensus_flows.tasks.evaluation.rows import known_sum
+from consensus_flows.tasks.files import place
 from consensus_flows.tasks.labelled_pairs import shipped_pairs
-from consensus_flows.tasks.record import Comparison, Iteration, Outcome, Record
+from consensus_flows.tasks.record import Comparison, Iteration, Outcome, Record, Response
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
-from consensus_flows.tasks.reports.verdict import Verdict, concluded, listed
+from consensus_flows.tasks.reports.markdown import cell
+from consensus_flows.tasks.reports.page import write_report
+from consensus_flows.tasks.reports.text_page import write_text_evaluation
+from consensus_flows.tasks.reports.text_report import HEADER, of_free_text, sentence, table
+from consensus_flows.tasks.reports.verdict import concluded
 from consensus_flows.tasks.watch import emit
-
-_PANEL_WINS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 async def compare_free_text(
@@ -84,7 +89,7 @@ async def compare_free_text(
     members = list(dict.fromkeys(chain.from_iterable(row.members for row in rows)))
     if not members:
         raise ConfigurationError("no row has an answer of the panel and one of a member", field="input")
-    _check_judges(config, [member.partition("#")[0] for member in members])
+    refuse_own_judges(config, [member.partition("#")[0] for member in members])
     pairs = [(row, member) for row in rows for member in row.members]
     async with (
         begin("free-text", f"{len(pairs)} pairs", config, call, conversation=()) as run,
@@ -120,17 +125,20 @@ async def compare_free_text(
     )
     if not (refused or made.budget_ended):
         made.unread = found.count(None)
+        made.usd_per_1000 = usd_per_1000(row.panel_usd for row in rows)
         made.members = list(_win_rates(members, pairs, found))
+        results = dict(zip(((row.id, member) for row, member in pairs), found, strict=True))
+        made.row_results = [
+            JudgedRow(
+                id=row.id,
+                question=row.question,
+                panel=row.panel,
+                members=row.members,
+                results={member: results[row.id, member] for member in row.members},
+            )
+            for row in rows
+        ]
     return made
-
-
-def _check_judges(config: FreeTextConfig, models: Sequence[object]) -> None:
-    """Refuse a judge that has a part in the panel."""
-    known = set(map(str, models))
-    if own := [str(judge) for judge in config.models() if str(judge) in known]:
-        raise ConfigurationError(
-            f"{', '.join(own)} is in the panel, and would judge its own answers: name another model", field="judge"
-        )
 
 
 def _win_rates(
@@ -138,12 +146,14 @@ def _win_rates(
 ) -> Iterator[WinRate]:
     for name in members:
         bouts = [
-            Bout(_PANEL_WINS[result], len(row.panel), len(row.members[member]))
+            Bout(PANEL_WINS[result], len(row.panel), len(row.members[member]))
             for (row, member), result in zip(pairs, found, strict=True)
             if member == name and result is not None
         ]
         if bouts:
-            yield win_rate(name, bouts)
+            made = win_rate(name, bouts)
+            made.usd_per_1000 = usd_per_1000(row.members_usd.get(name) for row, member in pairs if member == name)
+            yield made
 
 
 class _Judges:
@@ -189,38 +199,6 @@ class _Judges:
         return comparison
 
 
-def recorded_text(address: str, prompt_column: str | None = None) -> list[FreeTextRow]:
-    """Read what a panel and its members have answered out of the output of a batch.
-
-    Args:
-        address: The output.
-        prompt_column: The column of the question; None for `prompt`, else `question`.
-
-    Raises:
-        ConfigurationError: If it is no such output, or a row has no question.
-    """
-    rows = []
-    for number, row in enumerate(output_rows(address), 1):
-        name = str(row.get(ID) or number)
-        question = next((row[one] for one in ((prompt_column,) if prompt_column else PREFERRED) if row.get(one)), None)
-        if question is None:
-            wanted = repr(prompt_column) if prompt_column else " or ".join(map(repr, PREFERRED))
-            raise ConfigurationError(f"row {name} has no {wanted}, the column of the question", field="prompt_column")
-        answers = row.get(ANSWERS)
-        if not isinstance(answers, dict):
-            raise ConfigurationError(
-                f"row {name} has no {ANSWERS!r}, an object by member, as the output of a batch without --wide has",
-                field="input",
-            )
-        texts = {member: one.get("text") for member, one in answers.items() if isinstance(one, dict)}
-        rows.append(
-            FreeTextRow(
-                name, str(question), row.get("answer") or "", {one: text for one, text in texts.items() if text}
-            )
-        )
-    return rows
-
-
 async def asked_text(batch: Batch, folder: Path) -> list[FreeTextRow]:
     """Ask a panel every row of a batch, and return its answers and those that the members gave at first, before they saw others.
 
@@ -240,19 +218,22 @@ async def asked_text(batch: Batch, folder: Path) -> list[FreeTextRow]:
         if isinstance(row, Row):
             record = Record.model_validate_json((folder / record_name(row.id)).read_bytes())
             first = record.iterations[0].answered() if record.iterations else []
-            said = {member_key(one.member): one.text or "" for one in first}
-            rows.append(FreeTextRow(row.id, row.prompt, record.answer or "", said))
+            rows.append(
+                FreeTextRow(
+                    row.id,
+                    row.prompt,
+                    record.answer or "",
+                    {member_key(one.member): one.text or "" for one in first},
+                    paid(record.calls_made()),
+                    {member_key(one.member): paid([one]) for one in first},
+                )
+            )
     return rows
 
 
-def _concluded(made: FreeTextEvaluation) -> Verdict:
-    """Judge an evaluation for the state of its run."""
-    if made.budget_ended:
-        return Verdict("BudgetEnded", "the budget ended before all pairs were judged")
-    if made.refused:
-        return Verdict("JudgeRefused", f"the judges are right on {made.adversarial:.0%} of the adversarial pairs")
-    rates = (f"{one.length_controlled:.0%} against {one.member}" for one in made.members)
-    return Verdict("Completed", f"wins at equal length: {listed(rates)}")
+def paid(calls: Sequence[Response]) -> float | None:
+    """Return what calls cost when they were made; None where the price of one is not known."""
+    return known_sum([call.stored_cost_usd if call.cached else call.cost_usd for call in calls])
 
 
 def run_name() -> str:
@@ -267,7 +248,7 @@ def run_name() -> str:
     result_serializer="json",
     validate_parameters=True,
 )
-@concluded(_concluded)
+@concluded(of_free_text)
 async def evaluate_text(
     input: str,
     judges: FreeTextConfig,
@@ -281,6 +262,8 @@ async def evaluate_text(
     sample: Annotated[int, Field(ge=1)] | None = None,
     sample_seed: int = 0,
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
+    report: str | None = None,
+    baseline: str | None = None,
     anyway: bool = False,
     probe: bool = True,
 ) -> FreeTextEvaluation:
@@ -299,39 +282,50 @@ async def evaluate_text(
         sample: Take only this many rows, drawn at random.
         sample_seed: Draws other rows.
         concurrency: Rows that are asked at once.
+        report: Folder for evaluation.html, to read, and evaluation.json, which has every row.
+        baseline: An evaluation.json of an earlier run; the run ends as WinRateFell if the panel wins less often now.
         anyway: Judge although the judges fall for answers that only look better.
         probe: Look for models that cannot answer before the first row.
     """
+    plan = await planned_text(
+        confined(input, "input"),
+        judges,
+        flow,
+        config,
+        limit=limit,
+        sample=sample,
+        sample_seed=sample_seed,
+        prompt_column=prompt_column,
+        prompt_template=prompt_template,
+        id_column=id_column,
+    )
+    before = None if baseline is None else read_text_baseline(place(baseline, "baseline"), plan)
+    folder = None if report is None else place(report, "report")
     with spending(judges.budget), tempfile.TemporaryDirectory(prefix="consensus-evaluate-") as name:
-        if flow is None and config is None:
-            rows = recorded_text(confined(input, "input"), prompt_column)[:limit]
-        else:
-            one, settings = await settings_of(flow, config)
-            _check_judges(judges, settings.models())
-            judges = judges.model_copy(update={"system": judges.system or settings.system})
-            folder = Path(name, "records")
+        rows = plan.recorded
+        if plan.source is not None and plan.config is not None:
+            records = Path(name, "records")
             batch = Batch(
-                source=Source(
-                    confined(input, "input"),
-                    prompt_column=prompt_column,
-                    prompt_template=prompt_template,
-                    id_column=id_column,
-                    selection=Selection(limit, sample, sample_seed),
-                ),
+                source=plan.source,
                 output=str(Path(name, "rows.jsonl")),
-                records=str(folder),
-                algorithm=one,
-                config=settings.model_copy(update={"budget": Budget()}),
+                records=str(records),
+                algorithm=plan.algorithm,
+                config=plan.config.model_copy(update={"budget": Budget()}),
                 concurrency=concurrency,
                 probe=probe,
             )
-            rows = await asked_text(batch, folder)
-        made = await compare_free_text(rows, judges, anyway=anyway)
+            rows = await asked_text(batch, records)
+        made = await compare_free_text(rows, plan.judges, anyway=anyway)
     made.flow_run_id = flow_run.id
+    if before is not None:
+        made.baseline = drift(made.row_results, before.row_results)
+    if folder is not None:
+        title = PurePosixPath(input).name
+        write_report(folder, "evaluation", made, lambda file: write_text_evaluation(file, made, title=title))
     await emit("evaluated", made)
     try:
-        table = [one.model_dump(mode="json") for one in made.members]
-        await acreate_table_artifact(table, "evaluate-text", "The panel beside each member")
+        rows_of = [{name: cell(text) for name, text in zip(HEADER, row, strict=True)} for row in table(made)]
+        await acreate_table_artifact(rows_of, "evaluate-text", sentence(made))
     except Exception as error:  # a run that is paid for does not end because its table cannot be shown
         get_logger("consensus").warning("An artifact could not be written: %r", error)
     return made

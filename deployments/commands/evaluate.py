@@ -2,16 +2,16 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
-from consensus_flows.blocks.member import counted, members_of
-from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.member import ModelName, counted, members_of
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
@@ -264,15 +264,17 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
         read_baseline(wanted.baseline)  # before the first call, and for an estimate too
     if wanted.dry_run:
         return show_estimates(
-            planned(
-                wanted.source(source),
-                wanted.label,
-                config,
-                one.name,
-                names,
-                extract=reading,
-                by=wanted.by,
-                anyway=wanted.anyway,
+            estimated(
+                planned(
+                    wanted.source(source),
+                    wanted.label,
+                    config,
+                    one.name,
+                    names,
+                    extract=reading,
+                    by=wanted.by,
+                    anyway=wanted.anyway,
+                )
             ),
             json=wanted.json,
         )
@@ -293,7 +295,7 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
             anyway=wanted.anyway,
             **wanted.given(),
         ),
-        config,
+        config.models(),
         "evaluated",
         lambda made, ui_url: _told(made, wanted, ui_url),
         quiet=wanted.json,
@@ -310,7 +312,7 @@ def budget_of(given: Given) -> Budget:
 
 def ask(
     flow: Callable[[], Coroutine[Any, Any, Any]],
-    config: RunConfig,
+    models: Iterable[ModelName],
     event: str,
     told: Callable[[Any, str], Exit],
     *,
@@ -320,12 +322,12 @@ def ask(
 
     Args:
         flow: Starts the flow.
-        config: The panel.
+        models: Who is asked.
         event: The event with which the work ends.
         told: Prints what came of it, given the event's value and the address of the UI, and returns the exit code.
         quiet: Whether no progress is shown.
     """
-    warm_up(model.provider for model in config.models())
+    warm_up(model.provider for model in models)
     info = connect()
     view = None if quiet else BatchTable() if sys.stderr.isatty() else BatchLines()
     last = LastWord(info.api_url, event, lambda made: told(made, info.ui_url))
@@ -346,22 +348,35 @@ def ask(
             view.close()
 
 
-def show_estimates(plan: Coroutine[Any, Any, Plan], *, json: bool) -> Exit:
-    """Print what it would take to ask, and call no model."""
+async def estimated(plan: Coroutine[Any, Any, Plan]) -> list[tuple[str, Estimate]]:
+    """Estimate what it takes to ask."""
+    return await estimates(await plan)
+
+
+_MEMBERS = "Each member is asked once for each row; votes, stops and cascades are replayed on that:"
+_REALLY = "{} is really asked each row; what its members have answered already is cached:"
+
+
+def show_estimates(
+    work: Coroutine[Any, Any, list[tuple[str, Estimate]]],
+    *,
+    json: bool,
+    titles: Mapping[str, str] = MappingProxyType({"members": _MEMBERS}),
+) -> Exit:
+    """Print what it would take to ask, and call no model.
+
+    Args:
+        work: Estimates it, in parts with a name each.
+        json: Whether it is printed as JSON.
+        titles: What a part is; of one that is not in it, that a panel of this name is really asked.
+    """
     connect()
-
-    async def estimated() -> list[tuple[str, Estimate]]:
-        return await estimates(await plan)
-
-    found = asyncio.run(estimated())
+    found = asyncio.run(work)
     if json:
         put_json({name: each.model_dump(mode="json") for name, each in found})
         return Exit.ANSWER
-    for name, each in found:
-        if name == "members":
-            put("Each member is asked once for each row; votes, stops and cascades are replayed on that:")
-        else:
-            put(f"\n{name} is really asked each row; what its members have answered already is cached:")
+    for number, (name, each) in enumerate(found):
+        put("\n" * (number > 0) + titles.get(name, _REALLY.format(name)))
         show_estimate(each)
     return Exit.ANSWER
 

@@ -1,36 +1,36 @@
 """`consensus evaluate --judge`: what a panel's free text is worth, where no right answer can be compared."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
 from consensus_flows.blocks.check_judges import FreeTextConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, Name, choose
-from consensus_flows.deployments.batch_view import BatchLines, BatchTable
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1
-from consensus_flows.deployments.commands.preferences.preference_view import console, table
-from consensus_flows.deployments.last_word import LastWord
+from consensus_flows.deployments.commands.evaluate import ask, say_where, show_estimates
+from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.options import JUDGING, OUTPUT, SENTENCE, options, options_type
-from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import MAIN, algorithm
 from consensus_flows.flows.check_judges import LEAST
 from consensus_flows.flows.free_text import evaluate_text
-from consensus_flows.tasks.calls.providers import close_clients, warm_up
-from consensus_flows.tasks.errors import BudgetError, ConfigurationError
-from consensus_flows.tasks.evaluation.free_text import FreeTextEvaluation, Interval, JudgeOfText
-from consensus_flows.tasks.record import bill_of
-from consensus_flows.tasks.watch import watched_by
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from consensus_flows.flows.text_plan import planned_text, text_estimates
+from consensus_flows.tasks.batches.estimate import Estimate
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.free_text import FreeTextEvaluation
+from consensus_flows.tasks.reports.text_report import findings
 
 OF_JUDGES = ("budget", "fresh", "service_tier", "system", "timeout")
 """Settings of a run that hold for its judges."""
+_PARTS = {
+    "panel": "The panel is asked each row:",
+    "adversarial": "The judges are tested on the built-in adversarial pairs, in both orders:",
+    "judges": "They compare the panel's answer with that of each member, in both orders:",
+}
 
 
 @Parameter(name="*")
@@ -62,6 +62,12 @@ class TextOptions:
     """Number of rows to work on concurrently."""
     probe: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Check the models against the vendors' lists of models before the first row."""
+    report: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None
+    """Folder for the report: evaluation.html, to read, and evaluation.json, which has every row."""
+    baseline: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None
+    """evaluation.json of an earlier run; the exit code is 5 if the panel wins less often now, by more than chance."""
+    dry_run: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Print the number of calls and the estimated cost by model, of the panel and of the judges, and exit."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the evaluation as JSON on stdout, and nothing else."""
 
@@ -98,13 +104,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
 
 
 def _run(source: str | None, text: TextOptions, given: Given, flow: str | None, name: str | None) -> Exit:
-    of_judges = {"members": text.judge, "strong_judge": text.strong_judge}
-    of_judges |= {field: given[field] for field in OF_JUDGES if field in given}
-    try:
-        judges = FreeTextConfig.model_validate(of_judges)
-    except ValidationError as error:
-        names = BUDGET_OPTIONS | {"members": "--judge", "strong_judge": "--strong-judge"}
-        raise Stop(explain(error, names)) from None
+    judges = _judges(text, given)
     asked: dict[str, Any] = {}
     models = judges.models()
     if source is None:
@@ -123,48 +123,60 @@ def _run(source: str | None, text: TextOptions, given: Given, flow: str | None, 
             "sample_seed": text.sample_seed,
             "prompt_template": text.prompt_template,
             "id_column": text.id_column,
-            "concurrency": text.concurrency,
-            "probe": text.probe,
         }
-    warm_up(model.provider for model in models)
-    info = connect()
-    view = None if text.json else BatchTable() if sys.stderr.isatty() else BatchLines()
-    last = LastWord(info.api_url, "evaluated", lambda made: _told(made, text, info.ui_url))
-
-    async def work() -> FreeTextEvaluation:
-        with watched_by(*([view] if view else []), last):
-            try:
-                made: FreeTextEvaluation = await evaluate_text(
-                    source or text.recorded or "",
-                    judges,
-                    prompt_column=text.prompt_column,
-                    limit=text.limit,
-                    anyway=text.anyway,
-                    **asked,
-                )
-            finally:
-                await close_clients()
-        return made
-
+    address = source or text.recorded or ""
+    asked |= {"prompt_column": text.prompt_column, "limit": text.limit}
     try:
-        return last.run(work())
-    except BudgetError as error:
-        raise Stop(error.message, Exit.BUDGET) from None
+        if text.dry_run:
+            return show_estimates(_estimated(address, judges, asked), json=text.json, titles=_PARTS)
+        return ask(
+            lambda: evaluate_text(
+                address,
+                judges,
+                concurrency=text.concurrency,
+                probe=text.probe,
+                report=None if text.report is None else str(text.report),
+                baseline=None if text.baseline is None else str(text.baseline),
+                anyway=text.anyway,
+                **asked,
+            ),
+            models,
+            "evaluated",
+            lambda made, ui_url: _told(made, text, ui_url),
+            quiet=text.json,
+        )
     except ConfigurationError as error:
         raise Stop(f"--{error.field.replace('_', '-')}: {error.reason}" if error.field else error.message) from None
-    finally:
-        if view is not None:
-            view.close()
 
 
-def _told(made: FreeTextEvaluation, text: TextOptions, ui_url: str) -> Exit:
+def _judges(text: TextOptions, given: Given) -> FreeTextConfig:
+    """Return who judges, and take out of the options what is meant for the judges alone."""
+    of_judges = {"members": text.judge, "strong_judge": text.strong_judge}
+    of_judges |= {field: given[field] for field in OF_JUDGES if field in given}
+    names = {*text.judge, text.strong_judge}
+    if priced := [one for one in given.get("prices", ()) if one.rpartition("=")[0].strip() in names]:
+        of_judges["prices"] = priced
+        given["prices"] = [one for one in given["prices"] if one not in priced]
+        if not given["prices"]:
+            del given["prices"]
+    try:
+        return FreeTextConfig.model_validate(of_judges)
+    except ValidationError as error:
+        options_of = BUDGET_OPTIONS | {"members": "--judge", "strong_judge": "--strong-judge"}
+        raise Stop(explain(error, options_of)) from None
+
+
+async def _estimated(address: str, judges: FreeTextConfig, asked: dict[str, Any]) -> list[tuple[str, Estimate]]:
+    return await text_estimates(await planned_text(address, judges, **asked))
+
+
+def _told(made: FreeTextEvaluation, text: TextOptions, ui_url: str | None) -> Exit:
     """Print the figures and return the exit code."""
     if text.json:
-        put_json(made.model_dump(mode="json"))
+        put_json(made.model_dump(mode="json", exclude={"row_results"}))
     else:
-        _show(made, console())
-        if made.flow_run_id:
-            say(f"The run in the UI: {ui_url}/runs/flow-run/{made.flow_run_id}")
+        show(findings(made))
+        say_where(text.report and text.report / "evaluation.html", ui_url, made.flow_run_id)
     if made.budget_ended:
         say("consensus: the budget ended before all pairs were judged; the answers are cached")
         return Exit.BUDGET
@@ -174,47 +186,4 @@ def _told(made: FreeTextEvaluation, text: TextOptions, ui_url: str) -> Exit:
             f"{LEAST:.0%} are needed; name others (`consensus judges check` tests them), add --strong-judge, or --anyway"
         )
         return Exit.JUDGE_REFUSED
-    return Exit.ANSWER
-
-
-def _show(made: FreeTextEvaluation, screen: "Console") -> None:
-    lines = [
-        f"{made.rows} questions, {made.left_out} left out; the judges are right on {made.adversarial:.0%} of the adversarial pairs"
-    ]
-    if made.unread:
-        lines.append(f"{made.unread} pairs are left out, because no verdict could be read")
-    if made.strong_judge and made.judges:
-        lines.append(f"{made.strong_judge} decided {made.decided_by_strong_judge} pairs")
-    for line in lines:
-        screen.print(line, markup=False, highlight=False)
-    if made.members:
-        header = ["panel against", "questions", "won", "tied", "lost", "win rate", "at equal length", "longer"]
-        screen.print(
-            table(
-                "The panel's answer beside each member's",
-                header,
-                [
-                    [
-                        one.member,
-                        *map(str, (one.n, one.wins, one.ties, one.losses)),
-                        _share(one.win_rate, one.interval),
-                        _share(one.length_controlled, one.length_controlled_interval),
-                        f"{one.longer:.0%}",
-                    ]
-                    for one in made.members
-                ],
-            )
-        )
-    if made.judges:
-        header = ["judge", "pairs", "consistent", "flips", "to the first shown", "unread"]
-        screen.print(table("Judges", header, [_steadiness(one) for one in made.judges]))
-    screen.print(f"{bill_of(made)} for {made.calls} calls of judges", markup=False, highlight=False)
-
-
-def _share(value: float, interval: Interval) -> str:
-    return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
-
-
-def _steadiness(judge: JudgeOfText) -> list[str]:
-    figures = judge.n, judge.consistent, judge.flips, judge.flips_to_the_one_shown_first, judge.unread
-    return [judge.judge, *map(str, figures)]
+    return Exit.LESS_ACCURATE if made.baseline is not None and made.baseline.fell else Exit.ANSWER

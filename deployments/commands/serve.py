@@ -20,6 +20,7 @@ def serve(
     title_model: Annotated[str | None, Parameter(metavar="MODEL")] = None,
     progress: bool = True,
     grace: Annotated[float, Parameter(metavar="SECONDS")] = 60.0,
+    attest: Annotated[bool, Parameter(negative="")] = False,
 ) -> Exit:
     """Serve the saved configurations as models of an OpenAI-compatible API.
 
@@ -35,12 +36,17 @@ def serve(
         title_model: Model that answers as NAME:title, as provider/model; default: the first model of the configuration.
         progress: Stream the progress of the members as reasoning.
         grace: Seconds that runs under way may take to end when the gateway is stopped.
+        attest: Have every answer attested in Google's Confidential Space; `consensus.record` of an answer can be verified.
     """
     if title_model is not None:
         try:
             parse_member(title_model)
         except ValueError as error:
             raise Stop(f"--title-model: {error}") from None
+    if attest:
+        from consensus_flows.tasks.attestation.attesting import check_launcher
+
+        check_launcher()
     hosts = hosts_of(host, allow_host)
     # Imported only now, because it imports FastAPI.
     from consensus_flows.deployments.gateway.app import Options, make_app
@@ -49,7 +55,7 @@ def serve(
     listener = listen(host, port)
     with listener:
         server = connect()
-        options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model)
+        options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model, attest)
         app = make_app(options)
         address = url_of(listener, host)
         say(f"consensus: serving the saved configurations at {address}/v1, with documentation at {address}/docs")

@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
+from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.commands.settings.saved import saved_configurations
 from consensus_flows.deployments.gateway.access import Access
 from consensus_flows.deployments.gateway.chat import SETTINGS, ChatRequest, Completion
@@ -29,6 +30,7 @@ from consensus_flows.deployments.gateway.errors import RUN, GatewayError, as_gat
 from consensus_flows.deployments.gateway.flare import FlareRequest, FlareResponse
 from consensus_flows.deployments.gateway.panels import model_names, panel_of
 from consensus_flows.deployments.gateway.runs import Runs
+from consensus_flows.deployments.options import overlaid
 from consensus_flows.deployments.server import ServerInfo, server_is_up
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
 from consensus_flows.tasks.calls.request import Message
@@ -52,6 +54,7 @@ class Options:
         origins: Web pages that may use it.
         progress: Whether streams tell what happens as reasoning.
         title_model: Who answers as NAME:title; by default the first model of the configuration.
+        attest: Whether every answer is attested.
     """
 
     server: ServerInfo
@@ -60,11 +63,13 @@ class Options:
     origins: Collection[str] = ()
     progress: bool = True
     title_model: str | None = None
+    attest: bool = False
 
 
 def make_app(options: Options) -> FastAPI:
     """Make the application."""
     runs, began = Runs(), int(time.time())
+    attested = {"attestation": {"attest": True}} if options.attest else {}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,7 +118,8 @@ def make_app(options: Options) -> FastAPI:
     ) -> Response:
         """Ask a panel; the answer comes whole, or as a stream of chunks."""
         messages = asked.conversation()
-        panel = await panel_of(asked.model, asked.settings(), SETTINGS, options.title_model)
+        settings = overlaid(RunConfig, asked.settings(), attested)
+        panel = await panel_of(asked.model, settings, SETTINGS, options.title_model)
         run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0)
         run_id = await run.started()
         completion = Completion(asked, run, run_id, options.server.ui_url)
@@ -125,7 +131,7 @@ def make_app(options: Options) -> FastAPI:
     async def flare(asked: FlareRequest) -> FlareResponse:
         """Ask a panel, as the chat service of Flare's consensus learning is asked."""
         messages = [Message(role="system", content=asked.system_message)] if asked.system_message.strip() else []
-        panel = await panel_of(asked.model, {}, {})
+        panel = await panel_of(asked.model, attested, {})
         record = await runs.ask(panel, [*messages, Message(role="user", content=asked.user_message)]).record()
         if record.answer is None:
             raise no_answer(record)

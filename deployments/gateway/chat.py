@@ -25,6 +25,8 @@ SETTINGS = {
     "sampling.seed": "seed",
     "sampling.reasoning_effort": "reasoning_effort",
     "fresh": "consensus.fresh",
+    "attestation": "consensus.challenge",
+    "attestation.challenge": "consensus.challenge",
 }
 """For the path of a setting the parameter that sets it."""
 
@@ -54,6 +56,9 @@ class ConsensusOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fresh: bool | None = Field(None, description="Ignore cached answers: ask again, and replace them.")
+    challenge: str | None = Field(
+        None, description="Text that the attestation repeats, 8 to 88 bytes, where answers are attested."
+    )
 
 
 class ChatRequest(_Lenient):
@@ -91,8 +96,12 @@ class ChatRequest(_Lenient):
             "reasoning_effort": self.reasoning_effort,
         }
         given = {name: value for name, value in sampling.items() if value is not None}
-        fresh = self.consensus.fresh if self.consensus else None
-        return ({"sampling": given} if given else {}) | ({} if fresh is None else {"fresh": fresh})
+        own = self.consensus or ConsensusOptions()
+        return (
+            ({"sampling": given} if given else {})
+            | ({} if own.fresh is None else {"fresh": own.fresh})
+            | ({} if own.challenge is None else {"attestation": {"challenge": own.challenge}})
+        )
 
     def conversation(self) -> list[Message]:
         """Return the conversation, of which the last message is the question.
@@ -223,6 +232,8 @@ def consensus_of(record: Record, ui_url: str, ignored: list[str]) -> dict[str, A
         "cost_usd": record.cost_usd,
         "duration_s": record.duration_s,
         "ignored": ignored,
+        # What `consensus verify` reads; the attestation is a part of it.
+        **({"record": record.model_dump(mode="json")} if record.attestation else {}),
     }
 
 

@@ -6,14 +6,11 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
-
-from prefect.runtime import flow_run
 
 from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.deployments.gateway.panels import Panel
-from consensus_flows.deployments.killed_runs import RunningMark, delete_run
+from consensus_flows.deployments.killed_runs import RunKeeper
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.history.writing import Conversation, continuing
 from consensus_flows.tasks.record import NoAnswerError, Record
@@ -46,7 +43,7 @@ class GatewayRun:
         self._events: list[Happened] = []
         self._news = asyncio.Event()
         self.outcome: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        self._mark: RunningMark | None = None
+        self._keeper = RunKeeper()
         self._pieces = pieces
         self.task = asyncio.create_task(self._run(prompt, messages))
 
@@ -94,12 +91,8 @@ class GatewayRun:
 
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event."""
-        if event == "started" and flow_run.id is not None:
-            self._mark = RunningMark(flow_run.id)
-        elif event == "refused" and flow_run.id is not None:
-            with suppress(Exception):  # the client is told what was wrong; a failed run is left then
-                await asyncio.to_thread(delete_run, flow_run.id)
-        elif event == "recorded":  # what Prefect does at the end of a run holds up no client
+        await self._keeper.on_event(event, value)
+        if event == "recorded":  # what Prefect does at the end of a run holds up no client
             self._end(value)
         self._tell(Happened(event, value))
 
@@ -119,8 +112,7 @@ class GatewayRun:
             if not isinstance(error, Exception):
                 raise
         finally:
-            if self._mark is not None:
-                self._mark.remove()
+            await asyncio.to_thread(self._keeper.close)
 
     def _end(self, outcome: Record | Exception) -> None:
         if self.done:

@@ -21,10 +21,11 @@ from consensus_flows.tasks.calls.pacing import throttle
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
+from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.readers import read_vector
 from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
-from consensus_flows.tasks.watch import emit
+from consensus_flows.tasks.watch import emit, reads_pieces
 
 _FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
 Call = Callable[..., Awaitable[Response]]
@@ -72,7 +73,8 @@ class Caller:
             model=request.model,
             instance=instance,
         )
-        log = CallLog()
+        writer = Writer(request, response.member) if request.answer_in is not None and reads_pieces() else None
+        log = CallLog(writer=writer)
         token = call_log.set(log)
         started = time.monotonic()
         try:
@@ -82,6 +84,8 @@ class Caller:
         result = await state.aresult(raise_on_failure=False)
         _forget_result(state, result)
         if isinstance(result, Answer):
+            if writer is not None:
+                await writer.end(result.text)
             for name in _FIELDS:
                 setattr(response, name, getattr(result, name))
             # The same for all instances of a model, so that it is said once.

@@ -5,14 +5,20 @@ given as it is, and for answers of equal length: by a logistic regression of the
 lengths, after AlpacaEval's length control (arXiv:2404.04475).
 """
 
+import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from consensus_flows.tasks.counting.judges import Consistency
+from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.evaluation.labelled import today
+from consensus_flows.tasks.evaluation.statistics import ALPHA, Interval
 from consensus_flows.tasks.record import Comparison, Outcome
 
 if TYPE_CHECKING:
@@ -23,15 +29,18 @@ if TYPE_CHECKING:
 
 DRAWS = 1_000
 """Of the bootstrap."""
+DRAWS_OF_TEST = 9_999
+"""Of the permutation test, which is exact where there are no more permutations than that."""
 _STEPS = 50
 _WIDEST = 15.0
 """What a log-odds ratio is kept within: where every question was won, it would grow without end."""
 _RIDGE = (1e-3, 1.0)
 """Penalties of the intercept, and of the slope: a usual difference of the lengths is expected to change the log-odds by about 1."""
-Interval = tuple[float, float]
+PANEL_WINS: dict[Outcome, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
-class FreeTextRow(NamedTuple):
+@dataclass(frozen=True)
+class FreeTextRow:
     """A question with what the panel answered and what each member did."""
 
     id: str
@@ -39,6 +48,10 @@ class FreeTextRow(NamedTuple):
     panel: str
     members: dict[str, str]
     """The answers of those members that did not fail, by name."""
+    panel_usd: float | None = None
+    """What the panel's answer cost when it was made."""
+    members_usd: dict[str, float | None] = field(default_factory=dict)
+    """The same of the members' answers."""
 
 
 class Bout(NamedTuple):
@@ -72,6 +85,8 @@ class WinRate(BaseModel):
     length_controlled_interval: Interval
     longer: float
     """Share of the questions to which the panel's answer is the longer one."""
+    usd_per_1000: float | None = None
+    """US dollars for 1,000 answers of the member, when they were made; None where no price is known."""
 
 
 class JudgeOfText(Consistency):
@@ -80,9 +95,40 @@ class JudgeOfText(Consistency):
     judge: str
 
 
+class JudgedRow(BaseModel):
+    """A question with the answers, and what came of each pair."""
+
+    id: str
+    question: str
+    panel: str
+    members: dict[str, str]
+    results: dict[str, Outcome | None]
+    """By member: `first` where the panel's answer is better, `second` where the member's is, `tie`; None where it is unread."""
+
+    def won(self, members: Container[str]) -> float | None:
+        """Return the panel's share of the pairs with these members, a tie as half a one; None where none was read."""
+        points = [PANEL_WINS[result] for member, result in self.results.items() if result and member in members]
+        return fmean(points) if points else None
+
+
+class Drift(BaseModel):
+    """A panel's win rate beside that of an earlier evaluation, on the questions of both."""
+
+    members: list[str]
+    """Against whom: the members of both."""
+    rows: int
+    win_rate: float
+    win_rate_before: float
+    p: float
+    """Of a paired permutation test over questions."""
+    fell: bool
+    """Whether it is lower by more than chance."""
+
+
 class FreeTextEvaluation(BaseModel):
     """What a panel's free text is worth."""
 
+    date: dt.date = Field(default_factory=today)
     rows: int
     """Questions with an answer of the panel and of a member."""
     left_out: int = 0
@@ -98,10 +144,15 @@ class FreeTextEvaluation(BaseModel):
     """Pairs on which the others differed, and it decided."""
     adversarial: float
     """The share of the built-in adversarial pairs that these judges together get right, ties half."""
+    usd_per_1000: float | None = None
+    """US dollars for 1,000 answers of the panel, when they were made; None where no price is known. Judging is not in it."""
+    baseline: Drift | None = None
+    row_results: list[JudgedRow] = []
     flow_run_id: str | None = None
     calls: int = 0
     cached_calls: int = 0
     cost_usd: float | None = None
+    """What judging costs now, the adversarial pairs included. Answering is not in it."""
     possibly_billed: int = 0
     known_cost_usd: float = 0.0
     unpriced_calls: int = 0
@@ -159,6 +210,80 @@ def win_rate(member: str, bouts: Sequence[Bout], *, seed: int = 0) -> WinRate:
         length_controlled=float(controlled[0]),
         length_controlled_interval=_interval(controlled[1:]),
         longer=float((difference > 0).mean()),
+    )
+
+
+def usd_per_1000(costs: Iterable[float | None]) -> float | None:
+    """Return the mean of those costs that are known, for 1,000 answers."""
+    known = [cost for cost in costs if cost is not None]
+    return 1000 * fmean(known) if known else None
+
+
+def comparable(before: FreeTextEvaluation, judges: Container[str], strong: str | None, ids: Container[str]) -> None:
+    """Refuse an earlier evaluation with which nothing can be compared.
+
+    Args:
+        before: The earlier evaluation.
+        judges: Who judges now.
+        strong: The strong judge of now.
+        ids: Of the questions of now.
+
+    Raises:
+        ConfigurationError: Saying why.
+    """
+    others = [one.judge for one in before.judges if one.judge not in judges and one.judge != before.strong_judge]
+    if others or strong != before.strong_judge:
+        who = [*(one.judge for one in before.judges if one.judge != before.strong_judge), before.strong_judge]
+        raise ConfigurationError(
+            f"was judged by {', '.join(filter(None, who))}; judge by the same, or the verdicts cannot be compared",
+            field="baseline",
+        )
+    if not any(row.id in ids for row in before.row_results):
+        raise ConfigurationError("has none of these questions", field="baseline")
+
+
+def drift(now: Sequence[JudgedRow], before: Sequence[JudgedRow], *, seed: int = 0) -> Drift | None:
+    """Compare a panel's win rates with those of an earlier evaluation, on the questions and against the members of both.
+
+    Args:
+        now: The questions, judged now.
+        before: The same, judged earlier.
+        seed: Of the permutations.
+
+    Returns:
+        What has changed; None where no question has a verdict in both.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    earlier = {row.id: row for row in before}
+    named = {name for row in before for name in row.results}
+    members = list(dict.fromkeys(name for row in now for name in row.results if name in named))
+    found = [(row.won(members), earlier[row.id].won(members)) for row in now if row.id in earlier]
+    pairs = [(one, other) for one, other in found if one is not None and other is not None]
+    if not pairs:
+        return None
+    rates = [fmean(one) for one in zip(*pairs, strict=True)]
+    changed = np.array([one - other for one, other in pairs if one != other])
+    p = 1.0
+    if changed.size > 1:
+        # Under chance each change could as well have gone the other way.
+        test = permutation_test(
+            (changed,),
+            lambda values, axis: np.mean(values, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=DRAWS_OF_TEST,
+            rng=np.random.default_rng(seed),
+        )
+        p = float(test.pvalue)
+    return Drift(
+        members=members,
+        rows=len(pairs),
+        win_rate=rates[0],
+        win_rate_before=rates[1],
+        p=p,
+        fell=rates[0] < rates[1] and p < ALPHA,
     )
 
 

@@ -163,6 +163,46 @@ def by_category(categories: Sequence[tuple[str, int, float, float]], plan: str) 
     return Chart("By category", "With the number of rows.", figure)
 
 
+def win_rates(members: Sequence[Point], price: float | None) -> Chart:
+    """Draw how often a panel's answer is better than a member's against what the member's answers cost.
+
+    Args:
+        members: The members; their accuracy is the win rate of the panel.
+        price: US dollars for 1,000 answers of the panel, if that is known.
+    """
+    figure = _figure("US dollars for 1,000 answers of the member", "The panel wins, at equal length")
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(tickformat=".0%", range=[0, 1])
+    figure.add_hline(y=0.5, line={"color": _GRAY, "dash": "dot"})
+    if price is not None:
+        line = {"color": _ORANGE, "width": 3}
+        figure.add_scatter(x=[price, price], y=[0, 1], mode="lines", line=line, name="price of the panel")
+    _points(figure, members, "members", color=_BLUE, symbol="circle")
+    return Chart(
+        "Win rate and price",
+        "Bars are 95 % intervals. Beside a member below the dotted line and left of the panel's price, the panel is worth nothing.",
+        figure,
+    )
+
+
+def counts(title: str, says: str, unit: str, names: Sequence[str], kinds: Sequence[tuple[str, Sequence[int]]]) -> Chart:
+    """Draw a bar for each name, of how many there are of each kind.
+
+    Args:
+        title: Of the chart.
+        says: What it shows.
+        unit: What is counted.
+        names: One for each bar.
+        kinds: A name, and how many of it there are in each bar.
+    """
+    figure = _figure(unit, "", height=160 + 30 * len(names))
+    for (kind, numbers), color in zip(kinds, (_BLUE, _GRAY, _ORANGE, "#ffbb88"), strict=False):
+        figure.add_bar(x=numbers, y=names, text=numbers, orientation="h", marker_color=color, name=kind)
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(autorange="reversed")
+    return Chart(title, says, figure)
+
+
 def _figure(x: str, y: str, *, height: int = 420) -> "go.Figure":
     import plotly.graph_objects as go
 

@@ -21,6 +21,7 @@ h1 { font-size: 1.5rem; margin: 0; } * + h1 { margin-top: 3rem; } h2 { font-size
 table { border-collapse: collapse; width: 100%; margin-top: .5rem; }
 th, td { text-align: right; border-top: 1px solid var(--line); padding: .3rem 0 .3rem .75rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+details { border-top: 1px solid var(--line); padding: .3rem 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """
 # Plotly writes colors into its drawing, so its text follows the page by script.
 _FOLLOW = """
@@ -49,7 +50,14 @@ def write_report(folder: Path, name: str, made: BaseModel, page: Callable[[Path]
         page(file)
 
 
-def write_page(path: Path, parts: Sequence[tuple[Findings, Iterable[Chart]]], *, title: str, date: dt.date) -> None:
+def write_page(
+    path: Path,
+    parts: Sequence[tuple[Findings, Iterable[Chart]]],
+    *,
+    title: str,
+    date: dt.date,
+    below: Iterable[str] = (),
+) -> None:
     """Write what was measured as a page.
 
     Args:
@@ -57,6 +65,7 @@ def write_page(path: Path, parts: Sequence[tuple[Findings, Iterable[Chart]]], *,
         parts: What was measured, and drawings of it.
         title: What was asked.
         date: The day on which it was measured.
+        below: What follows, as HTML.
     """
     from plotly.offline import get_plotlyjs
 
@@ -65,8 +74,9 @@ def write_page(path: Path, parts: Sequence[tuple[Findings, Iterable[Chart]]], *,
         """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; """
         """script-src 'unsafe-inline'; img-src data: blob:">\n"""
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>\n"
+        f"<title>{as_html(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>\n"
         + "".join(_part(found, charts, f"{title}, {date}") for found, charts in parts)
+        + "".join(below)
         + f"<script>{_FOLLOW}</script></body></html>\n",
         encoding="utf-8",
         errors="replace",
@@ -75,11 +85,11 @@ def write_page(path: Path, parts: Sequence[tuple[Findings, Iterable[Chart]]], *,
 
 def _part(found: Findings, charts: Iterable[Chart], about: str) -> str:
     return (
-        f"<h1>{_text(found.sentence)}</h1><p class=dim>{_text(about)}</p>\n"
+        f"<h1>{as_html(found.sentence)}</h1><p class=dim>{as_html(about)}</p>\n"
         f"{''.join(_table(('', ''), found.facts))}\n"
-        + "".join(f"<p>{_text(one)}</p>\n" for one in found.more)
+        + "".join(f"<p>{as_html(one)}</p>\n" for one in found.more)
         + "".join(map(_section, charts))
-        + (f"<h2>{_text(found.title)}</h2>{''.join(_table(found.header, found.rows))}\n" if found.rows else "")
+        + (f"<h2>{as_html(found.title)}</h2>{''.join(_table(found.header, found.rows))}\n" if found.rows else "")
     )
 
 
@@ -87,17 +97,18 @@ def _section(chart: Chart) -> str:
     drawing = chart.figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
     )
-    return f"<h2>{_text(chart.title)}</h2><p class=dim>{_text(chart.says)}</p>{drawing}\n"
+    return f"<h2>{as_html(chart.title)}</h2><p class=dim>{as_html(chart.says)}</p>{drawing}\n"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield "<div class=scroll><table>"
     if any(header):
-        yield f"<tr>{''.join(f'<th>{_text(cell)}</th>' for cell in header)}</tr>"
+        yield f"<tr>{''.join(f'<th>{as_html(cell)}</th>' for cell in header)}</tr>"
     for row in rows:
-        yield f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>\n"
+        yield f"<tr>{''.join(f'<td>{as_html(cell)}</td>' for cell in row)}</tr>\n"
     yield "</table></div>"
 
 
-def _text(text: object) -> str:
+def as_html(text: object) -> str:
+    """Return a text as HTML that shows it."""
     return escape(visible(str(text)))

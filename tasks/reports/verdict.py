@@ -16,7 +16,15 @@ from consensus_flows.tasks.reports.markdown import cell, percent
 from consensus_flows.tasks.watch import emit
 
 Outcome = Literal[
-    "Completed", "LowConfidence", "Degraded", "BudgetEnded", "Tie", "AccuracyFell", "JudgeRefused", "Failed"
+    "Completed",
+    "LowConfidence",
+    "Degraded",
+    "BudgetEnded",
+    "Tie",
+    "AccuracyFell",
+    "WinRateFell",
+    "JudgeRefused",
+    "Failed",
 ]
 """Names of final states. All but `Failed` are of Prefect's type COMPLETED."""
 ANSWER = 100

@@ -84,7 +84,12 @@ def test_prompt_from_stdin(consensus, vendors):
     for given, asked in (([], "the report\n\nSum it up."), (["--no-stdin"], "Sum it up.")):
         ran = consensus("Sum it up.", *PANEL, "--json", *given, stdin="the report\n")
         assert json.loads(ran.out)["prompt"] == asked
+    ran = consensus("Summarize", *PANEL, "--json", stdin="the report\n")
+    assert json.loads(ran.out)["prompt"] == "the report\n\nSummarize", "one word beside a pipe is a question, too"
     vendors.reset()
+    for given, piped in ((["modles"], "the report"), (["Summarize", "--no-stdin"], "the report"), (["Summarize"], "")):
+        ran = consensus(*given, *PANEL, stdin=piped)
+        assert (ran.code, "unknown command" in ran.err) == (2, True), given
     ran = consensus(stdin="\n")
     assert (ran.code, vendors.count()) == (2, 0) and "batch" in ran.out
 

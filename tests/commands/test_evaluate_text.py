@@ -70,3 +70,69 @@ def test_what_cannot_be_is_refused_before_any_call(consensus, vendors, output, t
         ran = consensus(*arguments)
         assert (ran.code, said in ran.err) == (2, True), (arguments, ran.err)
     assert vendors.count() == 0
+
+
+def test_a_report_can_be_compared_with_later(consensus, vendors, tmp_path):
+    def output(name, panel):
+        file = tmp_path / name
+        rows = [
+            {"id": str(n), "prompt": f"Why {n}?", "answer": panel, "cost_usd": 0.004}
+            | {"answers": {"openai/a": {"text": "<b>good</b>", "cost_usd": 0.001}}}
+            for n in range(8)
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return file
+
+    vendors.script("good", then=by(lambda text: text in BETTER or text.count("good")))
+    ran = consensus("--from", output("1.jsonl", "good good"), "--judge", "openai/good", "--report", tmp_path / "r")
+    assert (ran.code, "$4 for 1,000" in ran.out, "for 56 calls" in ran.out) == (0, True, True)
+    made = json.loads((tmp_path / "r/evaluation.json").read_text())
+    assert made["usd_per_1000"] == pytest.approx(4) and made["members"][0]["usd_per_1000"] == pytest.approx(1)
+    assert [row["results"] for row in made["row_results"]] == [{"openai/a": "first"}] * 8
+    page = (tmp_path / "r/evaluation.html").read_text()
+    assert page.count('class="plotly-graph-div"') == 3, "win rate and price, won and lost, the judges"
+    assert "at 4.00 times its price" in page and "&lt;b&gt;good&lt;/b&gt;" in page and "<b>good" not in page
+    baseline = ["--judge", "openai/good", "--baseline", tmp_path / "r/evaluation.json"]
+    assert consensus("--from", tmp_path / "1.jsonl", *baseline).code == 0
+    ran = consensus("--from", output("2.jsonl", "bad"), *baseline, "--json")
+    drift = json.loads(ran.out)["baseline"]
+    assert ran.code == 5
+    assert (drift["win_rate"], drift["win_rate_before"], drift["rows"], drift["fell"]) == (0, 1, 8, True)
+
+
+def test_a_baseline_that_cannot_be_compared_is_refused_before_any_call(consensus, vendors, output, tmp_path):
+    report = tmp_path / "r"
+    assert consensus("--from", output, "--judge", "openai/good", "--report", report).code == 0
+    vendors.reset()
+    other = tmp_path / "other.jsonl"
+    other.write_text(output.read_text().replace('"id": "', '"id": "other-'))
+    (tmp_path / "labels.json").write_text('{"rows": 3}')
+    for file, judge, baseline, said in (
+        (output, "openai/wordy", report / "evaluation.json", "--baseline: was judged by openai/good"),
+        (other, "openai/good", report / "evaluation.json", "--baseline: has none of these questions"),
+        (output, "openai/good", tmp_path / "labels.json", "is not an evaluation.json"),
+        (output, "openai/good", tmp_path / "none.json", "cannot be read"),
+    ):
+        ran = consensus("--from", file, "--judge", judge, "--baseline", baseline)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert vendors.count() == 0
+
+
+def test_an_estimate_keeps_judging_apart_from_answering_and_makes_no_call(consensus, vendors, output, tmp_path):
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("prompt\nWhy?\nHow?\n", encoding="utf-8")
+    panel = ["-m", "openai/new-a:2", "--arbiter", "openai/c", "--max-iterations", 1, "--dry-run", "--json"]
+    judges = ["--judge", "openai/new-x", "--judge", "openai/y", "--strong-judge", "openai/z"]
+    prices = ["--price", "openai/new-x=1000/0", "--price", "openai/new-a=0/1000"]
+    ran = consensus(prompts, *panel, *judges, *prices)
+    found = json.loads(ran.out)
+    calls = {name: (one["calls_least"], one["calls_most"]) for name, one in found.items()}
+    assert calls["panel"][0] == 2 * 3
+    assert calls["adversarial"] == (20 * 2 * 2, 20 * 2 * 3)
+    assert calls["judges"] == (2 * 2 * 2 * 2, 2 * 2 * 2 * 3), "rows, members, orders, judges"
+    known = {name: one["known_cost_usd_most"] for name, one in found.items()}
+    assert known["panel"] == pytest.approx(2 * 2 * 500 * 1e-3), "of openai/new-a alone"
+    assert known["judges"] > 2 * 2 * 2 * 2 * 500 * 1e-3, "each call reads two answers"
+    ran = consensus("--from", output, "--judge", "openai/new-x", "--dry-run")
+    assert (ran.code, "panel is asked" in ran.out, "2 rows: 4 calls" in ran.out) == (0, False, True)
+    assert vendors.count() == 0

@@ -315,6 +315,8 @@ def test_a_sentence_that_denies_an_answer_is_an_abstention():
         ("```python\nprint('x')\n```", "print('x')"),
         ("x\n", "x"),
         ("'a' + 'b'", "'a' + 'b'"),
+        ("'{'a': -1, 'b': [1]}'", "{'a': -1, 'b': [1]}"),
+        ("'[1]', '[2]'", "'[1]', '[2]'"),
         ("**a**", "**a**"),
     ],
 )

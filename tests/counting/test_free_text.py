@@ -8,7 +8,16 @@ import random
 import pytest
 
 from consensus_flows.tasks.counting.judges import JudgedPair, longer
-from consensus_flows.tasks.evaluation.free_text import Bout, majority, outcome, settled, win_rate
+from consensus_flows.tasks.evaluation.free_text import (
+    Bout,
+    JudgedRow,
+    drift,
+    majority,
+    outcome,
+    settled,
+    usd_per_1000,
+    win_rate,
+)
 from consensus_flows.tasks.record import Comparison
 from tests.kits.recorded import FOLDER
 
@@ -89,3 +98,37 @@ def test_two_cheap_judges_with_a_strong_one_behind_them_replay_what_was_recorded
         alone += JudgedPair(label, long, (three, three)).right
     assert (right / len(natural), asked / len(natural)) == (0.935, 0.84), "as right as the strong judge alone"
     assert alone / len(natural) == 0.885, "three cheap ones by majority"
+
+
+def rows(results):
+    return [
+        JudgedRow(id=str(number), question="Why?", panel="p", members={"a/b": "m"}, results={"a/b": result})
+        for number, result in enumerate(results)
+    ]
+
+
+def test_a_win_rate_has_fallen_only_where_it_is_more_than_chance():
+    before = rows(["first"] * 20)
+    few = drift(rows(["second"] * 3 + ["first"] * 17), before)
+    assert (few.rows, few.win_rate, few.win_rate_before, few.fell) == (20, 0.85, 1.0, False)
+    assert few.p == pytest.approx(2 / 2**3), "exact: three changes, all of one direction"
+    many = drift(rows(["second"] * 8 + ["first"] * 12), before)
+    assert (many.p, many.fell) == (pytest.approx(2 / 2**8), True)
+    assert drift(before, rows(["second"] * 8 + ["first"] * 12)).fell is False, "it has risen"
+    assert (drift(before, before).p, drift(before, before).fell) == (1, False)
+
+
+def test_win_rates_are_compared_on_the_questions_and_members_of_both():
+    now = [
+        JudgedRow(id="0", question="", panel="", members={}, results={"a/b": "first", "new": "second"}),
+        JudgedRow(id="1", question="", panel="", members={}, results={"a/b": None}),
+        JudgedRow(id="9", question="", panel="", members={}, results={"a/b": "second"}),
+    ]
+    found = drift(now, rows(["tie", "first"]))
+    assert (found.rows, found.members, found.win_rate, found.win_rate_before) == (1, ["a/b"], 1, 0.5)
+    assert drift(now, []) is None
+
+
+def test_a_price_is_the_mean_of_those_that_are_known():
+    assert usd_per_1000([0.001, None, 0.003]) == pytest.approx(2)
+    assert usd_per_1000([None]) is None

@@ -39,8 +39,23 @@ def exact(text: str) -> str:
     inner = _unfenced(text.strip())
     text = text if inner == text.strip() else inner.removesuffix("\n")
     closing = _PAIRS.get(text[:1])
-    quoted = len(text) > 1 and text[-1] == closing and not {text[0], closing} & set(text[1:-1])
-    return text[1:-1] if quoted else text
+    if len(text) < 2 or text[-1] != closing:
+        return text
+    content = text[1:-1]
+    # Quotes within would be those of `'a' + 'b'`; but in `'{'a': 1}'` the outer ones are around a whole list or object.
+    return content if not {text[0], closing} & set(content) or _is_one_literal(content) else text
+
+
+def _is_one_literal(text: str) -> bool:
+    """Tell whether the bracket that `text` begins with is closed at its end."""
+    if not text.startswith(("[", "{", "(")):
+        return False
+    depth = 0
+    for found in re.finditer(r"[][(){}]", text):
+        depth += 1 if found[0] in "[({" else -1
+        if depth == 0:
+            return found.end() == len(text)
+    return False
 
 
 def plain(text: str) -> str:
