@@ -20,7 +20,7 @@ class AttestationSettings(Settings):
     )
     challenge: str | None = Field(
         None,
-        description="Text that the token repeats, 8 to 88 bytes: a new random one shows that the answer is new.",
+        description="Text that the token repeats, 8 to 88 bytes: a new random one shows that the record is new.",
     )
     audience: str | None = Field(
         None,

@@ -5,6 +5,7 @@ Importing this module imports httpx2, which takes a tenth of a second, so it is 
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -62,43 +63,69 @@ class ModelClient(httpx2.AsyncClient):
         )
         self.max_bytes = int(max_response_mb * _MB)
 
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - nothing of ours streams
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """Send a request and read its response, all of it if it is a success.
+
+        Args:
+            request: The request.
+            stream: Whether the caller reads a success that is a stream of events, while it comes.
+            options: As of httpx.
 
         Raises:
             ResponseTooLargeError: If a success is larger than `max_bytes`, or compressed several times over.
         """
         response = await super().send(request, stream=True, **options)
-        try:
-            body = await self._read(response)
-        finally:
-            await response.aclose()
+        events = stream and response.is_success and is_event_stream(response)
+        body = _Body(response, self.max_bytes)
         headers = response.headers.copy()
         for name in ("content-encoding", "content-length", "transfer-encoding"):
             headers.pop(name, None)
         return httpx2.Response(
             response.status_code,
             headers=headers,
-            content=body,
+            **({"stream": body} if events else {"content": await body.read()}),
             request=response.request,
             extensions=response.extensions,
         )
 
-    async def _read(self, response: httpx2.Response) -> bytes:
+
+def is_event_stream(response: Any) -> bool:
+    """Tell whether a response is a stream of server-sent events."""
+    kind: str = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The body of a response: no more than `max_bytes` of a success, and the beginning of an error."""
+
+    def __init__(self, response: httpx2.Response, max_bytes: int) -> None:
+        self._response = response
+        self._max_bytes = max_bytes
+
+    async def read(self) -> bytes:
+        """Read it and close the connection's part of it."""
+        try:
+            return b"".join([piece async for piece in self])
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        response, success = self._response, self._response.is_success
         # What lies between two compressions has no limit of its own: a kilobyte can be a petabyte of work.
         if len(response.headers.get_list("content-encoding", split_commas=True)) > 1:
             raise ResponseTooLargeError("the response is compressed several times over")
-        success = response.is_success
-        most = self.max_bytes if success else _ERROR_BYTES
-        body = bytearray()
+        left = self._max_bytes if success else _ERROR_BYTES
         async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > most:
-                if success:
-                    raise ResponseTooLargeError(
-                        f"the response is larger than {self.max_bytes / _MB:g} MB (CONSENSUS_MAX_RESPONSE_MB)"
-                    )
+            if len(piece) > left and success:
+                raise ResponseTooLargeError(
+                    f"the response is larger than {self._max_bytes / _MB:g} MB (CONSENSUS_MAX_RESPONSE_MB)"
+                )
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0 and not success:
                 break
             if len(piece) >= _ERROR_BYTES:  # unpacked, so that the network has not been waited for
                 await asyncio.sleep(0)
-        return bytes(body[:most])

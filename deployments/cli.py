@@ -5,18 +5,7 @@ import logging
 import os
 import re
 import sys
-
-# Before Prefect is imported, which would report its first import and its commands: `prefect.toml` says so too, but is read in
-# this folder alone.
-os.environ.setdefault("DO_NOT_TRACK", "1")
-# Likewise: its log goes to the server and to the UI as ever, but on the terminal the view speaks.
-if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
-
 from collections.abc import Callable
-from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -24,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Grou
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
-from consensus_flows.deployments.folder_settings import ignore_folder_settings
+from consensus_flows.deployments.folder_settings import ignore_folder_settings, quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
     NotAnOptionError,
@@ -37,6 +26,10 @@ from consensus_flows.deployments.terminal import (
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.plain_text import did_you_mean
+
+quiet_prefect()  # before it is imported
+if "--verbose" in sys.argv:
+    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""
@@ -140,6 +133,7 @@ COMMANDS: dict[str, list[tuple[str | Callable[..., Any], str | list[str], str]]]
             (f"{_ALGORITHMS}:{one.identifier}", [name for name in (one.name, one.alias) if name], one.summary)
             for one in algorithms().values()
         ),
+        (f"{_IN}.verdict:verdict", "verdict", "Let a panel vote among choices; the exit code says which one won."),
         (f"{_IN}.algorithms.chat:chat", "chat", "Chat with a panel."),
         (
             f"{_IN}.algorithms.demo:demo",
@@ -269,10 +263,10 @@ def main() -> None:
     leave(_dispatch)
 
 
-def _dispatch() -> IntEnum | None:
+def _dispatch() -> int | None:
     given = tokens(sys.argv[1:])
     try:
-        result: IntEnum | None = app(given, exit_on_error=False, print_error=True)
+        result: int | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None
     # A pipe that should have held a question, and held none.

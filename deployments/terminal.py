@@ -236,10 +236,10 @@ def read_stdin() -> str:
         notice.cancel()
 
 
-def leave(action: Callable[[], IntEnum | None]) -> NoReturn:
+def leave(action: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process with its exit code; expected errors are one sentence, not a traceback."""
     try:
-        code: IntEnum = action() or Exit.ANSWER
+        code: int = action() or Exit.ANSWER
     except KeyboardInterrupt:
         say("consensus: interrupted; answers that were paid for are cached, and the next run reuses them")
         sys.exit(130)

@@ -107,6 +107,7 @@ async def _put_together(run: Run[ConsensusLearningConfig], iteration: Iteration,
                 seed=seed,
                 label=run.label(iteration),
                 history=[one.synthesis.text for one in run.record.iterations[:-1] if one.synthesis],
+                final=iteration.number > config.iterations,
             )
             iteration.synthesis, iteration.judgements = await aggregate(asked, answered, config, run.call)
 

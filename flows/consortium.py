@@ -94,12 +94,21 @@ async def _iterate(run: Run[ConsortiumConfig], iteration: Iteration, members: li
         label=run.label(iteration),
         history=[one.synthesis.text for one in record.iterations[:-1] if one.synthesis],
     )
-    iteration.synthesis, iteration.judgements = await judge(asked, iteration.answered(), config, run.call)
+
+    def is_enough(confidence: float, final: bool) -> bool:
+        return final and confidence >= config.confidence_threshold and number >= config.min_iterations
+
+    def ends(confidence: float, final: bool) -> bool:
+        """Tell whether an answer is the last one, and the one that is returned."""
+        last = number == config.max_iterations or is_enough(confidence, final)
+        earlier = [_confidence(one.synthesis) for one in record.iterations[:-1] if one.synthesis]
+        return last and (config.keep == "last" or confidence >= max(earlier, default=0.0))
+
+    iteration.synthesis, iteration.judgements = await judge(asked, iteration.answered(), config, run.call, ends)
     if iteration.synthesis is None:
         await run.stand_in(iteration, config.stand_in, likeness, "no arbiter could judge")
         return True
-    confident = (iteration.synthesis.confidence or 0.0) >= config.confidence_threshold
-    if confident and not iteration.synthesis.needs_iteration and number >= config.min_iterations:
+    if is_enough(iteration.synthesis.confidence or 0.0, not iteration.synthesis.needs_iteration):
         record.status = "confident"
         return True
     return iteration.cut_by_budget

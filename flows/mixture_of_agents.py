@@ -144,6 +144,7 @@ async def _aggregate(run: MixtureRun, likeness: Likeness) -> None:
                 so_far=so_far.text if so_far else None,
                 seed=f"{config.order_seed}:{iteration.number}",
                 label=run.label(iteration) if len(parts) == 1 else f"window {place} of {len(parts)}",
+                final=place == len(parts),
             )
             iteration.synthesis = made
             if made is None and so_far is not None:

@@ -4,6 +4,7 @@ After LLM-Blender (arXiv:2306.02561).
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from consensus_flows.blocks.member import ModelName, parse_member
 from consensus_flows.blocks.vote import VoteConfig
@@ -53,7 +54,7 @@ async def compare(run: Run[VoteConfig], iteration: Iteration, judge: str) -> str
     )
     if config.fuse is not None:
         top = [by_name[name] for name in order[: config.fuse_top]]
-        text, calls = await fuse(top, judge_request(run), parse_member(config.fuse)[0], run.call)
+        text, calls = await fuse(top, replace(judge_request(run), final=True), parse_member(config.fuse)[0], run.call)
         iteration.judgements += calls
         if text is None:
             record.degraded = True

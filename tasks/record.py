@@ -415,7 +415,7 @@ class AttestedParts(BaseModel):
     models: list[str]
     """Every model that was called, as provider/model."""
     calls: str
-    """SHA-256 of what each call gave, and whether it came from the cache."""
+    """SHA-256 of what each call gave, and whether it was cached or recorded."""
     endpoints: dict[str, str]
     """For each model that the run may call: the base URL of its provider, or what identifies local weights."""
 

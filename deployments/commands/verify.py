@@ -220,10 +220,11 @@ def _proved(record: Record, expected: Expected, result: Verification) -> list[st
     proved = [
         f"The image {expected.image} computed this record at {parts.time}: prompt, answer, models, and what its {calls} gave.",
         f"It ran on {claims['hwmodel']} with secure boot, in a production image of Confidential Space, and its operator {changed}.",
-        f"It called {', '.join(sorted(set(parts.endpoints.values())))}.",
     ]
+    if hosts := sorted({parts.endpoints[model] for model in parts.models if model in parts.endpoints}):
+        proved.append(f"It called {', '.join(hosts)}.")
     if expected.challenge:
-        proved.append("The token repeats your challenge: the answer is newer than it.")
+        proved.append("The token repeats your challenge: the record is newer than it.")
     if expected.configuration:
         proved.append("The settings are those of --config.")
     return proved
@@ -236,11 +237,16 @@ def _not_proved(record: Record, expected: Expected) -> list[str]:
         "What the image does: read its source, build it again, and compare the digest.",
     ]
     if not expected.challenge:
-        open_.append("That the answer is new: no --challenge was given.")
+        open_.append("That the record is new: no --challenge was given.")
     if not expected.configuration:
         open_.append("With which settings it was asked: no --config was given.")
-    if record.cached_calls:
-        open_.append(f"When {plural(record.cached_calls, 'call')} of it was answered: the answer came from the cache.")
+    calls = record.calls_made()
+    if cached := sum(call.cached for call in calls):
+        open_.append(f"When {cached} of its {plural(len(calls), 'call')} were answered: from the cache.")
+    if recorded := sum(call.recorded for call in calls):
+        open_.append(
+            f"Where {recorded} of its {plural(len(calls), 'answer')} come from: they were recorded, and given to the run."
+        )
     if record.attestation.parts.conversation:
         open_.append("What was said before: the record does not hold the conversation.")
     return open_

@@ -8,7 +8,7 @@ Anybody can compute it anew, in any language:
   `flow_run_id`.
 - `prompt` and `answer` are the SHA-256 of the text in UTF-8: `jq -j .answer record.json | sha256sum`.
 - `models` are the names `provider/model` of all calls, sorted, each once.
-- `calls` is the SHA-256 of the canonical JSON of a list `[member, text, cached]` for each call, in the order of the record:
+- `calls` is the SHA-256 of the canonical JSON of a list `[member, text, cached, recorded]` for each call, in the order of the record:
   iteration by iteration its responses, embeddings and judgements.
 - `conversation` is the SHA-256 of the canonical JSON of the earlier messages, each `{"role": ..., "content": ...}`.
 - `configuration` is the SHA-256 of the canonical JSON of the settings that differ from their defaults, without `attestation`,
@@ -53,7 +53,7 @@ def recorded_parts(record: Record) -> dict[str, Any]:
         "prompt": sha256(record.prompt.encode("utf-8", "replace")),
         "answer": sha256((record.answer or "").encode("utf-8", "replace")),
         "models": sorted({f"{call.provider}/{call.model}" for call in calls}),
-        "calls": sha256(canonical([[call.member, call.text, call.cached] for call in calls])),
+        "calls": sha256(canonical([[call.member, call.text, call.cached, call.recorded] for call in calls])),
     }
 
 

@@ -18,6 +18,7 @@ from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.calls.request import Answer, Request
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
+from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
@@ -52,6 +53,8 @@ class CallLog:
     """The file of the stored answer, where there is one."""
     key: str | None = None
     """The key under which it is stored."""
+    writer: Writer | None = None
+    """Passes on what is written, where somebody reads it."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,18 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     request = request.model_copy(update={"service_tier": tier})
     client = await client_of(endpoint, request.model, request.kind)
     known = REPAIRS.get((endpoint.address, request.model), Repairs())
-    repairs, body = known, vendor.build(request, known)
+    log = call_log.get()
+    streams = log is not None and log.writer is not None
+
+    def build(repairs: Repairs) -> dict[str, Any]:
+        body = vendor.build(request, repairs)
+        return body | vendor.stream_arguments(request, repairs) if streams else body
+
+    repairs, body = known, build(known)
     while True:
         sent = await _send(request, endpoint, client, body)
         learned = vendor.learn(repairs, sent.reply.fault, body) if sent.reply.fault else repairs
-        better = vendor.build(request, learned)
+        better = build(learned)
         if better == body:  # nothing was refused, or what was refused is not ours to leave out
             break
         repairs, body = learned, better
@@ -112,7 +122,6 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     detail = redact(detail, endpoint.secrets)  # at once: a traceback with variables would show it
     if verdict is not None:
         raise _error(request, endpoint, verdict, sent.reply, detail)
-    log = call_log.get()
     if log is not None:
         log.attempts[-1].answered = True
     reply = sent.reply
@@ -176,18 +185,24 @@ async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usa
 
 
 async def _exchange(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Reply:
-    vendor = endpoint.vendor
+    vendor, log = endpoint.vendor, call_log.get()
+    writer = log.writer if log is not None else None
     try:
         # The client's own timeout counts from byte to byte: a server that trickles would never reach it.
         async with asyncio.timeout(request.timeout + 1):
-            response = await vendor.send(client, request, body)
+            if writer is None:
+                response = await vendor.send(client, request, body)
+            else:
+                writer.begin(endpoint.secrets)
+                response = await vendor.stream(client, request, body, writer.write)
     except Exception as error:  # every SDK has its own
         try:
-            return Reply(fault=vendor.fault_of(error))
+            fault = vendor.fault_of(error)
         except Exception as unread:
-            return Reply(
-                fault=malformed(f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}")
-            )
+            fault = malformed(f"the failure cannot be read: {type(error).__name__}, {type(unread).__name__}")
+        if writer is not None and not fault.transport and fault.status is None:
+            fault = malformed(f"the stream cannot be read: {type(error).__name__}")
+        return Reply(fault=replace(fault, begun=writer is not None and writer.begun))
     try:
         return _believed(request, vendor.read(request, body, response))
     except Exception as error:  # a server that speaks almost the right format

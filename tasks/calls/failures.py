@@ -35,11 +35,13 @@ class Fault:
     transport: Transport = ""
     unsent: bool = False
     """The request never reached the vendor."""
+    begun: bool = False
+    """The vendor had begun to write."""
 
     @property
     def unbilled(self) -> bool:
         """Whether nobody can bill for it: it was not sent, or the vendor answered with an error."""
-        return self.unsent or (not self.transport and (self.status or 0) >= 300)
+        return self.unsent or (not self.transport and not self.begun and (self.status or 0) >= 300)
 
 
 class Verdict(NamedTuple):
@@ -78,6 +80,14 @@ _UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedEr
 
 def classify(fault: Fault) -> Verdict:
     """Return what `fault` means. Pure: the same fault always gives the same verdict."""
+    verdict = _classify(fault)
+    if fault.begun and verdict.max_attempts is None:
+        # Likewise what was written before generation broke.
+        return verdict._replace(max_attempts=2)
+    return verdict
+
+
+def _classify(fault: Fault) -> Verdict:
     if fault.transport == "timeout":
         # The vendor may have billed the lost answer: one more try, not five.
         return Verdict("timeout", retry=True, max_attempts=2)
@@ -206,8 +216,16 @@ def _error_object(body: Any) -> Mapping[str, Any]:
 def _message(body: Any) -> str:
     error = _error_object(body)
     # An SDK may put an HTML page under the same name.
-    message = error.get("message")
+    message = error.get("message") or _details(error.get("detail"))
     return message if isinstance(message, str) and not message.lstrip().startswith("<") else ""
+
+
+def _details(detail: Any) -> Any:
+    """Return in words what a server on FastAPI finds wrong, as vLLM is one: each field with what is wrong with it."""
+    if not isinstance(detail, list):
+        return detail
+    wrong = [one for one in detail if isinstance(one, Mapping) and isinstance(one.get("loc"), list)]
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one.get('msg')}" for one in wrong)
 
 
 def _codes(body: Any, deepest: int = 8) -> Iterator[str]:

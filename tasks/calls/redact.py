@@ -21,6 +21,8 @@ _SHORTEST = 4
 """Characters of a secret; a shorter one is in every text."""
 _HINT = 12
 """Characters of a form by which is seen whether a text may hold it at all."""
+_START = 8
+"""Characters of a form by which is seen that it may begin."""
 _ENTITIES: dict[str, list[str]] = {}
 for _name, _sign in html5.items():
     if len(_sign) == 1 and ord(_sign) < 128 and _name.endswith(";"):
@@ -51,6 +53,17 @@ def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+def before_secret(text: str, secrets: Iterable[str]) -> str:
+    """Return the beginning of a text that is not complete yet, up to where one of the secrets may begin."""
+    starts = [
+        found.start()
+        for secret in secrets
+        for form in _forms(secret, _START, first=True)
+        if (found := form.search(text))
+    ]
+    return text[: min(starts, default=None)]
+
+
 def is_distinctive(secret: str) -> bool:
     """Tell whether a text that holds `secret` must have it from there.
 
@@ -62,13 +75,13 @@ def is_distinctive(secret: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _forms(secret: str, most: int | None = None) -> tuple[re.Pattern[str], ...]:
-    """Return what matches each form of a secret, or with `most` the last characters of each form."""
-    last = slice(-most if most else None, None)
-    patterns = [_FILLING.join(map(_sign_pattern, secret[last]))]
+def _forms(secret: str, most: int | None = None, *, first: bool = False) -> tuple[re.Pattern[str], ...]:
+    """Return what matches each form of a secret, or with `most` the last or the first characters of each form."""
+    part = slice(most) if first else slice(-most if most else None, None)
+    patterns = [_FILLING.join(map(_sign_pattern, secret[part]))]
     rest = "" if most else "[A-Za-z0-9+/_-]?={0,2}"
-    patterns += [_FILLING.join(map(re.escape, core[last])) + rest for core in sorted(_base64(secret))]
-    patterns.append("".join(map(_digit_pattern, secret.encode().hex()[last])))
+    patterns += [_FILLING.join(map(re.escape, core[part])) + rest for core in sorted(_base64(secret))]
+    patterns.append("".join(map(_digit_pattern, secret.encode().hex()[part])))
     return tuple(re.compile(pattern) for pattern in patterns)
 
 

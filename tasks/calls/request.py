@@ -30,7 +30,7 @@ class Request(BaseModel):
     """One call of a model.
 
     Credentials travel by name: `provider` is looked up inside the task. What decides the answer is in the cache key;
-    `label`, `timeout` and `service_tier` are not.
+    `label`, `timeout`, `service_tier` and `answer_in` are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +54,9 @@ class Request(BaseModel):
     """Seconds that one attempt may take."""
     service_tier: ServiceTier | None = None
     """The tier in which it should be served; it decides price and time, not the answer."""
+    answer_in: str | None = None
+    """Where in the text that is written the answer of the run stands, so that it can be read while it is written: a field of
+    the JSON object, or empty for all of it. None where it may not become the answer."""
 
     @property
     def name(self) -> str:
@@ -70,7 +73,7 @@ VERSION = 1
 """Raised when the meaning of a stored answer changes."""
 
 KEYED = frozenset({"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "kind"})
-LEFT_OUT = frozenset({"label", "timeout", "service_tier"})
+LEFT_OUT = frozenset({"label", "timeout", "service_tier", "answer_in"})
 
 
 def request_key(request: Request, address: str) -> str:

@@ -45,6 +45,7 @@ async def aggregate(
             reader=TEXT,
             label=f"aggregator {model} · {asked.label}",
             timeout=asked.timeout,
+            answer_in="" if asked.final else None,
         )
         text, calls = await ask_for_text(request, call)
         names = {label: response.member for label, response in labelled.items()}
@@ -157,6 +158,7 @@ async def synthesize(
     so_far: str | None = None,
     seed: str = "0",
     label: str = "aggregate",
+    final: bool = False,
 ) -> Asked[Synthesis]:
     """Ask the aggregator of a mixture, and where it fails each fallback in order.
 
@@ -168,6 +170,7 @@ async def synthesize(
         so_far: Its synthesis of earlier answers, if there were too many for one call.
         seed: Decides the order of the answers and the tag of their fences.
         label: What the call is called in the UI.
+        final: Whether there are no more answers to come.
     """
 
     async def ask(model: ModelName) -> Asked[Synthesis]:
@@ -181,6 +184,7 @@ async def synthesize(
             reader=TEXT,
             label=f"aggregator {model} · {label}",
             timeout=config.timeout_s(),
+            answer_in="" if final else None,
         )
         text, calls = await ask_for_text(request, call)
         names = {str(number): member for number, (member, _) in enumerate(shown, 1)}

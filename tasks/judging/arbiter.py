@@ -1,6 +1,6 @@
 """Let an arbiter judge the answers of a round, and make one answer of them or rank them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.member import ModelName
@@ -11,9 +11,12 @@ from consensus_flows.tasks.prompting.fence import fence_tag, fenced, shuffled
 from consensus_flows.tasks.prompts import prompt
 from consensus_flows.tasks.record import Response, Synthesis
 
+Ends = Callable[[float, bool], bool]
+"""Tells by an arbiter's confidence, and whether it calls its answer final, whether that becomes the answer of the run."""
+
 
 async def judge(
-    asked: JudgeRequest, responses: Sequence[Response], config: ConsortiumConfig, call: Call
+    asked: JudgeRequest, responses: Sequence[Response], config: ConsortiumConfig, call: Call, ends: Ends
 ) -> Asked[Synthesis]:
     """Let the arbiter judge, and where it fails each fallback in order.
 
@@ -22,10 +25,11 @@ async def judge(
         responses: The answers of those members that did not fail.
         config: Who judges, and how.
         call: Makes the calls.
+        ends: Tells which answers can be read while they are written.
     """
 
     async def ask(arbiter: ModelName) -> Asked[Synthesis]:
-        return await _judge(asked, _candidates(responses, config, arbiter), config, arbiter, call)
+        return await _judge(asked, _candidates(responses, config, arbiter), config, arbiter, call, ends=ends)
 
     return await first_of(config.arbiters(), ask)
 
@@ -43,6 +47,8 @@ async def _judge(
     config: ConsortiumConfig,
     arbiter: ModelName,
     call: Call,
+    *,
+    ends: Ends,
 ) -> Asked[Synthesis]:
     if not candidates:
         return None, []
@@ -61,6 +67,8 @@ async def _judge(
         "arbiter",
         judgement,
         f"arbiter {arbiter} · {asked.label}",
+        # The verdict comes after the answer: only what it cannot change is read before.
+        answer_in="synthesis" if kind == "synthesis" and ends(0.0, False) else None,
         history=fenced(rounds, asked.seed, "round", tag) if rounds else "",
         count=len(labelled),
         answers=fenced(answers, asked.seed, tag=tag),
@@ -72,7 +80,8 @@ async def _judge(
         return None, calls
     text: str | None = verdict.synthesis
     if kind == "verdict":
-        text, more = await ask_for_answer(request, calls[-1].text or "", call, member=str(arbiter))
+        final = ends(verdict.confidence, verdict.final)
+        text, more = await ask_for_answer(request, calls[-1].text or "", call, final=final, member=str(arbiter))
         calls += more
     if text is None:
         return None, calls

@@ -19,8 +19,8 @@ TEXT = "text"
 LONG = 1_000
 """Characters from which an answer is not asked for inside JSON."""
 _MARKER = re.compile(r"\[(?:end )?(?:answer|consensus) [^\[\]\n]{1,40} [0-9a-f]{12}\]")
-_FORM = re.compile(r"```|\\[\w()\[\]]|\$\$|^[ \t]*\||^(?: {4}|\t)\S", re.MULTILINE)
-"""Code, a formula or a table: what suffers from being escaped."""
+_FORM = re.compile(r"```|\\[\w()\[\]]|\$\$|^[ \t]*\||^(?: {4}|\t)\S|\A\s*\{[\s\S]*\}\s*\Z", re.MULTILINE)
+"""Code, a formula, a table or a JSON object: what suffers from being escaped."""
 
 Made = TypeVar("Made")
 Asked = tuple[Made | None, list[Response]]
@@ -40,6 +40,7 @@ class JudgeRequest:
         seed: Decides the order of the answers and the tag that fences them.
         label: What the round is called in the UI.
         history: The best answers of earlier rounds, which the members have seen.
+        final: Whether the answer that is made becomes that of the run.
     """
 
     question: str
@@ -50,6 +51,7 @@ class JudgeRequest:
     seed: str = "0"
     label: str = ""
     history: Sequence[str] = ()
+    final: bool = False
 
     def fill(self, name: str, **fields: object) -> str:
         """Return the prompt file `name` with the question, the members' instructions and `fields` in it."""
@@ -57,7 +59,15 @@ class JudgeRequest:
         return fill(name, question=self.question, instructions=self.system or "", round=round_note, **fields)
 
     def request(
-        self, model: ModelName, name: str, judgement: type[Judgement], label: str, sample: int = 0, **fields: object
+        self,
+        model: ModelName,
+        name: str,
+        judgement: type[Judgement],
+        label: str,
+        sample: int = 0,
+        *,
+        answer_in: str | None = None,
+        **fields: object,
     ) -> Request:
         """Return the request for a judgement by the prompt files `name` and `name`_system.
 
@@ -67,6 +77,7 @@ class JudgeRequest:
             judgement: What is to be written.
             label: What the call is called in the UI.
             sample: Tells apart instances of one model.
+            answer_in: In which field of the judgement the answer of the run stands, if it does.
             fields: What else the prompt holds.
         """
         return Request(
@@ -83,6 +94,7 @@ class JudgeRequest:
             sample=sample,
             label=label,
             timeout=self.timeout,
+            answer_in=answer_in,
         )
 
 
@@ -187,7 +199,7 @@ def in_json(answers: Sequence[str]) -> bool:
     return 2 * sum(len(text) > LONG or bool(_FORM.search(text)) for text in answers) < len(answers)
 
 
-async def ask_for_answer(request: Request, verdict: str, call: Call, **options: Any) -> Asked[str]:
+async def ask_for_answer(request: Request, verdict: str, call: Call, *, final: bool, **options: Any) -> Asked[str]:
     """Ask a judge for the answer, as plain text, that follows from its verdict.
 
     The question and the answers come first, exactly as they did before, so that vendors take them from their cache.
@@ -196,6 +208,7 @@ async def ask_for_answer(request: Request, verdict: str, call: Call, **options: 
         request: The request of the verdict.
         verdict: What the judge wrote.
         call: Makes the calls.
+        final: Whether it is the answer of the run.
         options: Passed on to `call`.
     """
     asked = (Message(role="assistant", content=verdict), Message(role="user", content=prompt("write_answer")))
@@ -204,5 +217,6 @@ async def ask_for_answer(request: Request, verdict: str, call: Call, **options: 
         "response_schema": None,
         "reader": TEXT,
         "label": f"{request.label} · answer",
+        "answer_in": "" if final else None,
     }
     return await ask_for_text(request.model_copy(update=update), call, **options)

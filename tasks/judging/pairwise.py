@@ -194,9 +194,10 @@ async def fuse(responses: Sequence[Response], asked: JudgeRequest, model: ModelN
         answers=fenced(answers, asked.seed),
         count=len(labelled),
         result=prompt("fuse_answer" if whole else "answer_later"),
+        answer_in="answer" if whole and asked.final else None,
     )
     found, calls = await ask_judge(request, call, judgement.read)
     if found is None or whole:
         return (found.answer if found else None), calls
-    text, more = await ask_for_answer(request, calls[-1].text or "", call)
+    text, more = await ask_for_answer(request, calls[-1].text or "", call, final=asked.final)
     return text, [*calls, *more]

@@ -216,6 +216,7 @@ def _change(record, path, value):
         (["iterations", 0, "responses", 1, "member"], "openai/three#1", ["calls"]),
         (["iterations", 0, "responses", 1, "text"], "It is 43.", ["calls"]),
         (["iterations", 0, "responses", 1, "cached"], True, ["calls"]),
+        (["iterations", 0, "responses", 1, "recorded"], True, ["calls"]),
         (["iterations"], [], ["models", "calls"]),
     ],
 )
@@ -247,7 +248,9 @@ def test_the_digest_can_be_computed_by_anybody():
     """With nothing but hashes and JSON, as the documentation describes it."""
     document = attested().model_dump(mode="json")
     parts = document["attestation"]["parts"]
-    calls = [[one["member"], one["text"], one["cached"]] for one in document["iterations"][0]["responses"]]
+    calls = [
+        [one["member"], one["text"], one["cached"], one["recorded"]] for one in document["iterations"][0]["responses"]
+    ]
 
     def sha(text):
         return hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Running
+from prefect.states import Completed, Running
 
 from consensus_flows.deployments.commands import batches
 from consensus_flows.deployments.killed_runs import MESSAGE, RunningMark, end_killed_runs
@@ -21,7 +21,12 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.consortium_kit import config
 
-HOLD = "import sys; from consensus_flows.deployments.killed_runs import RunningMark; mark = RunningMark(sys.argv[1]); import os; os._exit(9)"
+HOLD = """
+import os, sys
+from consensus_flows.deployments.killed_runs import RunningMark
+marks = [RunningMark(run) for run in sys.argv[1:]]
+os._exit(9)
+"""
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -37,13 +42,15 @@ def test_only_a_run_whose_command_is_gone_is_ended(tmp_path, monkeypatch):
     with temporary_settings({PREFECT_HOME: tmp_path}), get_client(sync_client=True) as client:
         killed, alive, ended = (client.create_flow_run(batch, state=Running()).id for _ in range(3))
         call = client.create_task_run(ask, flow_run_id=killed, dynamic_key="1", state=Running()).id
-        subprocess.run([sys.executable, "-c", HOLD, str(killed)], check=False)
+        done = client.create_flow_run(batch, state=Completed()).id
+        subprocess.run([sys.executable, "-c", HOLD, str(killed), str(done)], check=False)
         mark = RunningMark(str(alive))
         RunningMark(str(ended)).remove()
         end_killed_runs()
         run = client.read_flow_run(killed)
         assert (run.state_name, run.state.message) == ("Crashed", MESSAGE)
         assert client.read_task_run(call).state_name == "Crashed"
+        assert client.read_flow_run(done).state_name == "Completed", "it had ended before its command was killed"
         assert client.read_flow_run(alive).state_name == client.read_flow_run(ended).state_name == "Running"
         mark.remove()
         assert list((tmp_path / "consensus-running").iterdir()) == []

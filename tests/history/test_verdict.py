@@ -105,6 +105,13 @@ def test_a_batch_says_what_came_of_it(found, name, message):
     assert of_batch(found) == (name, message)
 
 
+def test_a_model_that_failed_is_named_only_where_rows_suffered():
+    assert of_batch(summary([WEAK])).message == "48 rows answered · $0.5000", (
+        "each of its rows was answered all the same"
+    )
+    assert "google/y failed 3 of 48 calls" in of_batch(summary([WEAK], degraded=3)).message
+
+
 @pytest.mark.usefixtures("results")
 async def test_the_final_state_of_a_flow_says_it_and_its_result_is_the_record(vendors):
     vendors.script("arbiter", judged(40, "maybe"))

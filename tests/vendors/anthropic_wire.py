@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .script import SeenRequest, Usage
-from .wire import Answer, digest, is_object, objects, plain
+from .wire import Answer, digest, event, is_object, objects, plain, words
 
 _STOP = {
     "stop": "end_turn",
@@ -86,6 +87,45 @@ def answer(seen: SeenRequest, said: Answer) -> dict[str, Any]:
     if said.usage is not None:
         body["usage"] = usage(said.usage) if isinstance(said.usage, Usage) else said.usage
     return body
+
+
+def events(seen: SeenRequest, said: Answer, breaks: dict[str, Any] | None) -> list[bytes]:
+    """Build the events of a streamed message, its content block by block, its text word by word.
+
+    Args:
+        seen: The request.
+        said: What to answer.
+        breaks: The error object to break off with half-way.
+
+    Returns:
+        The events; the input's tokens are in the first one, the output's in the last but one.
+    """
+    whole = answer(seen, said)
+    counts, stop, content = whole.pop("usage", None), whole["stop_reason"], whole["content"]
+    first = whole | {"content": [], "stop_reason": None, "stop_details": None}
+    delta = {"stop_reason": stop, "stop_sequence": None, "stop_details": whole["stop_details"]}
+    end: dict[str, Any] = {"type": "message_delta", "delta": delta}
+    if counts is not None:
+        first["usage"] = counts | {"output_tokens": 1, "output_tokens_details": None}
+        end["usage"] = {name: counts.get(name) for name in ("output_tokens", "output_tokens_details")}
+    made: list[dict[str, Any]] = [{"type": "message_start", "message": first}, {"type": "ping"}]
+    for index, block in enumerate(content):
+        kind = block["type"]
+        empty = {name: "" for name in ("text", "thinking") if name in block} | (
+            {"input": {}} if "input" in block else {}
+        )
+        made.append({"type": "content_block_start", "index": index, "content_block": block | empty})
+        if kind == "tool_use":
+            deltas = [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
+        else:
+            deltas = [{"type": f"{kind}_delta", kind: word} for word in words(block[kind])]
+        made += [{"type": "content_block_delta", "index": index, "delta": one} for one in deltas]
+        made.append({"type": "content_block_stop", "index": index})
+    if breaks is not None:
+        made = [*made[: len(made) // 2 + 1], breaks]
+    else:
+        made += [end, {"type": "message_stop"}]
+    return [event(one, one["type"]) for one in made]
 
 
 def usage(counts: Usage) -> dict[str, Any]:

@@ -116,22 +116,55 @@ class Connection(asyncio.Protocol):
                 return
             case _:
                 pass
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}", f"content-length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if not self._keep:
-            lines.append("connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        head = self._head(status, {"content-length": str(len(body)), **headers})
         if fault == "close_mid_body":
             transport.write(head + body[: len(body) // 2])
             transport.close()
             return
         transport.write(head + body)
+        self._done(transport)
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if not self._keep:
+            lines.append("connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def _done(self, transport: asyncio.Transport) -> None:
         if not self._keep:
             transport.close()
             return
         self._busy = False
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._advance)
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Begin an answer that comes in parts.
+
+        Args:
+            status: HTTP status.
+            headers: Headers in lower case.
+        """
+        if self._transport is not None:
+            self._transport.write(self._head(status, {"transfer-encoding": "chunked", **headers}))
+
+    def write(self, part: bytes) -> None:
+        """Send the next part."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+
+    def finish(self, fault: Fault | None = None) -> None:
+        """End an answer that came in parts, or break it off, but for `end_early`, which is a proper end."""
+        transport = self._transport
+        if transport is None:
+            return
+        self.on_lost = None
+        if fault not in (None, "end_early"):
+            transport.close()
+            return
+        transport.write(b"0\r\n\r\n")
+        self._done(transport)
 
     def abort(self) -> None:
         """Drop the connection."""

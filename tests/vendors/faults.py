@@ -43,6 +43,7 @@ from .http_errors import (
     unsupported_parameter,
     unsupported_value,
 )
+from .routes import plain_error
 from .script import Reply, SeenRequest, Step
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "context_too_long",
     "cut_mid_body",
     "empty",
+    "end_early",
+    "error_in_stream",
     "error_in_success",
     "failure",
     "forbidden",
@@ -76,6 +79,7 @@ __all__ = [
     "safety_stop",
     "server_error",
     "spend_limit",
+    "stall",
     "too_large",
     "tool_call_only",
     "truncated",
@@ -113,6 +117,21 @@ def close_before() -> Step:
 def cut_mid_body() -> Step:
     """Close the connection half-way through the body."""
     return Reply(fault="close_mid_body")
+
+
+def end_early() -> Step:
+    """End a stream properly half-way, without a finish."""
+    return Reply(fault="end_early")
+
+
+def stall() -> Step:
+    """Send no more of a stream after its first half."""
+    return Reply(fault="stall")
+
+
+def error_in_stream(status: int = 529, message: str = "Overloaded") -> Step:
+    """An error event in the middle of a stream."""
+    return lambda seen: Reply(breaks=plain_error(seen, status, message))
 
 
 def reset() -> Step:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .openai_wire import DIMENSIONS, embed
 from .script import Reply, SeenRequest, Usage
-from .wire import Answer, digest, is_object, objects, plain, tokens
+from .wire import Answer, digest, event, is_object, objects, plain, tokens, words
 
 _FINISH = {
     "stop": "STOP",
@@ -95,6 +95,40 @@ def answer(seen: SeenRequest, said: Answer) -> dict[str, Any]:
     if said.usage is not None:
         body["usageMetadata"] = usage(said.usage) if isinstance(said.usage, Usage) else said.usage
     return body
+
+
+def events(seen: SeenRequest, said: Answer, breaks: dict[str, Any] | None) -> list[bytes]:
+    """Build the responses of a streamed answer, word by word; the last one has the finish and all counts.
+
+    Args:
+        seen: The request.
+        said: What to answer.
+        breaks: The error object to break off with half-way.
+
+    Returns:
+        The events.
+    """
+    whole = answer(seen, said)
+    candidate = whole["candidates"][0]
+    counts, parts, finish = (
+        whole.pop("usageMetadata", None),
+        candidate["content"].pop("parts", []),
+        candidate.pop("finishReason"),
+    )
+
+    def response(found: list[dict[str, Any]]) -> dict[str, Any]:
+        content = candidate["content"] | ({"parts": found} if found else {})
+        so_far = {"usageMetadata": counts | {"candidatesTokenCount": 1}} if counts is not None else {}
+        return whole | {"candidates": [candidate | {"content": content}]} | so_far
+
+    pieces = [part | {"text": word} for part in parts if "text" in part for word in words(part["text"])]
+    made = [response([piece]) for piece in [*pieces, *(part for part in parts if "text" not in part)]] or [response([])]
+    if breaks is not None:
+        return [event(one) for one in [*made[: len(made) // 2 + 1], breaks]]
+    made[-1]["candidates"][0]["finishReason"] = finish
+    if counts is not None:
+        made[-1]["usageMetadata"] = counts
+    return [event(one) for one in made]
 
 
 def embeddings(seen: SeenRequest, reply: Reply) -> dict[str, Any]:

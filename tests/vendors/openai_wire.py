@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 from .script import Reply, SeenRequest, Usage
-from .wire import COST_PER_TOKEN, CREATED, Answer, digest, is_object, objects, plain, tokens
+from .wire import COST_PER_TOKEN, CREATED, Answer, digest, event, is_object, objects, plain, tokens, words
 
 DIMENSIONS = 64
 """Length of an embedding when the request does not say."""
@@ -87,6 +87,39 @@ def answer(seen: SeenRequest, said: Answer) -> dict[str, Any]:
     if said.usage is not None:
         body["usage"] = usage(said.usage, openrouter=seen.openrouter) if isinstance(said.usage, Usage) else said.usage
     return body
+
+
+def events(seen: SeenRequest, said: Answer, breaks: dict[str, Any] | None) -> list[bytes]:
+    """Build the chunks of a streamed chat completion: role, text word by word, finish, usage if asked for, and the end.
+
+    Args:
+        seen: The request.
+        said: What to answer.
+        breaks: The error object to break off with half-way.
+
+    Returns:
+        The events.
+    """
+    whole = answer(seen, said)
+    counts, choice = whole.pop("usage", None), whole["choices"][0]
+    message, finish = choice["message"], choice["finish_reason"]
+    options = seen.params.get("stream_options")
+    wanted = seen.openrouter or (is_object(options) and options.get("include_usage"))
+    whole |= {"object": "chat.completion.chunk"} | ({"usage": None} if wanted else {})
+
+    def chunk(delta: dict[str, Any], ended: str | None = None) -> bytes:
+        return event(whole | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": ended}]})
+
+    part = "refusal" if message["refusal"] else "content"
+    deltas = [{"role": "assistant", "content": ""}]
+    deltas += [{"reasoning": word} for word in words(said.thoughts)] + [{part: word} for word in words(message[part])]
+    deltas += [{"tool_calls": [{"index": 0, **call}]} for call in message.get("tool_calls", [])]
+    chunks = [chunk(delta) for delta in deltas]
+    if breaks is not None:
+        broken = whole | breaks | {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}
+        return [*chunks[: len(chunks) // 2 + 1], event(broken)]
+    usage_chunk = [event(whole | {"choices": [], "usage": counts})] if wanted and counts is not None else []
+    return [*chunks, chunk({}, finish), *usage_chunk, event("[DONE]")]
 
 
 def usage(counts: Usage, *, openrouter: bool = False) -> dict[str, Any]:

@@ -32,18 +32,23 @@ def recognise(raw: RawRequest) -> SeenRequest | None:
             raise ValueError("the body is no JSON object")
         model = str(params.get("model", ""))
         if path.endswith("/chat/completions"):
-            seen = SeenRequest("openai", "chat", model, path, [], None, params, headers)
+            seen = SeenRequest(
+                "openai", "chat", model, path, [], None, params, headers, stream=bool(params.get("stream"))
+            )
             openai_wire.read(seen)
             return seen
         if path.endswith("/embeddings"):
             return SeenRequest("openai", "embeddings", model, path, [], None, params, headers)
         if path.endswith("/messages"):
-            seen = SeenRequest("anthropic", "chat", model, path, [], None, params, headers)
+            seen = SeenRequest(
+                "anthropic", "chat", model, path, [], None, params, headers, stream=bool(params.get("stream"))
+            )
             anthropic_wire.read(seen)
             return seen
-        if path.endswith(":generateContent"):
-            model = path.rpartition("/models/")[2].removesuffix(":generateContent")
-            seen = SeenRequest("google", "chat", model, path, [], None, params, headers)
+        if path.endswith((":generateContent", ":streamGenerateContent")):
+            model, _, method = path.rpartition("/models/")[2].rpartition(":")
+            streams = method == "streamGenerateContent"
+            seen = SeenRequest("google", "chat", model, path, [], None, params, headers, stream=streams)
             google_wire.read(seen)
             return seen
         if path.endswith(":batchEmbedContents"):
@@ -61,19 +66,20 @@ def recognise(raw: RawRequest) -> SeenRequest | None:
     return SeenRequest(vendor, "models", name[1:], path, [], None, {}, headers)
 
 
-def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str, str], bytes]:
+def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str, str], bytes | list[bytes]]:
     """Put a reply into the vendor's shape.
 
     Args:
         seen: The request.
-        reply: What was scripted.
+        reply: What was scripted; a raw body is sent whole, also where a stream was asked for.
         names: The models to list.
 
     Returns:
-        Response headers and body.
+        Response headers and body, or the events of a stream.
     """
     wire = _WIRES[seen.vendor]
     body: Body = reply.body
+    streams = seen.stream and body is None and reply.status < 400
     if body is None:
         if reply.status >= 400:
             body = plain_error(seen, reply.status, reply.text if isinstance(reply.text, str) else "scripted failure")
@@ -81,12 +87,15 @@ def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str,
             body = wire.model(seen.model) if seen.model else wire.models(names)
         elif seen.kind == "embeddings":
             body = wire.embeddings(seen, reply)
-        else:
+        elif not streams:
             body = wire.answer(seen, resolve(reply, seen))
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "text/event-stream; charset=utf-8" if streams else "application/json"}
     headers["request-id" if seen.vendor == "anthropic" else "x-request-id"] = f"req_{seen.index}"
     for name, value in reply.headers.items():
         headers[name.lower()] = value
+    if streams:
+        made: list[bytes] = wire.events(seen, resolve(reply, seen), reply.breaks)
+        return headers, made
     if isinstance(body, bytes):
         return headers, body
     return headers, (body if isinstance(body, str) else json.dumps(body)).encode("utf-8", "surrogatepass")

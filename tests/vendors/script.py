@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 Vendor: TypeAlias = Literal["openai", "anthropic", "google"]
 Kind: TypeAlias = Literal["chat", "embeddings", "models"]
-Fault: TypeAlias = Literal["close_before", "close_mid_body", "hang", "reset"]
+Fault: TypeAlias = Literal["close_before", "close_mid_body", "end_early", "hang", "reset", "stall"]
 
 CLIENT_GONE = 499
 """Status noted for a request whose client went away before it was answered."""
@@ -39,6 +39,7 @@ class SeenRequest:
         index: Position among the requests of this kind for this model, from 0.
         at: Wall-clock time of arrival, seconds since the epoch.
         status: HTTP status sent; 0 while unanswered or broken off by a fault, 499 if the client left first.
+        stream: Whether the answer is to come as a stream of events.
     """
 
     vendor: Vendor
@@ -54,6 +55,7 @@ class SeenRequest:
     index: int = 0
     at: float = 0.0
     status: int = 0
+    stream: bool = False
 
     @property
     def prompt(self) -> str:
@@ -118,6 +120,8 @@ class Reply:
         tool_input: Arguments of a tool call to answer with, instead of text.
         thoughts: Visible reasoning (Anthropic thinking block, Gemini thought part, OpenRouter reasoning).
         vector: For embeddings, what a text becomes; no numbers leave the text out of the response.
+        pace: Seconds between the events of a stream.
+        breaks: In a stream, the error object that comes half-way in place of the rest.
     """
 
     text: Text = None
@@ -131,6 +135,8 @@ class Reply:
     tool_input: dict[str, Any] | None = None
     thoughts: str | None = None
     vector: Callable[[str], Sequence[float]] | None = None
+    pace: float = 0.0
+    breaks: dict[str, Any] | None = None
 
 
 Step: TypeAlias = Reply | Callable[[SeenRequest], Reply]

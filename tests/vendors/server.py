@@ -141,14 +141,19 @@ class LoopbackVendors(Ledger):
             headers, body = render(seen, reply, self._names() if seen.kind == "models" else [])
         except Exception as error:  # a faulty step function must show, not hang the client
             reply, headers = Reply(status=500), {"content-type": "application/json"}
-            body = json.dumps(plain_error(seen, 500, f"script failed: {error!r}")).encode()
+            body: bytes | list[bytes] = json.dumps(plain_error(seen, 500, f"script failed: {error!r}")).encode()
         self._answer(connection, seen, reply, headers, body)
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys([*self.models, *self.scripted()]))
 
     def _answer(
-        self, connection: Connection, seen: SeenRequest, reply: Reply, headers: dict[str, str], body: bytes
+        self,
+        connection: Connection,
+        seen: SeenRequest,
+        reply: Reply,
+        headers: dict[str, str],
+        body: bytes | list[bytes],
     ) -> None:
         self.begin()
         timer: asyncio.TimerHandle | None = None
@@ -165,8 +170,25 @@ class LoopbackVendors(Ledger):
                 return
             if reply.fault == "hang":
                 return  # stays in flight until the client leaves
+            if isinstance(body, list) and reply.fault not in {"close_before", "reset"}:
+                connection.begin(reply.status, headers)
+                stream(body[: len(body) // 2] if reply.fault else body)
+                return
             self.end(seen, 0 if reply.fault else reply.status)
-            connection.send(reply.status, headers, body, reply.fault)
+            connection.send(reply.status, headers, b"".join(body) if isinstance(body, list) else body, reply.fault)
+
+        def stream(events: list[bytes]) -> None:
+            nonlocal timer
+            while events:
+                connection.write(events[0])
+                events = events[1:]
+                if events and reply.pace and self._loop is not None:
+                    timer = self._loop.call_later(reply.pace, stream, events)
+                    return
+            if reply.fault == "stall":
+                return
+            self.end(seen, 0 if reply.fault else reply.status)
+            connection.finish(reply.fault)
 
         connection.on_lost = gone
         delay = reply.delay + (self.delay if seen.kind == "chat" else 0.0)

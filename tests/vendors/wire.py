@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
@@ -66,6 +67,17 @@ def plain(content: object) -> str:
     if is_object(content):
         return str(content.get("text", ""))
     return "\n".join(filter(None, map(plain, items(content))))
+
+
+def words(text: str | None) -> list[str]:
+    """The pieces in which a text is streamed: words with the blanks behind them."""
+    return re.findall(r"\s*\S+\s?|\s+", text or "")
+
+
+def event(data: object, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    said = data if isinstance(data, str) else json.dumps(data)
+    return (f"event: {name}\n" if name else "").encode() + f"data: {said}\n\n".encode("utf-8", "surrogatepass")
 
 
 def resolve(reply: Reply, seen: SeenRequest) -> Answer:

@@ -11,6 +11,8 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     Repairs,
     Reply,
     Vendor,
+    Write,
+    cut_off,
     field_of,
     malformed,
     schema_instruction,
@@ -105,9 +107,44 @@ class Anthropic(Vendor):
             return "effort"
         return name
 
+    def fault_of(self, error: BaseException) -> Fault:
+        """Read a fault; an error event in a stream is an exception with the stream's status."""
+        found = super().fault_of(error)
+        said = found.body.get("error") if found.status == 200 and isinstance(found.body, Mapping) else None
+        return _fault_in_body(said) if isinstance(said, Mapping) else found
+
     async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
         """Send one message."""
         return await client.messages.create(**body, timeout=request.timeout)
+
+    async def stream(self, client: Any, request: Request, body: Mapping[str, Any], write: Write) -> Any:
+        """Send one message and put the events of the answer together."""
+        from anthropic.types import Message
+
+        from consensus_flows.blocks.http_client import is_event_stream
+
+        events = await client.messages.create(**body, stream=True, timeout=request.timeout)
+        if not is_event_stream(events.response):
+            whole = events.response.json()
+            return Message.construct(**whole) if isinstance(whole, dict) else whole
+        parts, usage = list[str](), dict[str, Any]()
+        model = stopped = None
+        async with events:
+            async for event in events:
+                if event.type == "message_start":
+                    model = event.message.model
+                elif event.type == "message_delta":
+                    stopped = event.delta.stop_reason or stopped
+                elif event.type == "content_block_delta" and event.delta.type == "text_delta":
+                    parts.append(event.delta.text)
+                    await write(event.delta.text)
+                # Counts are totals so far; what the last one leaves out is as it was.
+                counted = field_of(event, "usage") or field_of(event, "message", "usage")
+                usage |= {name: value for name, value in counted or () if value is not None}
+        if stopped is None:
+            raise cut_off()
+        content = [{"type": "text", "text": "".join(parts)}]
+        return Message.construct(model=model, stop_reason=stopped, content=content, usage=usage or None)
 
     def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:  # noqa: ARG002  # as for all
         """Read a message."""
@@ -116,8 +153,7 @@ class Anthropic(Vendor):
         if not isinstance(response, Message) or response.content is None:
             error = (getattr(response, "model_extra", None) or {}).get("error")
             if isinstance(error, Mapping):
-                status = _STATUS.get(str(error.get("type")), 500)
-                return Reply(fault=Fault(status, body={"error": dict(error)}, message=str(error.get("message", ""))))
+                return Reply(fault=_fault_in_body(error))
             return Reply(fault=malformed("the response is not a message"))
         text = "".join(block.text for block in response.content if block.type == "text")
         finish = _FINISH.get(response.stop_reason or "", "other")
@@ -129,6 +165,12 @@ class Anthropic(Vendor):
 
 
 VENDOR = Anthropic()
+
+
+def _fault_in_body(error: Mapping[str, Any]) -> Fault:
+    """Read an error object that came with HTTP status 200."""
+    status = _STATUS.get(str(error.get("type")), 500)
+    return Fault(status, body={"error": dict(error)}, message=str(error.get("message", "")))
 
 
 def _usage(response: Any) -> Usage | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import aclosing
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     Repairs,
     Reply,
     Vendor,
+    Write,
+    cut_off,
     given,
     malformed,
     schema_instruction,
@@ -115,23 +118,30 @@ class Google(Vendor):
 
     async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
         """Send one call."""
-        from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions, Part
-
-        fields = dict(body)
-        model, extra, effort = fields.pop("model"), fields.pop("extra_body", None), fields.pop("reasoning_effort", None)
-        options = HttpOptions(timeout=int(request.timeout * 1000), extra_body=extra)
         if request.kind == "embedding":
-            text = fields.pop("contents")
-            embedding = EmbedContentConfig(**fields, http_options=options)
-            return await client.models.embed_content(model=model, contents=text, config=embedding)
-        contents = [
-            Content(role="model" if turn["role"] == "assistant" else "user", parts=[Part(text=turn["content"])])
-            for turn in fields.pop("messages")
-        ]
-        config = GenerateContentConfig(
-            **fields, http_options=options, thinking_config=_thinking(effort) if effort else None
-        )
-        return await client.models.generate_content(model=model, contents=contents, config=config)
+            return await client.models.embed_content(**_arguments(request, body))
+        return await client.models.generate_content(**_arguments(request, body))
+
+    async def stream(self, client: Any, request: Request, body: Mapping[str, Any], write: Write) -> Any:
+        """Send one call and put the responses that it is answered with together."""
+        from google.genai.types import Candidate, Content, GenerateContentResponse, Part
+
+        if request.kind == "embedding":
+            return await self.send(client, request, body)
+        text, finish, last = "", None, dict[str, Any]()
+        async with aclosing(await client.models.generate_content_stream(**_arguments(request, body))) as responses:
+            async for response in responses:
+                last |= {name: value for name, value in response if value is not None}
+                for candidate in response.candidates or ():
+                    finish = candidate.finish_reason or finish
+                    if part := _text(candidate):
+                        text += part
+                        await write(part)
+        if last.pop("candidates", None) is not None:
+            if finish is None:
+                raise cut_off()
+            last["candidates"] = [Candidate(content=Content(parts=[Part(text=text)]), finish_reason=finish)]
+        return GenerateContentResponse.model_construct(**last)
 
     def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:  # noqa: ARG002  # as for all
         """Read a response."""
@@ -155,6 +165,31 @@ def _fields() -> frozenset[str]:
     return frozenset({*GenerateContentConfig.model_fields, "reasoning_effort"})
 
 
+def _arguments(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the SDK's method, its config made of the plain fields."""
+    from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions, Part
+
+    fields = dict(body)
+    model, extra, effort = fields.pop("model"), fields.pop("extra_body", None), fields.pop("reasoning_effort", None)
+    options = HttpOptions(timeout=int(request.timeout * 1000), extra_body=extra)
+    if request.kind == "embedding":
+        text = fields.pop("contents")
+        return {"model": model, "contents": text, "config": EmbedContentConfig(**fields, http_options=options)}
+    contents = [
+        Content(role="model" if turn["role"] == "assistant" else "user", parts=[Part(text=turn["content"])])
+        for turn in fields.pop("messages")
+    ]
+    thinking = _thinking(effort) if effort else None
+    config = GenerateContentConfig(**fields, http_options=options, thinking_config=thinking)
+    return {"model": model, "contents": contents, "config": config}
+
+
+def _text(candidate: Any) -> str:
+    """Return what of a candidate is not thought."""
+    parts = (candidate.content.parts if candidate.content else None) or []
+    return "".join(part.text for part in parts if part.text and not part.thought)
+
+
 def _read_answer(response: Any) -> Reply:
     from google.genai.types import GenerateContentResponse
 
@@ -171,8 +206,7 @@ def _read_answer(response: Any) -> Reply:
             return Reply(fault=malformed("neither an answer nor its usage in the response"))
         return Reply(usage=usage, model=response.model_version, detail="no candidate in the response")
     candidate = response.candidates[0]
-    parts = (candidate.content.parts if candidate.content else None) or []
-    text = "".join(part.text for part in parts if part.text and not part.thought)
+    text = _text(candidate)
     reason = candidate.finish_reason.value if candidate.finish_reason else "none"
     finish = _FINISH.get(reason, "other")
     return Reply(text, finish, usage, None, response.model_version, f"finishReason {reason}", None, _tier(response))

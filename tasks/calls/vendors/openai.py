@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
-from consensus_flows.tasks.calls.failures import Fault
+from consensus_flows.tasks.calls.failures import Fault, refusal_of
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.vendor import (
     Provider,
     Repairs,
     Reply,
     Vendor,
+    Write,
     charged,
+    cut_off,
     field_of,
     malformed,
     schema_instruction,
@@ -33,6 +35,10 @@ _FINISH: dict[str, FinishReason] = {
 _UNSUPPORTED = frozenset({"minLength", "maxLength", "uniqueItems", "default", "examples"})
 """Keywords that OpenAI's strict mode refuses; the reader checks them."""
 _NOT_OF_COMPLETIONS = ("reasoning_effort", "service_tier")
+_STREAM: dict[str, Any] = {"stream_options": {"include_usage": True}, "stream": True}
+"""What asks for a stream; a server that refuses the first may still take the second."""
+_OF_ANSWER = ("model", "service_tier", "usage")
+"""What the chunks say beside the text."""
 
 
 def _compatible(name: str, base_url: str, price_id: str) -> Provider:
@@ -114,7 +120,19 @@ class OpenAI(Vendor):
         """Return the refused parameter; a 404 of OpenRouter's says that no provider of the model has the tier."""
         if fault.status == 404 and "service_tier" in sent and "no endpoints" in fault.message.lower():
             return "service_tier"
+        named, refuses = refusal_of(fault)
+        if fault.status == 501 or (refuses and fault.status in {400, 422}):
+            said = f"{named} {fault.message}".lower()
+            for name in _STREAM:
+                if name in sent and name in said:
+                    return name
         return super().refused(fault, sent)
+
+    def fault_of(self, error: BaseException) -> Fault:
+        """Read a fault; an error event in a stream is an exception without a status."""
+        from openai import APIError
+
+        return fault_in_body(error.body) if type(error) is APIError else super().fault_of(error)
 
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Build the arguments; the SDK merges `extra_body` into the body that it sends."""
@@ -153,6 +171,42 @@ class OpenAI(Vendor):
         """Send one request."""
         api = {"chat": client.chat.completions, "completion": client.completions, "embedding": client.embeddings}
         return await api[request.kind].create(**body, timeout=request.timeout)
+
+    def stream_arguments(self, request: Request, repairs: Repairs) -> dict[str, Any]:
+        """Ask for a stream with its usage, or as much of that as the server takes."""
+        if request.kind != "chat" or "stream" in repairs.dropped:
+            return {}
+        return {name: value for name, value in _STREAM.items() if name not in repairs.dropped}
+
+    async def stream(self, client: Any, request: Request, body: Mapping[str, Any], write: Write) -> Any:
+        """Send one request and put its chunks together; a server that does not know of streams answers with the whole."""
+        from openai.types.chat import ChatCompletion
+
+        from consensus_flows.blocks.http_client import is_event_stream
+
+        if "stream" not in body:
+            return await self.send(client, request, body)
+        chunks = await client.chat.completions.create(**body, timeout=request.timeout)
+        if not is_event_stream(chunks.response):
+            whole = chunks.response.json()
+            return ChatCompletion.construct(**whole) if isinstance(whole, dict) else whole
+        said: dict[str, list[str]] = {"content": [], "refusal": []}
+        finish, last = None, dict[str, Any]()
+        async with chunks:
+            async for chunk in chunks:
+                last |= {name: value for name, value in chunk if name in _OF_ANSWER and value is not None}
+                for choice in chunk.choices or ():
+                    finish = choice.finish_reason or finish
+                    for part, texts in said.items():
+                        text = field_of(choice.delta, part)
+                        if text is not None:
+                            texts.append(text)
+                        if text and part == "content":
+                            await write(text)
+        if finish is None:
+            raise cut_off()
+        message = {part: "".join(texts) if texts else None for part, texts in said.items()}
+        return ChatCompletion.construct(**last, choices=[{"message": message, "finish_reason": finish}])
 
     def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:
         """Read a response; what only describes the answer must not cost it, because the SDK checks no types."""

@@ -8,7 +8,7 @@ import json
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,8 @@ from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Usage
 
 GROUP = "consensus_flows.vendors"
+Write = Callable[[str], Awaitable[None]]
+"""Takes the next part of a text."""
 MOST_TOKENS = 20_000_000
 """The most that one call can take. The largest contexts have some ten million; what is above is not a count."""
 MOST_USD = 1000.0
@@ -120,6 +122,21 @@ class Vendor(ABC):
     @abstractmethod
     async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
         """Send it, once."""
+
+    async def stream(self, client: Any, request: Request, body: Mapping[str, Any], write: Write) -> Any:  # noqa: ARG002  # for subclasses
+        """Send it, once, and pass each part of the text on to `write` as it comes; here none, because not every API streams.
+
+        Returns:
+            What `send` would.
+
+        Raises:
+            ConnectionError: If the stream ends before the vendor has said why it stopped writing.
+        """
+        return await self.send(client, request, body)
+
+    def stream_arguments(self, request: Request, repairs: Repairs) -> dict[str, Any]:  # noqa: ARG002  # for subclasses
+        """Return the arguments by which a call is streamed."""
+        return {}
 
     @abstractmethod
     def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:
@@ -293,6 +310,11 @@ def system_and_turns(request: Request) -> tuple[list[str], list[dict[str, Any]]]
     """Return the system messages and the other turns apart."""
     system = [message.content for message in request.messages if message.role == "system"]
     return system, [message.model_dump() for message in request.messages if message.role != "system"]
+
+
+def cut_off() -> ConnectionError:
+    """Return the error of a stream that ended too early."""
+    return ConnectionError("the stream ended before the answer did")
 
 
 def malformed(message: str) -> Fault:
