@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from consensus_flows.blocks.attestation import AttestationSettings
 from consensus_flows.blocks.calibration import Calibration
@@ -76,6 +76,10 @@ class RunConfig(Settings):
         "plain",
         min_length=1,
         description="Prompt set of the members: plain, few-shot, chain-of-thought, citations, your own, or a file.",
+    )
+    answer_schema: dict[str, JsonValue] | None = Field(
+        None,
+        description="JSON schema of the answer: members, arbiter and aggregator write it as structured output. Default: free text.",
     )
     embedding_model: str | None = Field(
         None,

@@ -169,7 +169,7 @@ async def run_batch(
     inventory = inventory or await checked(batch)
     journal = Journal(journal_path(batch.output), batch.plan(), inventory.sha256)
     try:
-        run = _Run(batch, journal, inventory, call or Caller(batch.config.fresh, batch.config.service_tier))
+        run = _Run(batch, journal, inventory, call or Caller.of(batch.config))
         summary = await run.work()
         await asyncio.to_thread(run.write, summary)
         if leave is not None:

@@ -262,7 +262,7 @@ async def begin(
         prompt,
         config,
         record,
-        call or Caller(config.fresh, config.service_tier),
+        call or Caller.of(config),
         system,
         turns,
         tuple(conversation),

@@ -154,6 +154,11 @@ def reader(name: str) -> Callable[[Reader], Reader]:
     return register
 
 
+JSON = "json"
+"""Name of the reader of a JSON object."""
+reader(JSON)(json_object)
+
+
 def check_readable(name: str, text: str) -> None:
     """Read `text` with the reader called `name`, to find out whether it can be read.
 

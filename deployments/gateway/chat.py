@@ -1,9 +1,10 @@
 """`POST /v1/chat/completions`: what is read of a request, and a run as a completion or as a stream of chunks."""
 
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -13,6 +14,7 @@ from consensus_flows.deployments.gateway.errors import GatewayError, as_gateway_
 from consensus_flows.deployments.gateway.runs import GatewayRun
 from consensus_flows.deployments.view import line_of
 from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.readers import UnreadableError, json_object
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.watch import Piece
 
@@ -25,6 +27,7 @@ SETTINGS = {
     "sampling.seed": "seed",
     "sampling.reasoning_effort": "reasoning_effort",
     "fresh": "consensus.fresh",
+    "answer_schema": "response_format",
     "attestation": "consensus.challenge",
     "attestation.challenge": "consensus.challenge",
 }
@@ -61,6 +64,28 @@ class ConsensusOptions(BaseModel):
     )
 
 
+class AnswerSchema(_Lenient):
+    """A JSON schema, as OpenAI's API has it."""
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class JsonSchema(BaseModel):
+    """The answer is JSON of this schema; members, arbiter and aggregator write it."""
+
+    type: Literal["json_schema"]
+    json_schema: AnswerSchema
+
+
+class OtherFormat(BaseModel):
+    """The answer is a text, or the JSON object that the conversation asks for."""
+
+    type: Literal["text", "json_object"]
+
+
+ResponseFormat = Annotated[JsonSchema | OtherFormat, Field(discriminator="type")]
+
+
 class ChatRequest(_Lenient):
     """A request for a chat completion."""
 
@@ -74,6 +99,7 @@ class ChatRequest(_Lenient):
     max_tokens: int | None = Field(None, description="The same, under its older name.")
     seed: int | None = Field(None, description="Sampling seed of the members.")
     reasoning_effort: ReasoningEffort | None = Field(None, description="Reasoning effort of the members.")
+    response_format: ResponseFormat | None = Field(None, description="The form of the answer.")
     stop: str | list[str] | None = Field(None, description="The answer ends before the first of these texts.")
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
@@ -91,17 +117,32 @@ class ChatRequest(_Lenient):
         sampling = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_output_tokens": self.max_completion_tokens or self.max_tokens,
+            "max_output_tokens": self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             "seed": self.seed,
             "reasoning_effort": self.reasoning_effort,
         }
         given = {name: value for name, value in sampling.items() if value is not None}
         own = self.consensus or ConsensusOptions()
-        return (
-            ({"sampling": given} if given else {})
-            | ({} if own.fresh is None else {"fresh": own.fresh})
-            | ({} if own.challenge is None else {"attestation": {"challenge": own.challenge}})
-        )
+        wanted = self.response_format
+        schema = wanted.json_schema.json_schema if isinstance(wanted, JsonSchema) else None
+        attestation = None if own.challenge is None else {"challenge": own.challenge}
+        settings = {
+            "sampling": given or None,
+            "fresh": own.fresh,
+            "answer_schema": schema,
+            "attestation": attestation,
+        }
+        return {name: value for name, value in settings.items() if value is not None}
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether the answer must be JSON."""
+        return self.response_format is not None and self.response_format.type != "text"
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether the answer is sent while it is written; of JSON it must first be known that it is."""
+        return self.stream and not self.wants_json
 
     def conversation(self) -> list[Message]:
         """Return the conversation, of which the last message is the question.
@@ -181,13 +222,17 @@ class Written:
         new, self._sent = self._written[len(self._sent) :], self._written
         return new
 
-    def rest(self, record: Record) -> str:
-        """Return what of the answer of the record is left to be sent.
+    def rest(self, record: Record, answer: str | None = None) -> str:
+        """Return what of the answer is left to be sent.
+
+        Args:
+            record: The record of the run.
+            answer: The answer, where it is not that of the record as it is.
 
         Raises:
             GatewayError: If the answer is another one: its first writer broke off, or it was not the best.
         """
-        answer = record.answer or ""
+        answer = record.answer or "" if answer is None else answer
         if answer.startswith(self._sent):
             return answer[len(self._sent) :]
         raise GatewayError(
@@ -197,6 +242,28 @@ class Written:
             retry=True,
             run_id=record.flow_run_id,
         )
+
+
+def answer_of(record: Record, *, wants_json: bool = False) -> str:
+    """Return the answer of a run.
+
+    Args:
+        record: Its record.
+        wants_json: Whether it must be a JSON object: of a vote, the whole text of the first member that gave the answer.
+
+    Raises:
+        GatewayError: If there is none, or none of this form.
+    """
+    if record.answer is None:
+        raise no_answer(record)
+    if not wants_json:
+        return record.answer
+    try:
+        return json.dumps(json_object(record.full_text or record.answer), ensure_ascii=False)
+    except UnreadableError as error:
+        raise GatewayError(
+            502, f"the answer is not JSON: {error}", "not_json", param="response_format", run_id=record.flow_run_id
+        ) from None
 
 
 def usage_of(record: Record) -> dict[str, Any]:
@@ -251,9 +318,7 @@ class Completion:
             GatewayError: If the run has no answer.
         """
         record = await self._run.record()
-        if record.answer is None:
-            raise no_answer(record)
-        text = Stops(self._asked.stop).take(record.answer, last=True)
+        text = Stops(self._asked.stop).take(answer_of(record, wants_json=self._asked.wants_json), last=True)
         message = {"role": "assistant", "content": text, "refusal": None}
         return {
             **self._head,
@@ -281,9 +346,7 @@ class Completion:
                 elif progress and (line := line_of(*happened)):
                     yield self._chunk({"reasoning_content": f"{line.strip()}\n"})
             record = await self._run.record()
-            if record.answer is None:
-                raise no_answer(record)
-            for piece in pieces(written.rest(record)):
+            for piece in pieces(written.rest(record, answer_of(record, wants_json=self._asked.wants_json))):
                 if text := stops.take(piece):
                     yield self._chunk({"content": text})
             if text := stops.take("", last=True):

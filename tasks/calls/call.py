@@ -13,7 +13,9 @@ from prefect.logging import get_logger
 from prefect.task_engine import run_task_async
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
+from pydantic import JsonValue
 
+from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import ServiceTier
 from consensus_flows.tasks.calls.ask import ask_task
 from consensus_flows.tasks.calls.attempt import CallLog, call_log
@@ -23,7 +25,7 @@ from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
-from consensus_flows.tasks.readers import read_vector
+from consensus_flows.tasks.readers import JSON, read_vector
 from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import emit, reads_pieces
 
@@ -49,11 +51,18 @@ class Caller:
         fresh: Ask again even where an answer is stored, and replace it.
         service_tier: The tier in which every call should be served.
         kind: The kind of calls that are made of chats.
+        answer_schema: JSON schema of what would be a free text. A judgement has a schema of its own.
     """
 
     fresh: bool = False
     service_tier: ServiceTier | None = None
     kind: CallKind = "chat"
+    answer_schema: dict[str, JsonValue] | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Caller":
+        """Return what makes the calls of a run with these settings."""
+        return cls(config.fresh, config.service_tier, answer_schema=config.answer_schema)
 
     async def __call__(self, request: Request, *, instance: int = 1, member: str | None = None) -> Response:
         """Ask, and return what came of it; a model's failure is an entry in the response.
@@ -67,6 +76,9 @@ class Caller:
             request = request.model_copy(update={"service_tier": self.service_tier})
         if request.kind == "chat" and self.kind != "chat":
             request = request.model_copy(update={"kind": self.kind})
+        if self.answer_schema is not None and request.kind == "chat" and request.response_schema is None:
+            form = {"response_schema": self.answer_schema, "reader": request.reader or JSON}
+            request = request.model_copy(update=form)
         response = Response(
             member=member or f"{request.name}#{instance}",
             provider=request.provider,

@@ -19,8 +19,8 @@ TEXT = "text"
 LONG = 1_000
 """Characters from which an answer is not asked for inside JSON."""
 _MARKER = re.compile(r"\[(?:end )?(?:answer|consensus) [^\[\]\n]{1,40} [0-9a-f]{12}\]")
-_FORM = re.compile(r"```|\\[\w()\[\]]|\$\$|^[ \t]*\||^(?: {4}|\t)\S", re.MULTILINE)
-"""Code, a formula or a table: what suffers from being escaped."""
+_FORM = re.compile(r"```|\\[\w()\[\]]|\$\$|^[ \t]*\||^(?: {4}|\t)\S|\A\s*\{[\s\S]*\}\s*\Z", re.MULTILINE)
+"""Code, a formula, a table or a JSON object: what suffers from being escaped."""
 
 Made = TypeVar("Made")
 Asked = tuple[Made | None, list[Response]]

@@ -1,5 +1,6 @@
 """Chat completions, with OpenAI's SDK."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -288,3 +289,39 @@ def test_a_companion_can_be_another_model(start, vendors):
     vendors.script("cheap", then=Reply(text="A title"))
     assert completed(start(title_model="openai/cheap"), model="counted:title").choices[0].message.content == "A title"
     assert not asked(vendors, "one")
+
+
+SCHEMA = {"type": "object", "properties": {"moons": {"type": "integer"}}, "required": ["moons"]}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "moons", "schema": SCHEMA}}
+
+
+def test_a_schema_reaches_members_and_the_arbiters_answer(gateway, vendors):
+    for name in ("one", "two", "three"):
+        vendors.script(name, then=Reply(text='{"moons": 2}'))
+    vendors.script("arbiter", judged(90, ""), then=Reply(text='{"moons": 2}'))
+    done = completed(gateway, model="judged", response_format=FORMAT)
+    assert json.loads(done.choices[0].message.content) == {"moons": 2}
+    for name in ("one", "two", "three"):
+        assert list(asked(vendors, name)[0].schema["properties"]) == ["moons"]
+    verdict, answer = asked(vendors, "arbiter")
+    assert "confidence" in verdict.schema["properties"]
+    assert list(answer.schema["properties"]) == ["moons"]
+
+
+def test_of_a_vote_with_a_schema_the_whole_object_is_the_answer(gateway, vendors):
+    for name in ("one", "two", "three"):
+        vendors.script(name, then=Reply(text='{"moons": 2}'))
+    assert json.loads(text_of(streamed(gateway, response_format=FORMAT))) == {"moons": 2}
+
+
+def test_a_member_that_writes_no_json_where_it_is_wanted_has_failed(gateway, vendors):
+    for name in ("one", "two"):
+        vendors.script(name, then=Reply(text='{"moons": 2}'))
+    vendors.script("three", then=Reply(text="two"))
+    about = completed(gateway, response_format=FORMAT).consensus
+    assert about["failed"] == [{"member": "openai/three#1", "kind": "malformed"}]
+
+
+def test_an_answer_that_is_no_json_object_is_an_error(gateway):
+    error = error_of(lambda: completed(gateway, response_format={"type": "json_object"}))
+    assert (error.status_code, error.code, error.param) == (502, "not_json", "response_format")
