@@ -5,16 +5,6 @@ import logging
 import os
 import re
 import sys
-
-# Before Prefect is imported, which would report its first import and its commands: `prefect.toml` says so too, but is read in
-# this folder alone.
-os.environ.setdefault("DO_NOT_TRACK", "1")
-# Likewise: its log goes to the server and to the UI as ever, but on the terminal the view speaks.
-if not os.environ.get("PREFECT_LOGGING_LEVEL") and "--verbose" not in sys.argv:
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
-
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -23,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Grou
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
-from consensus_flows.deployments.folder_settings import ignore_folder_settings
+from consensus_flows.deployments.folder_settings import ignore_folder_settings, quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
     NotAnOptionError,
@@ -36,6 +26,10 @@ from consensus_flows.deployments.terminal import (
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.plain_text import did_you_mean
+
+quiet_prefect()  # before it is imported
+if "--verbose" in sys.argv:
+    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""

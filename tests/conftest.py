@@ -83,7 +83,7 @@ settings.load_profile("any-machine")
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Start a real server with a database of its own; every test that runs a task or a flow asks for this."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=240):
         yield
 
 

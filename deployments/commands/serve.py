@@ -51,9 +51,10 @@ def serve(
     # Imported only now, because it imports FastAPI.
     from consensus_flows.deployments.gateway.app import Options, make_app
     from consensus_flows.deployments.gateway.serving import serve_until_told
+    from consensus_flows.deployments.resident import resident
 
     listener = listen(host, port)
-    with listener:
+    with listener, resident():  # before the environment is changed
         server = connect()
         options = Options(server, token_of(host, token_block), hosts, allow_origin or [], progress, title_model, attest)
         app = make_app(options)

@@ -29,6 +29,7 @@ from consensus_flows.deployments.gateway.chat import SETTINGS, ChatRequest, Comp
 from consensus_flows.deployments.gateway.errors import RUN, GatewayError, as_gateway_error, no_answer
 from consensus_flows.deployments.gateway.flare import FlareRequest, FlareResponse
 from consensus_flows.deployments.gateway.panels import model_names, panel_of
+from consensus_flows.deployments.gateway.responses import RESPONSES_SETTINGS, PanelResponse, ResponsesRequest
 from consensus_flows.deployments.gateway.runs import Runs
 from consensus_flows.deployments.options import overlaid
 from consensus_flows.deployments.server import ServerInfo, server_is_up
@@ -127,6 +128,21 @@ def make_app(options: Options) -> FastAPI:
             return JSONResponse(await completion.whole(), headers={RUN: run_id})
         progress = options.progress and asked.include_reasoning is not False
         return EventSourceResponse(completion.stream(progress=progress), headers={RUN: run_id, **NO_BUFFER})
+
+    @app.post("/v1/responses")
+    async def responses(
+        asked: ResponsesRequest, x_stainless_retry_count: Annotated[int, Header(include_in_schema=False)] = 0
+    ) -> Response:
+        """Ask a panel; the response comes whole, or as a stream of events."""
+        before = await asked.before()
+        messages = asked.messages(before)
+        panel = await panel_of(asked.model, asked.settings(), RESPONSES_SETTINGS, options.title_model)
+        run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0, after=before)
+        run_id = await run.started()
+        response = PanelResponse(asked, run, run_id, options.server.ui_url)
+        if not asked.stream:
+            return JSONResponse(await response.whole(), headers={RUN: run_id})
+        return EventSourceResponse(response.stream(), headers={RUN: run_id, **NO_BUFFER})
 
     async def flare(asked: FlareRequest) -> FlareResponse:
         """Ask a panel, as the chat service of Flare's consensus learning is asked."""

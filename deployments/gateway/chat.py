@@ -117,7 +117,7 @@ class ChatRequest(_Lenient):
         sampling = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_output_tokens": self.max_completion_tokens or self.max_tokens,
+            "max_output_tokens": self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             "seed": self.seed,
             "reasoning_effort": self.reasoning_effort,
         }

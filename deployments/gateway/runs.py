@@ -140,7 +140,13 @@ class Runs:
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
 
     def ask(
-        self, panel: Panel, messages: Sequence[Message], *, pieces: bool = False, retried: bool = False
+        self,
+        panel: Panel,
+        messages: Sequence[Message],
+        *,
+        pieces: bool = False,
+        retried: bool = False,
+        after: Conversation | None = None,
     ) -> GatewayRun:
         """Ask a panel, or look on where the same is being asked.
 
@@ -149,6 +155,7 @@ class Runs:
             messages: The conversation; the last message is the question.
             pieces: Whether the client reads the answer while it is written.
             retried: Whether the client says that it has sent this request before.
+            after: The conversation up to the turn that this one follows, where the client names it.
         """
         self._forget()
         *before, question = messages
@@ -156,7 +163,7 @@ class Runs:
         known = self._known.get(key)
         if known is not None and (retried or not known.done):
             return known
-        continued = self._conversations.get(_digest([], before)) if before else None
+        continued = after or (self._conversations.get(_digest([], before)) if before else None)
         conversation = Conversation() if continued is None else Conversation(continued.id, continued.parent, before)
         run = self._known[key] = GatewayRun(panel, question.content, before, conversation, pieces=pieces)
         self._working.add(run.task)

@@ -20,6 +20,11 @@ PENALTY = 1.0
 def fit_learned(rows: Sequence[LabelledRow], members: Sequence[str]) -> LearnedVote:
     """Fit the coefficients of a learned vote on labeled rows: every answer to every row is one case, right or wrong.
 
+    A conditional logit over the answers, with a weight of 0 or more for each member and one score for "none of these", is as accurate
+    (nine recorded panels, five splits, held-out rows: 75.27 % each with half of the rows, 75.12 against 75.13 % with 200 labels), and
+    its log loss is slightly lower (0.376 against 0.381, 0.379 against 0.386). The regression is kept, because the same one says how
+    probable the answer of any plan is.
+
     Args:
         rows: Labeled rows.
         members: The names of the members, in the order of the rows' answers.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from tests.chaos.figures import tell
+from tests.kits import processes
 from tests.vendors import LoopbackVendors
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,14 +30,8 @@ def soak(calls: int, folder: Path) -> list[dict[str, Any]]:
         "PREFECT_LOGGING_LEVEL": "ERROR",
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.soak", str(calls)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tests.chaos.soak", str(calls)]
+    done = processes.run(command, cwd=ROOT, env=environment, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

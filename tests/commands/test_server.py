@@ -104,9 +104,9 @@ def env(tmp_path):
     return shell(tmp_path / "home", port)
 
 
-def begin(code, env):
+def begin(code, env, start=processes.start):
     Path(env["PREFECT_HOME"]).mkdir(exist_ok=True)
-    return processes.start_new(
+    return start(
         [sys.executable, "-c", code],
         env=env,
         cwd=env["PREFECT_HOME"],
@@ -138,8 +138,9 @@ def started(tmp_path_factory):
     with listening(pretender(somebody_elses_server("/another/home"), seen)) as taken:
         env = shell(home, taken)
         try:
-            both = [end(process) for process in [begin(FIND, env), begin(FIND, env)]]
-            again = run(FIND, env)
+            # New processes, as what they import is looked at.
+            both = [end(process) for process in [begin(FIND, env, processes.start_new) for _ in range(2)]]
+            again = end(begin(FIND, env, processes.start_new))
             auth = home.joinpath("consensus-server-auth").read_text()
             yield SimpleNamespace(both=both, again=again, taken=taken, seen=seen, env=env, home=home, auth=auth)
         finally:
@@ -315,7 +316,8 @@ def test_the_profile_is_no_address_of_your_own_that_must_answer(started):
     other = started.home / "other-profiles.toml"
     other.write_text('[profiles.consensus]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n')
     env = {**started.env, "PREFECT_PROFILE": "consensus", "PREFECT_PROFILES_PATH": str(other)}
-    assert run(FIND, env)["pid"] == started.again["pid"]
+    # A new process, as Prefect reads its profiles at import.
+    assert end(begin(FIND, env, processes.start_new))["pid"] == started.again["pid"]
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

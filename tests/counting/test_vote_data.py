@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FORM = parse_extraction("json:answer")
-SAMPLE = 40
+SAMPLE = 16
 
 
 def values_of(texts):
