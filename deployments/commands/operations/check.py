@@ -127,7 +127,8 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
     try:
         endpoint = await endpoint_of(name, "smollm2")
     except ConfigurationError as error:
-        return False, error.message
+        # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
+        return not saved, error.message
     beside = endpoint.base_url.describe()
     where = (
         "the model that runs here"
