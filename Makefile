@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test suite test-latest chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean
+.PHONY: help setup demo test suite test-latest test-clients chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,12 @@ test-latest: ## The same in .venv-latest, with the newest versions that pyprojec
 	$(LATEST)/bin/ruff format --check $(CODE)
 	$(LATEST)/bin/mypy
 	$(LATEST)/bin/$(PYTEST)
+
+# Of the newest versions, because that is what people have.
+test-clients: setup ## LangChain and LiteLLM as clients of the gateway, in .venv-clients
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python $(PIP) install --upgrade langchain-openai litellm
+	$(VENV)/bin/pytest tests/gateway/test_clients.py
 
 docs: setup ## Write the documentation site to build/site, and check its links
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
