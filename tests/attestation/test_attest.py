@@ -130,12 +130,14 @@ async def test_a_saved_panel_behind_a_vote_is_no_run_of_its_own(vendors, socket)
     from consensus_flows.blocks.pump import Pump, PumpConfig
 
     say(vendors, one="1", two="2", own="3")
-    await Pump(config=PumpConfig(members=["openai/own"], attestation={"attest": True})).asave("behind", overwrite=True)
+    await Pump(config=PumpConfig(members=["openai/own"], attestation={"attest": True})).asave(
+        "attested-behind", overwrite=True
+    )
     try:
         with launcher(socket) as requests:
-            record = await run_vote("What?", config(cascade="openai/one,openai/two>behind"))
+            record = await run_vote("What?", config(cascade="openai/one,openai/two>attested-behind"))
     finally:
-        await Pump.adelete("behind")
+        await Pump.adelete("attested-behind")
     assert record.attestation and len(requests) == 1
     assert record.attestation.parts.models == ["openai/one", "openai/own", "openai/two"]
 

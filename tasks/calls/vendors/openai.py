@@ -120,12 +120,12 @@ class OpenAI(Vendor):
         """Return the refused parameter; a 404 of OpenRouter's says that no provider of the model has the tier."""
         if fault.status == 404 and "service_tier" in sent and "no endpoints" in fault.message.lower():
             return "service_tier"
-        named, refuses = refusal_of(fault)
-        if fault.status == 501 or (refuses and fault.status in {400, 422}):
-            said = f"{named} {fault.message}".lower()
-            for name in _STREAM:
-                if name in sent and name in said:
-                    return name
+        if streaming := [name for name in _STREAM if name in sent]:
+            named, refuses = refusal_of(fault)
+            if fault.status == 501 or (refuses and fault.status in {400, 422}):
+                said = f"{named} {fault.message}".lower()
+                if found := next((name for name in streaming if name in said), None):
+                    return found
         return super().refused(fault, sent)
 
     def fault_of(self, error: BaseException) -> Fault:
