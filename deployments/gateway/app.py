@@ -191,7 +191,7 @@ def _is_flares(request: Request) -> bool:
 
 
 def _unreadable(error: RequestValidationError) -> GatewayError:
-    """Return what a client is told of a body that is no request."""
+    """Convert a failed validation of a request body to the error that the client gets."""
     first = error.errors()[0]
     path = first["loc"][1:]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -16,7 +16,7 @@ RUN = "x-consensus-run"
 
 
 class GatewayError(Exception):
-    """What a client is told in place of an answer.
+    """The error that a client gets in place of an answer.
 
     Attributes:
         status: HTTP status.
@@ -53,7 +53,7 @@ class GatewayError(Exception):
 
 
 def as_gateway_error(error: Exception) -> GatewayError:
-    """Return what a client is told of an error."""
+    """Convert any exception to the error that the client gets."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, ConfigurationError):
@@ -74,7 +74,7 @@ def as_gateway_error(error: Exception) -> GatewayError:
 
 
 def invalid(error: ValidationError, params: dict[str, str]) -> GatewayError:
-    """Return what a client is told of settings that do not fit the saved configuration.
+    """Convert a failed validation of settings to the error that the client gets.
 
     Args:
         error: What pydantic says.
@@ -89,7 +89,7 @@ def invalid(error: ValidationError, params: dict[str, str]) -> GatewayError:
 
 
 def no_answer(record: Record) -> GatewayError:
-    """Return what a client is told of a run without an answer: which members failed, and why."""
+    """Return the error for a run without an answer: which members failed, and why."""
     kinds = {call.error.kind for call in record.calls_made() if call.error}
     again = any(call.error.retryable for call in record.calls_made() if call.error)
     status, code, param = _meaning(kinds)

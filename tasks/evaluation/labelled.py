@@ -218,7 +218,7 @@ def _questions(rows: Iterator[Found], label: str | None, extract: str, by: str |
     if unreadable:
         shown = "\n".join(unreadable[:SHOWN])
         raise ConfigurationError(
-            f"label: {len(unreadable)} labels cannot be read as {extract}; mend them, or leave them empty:\n{shown}"
+            f"label: {len(unreadable)} labels cannot be read as {extract}; correct them, or leave them empty:\n{shown}"
         )
     if len(found) < LEAST:
         option, have = ("input", "") if label is None else ("label", f" have a label in {label!r}")

@@ -8,6 +8,10 @@ import httpx
 import openai
 import pytest
 
+from consensus_flows.deployments.gateway.chat import Written
+from consensus_flows.deployments.gateway.errors import GatewayError
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.watch import Piece
 from tests.kits.consortium_kit import asked, judged
 from tests.kits.history_kit import rows
 from tests.vendors import Reply, faults
@@ -325,3 +329,14 @@ def test_a_member_that_writes_no_json_where_it_is_wanted_has_failed(gateway, ven
 def test_an_answer_that_is_no_json_object_is_an_error(gateway):
     error = error_of(lambda: completed(gateway, response_format={"type": "json_object"}))
     assert (error.status_code, error.code, error.param) == (502, "not_json", "response_format")
+
+
+def test_an_answer_that_is_another_one_than_was_streamed_is_an_error():
+    written = Written()
+    assert written.take(Piece("It is ", "openai/one", 0)) == "It is "
+    assert written.take(Piece("42", "openai/one", 6)) == "42"
+    assert written.take(Piece("No", "openai/two", 0)) == ""
+    assert written.rest(Record(flow="moa", flow_run_id="r", prompt="?", answer="It is 42.")) == "."
+    with pytest.raises(GatewayError) as caught:
+        written.rest(Record(flow="moa", flow_run_id="r", prompt="?", answer="No."))
+    assert (caught.value.code, caught.value.run_id) == ("answer_changed", "r")
