@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from consensus_flows.tasks.evaluation.free_text import FreeTextEvaluation
+from consensus_flows.tasks.reports.text_report import of_free_text
 from tests.kits.command_kit import commands
 from tests.kits.judges_kit import BETTER, by
 
@@ -98,6 +100,7 @@ def test_a_report_can_be_compared_with_later(consensus, vendors, tmp_path):
     drift = json.loads(ran.out)["baseline"]
     assert ran.code == 5
     assert (drift["win_rate"], drift["win_rate_before"], drift["rows"], drift["fell"]) == (0, 1, 8, True)
+    assert of_free_text(FreeTextEvaluation.model_validate_json(ran.out)).name == "WinRateFell"
 
 
 def test_a_baseline_that_cannot_be_compared_is_refused_before_any_call(consensus, vendors, output, tmp_path):
