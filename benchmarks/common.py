@@ -42,7 +42,7 @@ def prefect_server(vendors_url: str | None) -> Iterator["ServerInfo"]:
         os.environ.pop("CONSENSUS_HISTORY_URL", None)
         os.environ |= {
             "PREFECT_HOME": home,
-            "PREFECT_SERVER_API_PORT": str(_free_port()),
+            "PREFECT_SERVER_API_PORT": str(free_port()),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         }
         if vendors_url is not None:
@@ -57,7 +57,8 @@ def prefect_server(vendors_url: str | None) -> Iterator["ServerInfo"]:
             stop_server()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -24,9 +24,11 @@ from typing import Any
 from prefect.context import refresh_global_settings_context
 from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
+from pydantic import BaseModel
 
 from consensus_flows.deployments import algorithm_commands
 from consensus_flows.deployments.folder_settings import PROJECT, files_with_settings
+from consensus_flows.deployments.server import client_environment, running_server
 from consensus_flows.deployments.shell import (
     GO,
     PASSED_ON,
@@ -58,6 +60,8 @@ ALSO_NEEDED = (
     "truststore",
 )
 """What a question imports only while it is asked."""
+BUILT_LATE = ("prefect.", "openai.types.chat.", "openai.types.completion_usage")
+"""Where models are that pydantic would build only while a question is asked."""
 
 
 @contextmanager
@@ -81,8 +85,9 @@ def resident() -> Iterator[None]:
 
 def main() -> None:
     """Serve until the input ends; in a process that was forked, run the command."""
-    code, profiles = _code_changed(), _profiles_changed()
+    code = _code_changed()
     preload()
+    settings = Settings()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         return  # what an installed package has started cannot be forked: commands run by themselves
     path = socket_path()
@@ -91,11 +96,10 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection = listener.accept()[0]
-        if profiles != (profiles := _profiles_changed()):
-            _read_settings()
+        settings.refresh()
         if os.fork() == 0:
             listener.close()
-            _take(connection, code)
+            _take(connection, code, settings)
             import_module(CLI).entry()
         connection.close()
     if path.exists() and path.stat().st_ino == socket_number:  # of no other gateway
@@ -113,9 +117,18 @@ def preload() -> None:
             vendor.load()
     for name in ALSO_NEEDED:
         import_module(name)
+    for model in _models_of(BaseModel):
+        if model.__module__.startswith(BUILT_LATE):
+            model.model_rebuild(raise_errors=False)
     del sys.modules[CLI]  # it reads the environment when it is imported
     gc.collect()
     gc.freeze()  # else the first collection of each command would copy all memory
+
+
+def _models_of(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models_of(model)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -130,7 +143,35 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _take(connection: socket.socket, code: float) -> None:
+class Settings:
+    """Prefect's settings as a command has them that uses the server of this PREFECT_HOME: to read them takes 50 ms."""
+
+    def __init__(self) -> None:
+        self._profiles = self._profiles_changed()
+        self.environment: dict[str, str] = {}
+        """The variables that such a command sets by itself."""
+
+    def refresh(self) -> None:
+        """Read the settings if the profiles or the server have changed."""
+        profiles, server = self._profiles_changed(), running_server()
+        environment = client_environment(server) if server else {}
+        if (profiles, environment) == (self._profiles, self.environment):
+            return
+        self._profiles, self.environment = profiles, environment
+        before = dict(os.environ)
+        os.environ.update(environment)
+        _read_settings()
+        os.environ.clear()
+        os.environ.update(before)
+
+    @staticmethod
+    def _profiles_changed() -> float:
+        path = get_current_settings().profiles_path
+        assert path is not None, "Prefect always has one"
+        return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _take(connection: socket.socket, code: float, settings: Settings) -> None:
     """Take a command, if it is one to be run here. Return in the process that is to run it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     connection.settimeout(PATIENCE_S)
@@ -142,14 +183,15 @@ def _take(connection: socket.socket, code: float) -> None:
         os.environ.clear()
         os.environ.update(asked["environment"])
         sys.argv = asked["arguments"]
-        if not _asks(sys.argv[1:]) or ((settings := files_with_settings()) and Path.cwd() != PROJECT):
+        os.environ.update(settings.environment)
+        if not _asks(sys.argv[1:]) or ((files := files_with_settings()) and Path.cwd() != PROJECT):
             os._exit(0)
         connection.sendall(TAKEN)
         if connection.recv(1) != GO:
             os._exit(0)
     except (OSError, ValueError, struct.error):
         os._exit(0)
-    if settings:
+    if files:
         _read_settings()
     ended, lives = os.pipe()
     if child := os.fork():
@@ -213,12 +255,6 @@ def _code_changed() -> float:
     layers = Path(__file__).parents[1].glob("[!_.]*/")
     files = chain.from_iterable(layer.rglob("*.py") for layer in layers)
     return max(path.stat().st_mtime for path in (Path(sysconfig.get_path("purelib")), *files))
-
-
-def _profiles_changed() -> float:
-    path = get_current_settings().profiles_path
-    assert path is not None, "Prefect always has one"
-    return path.stat().st_mtime if path.exists() else 0.0
 
 
 if __name__ == "__main__":

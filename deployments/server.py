@@ -111,6 +111,11 @@ def find_server() -> ServerInfo | None:
     return _find()
 
 
+def running_server() -> ServerInfo | None:
+    """Returns the server that an earlier command started in this PREFECT_HOME, if commands use it; nobody is asked."""
+    return None if _configured_url() else _remembered()
+
+
 def server_is_up(api_url: str, timeout: float = CHECK_TIMEOUT_S) -> bool:
     """Whether a Prefect API answers there. One that wants a key first counts as up: Prefect's client brings it."""
     return _get(f"{api_url.rstrip('/')}/health", timeout)[0] in {200, 401, 403}
@@ -141,16 +146,29 @@ def use_server(info: ServerInfo) -> None:
     `temporary_settings` holds for one context, not for the threads that send logs and events. So the variable is set and the
     global settings are read again, as Prefect itself does after its plugins have run.
     """
-    os.environ["PREFECT_API_URL"] = info.api_url
-    if info.auth_string is not None:
-        os.environ["PREFECT_API_AUTH_STRING"] = info.auth_string
-    # A busy SQLite answers 503; each retry waits twice as long as the one before.
-    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "6")
+    wanted = client_environment(info)
+    if wanted.items() - os.environ.items():  # else they were read already; it takes 50 ms of CPU
+        os.environ |= wanted
+        prefect.context.refresh_global_settings_context()
+
+
+def client_environment(info: ServerInfo) -> dict[str, str]:
+    """The settings of a client of that server as environment variables; of some, what you set yourself wins."""
+    wanted = {
+        "PREFECT_CLIENT_MAX_RETRIES": "6"
+    }  # A busy SQLite answers 503; each retry waits twice as long as the one before.
     if info.api_url.startswith("http://"):
         # Without TLS there is nothing to verify, but Prefect loads all authorities for each of its clients, three times a flow
         # run: 60 ms of CPU. One is enough to load nothing more.
-        os.environ.setdefault("PREFECT_API_SSL_CERT_FILE", str(_one_authority()))
-    prefect.context.refresh_global_settings_context()
+        wanted["PREFECT_API_SSL_CERT_FILE"] = str(_one_authority())
+    if info.pid is not None:
+        # The version of our own was compared when it was found; each client would ask for it again.
+        wanted["PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"] = "false"
+    wanted = {name: os.environ.get(name, value) for name, value in wanted.items()}
+    wanted["PREFECT_API_URL"] = info.api_url
+    if info.auth_string is not None:
+        wanted["PREFECT_API_AUTH_STRING"] = info.auth_string
+    return wanted
 
 
 def _one_authority() -> Path:
@@ -203,9 +221,10 @@ def _find() -> ServerInfo | None:
         return None
     again = "Run `consensus down`; the next command starts it again."
     # Its process lives, so it may take its time: a second server on the same database would be worse.
-    if not server_is_up(info.api_url, timeout=6 * CHECK_TIMEOUT_S) or not _may_be_ours(info.api_url):
+    without_password, _ = _get(f"{info.api_url}/admin/version", timeout=6 * CHECK_TIMEOUT_S)
+    if without_password not in {200, 401, 403} or not _may_be_ours(info.api_url):
         raise ServerUnavailable(f"The Prefect server at {info.api_url} (process {info.pid}) does not answer. {again}")
-    if _get(f"{info.api_url}/admin/version")[0] == 200:
+    if without_password == 200:
         raise ServerUnavailable(f"The Prefect server at {info.api_url} has no password. {again}")
     status, version = _get(f"{info.api_url}/admin/version", auth_string=info.auth_string)
     if status == 401:

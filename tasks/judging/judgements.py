@@ -362,7 +362,7 @@ def _register() -> None:
     for judgement in fixed:
         reader(judgement.reader)(judgement.read)
     counted: dict[str, Callable[[int], type[Judgement]]] = {"preference": preference, "same_meaning": same_meaning}
-    counted |= {kind: partial(arbiter_verdict, kind) for kind in get_args(Kind)}
+    counted |= {kind: partial(arbiter_verdict, kind, comparison=True) for kind in get_args(Kind)}
     for name, made in counted.items():
         reader(name)(lambda text, count, made=made: made(count).read(text))
 

@@ -86,11 +86,15 @@ def find(name: str, kind: str | None = None) -> Saved:
     Raises:
         Stop: If there is none of that kind, or it can no longer be used.
     """
-    one = _find(name)
-    if one.fault:
-        raise Stop(f"{name!r} is saved for {one.kind} and can no longer be used, so save it again: {one.fault}")
+    one = _usable(_find(name))
     if kind is not None and one.kind != kind:
         raise Stop(f'{name!r} is saved for {one.kind}, not for {kind}: `consensus "PROMPT" --name {name}` runs it')
+    return one
+
+
+def _usable(one: Saved) -> Saved:
+    if one.fault:
+        raise Stop(f"{one.name!r} is saved for {one.kind} and can no longer be used, so save it again: {one.fault}")
     return one
 
 
@@ -100,12 +104,13 @@ def find_default() -> Saved:
     Raises:
         Stop: If there is none, or it can no longer be used.
     """
-    if not is_saved(DEFAULT):
+    connect()
+    if not (found := asyncio.run(saved_configurations(DEFAULT))):
         raise Stop(
             "members: give -m provider/model, or --name NAME for a saved configuration; one that is saved as `default` is used "
             "without a name"
         )
-    return find(DEFAULT)
+    return _usable(found[0])
 
 
 def is_saved(name: str) -> bool:
