@@ -80,7 +80,8 @@ def resident() -> Iterator[None]:
     try:
         yield
     finally:
-        process.communicate()  # it ends with its input
+        process.terminate()  # while it imports; later it ends with its input
+        process.communicate()
 
 
 def main() -> None:
@@ -94,6 +95,7 @@ def main() -> None:
     listener = _listen(path)
     socket_number = path.stat().st_ino
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on there is a socket to be removed
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection = listener.accept()[0]
         settings.refresh()

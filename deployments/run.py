@@ -75,7 +75,8 @@ def run_flow(
     )
     try:
         with continuing(conversation):
-            return last.run(_run(start, [*([view] if view else []), last]))
+            pieces = isinstance(view, LiveTable) and sys.stdout.isatty()
+            return last.run(_run(start, [*([view] if view else []), last], pieces=pieces))
     finally:
         if isinstance(view, LiveTable):
             view.close()
@@ -136,8 +137,8 @@ def _show(
                 say(f"consensus: {warning.message}")
 
 
-async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher]) -> Record:
-    with watched_by(*watchers):
+async def _run(start: Callable[[], Awaitable[Record]], watchers: Sequence[Watcher], *, pieces: bool) -> Record:
+    with watched_by(*watchers, pieces=pieces):
         return await record_of(start())
 
 

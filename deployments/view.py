@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from consensus_flows.deployments.terminal import say
 from consensus_flows.tasks.errors import ErrorKind
-from consensus_flows.tasks.plain_text import plural
+from consensus_flows.tasks.plain_text import plural, visible
 from consensus_flows.tasks.record import CALIBRATED, Iteration, Record, Response, bill_of
 from consensus_flows.tasks.reports.markdown import percent
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.live import Live
     from rich.table import Table
 
@@ -43,7 +44,7 @@ class Lines:
 
 
 class LiveTable:
-    """Shows a table of the calls under way, brought up to date as they end."""
+    """Shows a table of the calls under way, brought up to date as they end, and the end of the answer while it is written."""
 
     def __init__(self, members: Sequence[str]) -> None:
         self._members = list(members)
@@ -51,6 +52,8 @@ class LiveTable:
         self._number: int | None = None
         self._started = time.monotonic()
         self._live: Live | None = None
+        self._text = ""
+        """The answer until now; it is printed when it is known whether it stays."""
 
     async def on_event(self, event: str, value: Any) -> None:
         """Bring the table up to date."""
@@ -59,15 +62,17 @@ class LiveTable:
 
         if event == "started":
             self._live = Live(
-                get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
+                get_renderable=self._shown, console=Console(stderr=True), transient=True, refresh_per_second=8
             )
             self._live.start()
         elif event == "answered":
             self._done[value.member] = value
         elif event == "iterating":
-            self._done, self._number, self._started = {}, value.number, time.monotonic()
+            self._done, self._number, self._started, self._text = {}, value.number, time.monotonic(), ""
+        elif event == "wrote":
+            self._text = value.after(self._text)
         elif event == "iterated" and self._live:
-            self._number = None
+            self._number, self._text = None, ""
             self._live.console.print(_heading(value), markup=False, highlight=False)
         elif event == "ended":
             self.close()
@@ -77,6 +82,19 @@ class LiveTable:
         if self._live:
             self._live.stop()
             self._live = None
+
+    def _shown(self) -> "Group":
+        """Draw the table, and as many of the last lines of the answer as fit below it."""
+        from rich.console import Group
+        from rich.text import Text
+
+        table = self._table()
+        if self._live is None or not self._text:
+            return Group(table)
+        console = self._live.console
+        room = max(console.height - table.row_count - 3, 1)
+        lines = Text(visible(self._text)).wrap(console, console.width)
+        return Group(table, "", *lines[-room:])
 
     def _table(self) -> "Table":
         from rich.spinner import Spinner

@@ -34,6 +34,10 @@ class Piece:
     member: str
     start: int = 0
 
+    def after(self, before: str) -> str:
+        """Return the answer until now, given that until the piece before."""
+        return before + self.text if self.start == len(before) else self.text
+
 
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 

@@ -26,6 +26,7 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.commands.settings.saved import saved_configurations
 from consensus_flows.deployments.gateway.access import Access
 from consensus_flows.deployments.gateway.chat import SETTINGS, ChatRequest, Completion
+from consensus_flows.deployments.gateway.docs_page import add_docs_page
 from consensus_flows.deployments.gateway.errors import RUN, GatewayError, as_gateway_error, no_answer
 from consensus_flows.deployments.gateway.flare import FlareRequest, FlareResponse
 from consensus_flows.deployments.gateway.panels import model_names, panel_of
@@ -56,6 +57,7 @@ class Options:
         progress: Whether streams tell what happens as reasoning.
         title_model: Who answers as NAME:title; by default the first model of the configuration.
         attest: Whether every answer is attested.
+        keepalive: Seconds of silence after which a stream gets a comment.
     """
 
     server: ServerInfo
@@ -65,6 +67,7 @@ class Options:
     progress: bool = True
     title_model: str | None = None
     attest: bool = False
+    keepalive: float = 15.0
 
 
 def make_app(options: Options) -> FastAPI:
@@ -81,6 +84,7 @@ def make_app(options: Options) -> FastAPI:
 
     # FastAPI's page of documentation loads its scripts from elsewhere, and is blank where there is no network.
     app = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
         title="consensus",
         version=version("consensus-flows"),
@@ -92,6 +96,7 @@ def make_app(options: Options) -> FastAPI:
             Middleware(Access, hosts=options.hosts, origins=options.origins, token=options.token),
         ],
     )
+    add_docs_page(app)
     app.state.runs, app.state.stop_at = runs, math.inf
 
     @app.get("/health")
@@ -127,7 +132,9 @@ def make_app(options: Options) -> FastAPI:
         if not asked.stream:
             return JSONResponse(await completion.whole(), headers={RUN: run_id})
         progress = options.progress and asked.include_reasoning is not False
-        return EventSourceResponse(completion.stream(progress=progress), headers={RUN: run_id, **NO_BUFFER})
+        return EventSourceResponse(
+            completion.stream(progress=progress, keepalive=options.keepalive), headers={RUN: run_id, **NO_BUFFER}
+        )
 
     @app.post("/v1/responses")
     async def responses(
@@ -136,13 +143,14 @@ def make_app(options: Options) -> FastAPI:
         """Ask a panel; the response comes whole, or as a stream of events."""
         before = await asked.before()
         messages = asked.messages(before)
-        panel = await panel_of(asked.model, asked.settings(), RESPONSES_SETTINGS, options.title_model)
-        run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0, after=before)
+        settings = overlaid(RunConfig, asked.settings(), attested)
+        panel = await panel_of(asked.model, settings, RESPONSES_SETTINGS, options.title_model)
+        run = runs.ask(panel, messages, pieces=asked.reads_pieces, retried=x_stainless_retry_count > 0, after=before)
         run_id = await run.started()
         response = PanelResponse(asked, run, run_id, options.server.ui_url)
         if not asked.stream:
             return JSONResponse(await response.whole(), headers={RUN: run_id})
-        return EventSourceResponse(response.stream(), headers={RUN: run_id, **NO_BUFFER})
+        return EventSourceResponse(response.stream(options.keepalive), headers={RUN: run_id, **NO_BUFFER})
 
     async def flare(asked: FlareRequest) -> FlareResponse:
         """Ask a panel, as the chat service of Flare's consensus learning is asked."""

@@ -135,14 +135,15 @@ class ChatRequest(_Lenient):
         return {name: value for name, value in settings.items() if value is not None}
 
     @property
-    def wants_json(self) -> bool:
-        """Whether the answer must be JSON."""
-        return self.response_format is not None and self.response_format.type != "text"
+    def json_by(self) -> str | None:
+        """The parameter by which the answer must be JSON, if it must."""
+        wanted = self.response_format
+        return "response_format" if wanted is not None and wanted.type != "text" else None
 
     @property
     def reads_pieces(self) -> bool:
         """Whether the answer is sent while it is written; of JSON it must first be known that it is."""
-        return self.stream and not self.wants_json
+        return self.stream and self.json_by is None
 
     def conversation(self) -> list[Message]:
         """Return the conversation, of which the last message is the question.
@@ -215,8 +216,7 @@ class Written:
 
     def take(self, piece: Piece) -> str:
         """Return what can be sent after a piece has come: nothing as long as it does not go on after what has been sent."""
-        goes_on = piece.start == len(self._written)
-        self._written = self._written + piece.text if goes_on else piece.text
+        self._written = piece.after(self._written)
         if not self._written.startswith(self._sent):
             return ""
         new, self._sent = self._written[len(self._sent) :], self._written
@@ -244,25 +244,26 @@ class Written:
         )
 
 
-def answer_of(record: Record, *, wants_json: bool = False) -> str:
+def answer_of(record: Record, json_by: str | None = None) -> str:
     """Return the answer of a run.
 
     Args:
         record: Its record.
-        wants_json: Whether it must be a JSON object: of a vote, the whole text of the first member that gave the answer.
+        json_by: The parameter by which it must be a JSON object, if it must: of a vote, the whole text of the first member
+            that gave the answer.
 
     Raises:
         GatewayError: If there is none, or none of this form.
     """
     if record.answer is None:
         raise no_answer(record)
-    if not wants_json:
+    if json_by is None:
         return record.answer
     try:
         return json.dumps(json_object(record.full_text or record.answer), ensure_ascii=False)
     except UnreadableError as error:
         raise GatewayError(
-            502, f"the answer is not JSON: {error}", "not_json", param="response_format", run_id=record.flow_run_id
+            502, f"the answer is not JSON: {error}", "not_json", param=json_by, run_id=record.flow_run_id
         ) from None
 
 
@@ -318,7 +319,7 @@ class Completion:
             GatewayError: If the run has no answer.
         """
         record = await self._run.record()
-        text = Stops(self._asked.stop).take(answer_of(record, wants_json=self._asked.wants_json), last=True)
+        text = Stops(self._asked.stop).take(answer_of(record, self._asked.json_by), last=True)
         message = {"role": "assistant", "content": text, "refusal": None}
         return {
             **self._head,
@@ -328,16 +329,17 @@ class Completion:
             "consensus": self._consensus(record),
         }
 
-    async def stream(self, *, progress: bool) -> AsyncIterator[bytes]:
+    async def stream(self, *, progress: bool, keepalive: float) -> AsyncIterator[bytes]:
         """Return the completion as server-sent events; an error is one of them.
 
         Args:
             progress: Whether what happens is told as reasoning.
+            keepalive: Seconds of silence after which a comment is sent.
         """
         yield self._chunk({"role": "assistant", "content": ""})
         stops, written = Stops(self._asked.stop), Written()
         try:
-            async for happened in self._run.events():
+            async for happened in self._run.events(keepalive):
                 if happened is None:
                     yield KEEPALIVE_COMMENT
                 elif happened.event == "wrote":
@@ -346,7 +348,7 @@ class Completion:
                 elif progress and (line := line_of(*happened)):
                     yield self._chunk({"reasoning_content": f"{line.strip()}\n"})
             record = await self._run.record()
-            for piece in pieces(written.rest(record, answer_of(record, wants_json=self._asked.wants_json))):
+            for piece in pieces(written.rest(record, answer_of(record, self._asked.json_by))):
                 if text := stops.take(piece):
                     yield self._chunk({"content": text})
             if text := stops.take("", last=True):

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.responses import JSONResponse
 
 from consensus_flows.deployments.terminal import TOO_LARGE, refused_by_server, server_failure
 from consensus_flows.tasks.errors import ConfigurationError

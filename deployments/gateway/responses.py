@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -10,14 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from consensus_flows.blocks.sampling import ReasoningEffort
 from consensus_flows.deployments.gateway.chat import (
     SETTINGS,
+    AnswerSchema,
     ChatRequest,
     ConsensusOptions,
+    JsonSchema,
+    OtherFormat,
     Written,
+    answer_of,
     consensus_of,
     pieces,
     usage_of,
 )
-from consensus_flows.deployments.gateway.errors import GatewayError, as_gateway_error, no_answer
+from consensus_flows.deployments.gateway.errors import GatewayError, as_gateway_error
 from consensus_flows.deployments.gateway.runs import GatewayRun
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import HistoryError
@@ -32,6 +36,7 @@ RESPONSE = "resp_"
 RESPONSES_SETTINGS = SETTINGS | {
     "sampling.max_output_tokens": "max_output_tokens",
     "sampling.reasoning_effort": "reasoning.effort",
+    "answer_schema": "text.format",
 }
 _TEXTS = {"input_text", "output_text", "text"}
 _JSON = TypeAdapter(dict[str, Any])
@@ -49,16 +54,16 @@ class Reasoning(_Lenient):
     effort: ReasoningEffort | None = None
 
 
-class TextFormat(_Lenient):
-    """The form of the answer."""
+class SchemaFormat(AnswerSchema):
+    """The answer is JSON of this schema; members, arbiter and aggregator write it."""
 
-    type: Literal["text"] = "text"
+    type: Literal["json_schema"]
 
 
 class TextOptions(_Lenient):
     """What the answer is like."""
 
-    format: TextFormat | None = None
+    format: Annotated[SchemaFormat | OtherFormat, Field(discriminator="type")] | None = None
 
 
 class ResponsesRequest(_Lenient):
@@ -83,6 +88,7 @@ class ResponsesRequest(_Lenient):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that lie over those of the saved configuration."""
+        wanted = self.text.format if self.text else None
         chat = ChatRequest.model_construct(
             model=self.model,
             messages=[],
@@ -91,9 +97,23 @@ class ResponsesRequest(_Lenient):
             top_p=self.top_p,
             max_completion_tokens=self.max_output_tokens,
             reasoning_effort=self.reasoning.effort if self.reasoning else None,
+            response_format=JsonSchema(type="json_schema", json_schema=wanted)
+            if isinstance(wanted, SchemaFormat)
+            else None,
             consensus=self.consensus,
         )
         return chat.settings()
+
+    @property
+    def json_by(self) -> str | None:
+        """The parameter by which the answer must be JSON, if it must."""
+        wanted = self.text.format if self.text else None
+        return "text.format" if wanted is not None and wanted.type != "text" else None
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether the answer is sent while it is written; of JSON it must first be known that it is."""
+        return self.stream and self.json_by is None
 
     def messages(self, before: Conversation | None) -> list[Message]:
         """Return the conversation, of which the last message is the question.
@@ -168,12 +188,10 @@ class PanelResponse:
             GatewayError: If the run has no answer.
         """
         record = await self._run.record()
-        if record.answer is None:
-            raise no_answer(record)
-        return self._completed(record)
+        return self._completed(record, answer_of(record, self._asked.json_by))
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Return the response as server-sent events; an error is one of them."""
+    async def stream(self, keepalive: float) -> AsyncIterator[bytes]:
+        """Return the response as server-sent events, with a comment after so many seconds of silence; an error is an event."""
         begun = self._response("in_progress")
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
@@ -183,30 +201,29 @@ class PanelResponse:
         yield self._event("response.content_part.added", **place, part=_part(""))
         written = Written()
         try:
-            async for happened in self._run.events():
+            async for happened in self._run.events(keepalive):
                 if happened is None:
                     yield KEEPALIVE_COMMENT
                 elif happened.event == "wrote" and (text := written.take(happened.value)):
                     yield self._event("response.output_text.delta", **place, delta=text, logprobs=[])
             record = await self._run.record()
-            if record.answer is None:
-                raise no_answer(record)
-            for piece in pieces(written.rest(record)):
+            answer = answer_of(record, self._asked.json_by)
+            for piece in pieces(written.rest(record, answer)):
                 yield self._event("response.output_text.delta", **place, delta=piece, logprobs=[])
-            part = _part(record.answer)
-            yield self._event("response.output_text.done", **place, text=record.answer, logprobs=[])
+            part = _part(answer)
+            yield self._event("response.output_text.done", **place, text=answer, logprobs=[])
             yield self._event("response.content_part.done", **place, part=part)
             yield self._event("response.output_item.done", output_index=0, item=self._message("completed", [part]))
-            yield self._event("response.completed", response=self._completed(record))
+            yield self._event("response.completed", response=self._completed(record, answer))
         except Exception as error:
             made = as_gateway_error(error)
             failed = self._response("failed") | {"error": {"code": made.code, "message": made.message}}
             yield self._event("response.failed", response=failed)
 
-    def _completed(self, record: Record) -> dict[str, Any]:
+    def _completed(self, record: Record, answer: str) -> dict[str, Any]:
         used = usage_of(record)
         return self._response("completed") | {
-            "output": [self._message("completed", [_part(record.answer or "")])],
+            "output": [self._message("completed", [_part(answer)])],
             "usage": {
                 "input_tokens": used["prompt_tokens"],
                 "input_tokens_details": used["prompt_tokens_details"],
@@ -220,6 +237,7 @@ class PanelResponse:
 
     def _response(self, status: str) -> dict[str, Any]:
         asked = self._asked
+        wanted = asked.text.format if asked.text else None
         return {
             "id": f"{RESPONSE}{self._run_id}",
             "object": "response",
@@ -235,7 +253,7 @@ class PanelResponse:
             "tools": [],
             "tool_choice": "none",
             "parallel_tool_calls": False,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": wanted.model_dump(by_alias=True) if wanted else {"type": "text"}},
             "metadata": {},
             "error": None,
             "incomplete_details": None,

@@ -20,8 +20,6 @@ REMEMBER_S = 600.0
 """Seconds for which a retried request finds the run that it has started, where no answer comes from the cache."""
 CONVERSATIONS = 10_000
 """Conversations that a request can continue."""
-ALIVE_S = 15.0
-"""Seconds after which a client hears that nothing has happened."""
 
 
 class Happened(NamedTuple):
@@ -73,7 +71,7 @@ class GatewayRun:
         """
         return await asyncio.shield(self.outcome)
 
-    async def events(self, alive: float = ALIVE_S) -> AsyncIterator[Happened | None]:
+    async def events(self, alive: float | None = None) -> AsyncIterator[Happened | None]:
         """Return what happens, from the beginning until the record is known; None after each `alive` seconds of silence."""
         position = 0
         while True:

@@ -54,11 +54,16 @@ def test_an_answer_of_the_gateway_is_verified(vendors, socket, gateway, consensu
     with launcher(socket), gateway(attest=True) as client:
         whole = client.post("/v1/chat/completions", json=ASKED | {"consensus": {"challenge": CHALLENGE}}).json()
         lines = client.post("/v1/chat/completions", json=ASKED | {"stream": True}).text.splitlines()
+        response = client.post(
+            "/v1/responses",
+            json={"model": "attested", "input": "What?", "consensus": {"challenge": CHALLENGE}},
+        ).json()
         flare = client.post("/api/routes/chat/", json={"user_message": "What?", "model": "attested"}).json()
     record = whole["consensus"]["record"]
     assert whole["choices"][0]["message"]["content"] == record["answer"] == "42"
     assert consensus(*verifying, CHALLENGE, stdin=json.dumps(record)).code == 0
     assert consensus(*verifying, "another challenge", stdin=json.dumps(record)).code == Kind.OTHER_CHALLENGE
+    assert consensus(*verifying, CHALLENGE, stdin=json.dumps(response["consensus"]["record"])).code == 0
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     (streamed,) = [one["consensus"]["record"] for one in chunks if "consensus" in one]
     assert consensus(*verifying[:-1], stdin=json.dumps(streamed)).code == 0

@@ -100,6 +100,7 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(start):
     gateway = start(token="t")
     page = httpx.get(f"{gateway.url}/docs").text
     assert "http://" not in page and "https://" not in page
+    assert "prefers-color-scheme: dark" in page
     for path in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert httpx.get(gateway.url + path).status_code == 200
     schema = httpx.get(f"{gateway.url}/openapi.json").json()

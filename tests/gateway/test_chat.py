@@ -1,5 +1,6 @@
 """Chat completions, with OpenAI's SDK."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ import httpx
 import openai
 import pytest
 
+from consensus_flows.blocks.consensus_learning import ConsensusLearning
+from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents
 from consensus_flows.deployments.gateway.chat import Written
 from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.tasks.record import Record
@@ -105,6 +108,44 @@ def test_the_role_comes_before_the_members_have_answered(gateway, vendors):
     seen = [call for name in ("one", "two", "three") for call in asked(vendors, name)]
     assert not any(call.status for call in seen)
     assert text_of(chunks) == "42"
+
+
+def test_a_silent_stream_is_kept_alive_by_comments(start, vendors):
+    for name in ("one", "two", "three"):
+        vendors.script(name, then=Reply(text="42", delay=1.0))
+    url = start(keepalive=0.2).url
+    for path, question in (("chat/completions", {"messages": QUESTION}), ("responses", {"input": "And eight?"})):
+        body = {"model": "counted", "stream": True, **question}
+        lines = httpx.post(f"{url}/v1/{path}", json=body, timeout=60).text.splitlines()
+        assert lines.count(": ping") >= 2
+        assert not [line for line in lines if line and not line.startswith((":", "data: ", "event: "))]
+
+
+LEARNING = {"members": ["openai/one", "openai/two"], "aggregator": "openai/writer", "iterations": 1}
+MIXTURE = {"layers": ["openai/one,openai/two"], "aggregator": "openai/writer"}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [ConsensusLearning(config=LEARNING), MixtureOfAgents(config=MIXTURE)],
+    ids=["consensus-learning", "mixture-of-agents"],
+)
+async def test_the_answer_of_a_final_model_is_streamed_while_it_is_written(start, vendors, block):
+    await block.save("writing", overwrite=True)
+    answer = " ".join(f"word{number}" for number in range(20))
+    vendors.script("writer", then=Reply(text=answer, pace=0.05))
+    chunks, came, gateway = [], [], start()
+    try:
+        for chunk in await asyncio.to_thread(completed, gateway, model="writing", stream=True):
+            chunks.append(chunk)
+            if chunk.choices[0].delta.content:
+                came.append(time.monotonic())
+    finally:
+        await type(block).adelete("writing")
+    assert text_of(chunks) == answer
+    assert len(came) > 5 and came[-1] - came[0] > 0.5, "it was not sent at once in the end"
+    told = [getattr(chunk.choices[0].delta, "reasoning_content", None) for chunk in chunks]
+    assert any("openai/one" in (line or "") for line in told)
 
 
 def test_a_long_answer_comes_in_pieces(gateway, vendors):

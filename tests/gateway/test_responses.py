@@ -2,8 +2,9 @@
 
 import openai
 import pytest
+from pydantic import BaseModel
 
-from tests.kits.consortium_kit import asked
+from tests.kits.consortium_kit import asked, judged
 from tests.kits.history_kit import rows
 from tests.vendors import Reply
 
@@ -82,7 +83,9 @@ def test_a_response_follows_another(gateway, vendors, history):
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, 400, "input[0]"),
         ({"tools": [{"type": "web_search"}]}, 400, "tools"),
-        ({"text": {"format": {"type": "json_object"}}}, 400, "text.format.type"),
+        ({"text": {"format": {"type": "grammar"}}}, 400, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, 400, "text.format.json_schema.schema"),
+        ({"text": {"format": {"type": "json_schema", "schema": {"type": "array"}}}}, 400, "text.format"),
         ({"previous_response_id": "resp_none"}, 400, "previous_response_id"),
         ({"background": True}, 400, "background"),
         ({"temperature": 9}, 400, "temperature"),
@@ -94,6 +97,30 @@ def test_what_cannot_be_done_is_refused_by_name(gateway, vendors, parameters, st
         made(gateway, **parameters)
     assert (caught.value.status_code, caught.value.param) == (status, param)
     assert vendors.count() == 0
+
+
+class Moons(BaseModel):
+    moons: int
+
+
+@pytest.mark.parametrize("model", ["counted", "judged"])
+def test_an_answer_of_a_schema(gateway, vendors, model):
+    for name in ("one", "two", "three"):
+        vendors.script(name, then=Reply(text='{"moons": 2}'))
+    vendors.script("arbiter", judged(90, ""), then=Reply(text='{"moons": 2}'))
+    asking = {"model": model, "input": QUESTION, "text_format": Moons}
+    done = gateway.client().responses.parse(**asking)
+    assert done.output_parsed == Moons(moons=2)
+    assert done.text.format.type == "json_schema" and done.text.format.schema_["required"] == ["moons"]
+    assert list(asked(vendors, "one")[0].schema["properties"]) == ["moons"]
+    with gateway.client().responses.stream(**asking) as stream:
+        assert stream.get_final_response().output_parsed == Moons(moons=2)
+
+
+def test_an_answer_that_is_no_json_object_is_an_error(gateway):
+    with pytest.raises(openai.APIStatusError) as caught:
+        made(gateway, text={"format": {"type": "json_object"}})
+    assert (caught.value.status_code, caught.value.code, caught.value.param) == (502, "not_json", "text.format")
 
 
 def test_without_an_answer_the_response_fails(gateway, vendors):
