@@ -99,7 +99,7 @@ class _Saved:
             info = await asyncio.to_thread(connect)
             panel = await panel_of(self.name, prompt.options.settings(), {path: name for name, path in PATHS.items()})
             *before, question = _messages(prompt)
-            written = Written()
+            written, writes = Written(), False
             conversation = await asyncio.to_thread(_conversation, response.conversation.id, before)
             run = GatewayRun(panel, question.content, before, conversation, pieces=stream)
             async for happened in run.events():
@@ -107,8 +107,9 @@ class _Saved:
                     continue
                 if happened.event == "wrote":
                     if text := written.take(happened.value):
+                        writes = True
                         yield StreamEvent(type="text", chunk=text)
-                elif stream and (line := line_of(*happened)):
+                elif stream and not writes and (line := line_of(*happened)):  # a terminal shows both in one place
                     yield StreamEvent(type="reasoning", chunk=f"{line}\n")
             record = await run.record()
             response.response_json = consensus_of(record, info.ui_url, [])

@@ -208,3 +208,33 @@ def test_without_an_answer_the_command_runs_by_itself(tmp_path, monkeypatch, ans
 def test_it_can_be_turned_off(environment, vendors):
     _, err = start({**environment, shell.OFF: "0"}, "--version").communicate(timeout=60)
     assert "resident" not in err
+
+
+AHEAD = """
+import os
+from prefect.settings import get_current_settings
+from consensus_flows.deployments import resident, server
+from consensus_flows.deployments.server import ServerInfo
+
+before, settings = dict(os.environ), resident.Settings()
+for info in (ServerInfo("http://127.0.0.1:1/api", "", pid=1, auth_string="a:b"), None):
+    resident.running_server = lambda info=info: info
+    settings.refresh()
+    assert dict(os.environ) == before
+    print(get_current_settings().api.url, sorted(settings.environment))
+    if info:
+        os.environ.update(settings.environment)
+        server.prefect.context.refresh_global_settings_context = lambda: print("read again")
+        server.use_server(info)
+        os.environ.clear()
+        os.environ.update(before)
+"""
+
+
+def test_settings_are_read_ahead_for_the_server_that_runs(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = processes.run([sys.executable, "-c", AHEAD], env=environment, cwd=tmp_path, text=True, check=True)
+    ahead, behind = done.stdout.splitlines()
+    assert ahead.startswith("http://127.0.0.1:1/api ") and "PREFECT_API_AUTH_STRING" in ahead
+    assert behind == "None []"
