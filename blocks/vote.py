@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from consensus_flows.blocks.calibration import VOTE, Calibration, Cascade, LearnedVote, SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
+from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, named, parse_member
 from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
@@ -308,9 +308,10 @@ class VoteConfig(PanelConfig):
     def saved_panel(self) -> str | SavedPanel | None:
         """The saved panel that decides where those that a cascade asks first do not agree; None where none does."""
         then = VOTE if self.cascade is None else self.cascade.then
-        if isinstance(then, str) and (then == VOTE or "/" in then or self.named([then])):
-            return None
-        return then
+        if not isinstance(then, str):
+            return then
+        name = then.removeprefix(f"{PANEL}/")
+        return None if name == VOTE or "/" in name or self.named([then]) else name
 
     @property
     def decider(self) -> Member | None:
@@ -356,6 +357,16 @@ class VoteConfig(PanelConfig):
     def gives_probability(self) -> bool:
         """Tell whether the confidence of a run is a probability that was fitted on labeled rows."""
         return self.learned is not None or self.outcome_probability() is not None
+
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema."""
+        judges = (self.extractor, self.pairwise_judge, self.fuse)
+        return [*super().by_schema(), *(model for name in judges for model in named(name))]
+
+    def schema_refusal(self) -> str | None:
+        """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
+        whole = self.extract in {"text", "exact"}
+        return None if whole else f"its answer is what it reads out of its members' answers (extract {self.extract})"
 
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""

@@ -210,7 +210,7 @@ async def checked(batch: Batch) -> Inventory:
         raise ConfigurationError(_bad(inventory))
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
-    endpoints = await check_models(batch.config.models(), batch.config.embedding())
+    endpoints = await check_models(batch.config.all_models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
         with priced(batch.config.price_table()):
             if names := await unpriced(endpoints):

@@ -17,7 +17,6 @@ from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
 from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
-from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -62,7 +61,6 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    config = await with_saved_panel(config)
     async with begin("vote", prompt, config, call, conversation=conversation) as run:
         for text in differences(config):
             run.warn("calibration", text)

@@ -119,6 +119,8 @@ class Response(BaseModel):
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
     """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.budget`."""
+    panel: "Record | None" = None
+    """The run of the saved panel that has answered, where the model is `panel/NAME`. The figures here are its sums."""
     hazards: list[str] = Field(default_factory=list)
     """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.prompting.fence`. It was shown as data."""
 
@@ -129,8 +131,13 @@ class Response(BaseModel):
 
     @property
     def refused_by_budget(self) -> bool:
-        """Whether the call was not made, or was cut, because the budget does not cover it."""
-        return self.error is not None and self.error.kind == "budget"
+        """Whether the call was not made, or was cut, because the budget does not cover it; of a panel, any call of it."""
+        cut = self.error is not None and self.error.kind == "budget"
+        return cut or any(warning.kind == "budget" for warning in self.warnings)
+
+    def calls_made(self) -> list["Response"]:
+        """The calls of models behind this one: itself, or those of the panel that has answered."""
+        return [self] if self.panel is None else self.panel.calls_made()
 
     @property
     def lost(self) -> bool:
@@ -553,8 +560,8 @@ class Record(BaseModel):
         return next((one for one in reversed(self.iterations[: self.best_iteration]) if one.responses), None)
 
     def calls_made(self) -> list[Response]:
-        """Every call of the run, in order."""
-        return [call for one in self.iterations for call in one.calls_made()]
+        """Every call of a model in the run, in order; those of a panel that was asked in its place."""
+        return [call for one in self.iterations for made in one.calls_made() for call in made.calls_made()]
 
     def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
         """Add a warning, unless it is there already."""
@@ -607,6 +614,9 @@ class Record(BaseModel):
         for call in answers:
             if call.answered and (gave is None or call.member in gave):
                 yield call.member, call.citations
+
+
+Response.model_rebuild()
 
 
 def known_cost(cost_usd: float | None, possibly_billed: int) -> float | None:

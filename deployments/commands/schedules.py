@@ -35,7 +35,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
 from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
@@ -177,7 +177,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
 
 
 async def _checked(work: Batch) -> Inventory:
-    return await checked(replace(work, config=await with_saved_panel(work.config)))
+    return await checked(replace(work, config=await with_panels(work.config)))
 
 
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:
