@@ -22,6 +22,8 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.writing import Entry, call_rows
 from consensus_flows.tasks.record import Record
 from consensus_flows.tasks.watch import watched_by
+from tests.kits.batch_kit import prompts, read
+from tests.kits.command_kit import commands
 from tests.kits.consortium_kit import asked, judged, say
 from tests.kits.kinds import kinds
 from tests.vendors import Reply, faults
@@ -106,7 +108,7 @@ async def test_instances_are_samples_of_their_own_at_every_depth(answering):
     assert record.cached_calls == 0
     again = await run_vote("How many?", voting("panel/deep:2", panels={"deep": DEEP}))
     assert (again.calls, again.cached_calls, answering.count()) == (14, 14, 14)
-    assert all(one.cached and one.stored_cost_usd == 0 or one.cached for one in again.iterations[0].responses)
+    assert all(one.cached for one in again.iterations[0].responses)
     alone = await run_vote("How many?", voting("panel/deep", panels={"deep": DEEP}))
     assert alone.cached_calls == 7, "the first instance is the panel as it runs alone"
 
@@ -307,3 +309,30 @@ async def test_a_pump_of_panels(answering):
     )
     assert "## panel/night#1\n\n42" in record.answer
     assert json.loads(record.model_dump_json())["iterations"][0]["responses"][0]["panel"]["flow"] == "vote"
+
+
+def test_a_batch_and_the_commands_around_it(answering, results, tmp_path, monkeypatch, capsys):
+    consensus = commands(monkeypatch, capsys)
+    assert (
+        consensus("save", "batch-night", "--flow", "vote", "-m", "openai/a", "-m", "openai/b", "-m", "openai/c").code
+        == 0
+    )
+    assert consensus("save", "batch-deep", "--flow", "vote", "-m", "panel/batch-night:2", "-m", "openai/d").code == 0
+    ran = consensus("save", "batch-night", "--flow", "vote", "-m", "panel/batch-deep")
+    assert ran.code == 2 and "panel/batch-night > panel/batch-deep > panel/batch-night" in ran.err
+    ran = consensus("check", "batch-deep", "--offline")
+    assert "7 calls: panel/batch-night member 6, member 1" in ran.out
+    ran = consensus("keys", "set", "panel", "--base-url", "https://example.com")
+    assert ran.code == 2 and "panel is reserved" in ran.err
+    file, out = prompts(tmp_path, 2), tmp_path / "out.jsonl"
+    ran = consensus("batch", file, "-o", out, "--name", "batch-deep", "--dry-run", "--json")
+    assert json.loads(ran.out)["calls_most"] == 14 and answering.count() == 0
+    ran = consensus("batch", file, "-o", out, "--name", "batch-deep", "--json")
+    summary = json.loads(ran.out)
+    assert summary["sent_calls"] == 14 == answering.count()
+    assert {one["model"]: one["calls"] for one in summary["models"]} == {f"openai/{n}": 4 for n in "abc"} | {
+        "openai/d": 2
+    }
+    rows = read(out)
+    assert [row["calls"] for row in rows] == [7, 7]
+    assert set(rows[0]["answers"]) == {"panel/batch-night", "panel/batch-night#2", "openai/d"}
