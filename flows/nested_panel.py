@@ -164,7 +164,7 @@ class _PanelRun:
             self._warn("degraded", "; ".join(_reasons(record)) or "its answer is degraded")
         if request.reader:
             try:
-                check_readable(request.reader, response.text or "")
+                check_readable(request.reader, response.text or "", request.response_schema)
             except UnreadableError as error:
                 self._fail("malformed", error.message)
 
