@@ -30,7 +30,7 @@ from consensus_flows.deployments.commands.settings.saved import offer
 from consensus_flows.deployments.notifications import Kind, notification, notify_of
 from consensus_flows.deployments.options import FILE, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import ServerInfo, connect
-from consensus_flows.deployments.tables import local_time, put_rows
+from consensus_flows.deployments.tables import clock, local_time, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
@@ -245,7 +245,8 @@ async def _deploy(
         await offer()
         await notify_of(client, name, key, block, ui_url)
         await client.request("POST", "/deployments/{id}/schedule", path_params={"id": key}, json={"min_runs": 1})
-        return before is not None, (await _runs(client))[1].get(str(key), "-")
+        following = (await _runs(client))[1].get(str(key))
+        return before is not None, local_time(following) if following else "-"
 
 
 async def _of_name(client: PrefectClient, name: str) -> DeploymentResponse | None:
@@ -273,7 +274,8 @@ async def _runs(client: PrefectClient) -> tuple[dict[str, str], dict[str, str]]:
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}}),
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     ):
-        following.setdefault(str(run.deployment_id), local_time(str(run.expected_start_time)))
+        assert run.expected_start_time is not None
+        following.setdefault(str(run.deployment_id), run.expected_start_time.isoformat())
     for run in await client.read_flow_runs(
         deployment_filter=filters,
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"not_any_": ["SCHEDULED", "PENDING"]}}}),
@@ -297,8 +299,10 @@ def _in_words(when: CronSchedule) -> str:
 def list_schedules(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """List the scheduled batches, with their next and their last run.
 
+    In a pipe, one tab-separated line per schedule: name, when it runs, next run (UTC), last outcome.
+
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     connect()
 
@@ -331,7 +335,12 @@ def list_schedules(*, json: Annotated[bool, Parameter(negative="")] = False) -> 
     put_rows(
         ["name", "when", "next", "last"],
         [
-            [one["name"], one["when"], "paused" if one["paused"] else one["next"] or "-", one["last"] or "-"]
+            [
+                one["name"],
+                one["when"],
+                "paused" if one["paused"] else clock(one["next"]) if one["next"] else "-",
+                one["last"] or "-",
+            ]
             for one in found
         ],
         wide="last",
