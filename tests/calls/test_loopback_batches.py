@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import urllib.request
@@ -9,14 +10,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
+import httpx2
 import openai
 import pytest
+from anthropic.types.messages import MessageBatch
+from google import genai
+from google.genai import types
+from google.genai.errors import ClientError, ServerError
 from openai.types import Batch
 
 from tests.vendors import JobFault, LoopbackVendors, Reply, faults
 from tests.vendors import Usage as Counts
 
-LUNA = "gpt-6-luna"
+LUNA, HAIKU, FLASH = "gpt-6-luna", "claude-haiku-4-5", "gemini-3.8-flash"
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +252,219 @@ class TestOpenAI:
         with pytest.raises(openai.APIConnectionError):
             self.results(client, batch)
         assert list(self.results(client, batch)[0]) == ["a"]
+
+
+class TestAnthropic:
+    @pytest.fixture(scope="class")
+    def client(self, server: LoopbackVendors) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=server.anthropic_url, api_key="sk-ant-test", max_retries=0)
+
+    @staticmethod
+    def created(client: anthropic.Anthropic, *custom_ids: str) -> MessageBatch:
+        return client.messages.batches.create(
+            requests=[
+                {
+                    "custom_id": custom_id,
+                    "params": {
+                        "model": HAIKU,
+                        "max_tokens": 100,
+                        "messages": [{"role": "user", "content": f"Question {custom_id}"}],
+                    },
+                }
+                for custom_id in custom_ids
+            ]
+        )
+
+    @staticmethod
+    def results(client: anthropic.Anthropic, batch: MessageBatch) -> dict[str, Any]:
+        return {line.custom_id: line.result for line in client.messages.batches.results(batch.id)}
+
+    def test_a_job_from_requests_to_answers(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.script(HAIKU, Reply(text="18"), faults.overloaded())
+        new = self.created(client, "a", "b", "c")
+        assert (new.processing_status, new.results_url, new.request_counts.processing) == ("in_progress", None, 3)
+        assert abs(new.created_at.timestamp() - time.time()) < 5
+        done = client.messages.batches.retrieve(new.id)
+        counts = done.request_counts
+        assert (done.processing_status, counts.succeeded, counts.errored, counts.processing) == ("ended", 2, 1, 0)
+        results = self.results(client, done)
+        assert list(results) == ["c", "b", "a"], "results come in another order"
+        assert (results["a"].type, results["a"].message.content[0].text) == ("succeeded", "18")
+        assert results["a"].message.usage.service_tier == "batch"
+        assert (results["b"].type, results["b"].error.error.type) == ("errored", "overloaded_error")
+        assert {seen.batch for seen in vendors.seen if seen.kind == "chat"} == {new.id}
+        assert vendors.count(HAIKU) == vendors.jobs.executions.total() == 3
+
+    def test_a_cancelled_job_keeps_what_was_done(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.jobs.hold = True
+        batch = client.messages.batches.cancel(self.created(client, *"abcd").id)
+        assert (batch.processing_status, batch.cancel_initiated_at is None) == ("canceling", False)
+        kinds = {custom_id: result.type for custom_id, result in self.results(client, batch).items()}
+        assert kinds == {"a": "succeeded", "b": "succeeded", "c": "canceled", "d": "canceled"}
+        assert vendors.jobs.executions == Counter(a=1, b=1)
+        with pytest.raises(anthropic.BadRequestError):
+            client.messages.batches.cancel(batch.id)
+
+    def test_jobs_are_listed_newest_first_in_pages(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.jobs.page_size = 2
+        made = [self.created(client, custom_id).id for custom_id in "abc"]
+        assert [batch.id for batch in client.messages.batches.list()] == made[::-1]
+        assert vendors.count("/batches/list", kind="batches") == 2
+
+    def test_what_goes_wrong_with_a_job(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.jobs.faults += [
+            JobFault(expires=True),
+            JobFault(lost=1, doubled=1, unknown=1),
+            JobFault(late=1),
+            JobFault(fails="invalid_request_error"),
+        ]
+        kinds = {name: result.type for name, result in self.results(client, self.created(client, "a", "b")).items()}
+        assert kinds == {"a": "succeeded", "b": "expired"}
+        lines = [line.custom_id for line in client.messages.batches.results(self.created(client, *"abc").id)]
+        assert sorted(lines) == ["b", "b", "c", "unknown-b"]
+        late = self.created(client, "a")
+        looks = [client.messages.batches.retrieve(late.id) for _ in range(2)]
+        assert [(look.processing_status, look.results_url is None) for look in looks] == [
+            ("ended", True),
+            ("ended", False),
+        ]
+        assert self.results(client, self.created(client, "z"))["z"].type == "errored"
+        assert vendors.jobs.executions == Counter(a=3, b=1, c=1)
+
+    def test_what_goes_wrong_with_a_request(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.script("/batches/create", faults.overloaded(), faults.not_taken(), faults.close_before())
+        for refusal in (anthropic.InternalServerError, anthropic.APIConnectionError, anthropic.APIConnectionError):
+            with pytest.raises(refusal):
+                self.created(client, "a", "b")
+        (batch,) = client.messages.batches.list()
+        vendors.script("/batches/results", faults.server_error(), faults.end_early())
+        with pytest.raises(anthropic.InternalServerError):
+            self.results(client, batch)
+        with pytest.raises(json.JSONDecodeError):
+            self.results(client, batch)
+        assert set(self.results(client, batch)) == {"a", "b"}
+        assert vendors.jobs.executions == Counter(a=1, b=1)
+
+    def test_a_full_queue_and_wrong_ids(self, vendors: LoopbackVendors, client: anthropic.Anthropic) -> None:
+        vendors.jobs.capacity = 1
+        with pytest.raises(anthropic.RateLimitError):
+            self.created(client, "a", "b")
+        for wrong in (["a", "a"], ["a b"], ["a" * 65], []):
+            with pytest.raises(anthropic.BadRequestError):
+                self.created(client, *wrong)
+
+
+class TestGoogle:
+    @pytest.fixture(scope="class")
+    def client(self, server: LoopbackVendors) -> genai.Client:
+        return genai.Client(api_key="test-google", http_options=types.HttpOptions(base_url=server.google_url))
+
+    @staticmethod
+    def created(client: genai.Client, *keys: str) -> types.BatchJob:
+        requests = [
+            types.InlinedRequest(
+                contents=[types.Content(role="user", parts=[types.Part(text=f"Question {key}")])],
+                metadata={"key": key},
+                config=types.GenerateContentConfig(max_output_tokens=100, system_instruction="Be brief."),
+            )
+            for key in keys
+        ]
+        return client.batches.create(
+            model=FLASH, src=requests, config=types.CreateBatchJobConfig(display_name="".join(keys))
+        )
+
+    @staticmethod
+    def got(client: genai.Client, job: types.BatchJob) -> types.BatchJob:
+        return client.batches.get(name=job.name or "")
+
+    @staticmethod
+    def results(job: types.BatchJob) -> list[tuple[str, types.InlinedResponse]]:
+        assert job.dest is not None
+        return [((line.metadata or {})["key"], line) for line in job.dest.inlined_responses or []]
+
+    def test_a_job_of_inlined_requests(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.script(FLASH, Reply(text="18"), faults.server_error(), faults.rate_limit())
+        new = self.created(client, "a", "b", "c")
+        assert (new.state, new.display_name, new.model, new.dest) == (
+            types.JobState.JOB_STATE_PENDING,
+            "abc",
+            f"models/{FLASH}",
+            None,
+        )
+        assert new.create_time is not None and abs(new.create_time.timestamp() - time.time()) < 5
+        done = self.got(client, new)
+        assert (done.state, done.done) == (types.JobState.JOB_STATE_SUCCEEDED, True)
+        lines = dict(self.results(done))
+        assert list(lines) == ["c", "b", "a"], "results come in another order"
+        assert lines["a"].response is not None and lines["a"].response.text == "18"
+        assert [error and error.code for error in (lines["b"].error, lines["c"].error)] == [13, 8]
+        seen = next(seen for seen in vendors.seen if seen.kind == "chat")
+        assert (seen.batch, seen.system, seen.prompt) == (new.name, "Be brief.", "Question a")
+        assert vendors.jobs.executions == Counter(a=1, b=1, c=1)
+
+    def test_a_job_of_a_file(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.script(FLASH, Reply(text="18"), faults.server_error())
+        asked = [{"key": key, "request": {"contents": [{"role": "user", "parts": [{"text": key}]}]}} for key in "ab"]
+        file = client.files.upload(
+            file=io.BytesIO("".join(json.dumps(line) + "\n" for line in asked).encode()),
+            config=types.UploadFileConfig(mime_type="application/jsonl"),
+        )
+        done = self.got(client, client.batches.create(model=FLASH, src=file.name or ""))
+        assert done.dest is not None and done.dest.file_name is not None
+        lines = [json.loads(line) for line in client.files.download(file=done.dest.file_name).splitlines()]
+        assert [(line["key"], "response" in line, "error" in line) for line in lines] == [
+            ("b", False, True),
+            ("a", True, False),
+        ]
+
+    def test_a_cancelled_job_keeps_what_was_done(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.jobs.hold, vendors.jobs.cancel_delay = True, 0.1
+        job = self.created(client, *"abcd")
+        client.batches.cancel(name=job.name or "")
+        assert self.got(client, job).state == types.JobState.JOB_STATE_RUNNING
+        time.sleep(0.1)
+        job = self.got(client, job)
+        assert job.state == types.JobState.JOB_STATE_CANCELLED
+        assert {key for key, _ in self.results(job)} == {"a", "b"}
+        with pytest.raises(ClientError):
+            client.batches.cancel(name=job.name or "")
+
+    def test_jobs_are_listed_newest_first_in_pages(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.jobs.page_size = 2
+        for key in "abc":
+            self.created(client, key)
+        assert [job.display_name for job in client.batches.list()] == ["c", "b", "a"]
+        assert vendors.count("/batches/list", kind="batches") == 2
+
+    def test_what_goes_wrong_with_a_job(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.jobs.faults += [
+            JobFault(expires=True),
+            JobFault(fails="INTERNAL"),
+            JobFault(partial=True),
+            JobFault(lost=1, doubled=1, unknown=1),
+            JobFault(late=1),
+        ]
+        expired, failed, partial = (self.got(client, self.created(client, "a", "b")) for _ in range(3))
+        assert (expired.state, expired.dest) == (types.JobState.JOB_STATE_EXPIRED, None)
+        assert (failed.state, failed.dest) == (types.JobState.JOB_STATE_FAILED, None)
+        assert partial.state == types.JobState.JOB_STATE_PARTIALLY_SUCCEEDED
+        assert vendors.jobs.executions == Counter(a=2, b=1)
+        lines = self.results(self.got(client, self.created(client, *"abc")))
+        assert sorted(key for key, _ in lines) == ["b", "b", "c", "unknown-b"]
+        late = self.created(client, "a")
+        assert [self.got(client, late).dest is None for _ in range(2)] == [True, False]
+
+    def test_what_goes_wrong_with_a_request(self, vendors: LoopbackVendors, client: genai.Client) -> None:
+        vendors.script("/batches/create", faults.overloaded(), faults.not_taken(), faults.close_before())
+        for refusal in (ServerError, httpx2.TransportError, httpx2.TransportError):
+            with pytest.raises(refusal):
+                self.created(client, "a")
+        assert [job.display_name for job in client.batches.list()] == ["a"]
+        vendors.jobs.capacity = 1
+        with pytest.raises(ClientError) as refused:
+            self.created(client, "a", "b")
+        assert refused.value.code == 429
+        assert vendors.jobs.executions == Counter(a=1)
 
 
 def test_the_jobs_are_in_the_summary(vendors: LoopbackVendors) -> None:

@@ -103,17 +103,17 @@ class Job:
     def shows_results(self) -> bool:
         """Whether results are offered."""
         late = self.fault.late
-        return self.ended is not None and self.state != "failed" and (not late or self.looks > late)
+        return self.ended is not None and (not late or self.looks > late)
 
     def count(self, outcome: str, *, succeeded: bool | None = None) -> int:
         """Count lines with an outcome, of those that are done maybe only the good or the bad ones."""
         return sum(line.outcome == outcome and succeeded in (None, line.succeeded) for line in self.lines)
 
     def results(self) -> list[Line]:
-        """What the results hold: without lost lines, with doubled ones and with unknown ids."""
+        """What the results hold, in another order: without lost lines, with doubled ones and with unknown ids."""
         kept = self.lines[self.fault.lost :]
         unknown = [replace(line, custom_id=f"unknown-{line.custom_id}"[:64]) for line in kept[: self.fault.unknown]]
-        return kept + kept[: self.fault.doubled] + unknown
+        return [*unknown, *kept[: self.fault.doubled], *reversed(kept)]
 
 
 class Jobs:
@@ -154,14 +154,16 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.RLock()
 
-    def create(self, job_id: str, lines: list[Line], errors: list[dict[str, Any]], given: dict[str, Any]) -> Job:
+    def create(
+        self, prefix: str, lines: list[Line], given: dict[str, Any], errors: list[dict[str, Any]] | None = None
+    ) -> Job:
         """Take a job in; the dialect calls :meth:`advance` once it has described it.
 
         Args:
-            job_id: Beginning of its id.
+            prefix: Beginning of its id.
             lines: Its requests.
-            errors: Why it will fail.
             given: What else was said.
+            errors: Why it will fail.
 
         Returns:
             The new job.
@@ -169,7 +171,8 @@ class Jobs:
         first = lines[0].seen
         with self._lock:
             fault = self.faults.popleft() if self.faults else self.always
-            job = Job(f"{job_id}{uuid.uuid4().hex[:24]}", first.vendor, first.model, lines, given, errors, fault)
+            job_id = f"{prefix}{uuid.uuid4().hex[:24]}"
+            job = Job(job_id, first.vendor, first.model, lines, given, errors or [], fault)
             self._jobs[job.id] = job
         if self.delay:
             asyncio.get_running_loop().call_later(self.delay, self.advance, job)
@@ -179,10 +182,8 @@ class Jobs:
         """Whether so many more lines of a model may not be under way."""
         if self.capacity is None:
             return False
-        model = lines[0].seen.model
-        return sum(len(job.lines) for job in self.jobs if not job.ended and job.model == model) + len(lines) > (
-            self.capacity
-        )
+        under_way = sum(len(job.lines) for job in self.jobs if not job.ended and job.model == lines[0].seen.model)
+        return under_way + len(lines) > self.capacity
 
     @property
     def jobs(self) -> list[Job]:
@@ -192,41 +193,42 @@ class Jobs:
                 self.advance(job)
             return list(self._jobs.values())
 
-    def look(self, job_id: str, vendor: Vendor) -> Job | None:
-        """Find a job as it is now, and count the look."""
+    def asked(self, seen: SeenRequest) -> Job | Reply:
+        """Find the job that a request is about, as it is now, and begin to cancel it if that is asked for.
+
+        Args:
+            seen: The request.
+
+        Returns:
+            The job, or a refusal.
+        """
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None or job.vendor != vendor:
-                return None
+            job = self._jobs.get(seen.batch)
+            if job is None or job.vendor != seen.vendor:
+                return Reply(status=404, text=f"No batch {seen.batch} was found.")
             self.advance(job)
             job.looks += job.ended is not None
+            if seen.model == "/batches/cancel":
+                if job.ended is not None:
+                    return Reply(status=409 if job.vendor == "openai" else 400, text=f"The batch is {job.state}.")
+                job.state, job.cancelling = "cancelling", time.time()
             return job
 
-    def page(self, vendor: Vendor, after: str | None, size: int | None) -> tuple[list[Job], bool]:
+    def page(self, vendor: Vendor, after: str, size: str) -> tuple[list[Job], bool]:
         """List jobs, newest first.
 
         Args:
             vendor: Whose jobs.
             after: Id of the last job on the page before.
-            size: Most jobs wanted.
+            size: Most jobs wanted; "" leaves that to the server.
 
         Returns:
             The jobs, and whether there are more.
         """
         jobs = [job for job in reversed(self.jobs) if job.vendor == vendor]
         start = next((place + 1 for place, job in enumerate(jobs) if job.id == after), 0)
-        stop = start + min(size or self.page_size, self.page_size)
+        stop = start + min(int(size or self.page_size), self.page_size)
         return jobs[start:stop], stop < len(jobs)
-
-    def cancel(self, job: Job) -> None:
-        """Begin to cancel a job that has not ended."""
-        with self._lock:
-            job.state, job.cancelling = "cancelling", time.time()
-
-    def delete(self, job: Job) -> None:
-        """Forget a job."""
-        with self._lock:
-            del self._jobs[job.id]
 
     def finish(self, job_id: str | None = None) -> None:
         """End a job, or all of them, by hand.
@@ -243,7 +245,7 @@ class Jobs:
     def advance(self, job: Job) -> None:
         """Execute what is due of a job, and end it when that is due."""
         with self._lock:
-            if job.state == "cancelling" and time.time() >= (job.cancelling or 0) + self.cancel_delay:
+            if job.state == "cancelling" and time.time() >= (job.cancelling or 0.0) + self.cancel_delay:
                 self._end(job, "cancelled")
             if job.state not in ("validating", "in_progress"):
                 return

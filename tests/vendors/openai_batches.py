@@ -45,21 +45,17 @@ def answer(jobs: Jobs, seen: SeenRequest, raw: RawRequest) -> Reply:
         case "/batches/create":
             return _create(jobs, seen)
         case "/batches/list":
-            query = parse_qs(raw.path.partition("?")[2])
-            after, limit = (query.get(name, [""])[0] for name in ("after", "limit"))
-            found, more = jobs.page("openai", after, int(limit or 0))
-            data = [describe(job) for job in found]
-            ends = {"first_id": found[0].id, "last_id": found[-1].id} if found else {}
-            return Reply(body={"object": "list", "data": data, "has_more": more, **ends})
+            return _page(jobs, raw)
         case _:
-            job = jobs.look(seen.batch, "openai")
-            if job is None:
-                return Reply(status=404, text=f"No batch found with id '{seen.batch}'.")
-            if seen.model == "/batches/cancel":
-                if job.ended:
-                    return Reply(status=409, text=f"Cannot cancel a batch with status '{job.state}'.")
-                jobs.cancel(job)
-            return Reply(body=describe(job))
+            job = jobs.asked(seen)
+            return job if isinstance(job, Reply) else Reply(body=describe(job))
+
+
+def _page(jobs: Jobs, raw: RawRequest) -> Reply:
+    query = parse_qs(raw.path.partition("?")[2])
+    found, more = jobs.page("openai", query.get("after", [""])[0], query.get("limit", [""])[0])
+    ends = {"first_id": found[0].id, "last_id": found[-1].id} if found else {}
+    return Reply(body={"object": "list", "data": [describe(job) for job in found], "has_more": more, **ends})
 
 
 def _upload(jobs: Jobs, raw: RawRequest) -> Reply:
@@ -101,7 +97,7 @@ def _create(jobs: Jobs, seen: SeenRequest) -> Reply:
         if not jobs.refuses_late:
             return Reply(status=429, body=error(429, message, kind="tokens", code=code))
         errors = [{"code": code, "line": None, "message": message, "param": None}]
-    job = jobs.create("batch_", lines, errors, {"metadata": None, **params})
+    job = jobs.create("batch_", lines, {"metadata": None, **params}, errors)
     described = describe(job)
     jobs.advance(job)
     return Reply(body=described)
@@ -145,7 +141,7 @@ def describe(job: Job) -> dict[str, Any]:
     Returns:
         The object.
     """
-    shown = job.results() if job.shows_results else []
+    shown = job.results() if job.shows_results and job.state != "failed" else []
     fails = job.fault.fails
     errors = job.errors or ([{"code": fails, "line": 1, "message": f"The batch failed: {fails}.", "param": None}])
     body: dict[str, Any] = {
@@ -199,7 +195,7 @@ def _content(jobs: Jobs, file_id: str) -> Reply:
         return Reply(body=jobs.files[file_id], headers=headers)
     if job is None:
         return Reply(status=404, text=f"No such File object: {file_id}")
-    lines = [line for line in reversed(job.results()) if line.succeeded == (kind == "output")]
+    lines = [line for line in job.results() if line.succeeded == (kind == "output")]
     return Reply(body="".join(json.dumps(_result(line)) + "\n" for line in lines), headers=headers)
 
 

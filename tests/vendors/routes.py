@@ -22,7 +22,6 @@ _BATCH_ROUTES: list[tuple[Vendor, str, re.Pattern[str], str]] = [
         ("anthropic", "POST", r"/v1/messages/batches", "create"),
         ("anthropic", "GET", r"/v1/messages/batches", "list"),
         ("anthropic", "GET", r"/v1/messages/batches/([^/]+)", "retrieve"),
-        ("anthropic", "DELETE", r"/v1/messages/batches/([^/]+)", "delete"),
         ("anthropic", "POST", r"/v1/messages/batches/([^/]+)/cancel", "cancel"),
         ("anthropic", "GET", r"/v1/messages/batches/([^/]+)/results", "results"),
         ("openai", "POST", r"/v1/files", "upload"),
@@ -31,6 +30,12 @@ _BATCH_ROUTES: list[tuple[Vendor, str, re.Pattern[str], str]] = [
         ("openai", "GET", r"/v1/batches", "list"),
         ("openai", "GET", r"/v1/batches/([^/]+)", "retrieve"),
         ("openai", "POST", r"/v1/batches/([^/]+)/cancel", "cancel"),
+        ("google", "POST", r"/upload/v1\w*/files", "upload"),
+        ("google", "POST", r"/v1\w*/models/[^/]+:batchGenerateContent", "create"),
+        ("google", "GET", r"/v1\w*/batches", "list"),
+        ("google", "GET", r"/v1\w*/(batches/[^/:]+)", "retrieve"),
+        ("google", "POST", r"/v1\w*/(batches/[^/:]+):cancel", "cancel"),
+        ("google", "GET", r"/v1\w*/files/([^/:]+):download", "results"),
     )
 ]
 
@@ -105,8 +110,7 @@ def _of_batches(raw: RawRequest, path: str) -> SeenRequest | None:
     for vendor, method, pattern, action in _BATCH_ROUTES:
         found = pattern.fullmatch(path) if method == raw.method and google == (vendor == "google") else None
         if found is not None:
-            is_json = raw.body and raw.headers.get("content-type", "").startswith("application/json")
-            params = json.loads(raw.body) if is_json else {}
+            params = json.loads(raw.body) if raw.body and action != "upload" else {}
             batch = found[1] if found.groups() else ""
             return SeenRequest(
                 vendor, "batches", f"/batches/{action}", path, [], None, params, raw.headers, batch=batch

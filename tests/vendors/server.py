@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from . import openai_batches
+from . import anthropic_batches, google_batches, openai_batches
 from .batch_jobs import Jobs
 from .connection import Connection, RawRequest
 from .ledger import Ledger
@@ -20,7 +20,11 @@ from .script import CLIENT_GONE, Reply, SeenRequest, Vendor
 
 MODELS = ("*", "gpt-6-luna", "gpt-6.1-sol", "claude-sonnet-5-5", "claude-haiku-4-5", "gemini-3.8-flash", "embedding-1")
 
-_BATCHES: dict[Vendor, Callable[[Jobs, SeenRequest, RawRequest], Reply]] = {"openai": openai_batches.answer}
+_BATCHES: dict[Vendor, Callable[[Jobs, SeenRequest, RawRequest], Reply]] = {
+    "openai": openai_batches.answer,
+    "anthropic": anthropic_batches.answer,
+    "google": google_batches.answer,
+}
 
 
 class LoopbackVendors(Ledger):
