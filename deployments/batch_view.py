@@ -47,9 +47,7 @@ class BatchCounts:
         rows = self.progress
         # Where recorded answers are judged there are no rows to ask.
         far = f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
-        return (
-            f"{far * (rows.wanted > 0)}{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
-        )
+        return f"{far * (rows.wanted > 0)}{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
 
     def _call(self, response: Any) -> None:
         if not response.attempts:
