@@ -96,7 +96,7 @@ async def test_who_does_not_satisfy_the_schema_is_asked_again_once(vendors):
     vendors.script("c", then=Reply(text="I would rather not."))
     record = await run_vote("Extract.", voting())
     first, second = asked(vendors, "b")
-    assert "'total' is a required property" in second.prompt and first.prompt in second.prompt
+    assert "'total' is a required property" in second.prompt and second.messages[0] == first.messages[0]
     assert vendors.count("c") == 2
     assert record.calls == record.requests == vendors.count() == 5
     assert json.loads(record.answer) == {"name": "Acme", "total": 1}

@@ -167,10 +167,10 @@ async def test_a_degraded_panel_degrades_the_run(answering):
 
 
 async def test_a_straggler_is_cut_with_all_its_calls_and_they_are_paid_for(answering):
-    answering.script("c", then=Reply(text="41", delay=20))
+    answering.script("c", then=Reply(text="41", delay=200))
     started = asyncio.get_running_loop().time()
-    record = await run_vote("How many?", voting("panel/night", "openai/d", "openai/e", quorum=2, straggler_grace=60))
-    assert asyncio.get_running_loop().time() - started < 19
+    record = await run_vote("How many?", voting("panel/night", "openai/d", "openai/e", quorum=2, straggler_grace=20))
+    assert asyncio.get_running_loop().time() - started < 150
     first = record.iterations[0].responses[0]
     assert first.error is not None and first.error.kind == "straggler"
     assert first.panel is not None and first.panel.calls >= 2
