@@ -124,10 +124,11 @@ def _ask_command(one: Algorithm) -> Callable[..., Exit]:
             given: The settings.
             out: What is printed and written.
         """
-        text = (source or QuestionOptions()).question(prompt)
+        source = source or QuestionOptions()
+        text = source.question(prompt)
         # The command `consensus "PROMPT"` runs whatever flow was saved.
         chosen, config = choose(name, given or {}, None if one.name == MAIN else one.name)
-        return ask(chosen, text, config, out or TurnOptions())
+        return ask(chosen, text, config, out or TurnOptions(), attachments=source.attachments())
 
     command.__annotations__["given"] = options_type(one.config_class())
     return command

@@ -16,7 +16,7 @@ from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
@@ -366,7 +366,10 @@ def report(_config: VoteConfig | None = None) -> Report:
 
 @flow(name="vote", **FLOW)
 async def vote(
-    prompt: str, config: ConfigOrName[VoteConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[VoteConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 
@@ -375,8 +378,9 @@ async def vote(
         config: Who votes, and how it is counted; or the name of a saved configuration (a Vote block). Empty: the one
             called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation)
+    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation, attachments=attachments)
 
 
 def plan(config: VoteConfig) -> Iterator[Planned]:

@@ -153,7 +153,7 @@ def _once_more(request: Request, response: Response, wrong: str, *, shown: bool)
     if response.text and shown:
         said = (last, Message(role="assistant", content=response.text), Message(role="user", content=wrong))
     else:  # two turns of one side in a row are refused by some servers
-        said = (Message(role="user", content=f"{last.content}\n\n{wrong}"),)
+        said = (last.model_copy(update={"content": f"{last.content}\n\n{wrong}"}),)
     sampling = request.sampling
     if response.error and response.error.kind == "truncated" and sampling.max_output_tokens:
         sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})
