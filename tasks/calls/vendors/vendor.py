@@ -19,12 +19,10 @@ from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials
 from consensus_flows.blocks.sampling import Sampling
-from consensus_flows.tasks.attachments import text_of
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault, Verdict, refusal_of
 from consensus_flows.tasks.calls.request import CallKind, FinishReason, Message, Request
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.plain_text import code_fence
 from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Attachment, Usage
 
@@ -160,7 +158,7 @@ class Vendor(ABC):
 
     def attachment_tokens(self, attachment: Attachment) -> int:
         """Return the most tokens that an attachment counts."""
-        if attachment.kind == "text":
+        if attachment.kind == "text":  # a token a byte, as of every text
             return attachment.size
         return self.image_tokens if attachment.kind == "image" else (attachment.pages or 1) * self.page_tokens
 
@@ -325,7 +323,7 @@ def schema_instruction(request: Request) -> str:
 
 
 Form = Callable[[Attachment], dict[str, Any]]
-"""Writes an attachment as a part of a turn, in a vendor's own form."""
+"""Writes an image or a PDF as a part of a turn, in a vendor's own form."""
 
 
 def system_and_turns(request: Request, form: Form) -> tuple[list[str], list[dict[str, Any]]]:
@@ -333,28 +331,22 @@ def system_and_turns(request: Request, form: Form) -> tuple[list[str], list[dict
 
     Args:
         request: The request.
-        form: Writes images and PDFs.
+        form: Writes files.
     """
     system = [message.content for message in request.messages if message.role == "system"]
     return system, [turn(message, form) for message in request.messages if message.role != "system"]
 
 
 def turn(message: Message, form: Form) -> dict[str, Any]:
-    """Return a turn; its content is a text, or parts where images or PDFs belong to it, these first.
+    """Return a turn; its content is a text, or parts where files belong to it, these first.
 
     Args:
         message: The turn.
-        form: Writes images and PDFs.
+        form: Writes files.
     """
-    files = [_file(one) for one in message.attachments if one.kind == "text"]
-    text = "\n\n".join((*files, message.content))
-    parts = [form(one) for one in message.attachments if one.kind != "text"]
-    return {"role": message.role, "content": [*parts, {"type": "text", "text": text}] if parts else text}
-
-
-def _file(attachment: Attachment) -> str:
-    text = text_of(attachment)
-    return fill("attachment", file=attachment.name, fence=code_fence(text), text=text)
+    parts = [form(one) for one in message.attachments]
+    content = [*parts, {"type": "text", "text": message.content}] if parts else message.content
+    return {"role": message.role, "content": content}
 
 
 def cut_off() -> ConnectionError:
