@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.deployments.server import connect
 from consensus_flows.flows.algorithms import algorithm_of
+from consensus_flows.flows.run import attaching
 from consensus_flows.tasks.calls.providers import close_clients
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.record import Attachment, Record
@@ -39,8 +40,8 @@ def ask(
     async def run() -> Record:
         try:
             files = [one if isinstance(one, Attachment) else fspath(one) for one in attachments]
-            flow = algorithm_of(config).flow()
-            record: Record = await flow(prompt, config, conversation=list(conversation), attachments=files)
+            turns = [*conversation, *await asyncio.to_thread(attaching, files)]
+            record: Record = await algorithm_of(config).flow()(prompt, config, conversation=turns)
             return record
         finally:
             await close_clients()

@@ -292,7 +292,7 @@ Attachments = list[str | Attachment] | None
 """A flow's parameter: paths or URLs of files that the question is about."""
 
 
-def attaching(sources: Sequence[str | Attachment] | None) -> list[Message]:
+def attaching(sources: Sequence[str | Attachment] | None = None) -> list[Message]:
     """Return the turn that gives files to the question after it, which so reaches all who see the conversation: members and judges.
 
     Raises:
