@@ -177,7 +177,7 @@ class _Ballot:
         self._run, self._config, self._iteration = run, run.config, iteration
         self._extraction = parse_extraction(self._config.extract)
         self._extractor = None if self._config.extractor is None else parse_member(self._config.extractor)[0]
-        self._same = SameAnswers(judge_request(run), self._extractor, run.record, iteration, run.call)
+        self._same = SameAnswers(judge_request(run).without_files(), self._extractor, run.record, iteration, run.call)
         self._asked: list[Member] = []
         self._extracted: list[Extracted] = []
         self._readings: list[Reading | None] = []
@@ -205,7 +205,8 @@ class _Ballot:
         """Return what is to be read of each response."""
         if self._extractor is None:
             return [Extracted(response.text if response.answered else None) for response in responses]
-        extracted, calls = await extract_by_model(responses, judge_request(self._run), self._extractor, self._run.call)
+        asked = judge_request(self._run).without_files()
+        extracted, calls = await extract_by_model(responses, asked, self._extractor, self._run.call)
         self._iteration.judgements += calls
         return extracted
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from consensus_flows.blocks.member import ModelName
@@ -52,6 +52,11 @@ class JudgeRequest:
     label: str = ""
     history: Sequence[str] = ()
     final: bool = False
+
+    def without_files(self) -> "JudgeRequest":
+        """Return what is known of the question without the files that it is about, for who reads answers alone."""
+        turns = [one.model_copy(update={"attachments": ()}) for one in self.conversation if not one.only_attaches]
+        return replace(self, conversation=turns)
 
     def fill(self, name: str, **fields: object) -> str:
         """Return the prompt file `name` with the question, the members' instructions and `fields` in it."""
