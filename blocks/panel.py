@@ -1,7 +1,7 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -190,9 +190,13 @@ class RunConfig(Settings):
 
     def all_models(self) -> list[ModelName]:
         """Every model that a run may ask, with the models of a saved panel in its place."""
+        return self.reached(self.models())
+
+    def reached(self, names: Iterable[ModelName]) -> list[ModelName]:
+        """Return these models, with the models of a saved panel in its place."""
         return [
             model
-            for name in self.models()
+            for name in names
             for model in (
                 map(parse_model, self.panels[name.model].models)
                 if name.provider == PANEL and name.model in self.panels
@@ -207,6 +211,10 @@ class RunConfig(Settings):
     def schema_refusal(self) -> str | None:
         """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
         return None
+
+    def readers(self) -> list[ModelName]:
+        """Those of them that are sent the question, and so the files that it is about."""
+        return self.models()
 
     def timeout_s(self) -> float:
         """The seconds that one request may take."""

@@ -15,7 +15,7 @@ from consensus_flows.tasks.calls.ask import Straggler
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, forget_result, sampled_apart
 from consensus_flows.tasks.calls.redact import redact
-from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ErrorKind
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import CallError, Record, Response, RunWarning, Usage
@@ -101,6 +101,8 @@ class _PanelRun:
             changes["answer_schema"] = schema
         config = one.config_class().model_validate(panel.config | changes)
         *earlier, asked = request.messages
+        if asked.attachments:
+            earlier.append(Message(role="user", content="", attachments=asked.attachments))
         flow = one.flow().with_options(flow_run_name=lambda: request.title)
         state = await flow(asked.content, config, conversation=earlier, return_state=True)
         result = await state.aresult(raise_on_failure=False)
