@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from consensus_flows.blocks.member import PANEL
 from consensus_flows.tasks.errors import ConfigurationError
 
 GROUP = "consensus_flows.algorithms"
@@ -72,6 +71,8 @@ class Algorithm:
 
 def _with_panels(plans: Iterable[Any], config: Any) -> Iterator[Any]:
     """Put the calls of its run in the place of each call of a panel."""
+    from consensus_flows.blocks.member import PANEL
+
     for planned in plans:
         panel = config.panels.get(planned.model.model) if planned.model.provider == PANEL else None
         if panel is None:
