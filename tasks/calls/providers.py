@@ -20,7 +20,7 @@ import httpx
 from prefect.context import AsyncClientContext
 from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
@@ -118,9 +118,9 @@ def is_self_hosted(provider: str) -> bool:
 
 
 def is_keyless(provider: str) -> bool:
-    """Tell whether a built-in provider needs a key, and the environment has none."""
-    known = built_in()[provider]
-    return bool(known.keys) and not known.self_hosted and not any(os.environ.get(name) for name in known.keys)
+    """Tell whether the environment lacks what a built-in provider needs, which is mostly its key."""
+    needed = built_in()[provider].needed
+    return bool(needed) and not any(os.environ.get(name) for name in needed)
 
 
 def credential_blocks() -> dict[str, type[ModelCredentials]]:
@@ -281,29 +281,29 @@ def from_environment(provider: str) -> ModelCredentials:
         ConfigurationError: If there is no key, or the base URL is not allowed.
     """
     known = built_in()[provider]
-    key = next((os.environ[name] for name in known.keys if os.environ.get(name)), None)
-    variable = known.base_url_variable
-    base_url = (os.environ.get(variable) if variable else None) or known.base_url
     assert known.block is not None
     if is_keyless(provider):
-        raise ConfigurationError(
-            f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
-        )
-    limit = f"{provider.upper()}_REQUESTS_PER_MINUTE"
-    fields: dict[str, Any] = {"requests_per_minute": os.environ[limit]} if os.environ.get(limit) else {}
-    if key is not None:
-        fields["api_key"] = SecretStr(key)
+        what = f"{provider} is not set up" if known.needs else f"no key for {provider}"
+        raise ConfigurationError(f"{what}: set {' or '.join(known.needed)}, or run `consensus keys set {provider}`")
+    limit = f"{provider.upper().replace('-', '_')}_REQUESTS_PER_MINUTE"
+    fields: dict[str, Any] = {"base_url": known.base_url, **known.given(os.environ)}
+    if os.environ.get(limit):
+        fields["requests_per_minute"] = os.environ[limit]
     if known.max_concurrency is not None:
         fields["max_concurrency"] = known.max_concurrency
     try:
-        return known.block(base_url=base_url, allowed_http_hosts=_http_hosts(), **fields)
+        return known.block(allowed_http_hosts=_http_hosts(), **fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = limit if first["loc"] == ("requests_per_minute",) else variable or provider
+        field_name = str(first["loc"][0]) if first["loc"] else "base_url"
+        names = {"requests_per_minute": (limit,), "api_key": known.keys, **known.variables}.get(field_name, ())
+        where = next(filter(os.environ.get, names), None) or known.base_url_variable or provider
         raise ConfigurationError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
+    if extra := credentials.missing():
+        raise ConfigurationError(f"{provider} needs the extra {extra}: pip install 'consensus-flows[{extra}]'")
     try:
         proxy_for(credentials.address)
     except ValueError as error:

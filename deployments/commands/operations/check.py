@@ -146,6 +146,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
             return True, f"{where} answers, and does not list its models ({error.message})"
         if error.kind == "connection" and endpoint.is_free and not saved:
             return True, ""
-        return False, f"{where}: {error.message}"
+        # Region or project may be set for something else on a machine that has no credentials for models.
+        ambient = error.kind == "auth" and error.status is None and not saved
+        return ambient, f"{where}: {error.message}"
+    if not models:
+        return True, f"{where} lists no models"
     listed = f" ({', '.join(models)})" if endpoint.is_free and models else ""
     return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}{listed}"
