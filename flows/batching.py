@@ -40,7 +40,7 @@ from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spend
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, load_sdks, models_checked
+from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, models_checked, prepare
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
@@ -217,7 +217,7 @@ async def checked(batch: Batch) -> Inventory:
                 await emit("notice", uncovered(names))
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
-    await load_sdks(endpoints.values())
+    await prepare(endpoints)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory

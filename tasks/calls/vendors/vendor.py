@@ -181,6 +181,28 @@ class Vendor(ABC):
         """
         raise ValueError(f"{self.name} needs credentials to ask {model}")
 
+    async def find(self, model: str, token: str | None) -> None:  # noqa: B027  # for subclasses
+        """Find what a model without credentials is made of, before its address is asked for.
+
+        Args:
+            model: The model.
+            token: A key for where it is from; None for the environment's.
+
+        Raises:
+            ValueError: If it cannot be had.
+        """
+
+    def to_fetch(self, model: str) -> str | None:  # noqa: ARG002  # for subclasses
+        """Say what must be downloaded before a model can be asked; None for nothing."""
+        return None
+
+    async def fetch(self, model: str) -> None:  # noqa: B027  # for subclasses
+        """Download it.
+
+        Raises:
+            ValueError: If it cannot be downloaded.
+        """
+
     async def client(
         self, credentials: ModelCredentials | None, model: str, kind: CallKind, max_response_mb: float
     ) -> Any:
