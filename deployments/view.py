@@ -137,6 +137,8 @@ def summary(record: Record, ui_url: str | None) -> None:
 def outcome(record: Record, told: Collection[str] = ()) -> None:
     """Say on stderr how the run ended, and what was not as it should be; of the failures of members that were not told yet."""
     say_warnings(record, told)
+    if record.grade is not None:
+        say(str(record.grade))
     say(in_short(record))
 
 

@@ -14,6 +14,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from consensus_flows.blocks.member import Member, ModelName, named
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.flows.algorithms import algorithm_of
+from consensus_flows.flows.grading import enough
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
 from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.attestation.attesting import attest, check_launcher
@@ -24,6 +26,7 @@ from consensus_flows.tasks.calls.providers import check_attachments, check_model
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.judging.grading import take_grade
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.record import Attachment, CallError, Iteration, NoAnswerError, Record, Response, Synthesis
 from consensus_flows.tasks.recording import record_runs
@@ -263,6 +266,9 @@ async def begin(
     await check_attachments({name: endpoints[name] for name in config.readers()}, files)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     record.attachments = list(turns[-1].attachments) if turns and turns[-1].only_attaches else []
+    record.grade = take_grade()
+    if record.grade is not None and record.grade.level is None:
+        record.warn("not_graded", str(record.grade), member=record.grade.model)
     run = Run(
         prompt,
         config,
@@ -332,8 +338,12 @@ async def run_as_flow(
     """
     settings: Config = await resolve_config(block, config)
     turns = (*(conversation or ()), *await asyncio.to_thread(attaching, attachments))
-    async with record_runs(report(settings), conversation=turns, in_conversation=in_conversation):
-        record = await run(prompt, settings, conversation=turns, **options)
+    async with enough(prompt, settings, conversation=turns) as chosen:
+        if chosen is not settings:  # a model answers alone
+            one = algorithm_of(chosen)
+            run, report, options = one.run(), one.report, {}
+        async with record_runs(report(chosen), conversation=turns, in_conversation=in_conversation):
+            record = await run(prompt, chosen, conversation=turns, **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)
     return record

@@ -417,6 +417,8 @@ def call_rows(entry: Entry, run_id: str) -> list[Row]:
 
 
 def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response]]:
+    if record.grade is not None:
+        yield from ((Iteration(number=0), "judge", call) for call in record.grade.calls)
     for one in record.iterations:
         yield from ((one, "member", call) for call in one.responses)
         yield from ((one, "embedding", call) for call in one.embeddings)
