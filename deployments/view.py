@@ -58,6 +58,8 @@ class LiveTable:
         from rich.live import Live
 
         if event == "started":
+            if value.grade is not None and value.grade.answered_by is not None:
+                self._members = []
             self._live = Live(
                 get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
             )
@@ -137,8 +139,6 @@ def summary(record: Record, ui_url: str | None) -> None:
 def outcome(record: Record, told: Collection[str] = ()) -> None:
     """Say on stderr how the run ended, and what was not as it should be; of the failures of members that were not told yet."""
     say_warnings(record, told)
-    if record.grade is not None:
-        say(str(record.grade))
     say(in_short(record))
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast, get_args
 
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
@@ -342,7 +342,7 @@ async def run_as_flow(
         if chosen is not settings:  # a model answers alone
             one = algorithm_of(chosen)
             run, report, options = one.run(), one.report, {}
-        async with record_runs(report(chosen), conversation=turns, in_conversation=in_conversation):
+        async with record_runs(report(cast("Config", chosen)), conversation=turns, in_conversation=in_conversation):
             record = await run(prompt, chosen, conversation=turns, **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)

@@ -152,3 +152,15 @@ def test_a_batch_whose_easy_rows_cost_a_tenth(
     assert (easy["cost_usd"], hard["cost_usd"]) == (pytest.approx(0.0004), pytest.approx(0.0062))
     assert easy["cost_usd"] < hard["cost_usd"] / 10
     assert [seen.model for seen in asked(panel, "grader")] == ["grader", "grader"]
+
+
+@pytest.mark.parametrize("command", [["-m", "openai/one", "--arbiter", "openai/arbiter"], ["pump", "-m", "openai/one"]])
+def test_the_command_line_says_who_answered(
+    command: list[str], panel: LoopbackVendors, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--grade", "openai/grader", "--easy", "openai/small", "--no-stdin"]
+    ran = commands(monkeypatch, capsys)(*command, "-p", "The capital of France?", *options)
+    assert ran.code == 0
+    assert "graded easy by openai/grader: openai/small answered alone (it is easy)" in ran.err
+    assert ran.out.count("It is 7.") == 1
+    assert "level" not in ran.out
