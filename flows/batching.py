@@ -247,7 +247,7 @@ async def checked(batch: Batch) -> Inventory:
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
         readers = [*batch.config.readers(), *batch.config.grading.models()]
-        await check_attachments({name: endpoints[name] for name in readers}, kinds)
+        await check_attachments({name: endpoints[name] for name in readers if name in endpoints}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory

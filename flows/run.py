@@ -263,7 +263,7 @@ async def begin(
     endpoints = await check_models(config.models(), config.embedding())
     await load_sdks(endpoints.values())
     files = [one for message in turns for one in message.attachments]
-    await check_attachments({name: endpoints[name] for name in config.readers()}, files)
+    await check_attachments({name: endpoints[name] for name in config.readers() if name in endpoints}, files)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     record.attachments = list(turns[-1].attachments) if turns and turns[-1].only_attaches else []
     record.grade = take_grade()
