@@ -28,7 +28,7 @@ GRADING = {"model": "openai/grader", "easy": "openai/small"}
 
 def grades(seen: SeenRequest) -> Reply:
     """A grader that goes by the words of the question."""
-    level = "easy" if "capital" in seen.prompt else "medium" if "several" in seen.prompt else "hard"
+    level = "easy" if "capital" in seen.prompt else "medium" if "stages" in seen.prompt else "hard"
     return Reply(text=json.dumps({"reason": f"it is {level}", "level": level}))
 
 
@@ -62,10 +62,10 @@ async def test_a_hard_question_gets_the_whole_panel(panel: LoopbackVendors) -> N
 
 
 async def test_a_medium_question_has_a_model_of_its_own_or_the_panel(panel: LoopbackVendors) -> None:
-    record = await consortium("It takes several steps.", config(grading=GRADING))
+    record = await consortium("It takes four stages.", config(grading=GRADING))
     assert record.answer == "the synthesis"
     both = GRADING | {"medium": "openai/middle"}
-    record = await consortium("It takes several steps.", config(grading=both))
+    record = await consortium("It takes four stages.", config(grading=both))
     assert record.answer == "It is 8."
 
 
