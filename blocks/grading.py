@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from consensus_flows.blocks.member import ModelName, parse_member
+from consensus_flows.blocks.member import PANEL, ModelName, parse_member
 from consensus_flows.blocks.settings import Settings
 
 
@@ -18,8 +18,12 @@ class Grading(Settings):
             "and every question gets the whole panel."
         ),
     )
-    easy: str | None = Field(None, description="Model that answers easy questions alone, as provider/model.")
-    medium: str | None = Field(None, description="Model that answers medium questions alone, as provider/model.")
+    easy: str | None = Field(
+        None, description="Model that answers easy questions alone, as provider/model or panel/NAME."
+    )
+    medium: str | None = Field(
+        None, description="Model that answers medium questions alone, as provider/model or panel/NAME."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -27,6 +31,8 @@ class Grading(Settings):
             name = getattr(self, field)
             if name is not None and parse_member(name)[1] > 1:
                 raise ValueError(f"{field}: {name!r} must not have a count: a single instance is asked")
+        if self.model is not None and parse_member(self.model)[0].provider == PANEL:
+            raise ValueError(f"model: {self.model!r} is a panel: a single model grades")
         if self.model is None and (self.easy or self.medium):
             raise ValueError("model: name the model that grades the questions (--grade)")
         if self.model is not None and not (self.easy or self.medium):

@@ -7,6 +7,7 @@ from typing import Any
 from consensus_flows.blocks.member import parse_member
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.flows.algorithms import Algorithm, algorithm_of, alone
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced
@@ -40,8 +41,9 @@ async def enough(
         return
     if not prompt.strip():
         raise ConfigurationError("prompt is empty: write a question")
-    await check_models([*grading.models(), *config.models()])
-    with spending(config.budget), priced(config.price_table()):
+    known = await with_panels(config)
+    await check_models(known.all_models(), known.embedding())
+    with spending(config.budget), priced(known.price_table()):
         made = await grade(
             prompt,
             parse_member(grading.model)[0],
@@ -52,7 +54,7 @@ async def enough(
         made.flow = algorithm_of(config).name
         made.answered_by = grading.easy if made.level == "easy" else grading.medium if made.level == "medium" else None
         with graded_as(made):
-            yield config if made.answered_by is None else alone(config, made.answered_by)
+            yield config if made.answered_by is None else alone(known, made.answered_by)
 
 
 async def run_enough(
