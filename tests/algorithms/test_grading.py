@@ -10,9 +10,10 @@ import pytest
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.grading import Grading
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.consortium import consortium
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.flows.vote import vote
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.history.writing import close_writers
@@ -107,6 +108,7 @@ async def test_every_model_is_checked_before_the_grade(panel: LoopbackVendors) -
         ({"easy": "openai/a"}, "--grade"),
         ({"model": "openai/a"}, "--easy"),
         ({"model": "openai/a:2", "easy": "openai/b"}, "must not have a count"),
+        ({"model": "panel/a", "easy": "openai/b"}, "a single model grades"),
     ],
 )
 def test_what_is_missing(grading: dict[str, str], cause: str) -> None:
@@ -164,3 +166,16 @@ def test_the_command_line_says_who_answered(
     assert "graded easy by openai/grader: openai/small answered alone (it is easy)" in ran.err
     assert ran.out.count("It is 7.") == 1
     assert "level" not in ran.out
+
+
+async def test_a_saved_panel_answers_what_is_easy(panel: LoopbackVendors) -> None:
+    await Vote(config=VoteConfig(members=["openai/small"], extract="number")).save("cheap", overwrite=True)
+    try:
+        record = await consortium("The capital of France?", config(grading=GRADING | {"easy": "panel/cheap"}))
+        plans = algorithm("consortium").plan(await with_panels(config(grading=GRADING | {"easy": "panel/cheap"})))
+    finally:
+        await Vote.adelete("cheap")
+    assert (record.answer, record.calls) == ("7", 2)
+    assert record.grade is not None
+    assert record.grade.answered_by == "panel/cheap"
+    assert ("openai/small", 1, 1) in {(str(one.model), one.least, one.most) for one in plans}
