@@ -10,13 +10,13 @@ def show(record: Record, ui_url: str) -> None:
     """Print the answer on stdout and the votes on stderr."""
     if record.answer is not None:
         put(record.answer)
-    summary(record, ui_url)
     made = record.iterations[0].synthesis if record.iterations else None
     if made is not None and made.method == "cascade":
         say(f"Decided by {made.arbiter}, because those asked first do not agree")
     if record.tally:
-        say("Votes:")
+        say("\nVotes:")
         for line in tally_lines(record):
             say(f"  {line}")
         if record.tie:
             say(f"  a tie: {TIE}")
+    summary(record, ui_url)
