@@ -29,7 +29,7 @@ from consensus_flows.tasks.history.address import (
     server_address,
 )
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.record import RunWarning, Status
+from consensus_flows.tasks.record import Attachment, RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -138,6 +138,8 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):
         put(f"{'warning':<14}{one_line(warning)}")
     put(f"\n{record['prompt']}\n")
+    for one in record.get("attachments", ()):
+        put(one_line(f"attached: {Attachment.model_validate(one)}"))
     for iteration in record["iterations"]:
         put(f"Iteration {iteration['number']}")
         # Runs of before there were embeddings have no list of them.

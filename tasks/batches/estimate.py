@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planning import Planned
+from consensus_flows.tasks.batches.rows import Files
 from consensus_flows.tasks.calls.pricing import price, priced
 from consensus_flows.tasks.calls.providers import Endpoint, check_models, is_self_hosted
 from consensus_flows.tasks.history.reading import Lengths
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -63,7 +65,13 @@ class Estimate(BaseModel):
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int) -> Estimate:
+async def estimate(
+    config: RunConfig,
+    plans: list[Planned],
+    rows: int,
+    size: int,
+    files: Files = Files(),  # noqa: B008 - it cannot be changed
+) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
     Args:
@@ -71,6 +79,7 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         plans: The calls of one run.
         rows: How many rows there are.
         size: Of all their prompts together, in bytes of UTF-8.
+        files: What they are about.
 
     Raises:
         ConfigurationError: If a model cannot be asked.
@@ -79,7 +88,7 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]
     answer = _mean([(plan, tokens) for plan, tokens in zip(plans, outputs, strict=True) if plan.role == "member"])
-    question = size / rows if rows else 0.0
+    question = (size + files.size) / rows if rows else 0.0
     models: dict[ModelName, ModelEstimate] = {}
     for plan, output in zip(plans, outputs, strict=True):
         endpoint = endpoints[plan.model]
@@ -87,8 +96,10 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         one.service_tier = endpoint.tier(config.service_tier)
         if plan.task not in one.tasks:
             one.tasks.append(plan.task)
+        vendor = endpoint.vendor
+        shown = (files.images * vendor.image_tokens + files.pages * vendor.page_tokens) / rows if rows else 0.0
         with priced(config.price_table()):
-            await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
+            await _add(one, plan, endpoint, rows=rows, question=question, shown=shown, output=output, answer=answer)
     found = list(models.values())
     measured = config.calibrated_on()
     return Estimate(
@@ -103,7 +114,7 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         calls_expected=None if measured is None else round(measured.calls * rows),
         cost_usd_expected=None if measured is None or measured.cost_usd is None else measured.cost_usd * rows,
         models=found,
-        assumptions=_assumptions(config, found, plans, lengths, known),
+        assumptions=[*_assumptions(config, found, plans, lengths, known), *_of_files(files)],
     )
 
 
@@ -114,6 +125,7 @@ async def _add(
     *,
     rows: int,
     question: float,
+    shown: float,
     output: float,
     answer: float,
 ) -> None:
@@ -125,6 +137,7 @@ async def _add(
         endpoint: Where they go.
         rows: How many rows there are.
         question: Bytes of a prompt, on the average.
+        shown: Tokens of its images and PDFs.
         output: Tokens of what the model writes in one call.
         answer: Tokens of a member's answer, which others read.
     """
@@ -133,7 +146,7 @@ async def _add(
             continue
         # Per call, because some vendors ask a higher price of a long input.
         own = question * plan.asks + plan.characters
-        entry = own / BYTES_PER_TOKEN + read / calls * answer
+        entry = own / BYTES_PER_TOKEN + shown * plan.asks + read / calls * answer
         usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
         each = await price(endpoint, plan.model.model, usage, one.service_tier)
         before = getattr(one, f"cost_usd_{which}")
@@ -179,6 +192,15 @@ def _lengths() -> tuple[Lengths, str]:
             return history.read(mean_output_tokens), ""
     except HistoryError as error:
         return {}, error.message
+
+
+def _of_files(files: Files) -> list[str]:
+    said = []
+    if files.images or files.pages:
+        said.append("images and pages of PDFs have the most tokens that their vendors count")
+    if files.remote:
+        said.append(f"{plural(files.remote, 'file')} of other machines: not counted")
+    return said
 
 
 def _assumptions(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.record import Attachment
 
 FORMAT = 1
 """Version of what a line means."""
@@ -56,6 +57,8 @@ class Journal:
         self.totals = Totals()
         self.error: OutputError | None = None
         """Why a line could not be written: what enters calls and requests takes no notice of that."""
+        self.kept: dict[str, Attachment] = {}
+        """The files that rows which have begun are about, as they were when they were read first."""
         self._rows: dict[int, _Place] = {}
         self._file = self._opened()
         try:
@@ -85,6 +88,15 @@ class Journal:
         self._write({"row": row.number, "digest": place.digest, "result": result, "own": row.columns})
         self._rows[row.number] = place
 
+    def keep(self, source: str, attachment: Attachment) -> None:
+        """Enter a file of rows, so that a run which resumes sends the same.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        self._write({"attached": source, "file": attachment.model_dump(mode="json")})
+        self.kept[source] = attachment
+
     def forget(self, number: int) -> None:
         """Let the next run do a row again."""
         if self._rows.pop(number, None) is not None:
@@ -96,7 +108,9 @@ class Journal:
         Raises:
             OutputError: If it cannot be written.
         """
-        if event == "answered" and value.attempts:
+        if event not in {"answered", "answered_within"} or value.panel is not None:
+            return
+        if value.attempts:
             self.add_call(
                 {
                     "call": f"{value.provider}/{value.model}",
@@ -109,7 +123,7 @@ class Journal:
                     "entries": list(value.entries),
                 }
             )
-        elif event == "answered" and value.cached:
+        elif value.cached:
             self.totals.add_stored(f"{value.provider}/{value.model}")
 
     def add_call(self, call: dict[str, Any]) -> None:
@@ -237,6 +251,8 @@ class Journal:
             self.totals.add_sent(entry)
         elif isinstance(entry.get("settled"), int):
             self.totals.add_settled(entry)
+        elif isinstance(entry.get("attached"), str):
+            self.kept[entry["attached"]] = Attachment.model_validate(entry["file"])
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
         elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):

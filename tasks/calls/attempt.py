@@ -10,16 +10,19 @@ from typing import Any
 
 from prefect.logging import get_logger
 
+from consensus_flows.tasks.attachments import text_of
 from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pacing import pace_of
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
-from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.plain_text import code_fence
+from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
 
@@ -96,7 +99,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     left_out = (
         () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
     )
-    request = request.model_copy(update={"service_tier": tier})
+    request = request.model_copy(update={"service_tier": tier, "messages": tuple(map(_with_texts, request.messages))})
     client = await client_of(endpoint, request.model, request.kind)
     known = REPAIRS.get((endpoint.address, request.model), Repairs())
     log = call_log.get()
@@ -144,6 +147,16 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
             *((f"{request.name} repeated the key in its answer: it was redacted",) if sent.redacted else ()),
         ),
     )
+
+
+def _with_texts(message: Message) -> Message:
+    """Return a turn with its text files in its text: every vendor is sent those alike."""
+    if not message.attachments:
+        return message
+    found = [(one.name, text_of(one)) for one in message.attachments if one.kind == "text"]
+    shown = [fill("attachment", file=name, fence=code_fence(text), text=text) for name, text in found]
+    others = tuple(one for one in message.attachments if one.kind != "text")
+    return message.model_copy(update={"content": "\n\n".join((*shown, message.content)), "attachments": others})
 
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
@@ -236,7 +249,7 @@ def _judge(request: Request, endpoint: Endpoint, reply: Reply) -> tuple[Verdict 
     verdict = judge_answer(reply.text, reply.finish)
     if verdict is None and request.reader:
         try:
-            check_readable(request.reader, reply.text or "")
+            check_readable(request.reader, reply.text or "", request.response_schema)
         except UnreadableError as error:
             return Verdict("malformed"), error.message
     return verdict, reply.detail

@@ -25,7 +25,8 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
@@ -60,6 +61,12 @@ class BatchOptions:
     """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
+    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
+    attach: Annotated[
+        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
+    ] = None
+    """File or URL that every prompt is about. May be repeated."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -103,8 +110,15 @@ class BatchOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return these as parameters of the batch flow."""
-        own = {"output", "name", "input_format", "dry_run", "json"}
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        own = {"output", "name", "input_format", "dry_run", "json", "attach"}
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        return found | {"attachments": self.attachments() or None}
+
+    def attachments(self) -> list[str]:
+        """Return where the files of every prompt are, as it holds for workers too."""
+        return [
+            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
+        ]
 
 
 def command(flow: str | None) -> Callable[..., Exit]:
@@ -302,26 +316,28 @@ async def estimated(source: str, options: BatchOptions, one: Algorithm, config: 
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
-    settings = await with_saved_panel(config)
+    settings = await with_panels(config)
     work = Batch(
         Source(
             source,
             prompt_column=options.prompt_column,
             prompt_template=options.prompt_template,
             id_column=options.id_column,
+            attach_column=options.attach_column,
             selection=Selection(options.limit, options.sample, options.sample_seed),
         ),
         dated(options.output),
         one.name,
         settings,
         skip_bad=options.skip_bad,
+        attachments=await asyncio.to_thread(attach, options.attachments(), "--attach"),
         review=options.review,
         review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
     inventory = await checked(work)
-    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
+    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size, work.files(inventory))
 
 
 def show_estimate(found: Estimate) -> None:

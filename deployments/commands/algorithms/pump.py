@@ -42,7 +42,8 @@ def command(
         given: The settings.
         out: What is printed and written.
     """
-    text = (source or QuestionOptions()).question(prompt)
+    source = source or QuestionOptions()
+    text = source.question(prompt)
     one, config = choose(name, given or {}, "pump")
     into = folder(responses, "--responses") if responses else None
 
@@ -51,7 +52,7 @@ def command(
             write_responses(into, record)
         return record.model_dump(mode="json")
 
-    return ask(one, text, config, out or TurnOptions(), shape=written)
+    return ask(one, text, config, out or TurnOptions(), shape=written, attachments=source.attachments())
 
 
 command.__annotations__["given"] = options_type(PumpConfig)
