@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
@@ -19,6 +20,7 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
 from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
@@ -47,8 +49,8 @@ from consensus_flows.tasks.calls.providers import (
     check_attachments,
     check_models,
     conflicts,
-    load_sdks,
     models_checked,
+    prepare,
 )
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
@@ -241,10 +243,11 @@ async def checked(batch: Batch) -> Inventory:
                 await emit("notice", uncovered(names))
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
-    await load_sdks(endpoints.values())
+    await prepare(endpoints)
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
-        await check_attachments({name: endpoints[name] for name in batch.config.reached(batch.config.readers())}, kinds)
+        readers = [*batch.config.readers(), *batch.config.grading.models()]
+        await check_attachments({name: endpoints[name] for name in batch.config.reached(readers)}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
@@ -313,7 +316,7 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = batch.function or algorithm(batch.algorithm).run()
+        self._function = batch.function or partial(run_enough, algorithm(batch.algorithm))
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()

@@ -146,7 +146,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
             "config": saved if saved and not given else config.model_dump(mode="json", exclude_defaults=True),
             "budget": budget.model_dump(mode="json", exclude_none=True),
         }
-        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
+        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column", "attach_column")}
         today = day_of_run(when.timezone)
         work = Batch(
             Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),
@@ -209,11 +209,11 @@ def _check_worker(info: ServerInfo, parameters: dict[str, Any], providers: set[s
             )
     known = built_in()
     for name in providers - {name for name, _, _ in asyncio.run(saved_keys())}:
-        keys = known[name].keys
-        if keys and not known[name].self_hosted and not set(keys) & set(worker.keys):
+        keys = known[name].needed
+        if keys and not set(keys) & set(worker.keys):
             raise Stop(
-                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name} "
-                f"--from-env {keys[0]}`, or run `consensus down` and `consensus up` where it is set"
+                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name}"
+                f"{'' if known[name].needs else f' --from-env {keys[0]}'}`, or run `consensus down` and `consensus up` where it is set"
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from consensus_flows.blocks.credentials import AnthropicCredentials
+from consensus_flows.blocks.credentials import AnthropicCredentials, ModelCredentials
 from consensus_flows.tasks.attachments import base64_of
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
@@ -52,7 +52,7 @@ class Anthropic(Vendor):
 
     name = "anthropic"
     sdk = ("anthropic", "anthropic.types")
-    blocks = (AnthropicCredentials,)
+    blocks: ClassVar[tuple[type[ModelCredentials], ...]] = (AnthropicCredentials,)
     providers: ClassVar[Mapping[str, Provider]] = {
         "anthropic": Provider(
             AnthropicCredentials, ("ANTHROPIC_API_KEY",), base_url_variable="ANTHROPIC_BASE_URL", price_id="anthropic"
