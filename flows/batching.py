@@ -319,7 +319,7 @@ class _Run:
         with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
             await self._workers(rows, spent)
-        self._journal.totals.end_interrupted()
+        self._journal.end_interrupted()
         self._journal.sync()
         if batch.records is not None:
             await asyncio.to_thread(os.sync)
