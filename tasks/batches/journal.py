@@ -158,9 +158,9 @@ class Journal:
             OutputError: If it cannot be written: it must not be submitted then.
         """
         first = self.totals.next_request()
-        job.lines = {id: first + n for n, id in enumerate(lines)}
+        job.lines = {name: first + n for n, name in enumerate(lines)}
         entry = {"vendor_batch": job.mark, "model": job.model, "address": job.address, "at": job.at, "first": first}
-        entry |= {"lines": [[id, *worst] for id, worst in lines.items()]}
+        entry |= {"lines": [[name, *worst] for name, worst in lines.items()]}
         self._write(entry)
         self.sync()
         self._add_job(entry)
@@ -173,7 +173,7 @@ class Journal:
 
     def dropped(self, job: "SentJob", lines: Iterable[str]) -> None:
         """Enter that lines were not executed, so that nothing is paid for them."""
-        if found := [job.lines[id] for id in lines]:
+        if found := [job.lines[name] for name in lines]:
             self._write_of_job(job, {"dropped": found})
 
     def job_ended(self, job: "SentJob") -> None:
@@ -194,8 +194,8 @@ class Journal:
         mark = entry["vendor_batch"]
         if "lines" in entry:
             lines = {}
-            for number, (id, tokens, usd) in enumerate(entry["lines"], entry["first"]):
-                lines[id] = number
+            for number, (name, tokens, usd) in enumerate(entry["lines"], entry["first"]):
+                lines[name] = number
                 self.totals.add_sent({"sent": number, "model": entry["model"], "tokens": tokens, "usd": usd})
             self.jobs[mark] = SentJob(mark, entry["model"], entry["address"], entry["at"], lines)
             return

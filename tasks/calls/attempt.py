@@ -84,7 +84,7 @@ class Delivered:
     """
 
     sent: Sent
-    repairs: Repairs = Repairs()
+    repairs: Repairs
 
 
 delivered: ContextVar[Delivered | None] = ContextVar("delivered", default=None)

@@ -144,7 +144,7 @@ class Job:
         lines: The lines to submit; None for a batch of an earlier run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # all are needed, and named where it is made
         self,
         sent: SentJob,
         endpoint: Endpoint,
@@ -319,9 +319,9 @@ class Job:
             wait *= 2
         if left:
             _warn(self, f"{plural(len(left), 'line')} in none of its results: asked once more")
-        for id in left:
-            self._reservations[id].settle(None, None, lost=True)
-            self._deliver(id, NotAnswered("lost", self.sent.lines[id]))
+        for name in left:
+            self._reservations[name].settle(None, None, lost=True)
+            self._deliver(name, NotAnswered("lost", self.sent.lines[name]))
 
     async def _tick_off(self, one: LineResult) -> None:
         """Settle a line, and pass on what came of it."""
@@ -347,15 +347,15 @@ class Job:
 
     async def _refused(self, fault: Fault, named: Mapping[int, Fault]) -> State[Any]:
         """Pass on why it was refused as a whole: to the lines that are named, or to all."""
-        for number, id in enumerate(self._reservations):
-            await self._tick_off(LineResult(id, fault=named.get(number) if named else fault))
+        for number, name in enumerate(list(self._reservations)):
+            await self._tick_off(LineResult(name, fault=named.get(number) if named else fault))
         self._log.job_ended(self.sent)
         return Failed(message=f"refused: {fault.message}"[:500])
 
     async def _without(self, why: Literal["expired", "full", "at_once"], message: str) -> State[Any]:
         """Take it back: no line of it was executed."""
-        for id in list(self._reservations):
-            self._drop(id, NotAnswered(why))
+        for name in list(self._reservations):
+            self._drop(name, NotAnswered(why))
         self.full = why == "full"
         self._log.job_ended(self.sent)
         return Failed(message=message[:500])

@@ -19,6 +19,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.results import ResultStore, get_result_store
 from prefect.utilities.annotations import quote
 
@@ -152,9 +153,9 @@ class Waves:
             self._moved = time.monotonic()
 
     @property
-    def lines_at_vendors(self) -> int:
+    def lines_left(self) -> int:
         """Lines that are at the vendors."""
-        return sum(len(job.sent.lines) for job in self._jobs)
+        return sum(len(job.lines) for job in self._log.jobs.values())
 
     @asynccontextmanager
     async def turn(self, request: Request, *, fresh: bool) -> AsyncIterator[Delivered | None]:
@@ -174,16 +175,16 @@ class Waves:
         """
         endpoint = await endpoint_of(request.provider, request.model)
         key = request_key(request, endpoint.address)
-        id, source = key.removeprefix("answer-"), (endpoint.address, request.model)
-        while id in self._in_work:
+        name, source = key.removeprefix("answer-"), (endpoint.address, request.model)
+        while name in self._in_work:
             with self._counted_as_waiting():
-                await self._in_work[id].wait()
-        mine = self._in_work[id] = asyncio.Event()
+                await self._in_work[name].wait()
+        mine = self._in_work[name] = asyncio.Event()
         try:
             came = None
             if request.kind == "chat" and (fresh or not await self._is_stored(request, key)):
                 async with until_deadline():
-                    came = await self._line(request, endpoint, id)
+                    came = await self._line(request, endpoint, name)
             async with self._slots:
                 self._making += 1
                 try:
@@ -191,9 +192,9 @@ class Waves:
                 finally:
                     self._making -= 1
         finally:
-            if self._trials.get(source) == id:
+            if self._trials.get(source) == name:
                 del self._trials[source]
-            del self._in_work[id]
+            del self._in_work[name]
             mine.set()
             self._moved = time.monotonic()
 
@@ -312,9 +313,9 @@ class Waves:
                     await self._close()
                 idle = self._is_idle(now)
                 cut = bool(self._pending) and (idle or now - self._first_pending > LINGER_S) and self._cut(now)
-                if not (self._wait or cut or self._making or self._trials) and idle:
-                    if all(job.settled for job in self._jobs):
-                        self.left.set()
+                busy = self._wait or cut or self._making or self._trials or not idle
+                if not busy and all(job.settled for job in self._jobs):
+                    self.left.set()
         except Exception as error:
             self._fail(error)
 
@@ -387,7 +388,7 @@ class Waves:
     async def _work(self, job: Job) -> None:
         try:
             title = f"{job.sent.model} · {plural(len(job.sent.lines), 'line')}"
-            state = await vendor_batch(title, quote(job), return_state=True)
+            state: State[Any] = await vendor_batch(title, quote(job), return_state=True)  # type: ignore[misc]  # an async task
             error = job.error or (None if job.state or job.full or job.no_api else state.data)
         except Exception as broken:  # Prefect's
             error = broken
@@ -438,8 +439,8 @@ class Waves:
             source = (endpoint.address, model)
             self._tried.add(source)
             reservations = {
-                id: tracker.adopt(sent.model, source, *worst, number)
-                for id, number in sent.lines.items()
+                name: tracker.adopt(sent.model, source, *worst, number)
+                for name, number in sent.lines.items()
                 if (worst := self._log.open_line(number)) is not None
             }
             self._start(sent, endpoint, reservations)

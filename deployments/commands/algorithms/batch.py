@@ -98,6 +98,14 @@ class BatchOptions:
     """Replace an output file that has no rows of this input."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 1
     """Number of deployment runs over which to split the rows."""
+    vendor_batch: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Send the calls through the vendors' batch APIs (OpenAI, Anthropic, Google): half the price, within a day."""
+    by: Annotated[str | None, Parameter(group=OUTPUT, metavar="HH:MM")] = None
+    """Time of day until when to wait for the vendors' batches; then cancel them, and ask for the rest at once."""
+    within: Annotated[str | None, Parameter(group=OUTPUT, metavar="DURATION")] = None
+    """The same as a time from now, for example 4h or 90m."""
+    wait: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Wait for the vendors' batches; --no-wait submits what can be submitted, and the same command later collects."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 

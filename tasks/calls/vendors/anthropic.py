@@ -208,7 +208,7 @@ _BATCHES = AnthropicBatches()
 
 
 def _params(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name != "extra_body"} | body.get("extra_body", {})
+    return {**{name: value for name, value in body.items() if name != "extra_body"}, **body.get("extra_body", {})}
 
 
 def _job(batch: Any) -> BatchJob:
