@@ -11,6 +11,8 @@ from pathlib import Path
 
 import certifi
 
+from tests.kits import reaper
+
 _HOME = tempfile.mkdtemp(prefix="consensus-tests-")
 # Every client of Prefect and of a vendor loads all authorities anew, 30 ms of CPU each time, and nothing here uses one of them.
 _AUTHORITY = Path(_HOME, "authority.pem")
@@ -63,6 +65,8 @@ os.environ |= {
     # Some tests make calls outside of a flow, where there is no flow to log to.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
+
+reaper.watch(_HOME)
 
 # What a script starts with `&`, or nohup starts, ignores SIGINT, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
