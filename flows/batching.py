@@ -411,10 +411,12 @@ class _Run:
     async def _until_left(self, waves: Waves, workers: list[asyncio.Task[None]]) -> None:
         """Wait until the workers have done all that can be done without waiting for vendors, and stop them."""
         left = asyncio.create_task(waves.left.wait())
+        done = asyncio.create_task(asyncio.wait(workers))
         try:
-            await asyncio.wait([left, asyncio.gather(*workers)], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([left, done], return_when=asyncio.FIRST_COMPLETED)
         finally:
             left.cancel()
+            done.cancel()
         for worker in workers:
             worker.cancel()
 

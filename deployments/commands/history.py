@@ -426,6 +426,22 @@ def moment(text: str, now: datetime | None = None, option: str = "--since") -> d
         raise Stop(f"{option} {text!r}: write 2026-01-31, 2026-01-31T08:00, or 90m, 12h, 7d, 4w") from None
 
 
+def seconds_of(text: str, option: str) -> float:
+    """Read a time span.
+
+    Args:
+        text: What was given.
+        option: For what it was given.
+
+    Raises:
+        Stop: If it is none.
+    """
+    span = _AGO.match(text.strip())
+    if not span or not int(span[1]):
+        raise Stop(f"{option} {text!r}: write a time span, as 90m, 4h, 1d")
+    return timedelta(**{_UNITS[span[2]]: int(span[1])}).total_seconds()
+
+
 def older_than(text: str, now: datetime | None = None) -> datetime:
     """Read an age.
 

@@ -277,7 +277,7 @@ class Job:
 
     async def _over(self, client: Any, shown: "_Progress") -> State[Any] | None:
         """Wait until it has ended; return a state if there is nothing to read."""
-        wait, cancelled, complete = FIRST_POLL_S, False, 0
+        wait, cancelled, looks = FIRST_POLL_S, False, 0
         while True:
             assert self.sent.id is not None
             state = self.state = await self._asked(partial(self._api.look, client, self.sent.id))
@@ -286,9 +286,9 @@ class Job:
             await shown.show(state)
             if state.ended:
                 break
-            complete += state.status == "completed"
+            looks += state.late
             given_up = self._cancelled_at is not None and time.monotonic() - self._cancelled_at > CANCEL_S
-            if complete > LATE_LOOKS or given_up:
+            if looks > LATE_LOOKS or given_up:
                 break
             if self._cancelled_at is not None and not cancelled:
                 cancelled, wait = True, FIRST_POLL_S
@@ -317,6 +317,10 @@ class Job:
                 _warn(self, f"its results cannot be read to the end: {error!r}")
             await self._pause(min(wait, poll_s()))
             wait *= 2
+        if state.cut:
+            for name in left:
+                self._drop(name, NotAnswered("expired"))
+            return
         if left:
             _warn(self, f"{plural(len(left), 'line')} in none of its results: asked once more")
         for name in left:

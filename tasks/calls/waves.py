@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -69,6 +69,18 @@ class _Row:
     """Its calls that wait for a line."""
 
 
+class _Trial(NamedTuple):
+    """The first call of a model.
+
+    Attributes:
+        name: Its id.
+        others: Done when the last of those has come that go out when the model has answered.
+    """
+
+    name: str
+    others: "asyncio.Future[Outcome] | None"
+
+
 _row: ContextVar[_Row | None] = ContextVar("row", default=None)
 _waves: ContextVar["Waves | None"] = ContextVar("waves", default=None)
 
@@ -100,8 +112,8 @@ class Waves:
         self._jobs: dict[Job, asyncio.Task[None]] = {}
         self._in_work: dict[str, asyncio.Event] = {}
         """Calls that are being made, by their ids; whoever wants the same waits, and finds it stored."""
-        self._trials: dict[Source, str] = {}
-        """Models of which the first call is under way, and its id."""
+        self._trials: dict[Source, _Trial] = {}
+        """The models of which the first call is under way."""
         self._tried: set[Source] = set()
         self._no_api: set[str] = set()
         self._full_until: dict[Source, float] = {}
@@ -191,8 +203,14 @@ class Waves:
                     yield came
                 finally:
                     self._making -= 1
+            trial = self._trials.get(source)
+            if trial is not None and trial.name == name and trial.others is not None:
+                del self._trials[source]
+                # Its row goes on with the others, or its next calls would go out alone, wave after wave.
+                with self._counted_as_waiting():
+                    await asyncio.wait([trial.others])
         finally:
-            if self._trials.get(source) == name:
+            if source in self._trials and self._trials[source].name == name:
                 del self._trials[source]
             del self._in_work[name]
             mine.set()
@@ -281,10 +299,8 @@ class Waves:
 
     def _made(self, request: Request, endpoint: Endpoint, id: str, reservation: Reservation) -> Line:
         request = request.model_copy(update={"service_tier": None})
-        repairs = REPAIRS.get((endpoint.address, request.model), Repairs())
-        body = endpoint.vendor.build(request, repairs)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        return Line(id, request, endpoint, reservation, body, repairs, future)
+        return _built(Line(id, request, endpoint, reservation, {}, Repairs(), future))
 
     def _arrived(self, id: str) -> None:
         """Count a row as busy again, at once: it must not seem to wait until it gets its turn."""
@@ -346,10 +362,12 @@ class Waves:
             elif source not in self._tried and source not in OVERRUNS:
                 # By one call it is known what the model refuses, and that the key is good, before thousands go out.
                 self._tried.add(source)
-                self._trials[source] = lines[0].id
+                self._trials[source] = _Trial(lines[0].id, lines[-1].outcome if len(lines) > 1 else None)
                 self._release(lines[:1])
             else:
-                for piece in _pieces(lines[: self._most[source]] if full else lines):
+                # What the model refuses may have been learned since they came.
+                built = [_built(line) for line in lines]
+                for piece in _pieces(built[: self._most[source]] if full else built):
                     self._submit(piece)
         self._first_pending = now
         return cut
@@ -444,6 +462,13 @@ class Waves:
                 if (worst := self._log.open_line(number)) is not None
             }
             self._start(sent, endpoint, reservations)
+
+
+def _built(line: Line) -> Line:
+    """Build the body of a line, without what its model is known to refuse."""
+    line.repairs = REPAIRS.get((line.endpoint.address, line.request.model), Repairs())
+    line.body = line.endpoint.vendor.build(line.request, line.repairs)
+    return line
 
 
 def _pieces(lines: Sequence[Line]) -> Iterator[list[Line]]:

@@ -18,6 +18,7 @@ from rich.text import Text
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
+from consensus_flows.deployments.commands.history import seconds_of
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
@@ -111,8 +112,11 @@ class BatchOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return these as parameters of the batch flow."""
-        own = {"output", "name", "input_format", "dry_run", "json"}
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        own = {"output", "name", "input_format", "dry_run", "json", "within"}
+        seconds = None if self.within is None else seconds_of(self.within, "--within")
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own} | {
+            "within": seconds
+        }
 
 
 def command(flow: str | None) -> Callable[..., Exit]:
@@ -277,6 +281,8 @@ def exit_code(summary: BatchSummary) -> Exit:
     """Return the exit code of a batch."""
     if summary.status == "budget":
         return Exit.BUDGET
+    if summary.status == "waiting":
+        return Exit.WAITING
     if summary.failed or summary.status == "stopped":
         return Exit.NO_ANSWER
     return Exit.NEVER_ANSWERED if summary.never_answered else Exit.ANSWER

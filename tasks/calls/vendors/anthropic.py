@@ -214,8 +214,14 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
 def _job(batch: Any) -> BatchJob:
     counts = batch.request_counts
     done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+    over, ready = batch.processing_status == "ended", batch.results_url is not None
     return BatchJob(
-        batch.id, ended=batch.processing_status == "ended", status=batch.processing_status, done=done, source=batch
+        batch.id,
+        ended=over and ready,
+        status=batch.processing_status,
+        late=over and not ready,
+        done=done,
+        source=batch,
     )
 
 

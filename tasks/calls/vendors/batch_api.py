@@ -49,6 +49,8 @@ class BatchJob:
     Attributes:
         id: The vendor's id.
         ended: Whether nothing more will come, and what came can be read.
+        late: Whether it has ended, but its results cannot be read yet.
+        cut: Whether it ended before all lines were executed: those without a result were not.
         status: The vendor's own word.
         done: Lines that have an answer or an error.
         fault: Why the batch as a whole was refused.
@@ -61,6 +63,8 @@ class BatchJob:
     id: str
     ended: bool
     status: str
+    late: bool = False
+    cut: bool = False
     done: int = 0
     fault: Fault | None = None
     full: bool = False

@@ -224,7 +224,17 @@ def _job(job: Any) -> BatchJob:
     done = (field_of(stats, "successful_count") or 0) + (field_of(stats, "failed_count") or 0)
     said = field_of(job.error, "message") or "the batch failed"
     fault = Fault(400, message=said) if status == "FAILED" else None
-    return BatchJob(job.name, ended=status not in _RUNNING, status=status, done=done, fault=fault, source=job)
+    late = status in {"SUCCEEDED", "PARTIALLY_SUCCEEDED"} and job.dest is None
+    return BatchJob(
+        job.name,
+        ended=status not in _RUNNING and not late,
+        status=status,
+        late=late,
+        cut=status in {"EXPIRED", "CANCELLED"},
+        done=done,
+        fault=fault,
+        source=job,
+    )
 
 
 @cache

@@ -289,10 +289,11 @@ def _line(line: BatchLine) -> dict[str, Any]:
 
 
 def _job(batch: Any) -> BatchJob:
-    """Read a batch. One that is completed without the file that its counts speak of is not ready yet."""
+    """Read a batch. One that has ended without a file that its counts speak of is late."""
     counts = batch.request_counts
     done, failed = field_of(counts, "completed") or 0, field_of(counts, "failed") or 0
-    late = batch.status == "completed" and ((done and not batch.output_file_id) or (failed and not batch.error_file_id))
+    over = batch.status not in _RUNNING
+    late = over and bool((done and not batch.output_file_id) or (failed and not batch.error_file_id))
     errors = field_of(batch.errors, "data") or []
     faults = [
         Fault(400, body={"error": {"code": one.code}}, message=one.message or one.code or "refused") for one in errors
@@ -300,8 +301,10 @@ def _job(batch: Any) -> BatchJob:
     whole = faults[0] if faults else Fault(400, message="the batch failed its validation")
     return BatchJob(
         batch.id,
-        ended=batch.status not in _RUNNING and not late,
+        ended=over and not late,
         status=batch.status,
+        late=late,
+        cut=batch.status in {"expired", "cancelled"},
         done=done + failed,
         fault=whole if batch.status == "failed" else None,
         full=any(one.code == _FULL for one in errors),
