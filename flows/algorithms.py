@@ -26,7 +26,9 @@ class Algorithm:
 
     - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
     - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
-    - `plan(config)`, which yields the calls of a run, for estimates.
+    - `plan(config)`, which yields the calls of a run, for estimates;
+    - `waves(config)`, which returns how often a run waits for calls that depend on those before, at least and at most, if
+      that is to be estimated too.
     """
 
     name: str
@@ -57,6 +59,11 @@ class Algorithm:
         from consensus_flows.tasks.batches.planning import merged
 
         return merged(import_module(self.module).plan(config))
+
+    def waves(self, config: Any) -> tuple[int, int] | None:
+        """Return how often a run waits for calls that depend on those before, at least and at most; None if nobody says."""
+        count = getattr(import_module(self.module), "waves", None)
+        return None if count is None else count(config)
 
     def block_class(self) -> Any:
         """Import the block in which a configuration is saved."""

@@ -330,6 +330,42 @@ class Journal:
         self._size += len(line)
 
 
+class OpenJob(NamedTuple):
+    """A vendor's batch that a journal waits for.
+
+    Attributes:
+        job: The batch.
+        worst_usd: Its worst case; None where a price is not known.
+    """
+
+    job: SentJob
+    worst_usd: float | None
+
+
+def open_jobs(path: Path) -> list[OpenJob]:
+    """Return the vendors' batches that a journal waits for, also while a process is at work on it."""
+    found: dict[str, OpenJob] = {}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.startswith(b'{"vendor_batch"'):
+                    continue
+                entry = _parsed(line)
+                mark = entry.get("vendor_batch", "")
+                if "lines" in entry:
+                    costs = [usd for _, _, usd in entry["lines"]]
+                    numbers = {name: entry["first"] + n for n, (name, _, _) in enumerate(entry["lines"])}
+                    job = SentJob(mark, entry["model"], entry["address"], entry["at"], numbers)
+                    found[mark] = OpenJob(job, None if None in costs else sum(costs))
+                elif "id" in entry and mark in found:
+                    found[mark].job.id = entry["id"]
+                elif "ended" in entry:
+                    found.pop(mark, None)
+    except FileNotFoundError:
+        return []
+    return list(found.values())
+
+
 def digest(row: Row) -> str:
     """Return what tells this row from another one that took its place in the input, or from what it was."""
     whole = json.dumps([row.id, row.prompt, row.columns])

@@ -24,7 +24,7 @@ from consensus_flows.tasks.calls.attempt import Delivered, read_response, receiv
 from consensus_flows.tasks.calls.budget import Reservation, Source
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.pricing import BATCH
-from consensus_flows.tasks.calls.providers import Endpoint, setting
+from consensus_flows.tasks.calls.providers import Endpoint, client_of, endpoint_of, setting
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, BatchLine, LineResult
@@ -434,3 +434,19 @@ def _any(model: str) -> Request:
 def poll_s() -> float:
     """Return the seconds between two looks at a batch."""
     return setting("BATCH_POLL_S", POLL_S)
+
+
+async def look_at(sent: SentJob) -> tuple[str, int]:
+    """Ask a vendor how a batch is, and how many lines are done; why not, where it does not say."""
+    if sent.id is None:
+        return "not confirmed", 0
+    provider, _, model = sent.model.partition("/")
+    try:
+        endpoint = await endpoint_of(provider, model)
+        api = endpoint.vendor.batch_api(endpoint.credentials)
+        if api is None or endpoint.address != sent.address:
+            return f"sent to {sent.address}", 0
+        state = await api.look(await client_of(endpoint, model), sent.id)
+    except Exception as error:  # every SDK has its own
+        return f"unknown: {redact(str(error))}"[:100], 0
+    return state.status.lower(), state.done

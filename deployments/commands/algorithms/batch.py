@@ -335,7 +335,7 @@ async def estimated(source: str, options: BatchOptions, one: Algorithm, config: 
         overwrite=options.overwrite,
     )
     inventory = await checked(work)
-    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
+    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size, one.waves(settings))
 
 
 def show_estimate(found: Estimate) -> None:
@@ -362,8 +362,18 @@ def show_estimate(found: Estimate) -> None:
             "" if found.cost_usd_expected is None else f", {_dollars(found.cost_usd_expected, found.cost_usd_expected)}"
         )
         put(f"expected: {found.calls_expected:,} calls{cost}, as on the labeled rows of the calibration")
+    if any(model.batch_api for model in found.models):
+        put(_batch_price(found))
     for text in found.assumptions:
         say(f"  assumed: {text}")
+
+
+def _batch_price(found: Estimate) -> str:
+    """Say what the vendors' batch APIs would take."""
+    waves = "" if found.waves_least is None else f", in {_range(found.waves_least, found.waves_most or 0)} waves"
+    without = [model.model for model in found.models if not model.batch_api]
+    others = f"; asked directly, without a batch API: {', '.join(without)}" if without else ""
+    return f"with --vendor-batch: {_dollars(found.batch_usd_least, found.batch_usd_most)}{waves}{others}"
 
 
 def _range(least: int, most: int) -> str:
