@@ -175,6 +175,10 @@ class RunConfig(Settings):
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
 
+    def readers(self) -> list[ModelName]:
+        """Those of them that are sent the question, and so the files that it is about."""
+        return self.models()
+
     def timeout_s(self) -> float:
         """The seconds that one request may take."""
         return self.timeout or (FLEX_TIMEOUT_S if self.service_tier == "flex" else TIMEOUT_S)

@@ -363,6 +363,10 @@ class VoteConfig(PanelConfig):
         others += self.saved_panel.models if isinstance(self.saved_panel, SavedPanel) else []
         return [*super().models(), *(parse_member(name)[0] for name in others)]
 
+    def readers(self) -> list[ModelName]:
+        """All but an extractor, which is sent an answer alone."""
+        return self.model_copy(update={"extractor": None}).models()
+
 
 def _names_of(member: Member) -> tuple[str, str, str]:
     """Return what a member may be called, the most exact name first."""

@@ -45,10 +45,9 @@ class BatchCounts:
         took = max(time.monotonic() - self._started, 1e-9)
         price = bill(None if self.unpriced else self.known_usd, self.possibly_billed, self.known_usd, self.unpriced)
         rows = self.progress
-        return (
-            f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
-            f"{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
-        )
+        # Where recorded answers are judged there are no rows to ask.
+        far = f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
+        return f"{far * (rows.wanted > 0)}{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
 
     def _call(self, response: Any) -> None:
         if not response.attempts:

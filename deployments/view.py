@@ -136,10 +136,15 @@ def summary(record: Record, ui_url: str | None) -> None:
 
 def outcome(record: Record, told: Collection[str] = ()) -> None:
     """Say on stderr how the run ended, and what was not as it should be; of the failures of members that were not told yet."""
+    say_warnings(record, told)
+    say(in_short(record))
+
+
+def say_warnings(record: Record, told: Collection[str]) -> None:
+    """Say what was not as it should be, but not that the members failed whose failures are told elsewhere."""
     for warning in dict.fromkeys(record.warnings):
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
-    say(in_short(record))
 
 
 def in_short(record: Record) -> str:

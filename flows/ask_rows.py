@@ -100,7 +100,7 @@ async def planned(
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
     """
-    asking = _asking(config, extract)
+    voting = asking(config, extract)
     panels = [Panel(name, *await load_saved(name)) for name in names]
     if (
         label is not None
@@ -108,8 +108,8 @@ async def planned(
         and (one != VOTE or _counts_otherwise(config))
     ):
         panels.insert(0, Panel(one, one, config))
-    labelled = read_questions(source, label, asking.extract, by)
-    _refuse_examples(labelled, [asking, *(panel.config for panel in panels)])
+    labelled = read_questions(source, label, voting.extract, by)
+    _refuse_examples(labelled, [voting, *(panel.config for panel in panels)])
     for panel in panels:
         calibration = panel.config.calibrated_on()
         if calibration is None or not (known := calibrated_on(calibration, labelled.questions)):
@@ -120,10 +120,10 @@ async def planned(
                 f"be too good: {', '.join(known[:SHOWN])}{', ...' * (len(known) > SHOWN)}; use other rows, or anyway"
             )
         labelled.notes.append(Note(kind="calibrated", count=len(known), ids=known[:SHOWN], members=[panel.name]))
-    return Plan(labelled, asking, tuple(panels))
+    return Plan(labelled, voting, tuple(panels))
 
 
-def _asking(config: RunConfig, extract: str | None) -> VoteConfig:
+def asking(config: RunConfig, extract: str | None) -> VoteConfig:
     """Return a vote that asks each member of a panel, and reads the answers."""
     members = config.panel() if isinstance(config, PanelConfig) else getattr(config, "members", list)()
     names = {str(member.name) for member in members}

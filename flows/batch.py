@@ -19,7 +19,9 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
+from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, with_saved_panel
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
@@ -88,6 +90,8 @@ async def batch(
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
+    attach_column: str | None = None,
+    attachments: Attachments = None,
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
     skip_bad: bool = False,
     records: str | None = None,
@@ -122,6 +126,9 @@ async def batch(
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        attach_column: The column of images, PDFs and text files that the prompt is about: a path or URL, a JSON list of
+            them, or one a line. Paths begin at the folder of the input.
+        attachments: Files that every prompt is about: paths or URLs.
         concurrency: Rows that are worked on at once.
         skip_bad: Skip rows that cannot be used.
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
@@ -173,6 +180,7 @@ async def batch(
             prompt_column=prompt_column,
             prompt_template=prompt_template,
             id_column=id_column,
+            attach_column=attach_column,
             selection=Selection(limit, sample, sample_seed),
         ),
         output=confined(dated(address, today), "output"),
@@ -184,6 +192,8 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
+        attachments=await asyncio.to_thread(attach, attachments or []),
+        attached_from=tuple(attachments or ()),
         wide=wide,
         abstain_below=abstain_below,
         review=None if review is None else confined(dated(review, today), "review"),

@@ -20,6 +20,8 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.run import attaching
+from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import (
@@ -32,7 +34,7 @@ from consensus_flows.tasks.batches.output import (
 )
 from consensus_flows.tasks.batches.results import member_key, not_started, outcome
 from consensus_flows.tasks.batches.review_file import Reviewer, check_review
-from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
+from consensus_flows.tasks.batches.rows import BadRow, Files, Fingerprint, Inventory, Row, files_of, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
 from consensus_flows.tasks.calibration import differences, figures
@@ -41,13 +43,20 @@ from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spend
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, load_sdks, models_checked
+from consensus_flows.tasks.calls.providers import (
+    Endpoint,
+    check_attachments,
+    check_models,
+    conflicts,
+    load_sdks,
+    models_checked,
+)
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.calls.waves import Waves
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.record import Record, Response
+from consensus_flows.tasks.record import PDF, Attachment, Record, Response
 from consensus_flows.tasks.reports.recorded import recorded_answers
 from consensus_flows.tasks.watch import emit, watched_by
 
@@ -77,6 +86,8 @@ class Batch:
         prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.
         records: Folder that gets the whole record of each row, a path or an fsspec address.
         reference_column: Column of recorded answers, which stand in for the first layer of a mixture of agents.
+        attachments: Files that every row is about, beside its own.
+        attached_from: Where they were read.
         wide: Whether each member has a column of the output, in place of `answers`.
         abstain_below: The least share with which an answer stands.
         review: File, or page alone, of the rows that a person should look at.
@@ -101,6 +112,8 @@ class Batch:
     prompts: tuple[str | None, str | None, str | None] = (None, None, None)
     records: str | None = None
     reference_column: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    attached_from: tuple[str | Attachment, ...] = ()
     wide: bool = False
     abstain_below: float | None = None
     review: str | None = None
@@ -139,6 +152,10 @@ class Batch:
         place = place_of(self.output, "output")
         return place.path if place.local else place.address
 
+    def files(self, inventory: Inventory) -> Files:
+        """Return the files of all rows together, those of every row among them."""
+        return inventory.files.and_also(files_of(*self.attachments), times=inventory.rows)
+
     def reviewer(self) -> Reviewer:
         """Return what rows go through on their way to the output."""
         return Reviewer(self.whole_output(), self.review, self.abstain_below, self.review_below, self.source.prompt_of)
@@ -153,6 +170,8 @@ class Batch:
             "part": list(self.part),
             "records": self.records,
             "reference": self.reference_column,
+            "attach": self.source.attach_column,
+            "attachments": [one.model_dump(mode="json") for one in self.attachments] or None,
         }
 
 
@@ -219,6 +238,11 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
+    if inventory.files.problems and not batch.skip_bad:
+        shown = "\n".join(f"  {problem}" for problem in inventory.files.problems[:SHOWN])
+        raise ConfigurationError(
+            f"{len(inventory.files.problems)} files cannot be attached:\n{shown}", field="attach_column"
+        )
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
     endpoints = await check_models(batch.config.models(), batch.config.embedding())
@@ -229,9 +253,18 @@ async def checked(batch: Batch) -> Inventory:
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
     await load_sdks(endpoints.values())
+    if batch.attachments or any(inventory.files[:2]):
+        kinds = [*batch.attachments, *_examples(inventory.files)]
+        await check_attachments({name: endpoints[name] for name in batch.config.readers()}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+def _examples(files: Files) -> list[Attachment]:
+    """Return a file of each kind that there is, to ask whether models take it."""
+    kinds = [("an image", "image/png", files.images), ("a PDF", PDF, files.pages)]
+    return [Attachment(name=name, type=kind, sha256="0" * 64, size=0) for name, kind, number in kinds if number]
 
 
 async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
@@ -470,10 +503,12 @@ class _Run:
 
     async def _do(self, row: Row) -> Record:
         """Run one row; whatever ends it is written into its record, and the other rows go on."""
-        given = {}
+        given: dict[str, Any] = {}
         try:
             if self._batch.reference_column is not None:
                 given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
+            if files := await asyncio.to_thread(self._files, row):
+                given["conversation"] = tuple(attaching(files))
             with self._waves.row() if self._waves is not None else nullcontext():
                 record = await self._function(row.prompt, self._config, Labelled(self._call, row.id), **given)
         except OutputError:
@@ -482,6 +517,23 @@ class _Run:
             message = error.message if isinstance(error, ConsensusError) else f"{type(error).__name__}: {error}"
             record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
+
+    def _files(self, row: Row) -> list[Attachment]:
+        """Read the files of a row; where an earlier run of this batch has read them, these very ones are sent again.
+
+        Raises:
+            ConfigurationError: If one cannot be read or sent.
+        """
+        source = self._batch.source
+        found = list(self._batch.attachments)
+        for name in source.files_of(row.columns) if source.attach_column else ():
+            kept = self._journal.kept.get(name)
+            if kept is None:
+                kept = attached(name, "attach_column", folder=source.folder)
+                self._journal.keep(name, kept)
+            found.append(kept)
+        check_size(sum(one.size for one in found), "attach_column")
+        return found
 
     def _watch(self, row: Row, record: Record) -> None:
         """Stop when row after row fails, and let the next run do those again."""

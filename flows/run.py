@@ -1,5 +1,6 @@
 """One question under way: what every algorithm shares, from its configuration to its record."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,16 +15,17 @@ from pydantic_core import CoreSchema, core_schema
 from consensus_flows.blocks.member import Member, ModelName, named
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.attestation.attesting import attest, check_launcher
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
-from consensus_flows.tasks.calls.providers import check_models, conflicts, load_sdks
+from consensus_flows.tasks.calls.providers import check_attachments, check_models, conflicts, load_sdks
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record, Response, Synthesis
+from consensus_flows.tasks.record import Attachment, CallError, Iteration, NoAnswerError, Record, Response, Synthesis
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.reports.verdict import concluded, of_run
@@ -254,10 +256,13 @@ async def begin(
         raise ConfigurationError("prompt is empty: write a question")
     if config.attestation.attest:
         check_launcher()
+    system, turns = apart(config.system, conversation)
     endpoints = await check_models(config.models(), config.embedding())
     await load_sdks(endpoints.values())
+    files = [one for message in turns for one in message.attachments]
+    await check_attachments({name: endpoints[name] for name in config.readers()}, files)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
-    system, turns = apart(config.system, conversation)
+    record.attachments = list(turns[-1].attachments) if turns and turns[-1].only_attaches else []
     run = Run(
         prompt,
         config,
@@ -283,6 +288,19 @@ async def begin(
     await emit("ended", record)
 
 
+Attachments = list[str | Attachment] | None
+"""A flow's parameter: paths or URLs of files that the question is about."""
+
+
+def attaching(sources: Sequence[str | Attachment] | None = None) -> list[Message]:
+    """Return the turn that gives files to the question after it, which so reaches all who see the conversation: members and judges.
+
+    Raises:
+        ConfigurationError: If a file cannot be read or sent.
+    """
+    return [Message(role="user", content="", attachments=attach(sources))] if sources else []
+
+
 @concluded(of_run)
 async def run_as_flow(
     run: Callable[..., Awaitable[Record]],
@@ -292,6 +310,7 @@ async def run_as_flow(
     config: Config | str | None,
     *,
     conversation: Sequence[Message] | None = None,
+    attachments: Attachments = None,
     in_conversation: bool = True,
     **options: Any,
 ) -> Record:
@@ -304,6 +323,7 @@ async def run_as_flow(
         prompt: The question.
         config: The settings, or the name of a saved configuration; None for the one called `default`.
         conversation: Earlier turns.
+        attachments: Files that the question is about.
         in_conversation: Whether the run is a turn of a conversation.
         options: Further arguments of the algorithm.
 
@@ -311,8 +331,9 @@ async def run_as_flow(
         NoAnswerError: If no answer came of it; it holds the record.
     """
     settings: Config = await resolve_config(block, config)
-    async with record_runs(report(settings), conversation=conversation, in_conversation=in_conversation):
-        record = await run(prompt, settings, conversation=tuple(conversation or ()), **options)
+    turns = (*(conversation or ()), *await asyncio.to_thread(attaching, attachments))
+    async with record_runs(report(settings), conversation=turns, in_conversation=in_conversation):
+        record = await run(prompt, settings, conversation=turns, **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)
     return record

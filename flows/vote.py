@@ -16,7 +16,7 @@ from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
@@ -177,7 +177,7 @@ class _Ballot:
         self._run, self._config, self._iteration = run, run.config, iteration
         self._extraction = parse_extraction(self._config.extract)
         self._extractor = None if self._config.extractor is None else parse_member(self._config.extractor)[0]
-        self._same = SameAnswers(judge_request(run), self._extractor, run.record, iteration, run.call)
+        self._same = SameAnswers(judge_request(run).without_files(), self._extractor, run.record, iteration, run.call)
         self._asked: list[Member] = []
         self._extracted: list[Extracted] = []
         self._readings: list[Reading | None] = []
@@ -205,7 +205,8 @@ class _Ballot:
         """Return what is to be read of each response."""
         if self._extractor is None:
             return [Extracted(response.text if response.answered else None) for response in responses]
-        extracted, calls = await extract_by_model(responses, judge_request(self._run), self._extractor, self._run.call)
+        asked = judge_request(self._run).without_files()
+        extracted, calls = await extract_by_model(responses, asked, self._extractor, self._run.call)
         self._iteration.judgements += calls
         return extracted
 
@@ -366,7 +367,10 @@ def report(_config: VoteConfig | None = None) -> Report:
 
 @flow(name="vote", **FLOW)
 async def vote(
-    prompt: str, config: ConfigOrName[VoteConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[VoteConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 
@@ -375,8 +379,9 @@ async def vote(
         config: Who votes, and how it is counted; or the name of a saved configuration (a Vote block). Empty: the one
             called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation)
+    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation, attachments=attachments)
 
 
 def plan(config: VoteConfig) -> Iterator[Planned]:

@@ -14,6 +14,7 @@ from consensus_flows.tasks.plain_text import plural
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 
+PDF = "application/pdf"
 _BULLET = re.compile(r"[ \t]*(?:[-*•][ \t]+|(?=\[?\^?\d{1,3}(?:\]|[.)][ \t])))")
 _MARK = re.compile(r"\[?\^?\d{1,3}(?:\]:?|[.)](?=\s))\s*")
 _NONE = re.compile(r"\W*(?:none|n/a|no sources?)\W*\Z", re.IGNORECASE)
@@ -35,6 +36,32 @@ class Usage(BaseModel):
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class Attachment(BaseModel):
+    """A file that a question is about. Its bytes are kept by their digest; see `consensus_flows.tasks.attachments`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """What the file is called."""
+    type: str
+    """Its media type, for example image/png."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """The SHA-256 of its bytes."""
+    size: int = Field(ge=0)
+    """Its bytes."""
+    pages: int | None = None
+    """The pages of a PDF."""
+
+    @property
+    def kind(self) -> Literal["image", "pdf", "text"]:
+        """How it is sent: an image or a PDF in the vendor's own form, everything else as text in the prompt."""
+        return "image" if self.type.startswith("image/") else "pdf" if self.type == PDF else "text"
+
+    def __str__(self) -> str:
+        pages = "" if self.pages is None else f", {plural(self.pages, 'page')}"
+        return f"{self.name} ({self.type}, {self.size:,} bytes{pages}, sha256 {self.sha256[:12]})"
 
 
 class RunWarning(BaseModel):
@@ -477,6 +504,8 @@ class Record(BaseModel):
     run_id: str | None = None
     """The id of this run in the history, where its flow run makes many: a row of a batch. Else it is that of the flow run."""
     prompt: str
+    attachments: list[Attachment] = Field(default_factory=list, exclude_if=lambda found: not found)
+    """The files that the prompt is about."""
     answer: str | None = None
     """The answer of the panel; None if there is none."""
     status: Status = "finished"

@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 
 from consensus_flows.deployments.commands.history import from_history
 from consensus_flows.deployments.server import connect
-from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
+from consensus_flows.deployments.tables import clock, figure, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.frames import output_rows
@@ -35,7 +35,7 @@ def list_them(
 ) -> Exit:
     """List batches, newest first: state, rows, cost and output file. The state `killed` means: run the same command to resume.
 
-    In a pipe, one tab-separated line per batch: start, state, finished/all rows, rows to review, US dollars, output, id.
+    In a pipe, one tab-separated line per batch: start (UTC), state, finished/all rows, rows to review, US dollars, output, id.
 
     Args:
         limit: Maximum number of batches.
@@ -51,7 +51,7 @@ def list_them(
         ["started", "state", "rows", "review", "USD", "output", "id"],
         [
             [
-                local_time(batch["started_at"])[:16],
+                clock(batch["started_at"], "%Y-%m-%d %H:%M"),
                 state_of(batch),
                 progress_of(batch["record"]),
                 str(batch["record"].get("to_review", "-")),
@@ -101,7 +101,7 @@ def show(
     facts = {
         "batch": batch["id"],
         "flow": summary.get("algorithm", ""),
-        "started": local_time(batch["started_at"]),
+        "started": clock(batch["started_at"]),
         "state": state_of(batch),
         "rows": f"{progress_of(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
         f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained, {summary.get('unsure', 0)} unsure",

@@ -163,8 +163,9 @@ class Runs:
         known = self._known.get(key)
         if known is not None and (retried or not known.done):
             return known
-        continued = after or (self._conversations.get(_digest([], before)) if before else None)
-        conversation = Conversation() if continued is None else Conversation(continued.id, continued.parent, before)
+        earlier = before[:-1] if before and before[-1].only_attaches else before  # the files are this question's
+        continued = after or (self._conversations.get(_digest([], earlier)) if earlier else None)
+        conversation = Conversation() if continued is None else Conversation(continued.id, continued.parent, earlier)
         run = self._known[key] = GatewayRun(panel, question.content, before, conversation, pieces=pieces)
         self._working.add(run.task)
         run.task.add_done_callback(self._working.discard)
@@ -202,5 +203,5 @@ class Runs:
 
 
 def _digest(beside: list[Any], messages: Sequence[Message]) -> str:
-    document = [*beside, *([message.role, message.content] for message in messages)]
+    document = [*beside, *(message.model_dump(mode="json") for message in messages)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

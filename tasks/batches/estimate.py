@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planning import Planned
+from consensus_flows.tasks.batches.rows import Files
 from consensus_flows.tasks.calls.pricing import BATCH, price, priced
 from consensus_flows.tasks.calls.providers import Endpoint, check_models, is_self_hosted
 from consensus_flows.tasks.history.reading import Lengths
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -74,8 +76,13 @@ class Estimate(BaseModel):
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(
-    config: RunConfig, plans: list[Planned], rows: int, size: int, waves: tuple[int, int] | None = None
+async def estimate(  # noqa: PLR0917  # named where more than the first four are given
+    config: RunConfig,
+    plans: list[Planned],
+    rows: int,
+    size: int,
+    files: Files = Files(),  # noqa: B008 - it cannot be changed
+    waves: tuple[int, int] | None = None,
 ) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
@@ -84,6 +91,7 @@ async def estimate(
         plans: The calls of one run.
         rows: How many rows there are.
         size: Of all their prompts together, in bytes of UTF-8.
+        files: What they are about.
         waves: How often a run waits for calls that depend on those before, at least and at most.
 
     Raises:
@@ -93,7 +101,7 @@ async def estimate(
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]
     answer = _mean([(plan, tokens) for plan, tokens in zip(plans, outputs, strict=True) if plan.role == "member"])
-    question = size / rows if rows else 0.0
+    question = (size + files.size) / rows if rows else 0.0
     models: dict[ModelName, ModelEstimate] = {}
     for plan, output in zip(plans, outputs, strict=True):
         endpoint = endpoints[plan.model]
@@ -102,8 +110,10 @@ async def estimate(
         one.batch_api = endpoint.vendor.batch_api(endpoint.credentials) is not None
         if plan.task not in one.tasks:
             one.tasks.append(plan.task)
+        vendor = endpoint.vendor
+        shown = (files.images * vendor.image_tokens + files.pages * vendor.page_tokens) / rows if rows else 0.0
         with priced(config.price_table()):
-            await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
+            await _add(one, plan, endpoint, rows=rows, question=question, shown=shown, output=output, answer=answer)
     found = list(models.values())
     measured = config.calibrated_on()
     return Estimate(
@@ -122,7 +132,7 @@ async def estimate(
         waves_least=waves and waves[0],
         waves_most=waves and waves[1],
         models=found,
-        assumptions=_assumptions(config, found, plans, lengths, known),
+        assumptions=[*_assumptions(config, found, plans, lengths, known), *_of_files(files)],
     )
 
 
@@ -133,6 +143,7 @@ async def _add(
     *,
     rows: int,
     question: float,
+    shown: float,
     output: float,
     answer: float,
 ) -> None:
@@ -144,6 +155,7 @@ async def _add(
         endpoint: Where they go.
         rows: How many rows there are.
         question: Bytes of a prompt, on the average.
+        shown: Tokens of its images and PDFs.
         output: Tokens of what the model writes in one call.
         answer: Tokens of a member's answer, which others read.
     """
@@ -152,7 +164,7 @@ async def _add(
             continue
         # Per call, because some vendors ask a higher price of a long input.
         own = question * plan.asks + plan.characters
-        entry = own / BYTES_PER_TOKEN + read / calls * answer
+        entry = own / BYTES_PER_TOKEN + shown * plan.asks + read / calls * answer
         usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
         batched = BATCH if one.batch_api and plan.role != "embedding" else one.service_tier
         for name, tier in (("cost_usd", one.service_tier), ("batch_usd", batched)):
@@ -200,6 +212,15 @@ def _lengths() -> tuple[Lengths, str]:
             return history.read(mean_output_tokens), ""
     except HistoryError as error:
         return {}, error.message
+
+
+def _of_files(files: Files) -> list[str]:
+    said = []
+    if files.images or files.pages:
+        said.append("images and pages of PDFs have the most tokens that their vendors count")
+    if files.remote:
+        said.append(f"{plural(files.remote, 'file')} of other machines: not counted")
+    return said
 
 
 def _assumptions(

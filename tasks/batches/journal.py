@@ -20,6 +20,7 @@ from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.calls.jobs import SentJob
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.record import Attachment
 
 FORMAT = 1
 """Version of what a line means."""
@@ -59,6 +60,8 @@ class Journal:
         """The vendors' batches that have not ended, by their marks."""
         self.error: OutputError | None = None
         """Why a line could not be written: what enters calls and requests takes no notice of that."""
+        self.kept: dict[str, Attachment] = {}
+        """The files that rows which have begun are about, as they were when they were read first."""
         self._rows: dict[int, _Place] = {}
         self._file = self._opened()
         try:
@@ -87,6 +90,15 @@ class Journal:
         place = _Place(digest(row), self._size)
         self._write({"row": row.number, "digest": place.digest, "result": result, "own": row.columns})
         self._rows[row.number] = place
+
+    def keep(self, source: str, attachment: Attachment) -> None:
+        """Enter a file of rows, so that a run which resumes sends the same.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        self._write({"attached": source, "file": attachment.model_dump(mode="json")})
+        self.kept[source] = attachment
 
     def forget(self, number: int) -> None:
         """Let the next run do a row again."""
@@ -309,6 +321,8 @@ class Journal:
             self.totals.add_settled(entry)
         elif "vendor_batch" in entry:
             self._add_job(entry)
+        elif isinstance(entry.get("attached"), str):
+            self.kept[entry["attached"]] = Attachment.model_validate(entry["file"])
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
         elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):

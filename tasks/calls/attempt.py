@@ -10,16 +10,19 @@ from typing import Any
 
 from prefect.logging import get_logger
 
+from consensus_flows.tasks.attachments import text_of
 from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pacing import pace_of
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
-from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.plain_text import code_fence
+from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
 
@@ -109,14 +112,14 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         _loaded.add(vendor.name)
     came, left_out = delivered.get(), tuple[str, ...]()
     if came is not None:
-        sent, repairs = came.sent, came.repairs
+        request, sent, repairs = sent_as(request, None), came.sent, came.repairs
         if log is not None:
             log.attempts.append(attempt_of(sent))
     else:
         tier = endpoint.tier(request.service_tier, request.kind)
         if tier != request.service_tier:
             left_out = (f"{request.name} has no {request.service_tier} tier: not asked for",)
-        request = request.model_copy(update={"service_tier": tier})
+        request = sent_as(request, tier)
         sent, repairs = await _repaired(request, endpoint)
     verdict, detail = _judge(request, endpoint, sent.reply)
     detail = redact(detail, endpoint.secrets)  # at once: a traceback with variables would show it
@@ -181,6 +184,23 @@ def remember(endpoint: Endpoint, model: str, repairs: Repairs) -> None:
 def attempt_of(sent: Sent) -> Attempt:
     """Return the entry of a request in the log of its call."""
     return Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry)
+
+
+def sent_as(request: Request, service_tier: str | None) -> Request:
+    """Return a request as vendors are sent it: in a tier that the vendor has, and with its text files in its texts."""
+    return request.model_copy(
+        update={"service_tier": service_tier, "messages": tuple(map(_with_texts, request.messages))}
+    )
+
+
+def _with_texts(message: Message) -> Message:
+    """Return a turn with its text files in its text: every vendor is sent those alike."""
+    if not message.attachments:
+        return message
+    found = [(one.name, text_of(one)) for one in message.attachments if one.kind == "text"]
+    shown = [fill("attachment", file=name, fence=code_fence(text), text=text) for name, text in found]
+    others = tuple(one for one in message.attachments if one.kind != "text")
+    return message.model_copy(update={"content": "\n\n".join((*shown, message.content)), "attachments": others})
 
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:

@@ -51,7 +51,8 @@ def worst_case(request: Request, endpoint: Endpoint) -> Usage:
     if request.response_schema is not None:
         texts.append(json.dumps(request.response_schema))
     return Usage(
-        input_tokens=sum(most_tokens(text) + MESSAGE_TOKENS for text in texts),
+        input_tokens=sum(most_tokens(text) + MESSAGE_TOKENS for text in texts)
+        + sum(endpoint.vendor.attachment_tokens(one) + MESSAGE_TOKENS for one in request.attachments),
         output_tokens=request.sampling.max_output_tokens or endpoint.vendor.sent_limit or ASSUMED_OUTPUT_TOKENS,
     )
 

@@ -24,7 +24,7 @@ from prefect.results import ResultStore, get_result_store
 from prefect.utilities.annotations import quote
 
 from consensus_flows.tasks.calls.ask import ask_task
-from consensus_flows.tasks.calls.attempt import REPAIRS, Attempt, Delivered, call_log
+from consensus_flows.tasks.calls.attempt import REPAIRS, Attempt, Delivered, call_log, sent_as
 from consensus_flows.tasks.calls.breaker import check_breaker
 from consensus_flows.tasks.calls.budget import (
     OVERRUNS,
@@ -298,7 +298,7 @@ class Waves:
             self._waiting.pop(id, None)
 
     def _made(self, request: Request, endpoint: Endpoint, id: str, reservation: Reservation) -> Line:
-        request = request.model_copy(update={"service_tier": None})
+        request = sent_as(request, None)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         return _built(Line(id, request, endpoint, reservation, {}, Repairs(), future))
 

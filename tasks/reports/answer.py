@@ -13,6 +13,8 @@ EXCERPT = 80
 def answer_page(record: Record) -> str:
     """Describe what came of a run for a person."""
     parts = ["## Question", prose(record.prompt)]
+    if record.attachments:
+        parts.append("\n".join(f"- `{cell(str(one))}`" for one in record.attachments))
     if record.answer is None:
         parts += ["## No answer", prose(record.error or "no member gave an answer")]
     else:

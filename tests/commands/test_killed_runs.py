@@ -59,7 +59,8 @@ def test_only_a_run_whose_command_is_gone_is_ended(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("results")
 def test_a_mistake_at_the_command_line_leaves_no_failed_run():
     last = LastWord(PREFECT_API_URL.value(), "recorded", lambda _: Exit.ANSWER)
-    mistaken = consortium.with_options(name="mistaken")
+    failed = []
+    mistaken = consortium.with_options(name="mistaken", on_failure=[lambda *given: failed.append(given)])
 
     async def ask() -> None:
         with watched_by(last):
@@ -71,6 +72,7 @@ def test_a_mistake_at_the_command_line_leaves_no_failed_run():
         wanted = FlowFilter.model_validate({"name": {"any_": ["mistaken"]}})
         assert client.read_flows(flow_filter=wanted), "there was a run"
         assert client.read_flow_runs(flow_filter=wanted) == []
+    assert failed == [], "an alarm would have been raised for a typo"
 
 
 @pytest.mark.parametrize("output", ["/folder/answers.jsonl", "memory://bucket/answers.jsonl"])

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,6 @@ from rich.text import Text
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
-from consensus_flows.deployments.commands.history import seconds_of
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
@@ -27,6 +27,7 @@ from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
@@ -61,6 +62,12 @@ class BatchOptions:
     """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
+    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
+    attach: Annotated[
+        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
+    ] = None
+    """File or URL that every prompt is about. May be repeated."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -103,7 +110,7 @@ class BatchOptions:
     """Send the calls through the vendors' batch APIs (OpenAI, Anthropic, Google): half the price, within a day."""
     by: Annotated[str | None, Parameter(group=OUTPUT, metavar="HH:MM")] = None
     """Time of day until when to wait for the vendors' batches; then cancel them, and ask for the rest at once."""
-    within: Annotated[str | None, Parameter(group=OUTPUT, metavar="DURATION")] = None
+    within: Annotated[timedelta | None, Parameter(group=OUTPUT, metavar="DURATION")] = None
     """The same as a time from now, for example 4h or 90m."""
     wait: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Wait for the vendors' batches; --no-wait submits what can be submitted, and the same command later collects."""
@@ -112,11 +119,18 @@ class BatchOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return these as parameters of the batch flow."""
-        own = {"output", "name", "input_format", "dry_run", "json", "within"}
-        seconds = None if self.within is None else seconds_of(self.within, "--within")
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own} | {
-            "within": seconds
+        own = {"output", "name", "input_format", "dry_run", "json", "attach"}
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        return found | {
+            "attachments": self.attachments() or None,
+            "within": None if self.within is None else self.within.total_seconds(),
         }
+
+    def attachments(self) -> list[str]:
+        """Return where the files of every prompt are, as it holds for workers too."""
+        return [
+            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
+        ]
 
 
 def command(flow: str | None) -> Callable[..., Exit]:
@@ -323,19 +337,23 @@ async def estimated(source: str, options: BatchOptions, one: Algorithm, config: 
             prompt_column=options.prompt_column,
             prompt_template=options.prompt_template,
             id_column=options.id_column,
+            attach_column=options.attach_column,
             selection=Selection(options.limit, options.sample, options.sample_seed),
         ),
         dated(options.output),
         one.name,
         settings,
         skip_bad=options.skip_bad,
+        attachments=await asyncio.to_thread(attach, options.attachments(), "--attach"),
         review=options.review,
         review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
     inventory = await checked(work)
-    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size, one.waves(settings))
+    return await estimate(
+        settings, one.plan(settings), inventory.rows, inventory.size, work.files(inventory), one.waves(settings)
+    )
 
 
 def show_estimate(found: Estimate) -> None:

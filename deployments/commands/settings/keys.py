@@ -155,7 +155,10 @@ def token(
 
 @app.command(name="list")
 def list_keys() -> Exit:
-    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment."""
+    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment.
+
+    In a pipe, one tab-separated line per key, in this order.
+    """
     connect()
     rows = []
     for name, slug, data in asyncio.run(saved()):

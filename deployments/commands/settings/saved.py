@@ -129,6 +129,8 @@ def _find(name: str) -> Saved:
 def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """List the saved configurations.
 
+    In a pipe, one tab-separated line per configuration: name, flow, settings.
+
     Args:
         json: Print JSON.
     """

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import AnthropicCredentials, ModelCredentials
+from consensus_flows.tasks.attachments import base64_of
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, BatchLine, LineResult
@@ -22,7 +23,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     total,
     usage_of,
 )
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -100,6 +101,9 @@ class Anthropic(Vendor):
         "service_tier": None,
     }
     schema_parameters = Vendor.schema_parameters | {"output_config"}
+    attachment_kinds = frozenset({"image", "pdf"})
+    image_tokens = 4_784
+    page_tokens = 3_000 + image_tokens
     sent_limit = 8192
     """The API wants a limit. Above about 21,000 the SDK refuses to wait without streaming."""
 
@@ -111,7 +115,7 @@ class Anthropic(Vendor):
         """Build the arguments of `messages.create`."""
         from anthropic import transform_schema
 
-        system, turns = system_and_turns(request)
+        system, turns = system_and_turns(request, _form)
         settings = self.settings(request, repairs)
         effort = settings.pop("effort", None)
         output: dict[str, Any] = {"effort": effort} if effort not in {None, "none", "minimal"} else {}
@@ -198,6 +202,14 @@ class Anthropic(Vendor):
         finish = _FINISH.get(response.stop_reason or "", "other")
         return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")
 
+    async def sees(self, client: Any, model: str, timeout: float) -> frozenset[str] | None:
+        """Ask what the model can do."""
+        able = (await client.models.retrieve(model, timeout=timeout)).capabilities
+        if able is None:
+            return None
+        said = {"image": field_of(able, "image_input", "supported"), "pdf": field_of(able, "pdf_input", "supported")}
+        return frozenset(kind for kind, supported in said.items() if supported is not False)
+
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models; a page holds a thousand."""
         return [model.id async for model in client.models.list(limit=1000, timeout=timeout)]
@@ -233,6 +245,12 @@ def _line_result(one: Any) -> LineResult:
         said = field_of(result.error, "error")
         return LineResult(one.custom_id, fault=_fault_in_body(said.to_dict() if said is not None else {}))
     return LineResult(one.custom_id)
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as a content block."""
+    source = {"type": "base64", "media_type": attachment.type, "data": base64_of(attachment)}
+    return {"type": "image" if attachment.kind == "image" else "document", "source": source}
 
 
 def _fault_in_body(error: Mapping[str, Any]) -> Fault:

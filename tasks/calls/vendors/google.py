@@ -1,6 +1,7 @@
 """Google: the Gemini API."""
 
 import logging
+from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -8,6 +9,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import GoogleCredentials, ModelCredentials
+from consensus_flows.tasks.attachments import base64_of
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
@@ -28,7 +30,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     usage_of,
 )
 from consensus_flows.tasks.readers import packed
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -116,6 +118,7 @@ class Google(Vendor):
         )
     }
     kinds = frozenset({"chat", "embedding"})
+    attachment_kinds = frozenset({"image", "pdf"})
     parameters: ClassVar[Mapping[str, str | None]] = {"stop": "stop_sequences"}
     aliases: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("thinking_level", "thinking_budget", "thinking_config"), "reasoning_effort"
@@ -160,7 +163,7 @@ class Google(Vendor):
             if request.model.removeprefix("models/").startswith(_WITH_TASK):
                 arguments["task_type"] = "SEMANTIC_SIMILARITY"
             return arguments
-        system, turns = system_and_turns(request)
+        system, turns = system_and_turns(request, _form)
         settings = self.settings(request, repairs)
         if request.response_schema is not None:
             if repairs.schema_mode < 2:
@@ -246,7 +249,7 @@ def _fields() -> frozenset[str]:
 
 def _arguments(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the SDK's method, its config made of the plain fields."""
-    from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions, Part
+    from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions
 
     fields = dict(body)
     model, extra, effort = fields.pop("model"), fields.pop("extra_body", None), fields.pop("reasoning_effort", None)
@@ -255,12 +258,30 @@ def _arguments(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         text = fields.pop("contents")
         return {"model": model, "contents": text, "config": EmbedContentConfig(**fields, http_options=options)}
     contents = [
-        Content(role="model" if turn["role"] == "assistant" else "user", parts=[Part(text=turn["content"])])
+        Content(role="model" if turn["role"] == "assistant" else "user", parts=_parts(turn["content"]))
         for turn in fields.pop("messages")
     ]
     thinking = _thinking(effort) if effort else None
     config = GenerateContentConfig(**fields, http_options=options, thinking_config=thinking)
     return {"model": model, "contents": contents, "config": config}
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as plain fields."""
+    return {"mime_type": attachment.type, "data": base64_of(attachment)}
+
+
+def _parts(content: str | list[dict[str, Any]]) -> list[Any]:
+    """Return the parts of a turn."""
+    from google.genai.types import Part
+
+    listed = [{"text": content}] if isinstance(content, str) else content
+    return [
+        Part(text=one["text"])
+        if "text" in one
+        else Part.from_bytes(data=b64decode(one["data"]), mime_type=one["mime_type"])
+        for one in listed
+    ]
 
 
 def _text(candidate: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
+from consensus_flows.tasks.attachments import data_url
 from consensus_flows.tasks.calls.failures import Fault, refusal_of
 from consensus_flows.tasks.calls.request import FinishReason, Request
 from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, BatchLine, LineResult
@@ -23,10 +24,11 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     field_of,
     malformed,
     schema_instruction,
+    turn,
     usage_of,
 )
 from consensus_flows.tasks.readers import packed
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -148,6 +150,7 @@ class OpenAI(Vendor):
         "vllm": _self_hosted("vllm", 8000),
     }
     kinds = frozenset({"chat", "embedding", "completion"})
+    attachment_kinds = frozenset({"image", "pdf"})
     parameters: ClassVar[Mapping[str, str | None]] = {"max_output_tokens": "max_tokens"}
     alternatives: ClassVar[Mapping[str, str]] = {"max_tokens": "max_completion_tokens"}
     # OpenRouter and other gateways pass on what the vendors behind them say.
@@ -200,7 +203,7 @@ class OpenAI(Vendor):
             prompt = "\n\n".join(message.content for message in request.messages)
             settings = {name: value for name, value in settings.items() if name not in _NOT_OF_COMPLETIONS}
             return {"model": request.model, "prompt": prompt, "extra_body": settings | request.sampling.extra}
-        messages = [message.model_dump() for message in request.messages]
+        messages = [turn(message, _form) for message in request.messages]
         if request.response_schema is not None:
             if repairs.schema_mode == 0:
                 schema = {"name": "answer", "schema": self.schema(request), "strict": True}
@@ -273,6 +276,18 @@ class OpenAI(Vendor):
             reply = _read_chat(response)
         reported = field_of(response, "usage", "cost")
         return replace(reply, doubts=("cost",)) if reported is not None and reply.cost_usd is None else reply
+
+    async def sees(self, client: Any, model: str, timeout: float) -> frozenset[str] | None:
+        """Ask OpenRouter and Mistral, whose lists of models say it; OpenRouter reads a PDF for every model."""
+        if urlsplit(str(client.base_url)).hostname == "api.openai.com":
+            return None
+        listed = [one async for one in client.models.list(timeout=timeout) if one.id == model]
+        said = (listed[0].model_extra or {}) if listed else {}
+        inputs = (said.get("architecture") or {}).get("input_modalities")
+        vision = (said.get("capabilities") or {}).get("vision")
+        if not isinstance(inputs, list) and not isinstance(vision, bool):
+            return None
+        return frozenset({"pdf", *(["image"] if vision is True or "image" in (inputs or ()) else [])})
 
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
@@ -436,6 +451,13 @@ def _usage(response: Any) -> tuple[Usage | None, float | None]:
     details = field_of(usage, "cost_details")
     upstream = charged((details.get("upstream_inference_cost") if isinstance(details, Mapping) else None) or 0.0)
     return counted, None if upstream is None else cost + upstream
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as a part of a message."""
+    if attachment.kind == "image":
+        return {"type": "image_url", "image_url": {"url": data_url(attachment)}}
+    return {"type": "file", "file": {"filename": attachment.name, "file_data": data_url(attachment)}}
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
