@@ -133,6 +133,21 @@ class Reservation:
         for tracker in self.budget.chain():
             tracker.open(self.tokens, self.dollars)
 
+    def take_if_covered(self) -> bool:
+        """Reserve it if the budget covers it now; False if it may later, when what is under way is settled.
+
+        Raises:
+            BudgetError: If it never will.
+        """
+        self.add_overrun()
+        refusal = self.budget.refusal_for(self)
+        if refusal is not None:
+            raise BudgetError(refusal.message)
+        if any(tracker.is_short(self.tokens, self.dollars) for tracker in self.budget.chain()):
+            return False
+        self.take()
+        return True
+
     def mark_sent(self, entry: int | None = None) -> None:
         """Enter in the log, if there is one, that the request is sent now.
 
@@ -360,18 +375,13 @@ class BudgetTracker:
         found.tokens, found.cost_usd = tokens, cost_usd  # what was entered, whatever is known since
         return found
 
-    async def reserve(self, request: Request, endpoint: Endpoint, service_tier: str | None = None) -> Reservation:
+    async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
         """Reserve the worst case of `request`, after those that have waited longer for the same budget.
-
-        Args:
-            request: The call.
-            endpoint: Where it goes.
-            service_tier: The tier of whose price it is.
 
         Raises:
             BudgetError: If the budget would not cover it even with no other call under way, or its seconds are used up.
         """
-        wanted = await self._wanted(request, endpoint, service_tier)
+        wanted = await self.wanted(request, endpoint)
         turn = self.queue.enter(wanted)
         try:
             async with asyncio.timeout(self.seconds_left()):
@@ -393,7 +403,14 @@ class BudgetTracker:
                 return refusal
         return None
 
-    async def _wanted(self, request: Request, endpoint: Endpoint, service_tier: str | None) -> Reservation:
+    async def wanted(self, request: Request, endpoint: Endpoint, service_tier: str | None = None) -> Reservation:
+        """Return the worst case of a call, not reserved yet.
+
+        Args:
+            request: The call.
+            endpoint: Where it goes.
+            service_tier: The tier of whose price it is.
+        """
         worst = worst_case(request, endpoint)
         in_dollars = any(tracker.limits.max_cost_usd is not None for tracker in self.chain())
         cost: float | None = None
@@ -525,15 +542,11 @@ async def reserve(request: Request, endpoint: Endpoint, ready: Callable[[bool], 
     return reservation
 
 
-async def reserve_line(request: Request, endpoint: Endpoint) -> Reservation:
-    """Reserve the worst case of a call that is to go out as a line of a vendor's batch, at the price of that.
-
-    Raises:
-        BudgetError: If the budget does not cover it.
-    """
+async def line_of(request: Request, endpoint: Endpoint) -> Reservation:
+    """Return what a call needs that is to go out as a line of a vendor's batch, at the price of that; not reserved yet."""
     tracker = _current.get()
     assert tracker is not None  # a batch has one
-    return await tracker.reserve(request, endpoint, BATCH)
+    return await tracker.wanted(request, endpoint, BATCH)
 
 
 @contextmanager

@@ -150,7 +150,8 @@ class Caller:
                 raise
             except ConsensusError as error:  # it was not sent: the budget, the breaker, or no key
                 return Failed(data=error)
-            if not (isinstance(state.data, ModelError) and is_retried(state.data, tried)):
+            error = await state.aresult(raise_on_failure=False)
+            if not (isinstance(error, ModelError) and is_retried(error, tried)):
                 break
         return state
 

@@ -31,7 +31,7 @@ from consensus_flows.tasks.calls.budget import (
     BudgetTracker,
     Reservation,
     Source,
-    reserve_line,
+    line_of,
     until_deadline,
 )
 from consensus_flows.tasks.calls.jobs import Job, JobLog, Line, NotAnswered, Outcome, SentJob, poll_s
@@ -39,7 +39,7 @@ from consensus_flows.tasks.calls.providers import Endpoint, endpoint_of
 from consensus_flows.tasks.calls.request import Request, request_key
 from consensus_flows.tasks.calls.storage import path_of
 from consensus_flows.tasks.calls.vendors.vendor import Repairs
-from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.errors import BudgetError, ConfigurationError
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import emit
 
@@ -266,23 +266,19 @@ class Waves:
     async def _new(self, request: Request, endpoint: Endpoint, id: str) -> Outcome:
         """Wait for a line that goes out with the next wave."""
         check_breaker(request.name)
-        reservation = await reserve_line(request, endpoint)
+        reservation = await line_of(request, endpoint)
+        if self.closing:
+            return NotAnswered("at_once")
+        line = self._made(request, endpoint, id, reservation)
+        if not self._pending:
+            self._first_pending = time.monotonic()
+        self._pending[id] = line
+        self._moved = time.monotonic()
         try:
-            if self.closing:
-                reservation.cancel()
-                return NotAnswered("at_once")
-            line = self._made(request, endpoint, id, reservation)
-            if not self._pending:
-                self._first_pending = time.monotonic()
-            self._pending[id] = line
-            self._moved = time.monotonic()
             return await line.outcome
-        except BaseException:
-            if not reservation.out:
-                self._pending.pop(id, None)
-                reservation.cancel()
+        finally:  # one that nobody waits for any more is not sent, or its answer is kept
+            self._pending.pop(id, None)
             self._waiting.pop(id, None)
-            raise
 
     async def _of_earlier_run(self, request: Request, endpoint: Endpoint, id: str) -> Outcome:
         """Wait for a line that is at the vendor, or has come from there."""
@@ -356,27 +352,39 @@ class Waves:
                 full and (now < self._full_until.get(source, 0.0) or any(job.source == source for job in self._jobs))
             ):
                 continue
-            cut = True
             if len(lines) < self._least:
+                cut = True
                 self._release(lines)
             elif source not in self._tried and source not in OVERRUNS:
                 # By one call it is known what the model refuses, and that the key is good, before thousands go out.
+                cut = True
                 self._tried.add(source)
                 self._trials[source] = _Trial(lines[0].id, lines[-1].outcome if len(lines) > 1 else None)
                 self._release(lines[:1])
             else:
                 # What the model refuses may have been learned since they came.
-                built = [_built(line) for line in lines]
-                for piece in _pieces(built[: self._most[source]] if full else built):
+                wanted = lines[: self._most[source]] if full else lines
+                covered = [_built(line) for line in wanted if self._is_covered(line)]
+                cut = cut or bool(covered)
+                for piece in _pieces(covered):
                     self._submit(piece)
         self._first_pending = now
         return cut
+
+    def _is_covered(self, line: Line) -> bool:
+        """Reserve the worst case of a line; what is not covered now waits, and what never will be is refused."""
+        try:
+            return line.reservation.take_if_covered()
+        except BudgetError as error:
+            del self._pending[line.id]
+            self._arrived(line.id)
+            line.outcome.set_exception(error)
+            return False
 
     def _release(self, lines: Sequence[Line]) -> None:
         """Let calls be made at once."""
         for line in lines:
             del self._pending[line.id]
-            line.reservation.cancel()
             self._arrived(line.id)
             line.outcome.set_result(NotAnswered("at_once"))
 
@@ -473,14 +481,15 @@ def _built(line: Line) -> Line:
 
 def _pieces(lines: Sequence[Line]) -> Iterator[list[Line]]:
     """Split lines so that each piece is one that the vendor takes."""
-    api = lines[0].endpoint.vendor.batch_api(lines[0].endpoint.credentials)
-    assert api is not None  # only such calls are collected
     piece: list[Line] = []
     size = 0
     for line in lines:
+        api = line.endpoint.vendor.batch_api(line.endpoint.credentials)
+        assert api is not None  # only such calls are collected
         if piece and (len(piece) == api.most_lines or size + line.size > api.most_bytes):
             yield piece
             piece, size = [], 0
         piece.append(line)
         size += line.size
-    yield piece
+    if piece:
+        yield piece
