@@ -22,6 +22,8 @@ def state(response: Response) -> str:
     source = "from the cache" if response.cached else f"{response.latency_s:.1f} s"
     tokens = plural(response.usage.output_tokens, "token")
     retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
+    if response.panel is not None:
+        retried = f", {plural(response.panel.calls, 'call')}{', degraded' if response.panel.degraded else ''}"
     return f"{source}, {tokens}{retried}"
 
 

@@ -5,6 +5,7 @@ Nothing that a line names is imported until it is needed.
 """
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -55,10 +56,10 @@ class Algorithm:
         return getattr(import_module(self.module), self.identifier)
 
     def plan(self, config: Any) -> Any:
-        """List the calls of a run, at least and at most."""
+        """List the calls of a run, at least and at most; of a panel that is asked as panel/NAME, those of its run."""
         from consensus_flows.tasks.batches.planning import merged
 
-        return merged(import_module(self.module).plan(config))
+        return merged(_with_panels(import_module(self.module).plan(config), config))
 
     def waves(self, config: Any) -> tuple[int, int] | None:
         """Return how often a run waits for calls that depend on those before, at least and at most; None if nobody says."""
@@ -73,6 +74,20 @@ class Algorithm:
     def config_class(self) -> Any:
         """Import the configuration's model."""
         return self.block_class().model_fields["config"].annotation
+
+
+def _with_panels(plans: Iterable[Any], config: Any) -> Iterator[Any]:
+    """Put the calls of its run in the place of each call of a panel."""
+    from consensus_flows.blocks.member import PANEL
+
+    for planned in plans:
+        panel = config.panels.get(planned.model.model) if planned.model.provider == PANEL else None
+        if panel is None:
+            yield planned
+            continue
+        one = algorithm(panel.flow)
+        for inner in one.plan(one.config_class().model_validate(panel.config)):
+            yield inner.within(planned)
 
 
 def _built_in(name: str, alias: str, block: str, summary: str) -> Algorithm:

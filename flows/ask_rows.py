@@ -16,8 +16,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
-from consensus_flows.flows.run import validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.saved_algorithm import load_saved, validated, with_panels
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.output import record_name
@@ -100,8 +99,12 @@ async def planned(
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
     """
+    config = await with_panels(config)
     voting = asking(config, extract)
-    panels = [Panel(name, *await load_saved(name)) for name in names]
+    panels = []
+    for name in names:
+        kind, found = await load_saved(name)
+        panels.append(Panel(name, kind, await with_panels(found)))
     if (
         label is not None
         and not any(panel.config == config for panel in panels)

@@ -20,7 +20,7 @@ from consensus_flows.flows.algorithms import MAIN, FlowName
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
-from consensus_flows.flows.saved_algorithm import settings_of, with_saved_panel
+from consensus_flows.flows.saved_algorithm import settings_of, with_panels
 from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
@@ -157,7 +157,7 @@ async def batch(
         timezone: Time zone of the time in `by` and of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
     """
     name, settings = await settings_of(flow, config, MAIN)
-    settings = await with_saved_panel(settings)
+    settings = await with_panels(settings)
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     if reference_column is not None and name != "mixture-of-agents":

@@ -245,7 +245,7 @@ async def checked(batch: Batch) -> Inventory:
         )
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
-    endpoints = await check_models(batch.config.models(), batch.config.embedding())
+    endpoints = await check_models(batch.config.all_models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
         with priced(batch.config.price_table()):
             if names := await unpriced(endpoints):
@@ -255,7 +255,7 @@ async def checked(batch: Batch) -> Inventory:
     await load_sdks(endpoints.values())
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
-        await check_attachments({name: endpoints[name] for name in batch.config.readers()}, kinds)
+        await check_attachments({name: endpoints[name] for name in batch.config.reached(batch.config.readers())}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory

@@ -15,9 +15,9 @@ from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.field_vote import vote_on_fields
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
-from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -62,15 +62,16 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    config = await with_saved_panel(config)
     async with begin("vote", prompt, config, call, conversation=conversation) as run:
         for text in differences(config):
             run.warn("calibration", text)
         async with run.iteration() as iteration:
-            if config.pairwise_judge is None:
-                failure = await _count(run, iteration)
-            else:
+            if config.pairwise_judge is not None:
                 failure = await compare(run, iteration, config.pairwise_judge)
+            elif config.by_field:
+                failure = await vote_on_fields(run, iteration)
+            else:
+                failure = await _count(run, iteration)
             if failure is not None:
                 # The votes that were cast stay in the record.
                 run.record.status, run.record.error, iteration.synthesis = "failed", failure, None

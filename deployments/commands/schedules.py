@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import time
 from inspect import signature
 from pathlib import Path
@@ -36,9 +36,8 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
-from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.plain_text import plural
@@ -153,7 +152,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
             Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),
             dated(parameters["output"], today),
             one.name,
-            config,
+            whole := asyncio.run(with_panels(config)),
             skip_bad=batch.skip_bad,
             budget=budget,
             review=parameters["review"] and dated(parameters["review"], today),
@@ -161,8 +160,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
             probe=batch.probe,
             overwrite=batch.overwrite,
         )
-        rows = asyncio.run(_checked(work)).rows
-        _check_worker(info, parameters, {model.provider for model in config.models()})
+        rows = asyncio.run(checked(work)).rows
+        _check_worker(info, parameters, {model.provider for model in whole.all_models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
         say(
@@ -175,10 +174,6 @@ def command(flow: str | None) -> Callable[..., Exit]:
 
     run.__annotations__["given"] = options_type(algorithm(flow).config_class()) if flow else PanelOptions
     return run
-
-
-async def _checked(work: Batch) -> Inventory:
-    return await checked(replace(work, config=await with_saved_panel(work.config)))
 
 
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:

@@ -111,7 +111,9 @@ class Journal:
         Raises:
             OutputError: If it cannot be written.
         """
-        if event == "answered" and value.attempts:
+        if event not in {"answered", "answered_within"} or value.panel is not None:
+            return
+        if value.attempts:
             self.add_call(
                 {
                     "call": f"{value.provider}/{value.model}",
@@ -125,7 +127,7 @@ class Journal:
                     "entries": list(value.entries),
                 }
             )
-        elif event == "answered" and value.cached:
+        elif value.cached:
             self.totals.add_stored(f"{value.provider}/{value.model}")
 
     def add_call(self, call: dict[str, Any]) -> None:

@@ -47,6 +47,20 @@ class Planned(NamedTuple):
     max_output_tokens: int | None = None
     asks: bool = True
 
+    def within(self, panel: "Planned") -> "Planned":
+        """Return these calls of a panel's run where the run is made in the place of each of the calls of `panel`."""
+        least, most = self.least * panel.least, self.most * panel.most
+        # What a call of the panel reads is part of the question of its run.
+        read = (panel.read_least / panel.least if panel.least else 0, panel.read_most / panel.most if panel.most else 0)
+        return self._replace(
+            task=f"{panel.model} {self.task}",
+            least=least,
+            most=most,
+            characters=self.characters + panel.characters * self.asks,
+            read_least=self.read_least * panel.least + read[0] * least * self.asks,
+            read_most=self.read_most * panel.most + read[1] * most * self.asks,
+        )
+
 
 def merged(plans: Iterable[Planned]) -> list[Planned]:
     """Add up the calls of the same model, in the same task and under the same limit, in the order of the first ones."""

@@ -32,6 +32,15 @@ class MemberAnswer(BaseModel):
     error: CallError | None = None
 
 
+class FieldResult(BaseModel):
+    """The votes on one field."""
+
+    value: JsonValue = None
+    agreement: float
+    tie: bool
+    votes: dict[str, JsonValue]
+
+
 class RowResult(BaseModel):
     """The columns that every output begins with, in order. Those named like a field of the record hold that field.
 
@@ -96,6 +105,11 @@ class RowResult(BaseModel):
     answers: dict[str, MemberAnswer] | None = None
     """By member (`provider/model`, further instances `provider/model#2`): `answer` (what was read out of the text where votes are
     counted, else empty), `text`, `cost_usd` (when the answer was made), `input_tokens`, `output_tokens`, `error`."""
+    fields: dict[str, FieldResult] | None = None
+    """By field of a JSON answer: `value`, `agreement` (its share of the votes), `tie`, and `votes` by value. Only where each field is
+    voted on by itself; `share` and `margin` are then those of the field with the least agreement."""
+    split_fields: str | None = None
+    """The fields about which members differ: those of a tie, and those on which fewer than 60 % agree."""
 
 
 class OutputColumn(NamedTuple):
@@ -139,13 +153,27 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "status": TIE if record.tie and record.status == "finished" else record.status,
         "warnings": "; ".join(dict.fromkeys(str(one) for one in record.warnings if one.kind != OF_BATCH)) or None,
         "calls_not_made": len(record.not_asked),
-        "share": record.tally[0].share if record.tally else None,
-        "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.votes else None,
+        "share": record.tally[0].share if record.tally else min((one.agreement for one in record.fields), default=None),
+        "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.tally else None,
+        "fields": _fields(record) or None,
+        "split_fields": ", ".join(one.field for one in record.fields if one.split) or None,
         "dissent": dissent or None,
         "hazards": hazards or None,
         "answers": _answers(record, responses, shown),
     }
     return RowResult.model_validate(values).model_dump(mode="json")
+
+
+def _fields(record: Record) -> dict[str, FieldResult]:
+    return {
+        one.field: FieldResult(
+            value=one.options[0].value,
+            agreement=one.agreement,
+            tie=one.tie,
+            votes={str(option): _whole(option.votes) for option in one.options},
+        )
+        for one in record.fields
+    }
 
 
 def not_started(row: Row, error: str | None = None) -> dict[str, Any]:

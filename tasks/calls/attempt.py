@@ -304,7 +304,7 @@ def _judge(request: Request, endpoint: Endpoint, reply: Reply) -> tuple[Verdict 
     verdict = judge_answer(reply.text, reply.finish)
     if verdict is None and request.reader:
         try:
-            check_readable(request.reader, reply.text or "")
+            check_readable(request.reader, reply.text or "", request.response_schema)
         except UnreadableError as error:
             return Verdict("malformed"), error.message
     return verdict, reply.detail

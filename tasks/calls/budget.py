@@ -283,6 +283,8 @@ class BudgetTracker:
         """Why the last call was refused that this budget or one around it did not cover; None as long as all are."""
         self.exhausted = False
         """Whether no call will be covered any more, however small."""
+        self.shut: str | None = None
+        """Why no further call is covered, whatever is left."""
         self.short = False
         """Whether the last call that was refused was too large: a smaller one may be covered."""
 
@@ -298,6 +300,8 @@ class BudgetTracker:
     def refusal_of(self, tokens: int, cost_usd: float) -> Refusal | None:
         """Return why a call of this worst case is not covered, even with no other call under way; None if it is."""
         limits = self.limits
+        if self.shut is not None:
+            return Refusal(self.shut, exhausted=True)
         if self.end is not None and time.monotonic() >= self.end:
             return self.late()
         if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:

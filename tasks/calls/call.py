@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -32,8 +34,39 @@ from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import emit, reads_pieces
 
 _FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
+_samples: ContextVar[int] = ContextVar("samples", default=0)
+APART = 1000
+"""Samples of a model in one run of a panel at most; the next run of the same panel begins after them."""
 Call = Callable[..., Awaitable[Response]]
 """What makes the calls of a flow: takes a request, gives a response, like `Caller`."""
+
+
+@contextmanager
+def sampled_apart(sample: int) -> Iterator[int]:
+    """Let the calls in the block be other samples than those of the panel's other runs, which are cached apart.
+
+    Args:
+        sample: Which run of the panel it is, as the run around it counts them, from 0.
+
+    Yields:
+        By how much the sample indices are shifted.
+    """
+    shift = (_samples.get() + sample) * APART
+    token = _samples.set(shift)
+    try:
+        yield shift
+    finally:
+        _samples.reset(token)
+
+
+def _shifted(request: Request) -> Request:
+    """Return a request as another sample of the same, where it is made in a further run of a panel."""
+    shift, sampling = _samples.get(), request.sampling
+    if not shift:
+        return request
+    if sampling.seed is not None:
+        sampling = sampling.model_copy(update={"seed": sampling.seed + shift})
+    return request.model_copy(update={"sample": request.sample + shift, "sampling": sampling})
 
 
 @dataclass(frozen=True)
@@ -74,6 +107,7 @@ class Caller:
             instance: Which instance of the model this is.
             member: Name of the member in the record; by default `provider/model#instance`.
         """
+        request = _shifted(request)
         if self.service_tier is not None:
             request = request.model_copy(update={"service_tier": self.service_tier})
         if request.kind == "chat" and self.kind != "chat":
@@ -97,7 +131,7 @@ class Caller:
         finally:
             call_log.reset(token)
         result = await state.aresult(raise_on_failure=False)
-        _forget_result(state, result)
+        forget_result(state, result)
         if isinstance(result, Answer):
             if writer is not None:
                 await writer.end(result.text)
@@ -156,7 +190,7 @@ class Caller:
         return state
 
 
-def _forget_result(state: State[Any], result: object) -> None:
+def forget_result(state: State[Any], result: object) -> None:
     """Take the result out of what Prefect remembers of it until the flow run ends: a batch makes 100,000s of calls.
 
     Prefect remembers the state of each result, in case it is given to another task, and the assets of each task run; ours

@@ -24,7 +24,7 @@ from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
-from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.member import PANEL, ModelName
 from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
@@ -243,6 +243,8 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
 
 
 def _known_endpoint(provider: str, model: str) -> Endpoint:
+    if provider == PANEL:
+        raise ConfigurationError(f"{PANEL}/{model}: a saved panel cannot be used here: name a model")
     saved = _saved[_saved_key(provider)][1]
     if saved is not None:
         base_url = base_url_of(provider, saved.base_url)

@@ -408,19 +408,24 @@ def call_rows(entry: Entry, run_id: str) -> list[Row]:
                 "role": "recorded" if call.recorded else role,
                 "error_kind": call.error.kind if call.error else None,
                 "error": call.error.message if call.error else None,
-                "won": role == "member" and won(record, iteration, call),
-                "agreement": agreement_with_answer(record, iteration, call) if role == "member" else None,
+                "won": own and role == "member" and won(record, iteration, call),
+                "agreement": agreement_with_answer(record, iteration, call) if own and role == "member" else None,
             }
+            # A panel is there for how it did; what it cost is in the rows of its own calls.
+            | ({} if call.panel is None else {"cost_usd": 0.0, "attempts": 0} | dict.fromkeys(_USAGE, 0))
         )
-        for position, (iteration, role, call) in enumerate(_calls(record), 1)
+        for position, (iteration, role, call, own) in enumerate(_calls(record), 1)
     ]
 
 
-def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response]]:
+def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response, bool]]:
+    """Yield every call with its iteration, its role, and whether it is one of the run itself or one of a panel's run in it."""
     for one in record.iterations:
-        yield from ((one, "member", call) for call in one.responses)
-        yield from ((one, "embedding", call) for call in one.embeddings)
-        yield from ((one, "judge", call) for call in one.judgements)
+        for role, calls in (("member", one.responses), ("embedding", one.embeddings), ("judge", one.judgements)):
+            for call in calls:
+                yield one, role, call, True
+                if call.panel is not None:
+                    yield from ((one, role, inner, False) for _, role, inner, _ in _calls(call.panel))
 
 
 def won(record: Record, iteration: Iteration, call: Response) -> bool:

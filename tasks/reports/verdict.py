@@ -119,6 +119,10 @@ def _lead(record: Record) -> str:
     made = record.iterations[(record.best_iteration or 1) - 1].synthesis if record.iterations else None
     if record.tally and made and made.method == "cascade":
         return f"{cell(made.arbiter or '')} decided"
+    if record.fields:
+        split = [one.field for one in record.fields if one.split]
+        agreed = f"{plural(len(record.fields), 'field')}, agreement {percent(record.agreement)}"
+        return f"{agreed}, split: {listed(split)}" if split else agreed
     if record.tally and record.confidence is not None:
         return f"probability {percent(record.confidence)}"
     if record.tally:

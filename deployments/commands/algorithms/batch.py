@@ -26,7 +26,7 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
@@ -330,7 +330,7 @@ async def estimated(source: str, options: BatchOptions, one: Algorithm, config: 
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
-    settings = await with_saved_panel(config)
+    settings = await with_panels(config)
     work = Batch(
         Source(
             source,
