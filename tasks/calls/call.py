@@ -163,6 +163,8 @@ class Caller:
         _add_up(response, log)
         await emit("answered", response)
         await emit("called", Exchange(request, response, state.state_details.task_run_id))
+        if waves is not None:
+            await waves.keep_step(log.key)
         return response
 
     async def _at_once(self, request: Request) -> State[Any]:
@@ -184,8 +186,8 @@ class Caller:
                 raise
             except ConsensusError as error:  # it was not sent: the budget, the breaker, or no key
                 return Failed(data=error)
-            error = await state.aresult(raise_on_failure=False)
-            if not (isinstance(error, ModelError) and is_retried(error, tried)):
+            failed = await state.aresult(raise_on_failure=False)
+            if not (isinstance(failed, ModelError) and is_retried(failed, tried)):
                 break
         return state
 

@@ -115,6 +115,8 @@ class Waves:
         self._trials: dict[Source, _Trial] = {}
         """The models of which the first call is under way."""
         self._tried: set[Source] = set()
+        self._others: dict[str, asyncio.Future[Outcome]] = {}
+        """What the first calls have to wait for, by their ids."""
         self._no_api: set[str] = set()
         self._full_until: dict[Source, float] = {}
         self._store: ResultStore | None = None
@@ -203,18 +205,25 @@ class Waves:
                     yield came
                 finally:
                     self._making -= 1
-            trial = self._trials.get(source)
-            if trial is not None and trial.name == name and trial.others is not None:
-                del self._trials[source]
-                # Its row goes on with the others, or its next calls would go out alone, wave after wave.
-                with self._counted_as_waiting():
-                    await asyncio.wait([trial.others])
         finally:
             if source in self._trials and self._trials[source].name == name:
-                del self._trials[source]
+                others = self._trials.pop(source).others
+                if others is not None:
+                    self._others[name] = others
             del self._in_work[name]
             mine.set()
             self._moved = time.monotonic()
+
+    async def keep_step(self, key: str | None) -> None:
+        """Let the first call of a model wait for the others of its wave: else the row's next calls would go out alone, wave after wave.
+
+        Args:
+            key: The key of the call.
+        """
+        others = self._others.pop((key or "").removeprefix("answer-"), None)
+        if others is not None:
+            with self._counted_as_waiting():
+                await asyncio.wait([others])
 
     @contextmanager
     def _counted_as_waiting(self) -> Iterator[None]:
@@ -239,14 +248,19 @@ class Waves:
         while api is not None and endpoint.address not in self._no_api and lost < 2 and tried < TRIES:
             if self._failure is not None:
                 raise self._failure
+            check_breaker(request.name)
+            worst = await line_of(request, endpoint)
             at_vendor = id in self._job_of or id in self._came
             if self.closing and not at_vendor:
                 return None
+            # From here on it only waits: whoever was still looking something up must not seem to.
             row = self._row_of[id] = _row.get() or _Row()
             row.waiting += 1
             try:
-                wait = self._of_earlier_run if at_vendor else self._new
-                outcome = await wait(request, endpoint, id)
+                if at_vendor:
+                    outcome = await self._of_earlier_run(request, endpoint, id)
+                else:
+                    outcome = await self._new(self._made(request, endpoint, id, worst))
             finally:
                 self._arrived(id)
             if isinstance(outcome, Delivered):
@@ -263,22 +277,17 @@ class Waves:
                     )
         return None
 
-    async def _new(self, request: Request, endpoint: Endpoint, id: str) -> Outcome:
+    async def _new(self, line: Line) -> Outcome:
         """Wait for a line that goes out with the next wave."""
-        check_breaker(request.name)
-        reservation = await line_of(request, endpoint)
-        if self.closing:
-            return NotAnswered("at_once")
-        line = self._made(request, endpoint, id, reservation)
         if not self._pending:
             self._first_pending = time.monotonic()
-        self._pending[id] = line
+        self._pending[line.id] = line
         self._moved = time.monotonic()
         try:
             return await line.outcome
         finally:  # one that nobody waits for any more is not sent, or its answer is kept
-            self._pending.pop(id, None)
-            self._waiting.pop(id, None)
+            self._pending.pop(line.id, None)
+            self._waiting.pop(line.id, None)
 
     async def _of_earlier_run(self, request: Request, endpoint: Endpoint, id: str) -> Outcome:
         """Wait for a line that is at the vendor, or has come from there."""

@@ -53,9 +53,11 @@ async def test_no_wait_submits_and_ends_and_the_next_run_collects(vendors: Loopb
     vendors.script(ANY, then=Reply(text="yes"))
     vendors.jobs.hold = True
     source, out = prompts(tmp_path, 10), tmp_path / "out.jsonl"
-    for done in (0, 1):  # the row by which the models were tried is in the cache
+    for _ in range(2):
         summary = await run_batch(vote_of(source, out, wait=False))
-        assert (summary.status, summary.done, summary.not_started) == ("waiting", done, 10 - done)
+        # The calls by which the models were tried may be all of one row.
+        assert (summary.status, summary.done + summary.not_started) == ("waiting", 10)
+        assert summary.done <= 1
     assert [len(job.lines) for job in vendors.jobs.jobs] == [9, 9, 9], "submitted once"
     vendors.jobs.finish()
     summary = await run_batch(vote_of(source, out, wait=False))

@@ -388,7 +388,11 @@ def show_estimate(found: Estimate) -> None:
 
 def _batch_price(found: Estimate) -> str:
     """Say what the vendors' batch APIs would take."""
-    waves = "" if found.waves_least is None else f", in {_range(found.waves_least, found.waves_most or 0)} waves"
+    waves = (
+        ""
+        if found.waves_least is None
+        else f", in {_range(found.waves_least, found.waves_most or 0)} {'wave' if found.waves_most == 1 else 'waves'}"
+    )
     without = [model.model for model in found.models if not model.batch_api]
     others = f"; asked directly, without a batch API: {', '.join(without)}" if without else ""
     return f"with --vendor-batch: {_dollars(found.batch_usd_least, found.batch_usd_most)}{waves}{others}"
