@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validat
 
 from consensus_flows.blocks.attestation import AttestationSettings
 from consensus_flows.blocks.calibration import Calibration, SavedPanel
+from consensus_flows.blocks.grading import Grading
 from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, parse_member, parse_model, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
@@ -65,6 +66,10 @@ class RunConfig(Settings):
     )
     budget: Budget = Field(default_factory=Budget, description="Limits of the run.")
     order_seed: int = Field(0, description="Seed of the order in which judges see the answers.")
+    grading: Grading = Field(
+        default_factory=Grading,
+        description="Which questions do without the whole panel, because a small model finds them easy.",
+    )
     fresh: bool = Field(
         False,
         description="Ignore cached answers: ask again, and replace them.",
@@ -148,7 +153,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
         if self.prices:
-            known = [str(name) for name in (*self.models(), self.embedding()) if name]
+            known = [str(name) for name in (*self.models(), *self.grading.models(), self.embedding()) if name]
             for name, _, _ in map(parse_price, self.prices):
                 if name not in known:
                     raise ValueError(
@@ -190,7 +195,7 @@ class RunConfig(Settings):
 
     def all_models(self) -> list[ModelName]:
         """Every model that a run may ask, with the models of a saved panel in its place."""
-        return self.reached(self.models())
+        return self.reached([*self.models(), *self.grading.models()])
 
     def reached(self, names: Iterable[ModelName]) -> list[ModelName]:
         """Return these models, with the models of a saved panel in its place."""

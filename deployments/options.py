@@ -25,9 +25,10 @@ from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)
 SAMPLING = Group("Sampling", sort_key=3)
-BUDGET = Group("Budget", sort_key=4)
-ATTESTATION = Group("Attestation", sort_key=5)
-OUTPUT = Group("Input and output", sort_key=6)
+GRADING = Group("Grading", sort_key=4)
+BUDGET = Group("Budget", sort_key=5)
+ATTESTATION = Group("Attestation", sort_key=6)
+OUTPUT = Group("Input and output", sort_key=7)
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -85,6 +86,9 @@ FLAGS = {
     "prompt_set": Flag(metavar="NAME"),
     "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
+    "grading.model": Flag(("--grade",), metavar="MODEL"),
+    "grading.easy": Flag(metavar="MODEL"),
+    "grading.medium": Flag(metavar="MODEL"),
     "budget.max_cost_usd": Flag(("--max-cost",), metavar="USD"),
     "budget.max_seconds": Flag(("--deadline",), metavar="SECONDS"),
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
@@ -138,7 +142,13 @@ FLAGS = {
     ),
 }
 """Options that differ from their field, by the path of the field; those of one configuration have its name in front."""
-GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING, "attestation": ATTESTATION}
+GROUPS = {
+    "grading": GRADING,
+    "sampling": SAMPLING,
+    "budget": BUDGET,
+    "decentralized": JUDGING,
+    "attestation": ATTESTATION,
+}
 """Groups of settings whose fields are all options."""
 
 

@@ -60,6 +60,8 @@ class LiveTable:
         from rich.live import Live
 
         if event == "started":
+            if value.grade is not None and value.grade.answered_by is not None:
+                self._members = []
             self._live = Live(
                 get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
             )

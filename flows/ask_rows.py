@@ -131,7 +131,7 @@ def asking(config: RunConfig, extract: str | None) -> VoteConfig:
     members = config.panel() if isinstance(config, PanelConfig) else getattr(config, "members", list)()
     names = {str(member.name) for member in members}
     shared = config.model_dump(
-        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model"},
+        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model", "grading"},
         exclude_defaults=True,
     )
     shared["prices"] = [price for price in config.prices if price.rpartition("=")[0].strip() in names]

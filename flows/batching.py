@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
@@ -20,6 +21,7 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
 from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
@@ -255,7 +257,8 @@ async def checked(batch: Batch) -> Inventory:
     await load_sdks(endpoints.values())
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
-        await check_attachments({name: endpoints[name] for name in batch.config.reached(batch.config.readers())}, kinds)
+        readers = [*batch.config.readers(), *batch.config.grading.models()]
+        await check_attachments({name: endpoints[name] for name in batch.config.reached(readers)}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
@@ -331,7 +334,7 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = batch.function or algorithm(batch.algorithm).run()
+        self._function = batch.function or partial(run_enough, algorithm(batch.algorithm))
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()

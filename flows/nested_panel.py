@@ -154,7 +154,10 @@ class _PanelRun:
     def _answer(self, record: Record, refusal: str | None) -> None:
         """Enter the answer, and what a person should know of it."""
         response, request = self.response, self.request
-        response.text, response.finish_reason = record.answer, "stop"
+        # A vote of whole texts counts them in one line; JSON is read as the first of its voters wrote it.
+        by_schema = request.response_schema or self.around.answer_schema
+        response.text = (record.full_text if by_schema else None) or record.answer
+        response.finish_reason = "stop"
         response.citations = [citation.source for citation in record.citations]
         if request.sampling != Sampling():
             self._warn("adjusted", "its members have settings of their own: the sampling settings were not sent")

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Protocol, get_args
+from typing import Annotated, Any, Generic, Literal, Protocol, cast, get_args
 
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
@@ -13,6 +13,8 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from consensus_flows.blocks.member import PANEL, Member, ModelName, named
+from consensus_flows.flows.algorithms import algorithm_of
+from consensus_flows.flows.grading import enough
 from consensus_flows.flows.nested_panel import PanelCaller
 from consensus_flows.flows.saved_algorithm import Config, resolve_config, with_panels
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
@@ -26,6 +28,7 @@ from consensus_flows.tasks.calls.providers import check_attachments, check_model
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.judging.grading import take_grade
 from consensus_flows.tasks.measuring import measure
 from consensus_flows.tasks.record import Attachment, CallError, Iteration, NoAnswerError, Record, Response, Synthesis
 from consensus_flows.tasks.recording import record_runs
@@ -266,6 +269,9 @@ async def begin(
     await check_attachments({name: endpoints[name] for name in config.reached(config.readers())}, files)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
     record.attachments = list(turns[-1].attachments) if turns and turns[-1].only_attaches else []
+    record.grade = take_grade()
+    if record.grade is not None and record.grade.level is None:
+        record.warn("not_graded", str(record.grade), member=record.grade.model)
     run = Run(
         prompt,
         config,
@@ -335,11 +341,15 @@ async def run_as_flow(
     """
     settings: Config = await resolve_config(block, config)
     turns = (*(conversation or ()), *await asyncio.to_thread(attaching, attachments))
-    recorded = record_runs(report(settings), conversation=turns, in_conversation=in_conversation)
     # It may be the run of a panel that is a member of another one, and is cut as a straggler.
     with failing_when_cancelled(f"{PANEL} {flow_run.name}"):
-        async with recorded:
-            record = await run(prompt, settings, conversation=turns, **options)
+        async with enough(prompt, settings, conversation=turns) as chosen:
+            if chosen is not settings:  # a model answers alone
+                one = algorithm_of(chosen)
+                run, report, options = one.run(), one.report, {}
+            shown = report(cast("Config", chosen))
+            async with record_runs(shown, conversation=turns, in_conversation=in_conversation):
+                record = await run(prompt, chosen, conversation=turns, **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)
     return record

@@ -143,7 +143,8 @@ async def with_panels(config: Config, within: tuple[str, ...] = (), *, by_schema
         raise ConfigurationError(
             f"{_path(within)}: this panel cannot answer by a JSON schema, which judges do: {why}; use one that answers with a text"
         )
-    names = dict.fromkeys(name.model for name in config.models() if name.provider == PANEL)
+    asked = [*config.models(), *config.grading.models()]
+    names = dict.fromkeys(name.model for name in asked if name.provider == PANEL)
     judges = {name.model for name in config.by_schema() if name.provider == PANEL}
     panels = {name: await _panel(config, name, within, by_schema=by_schema or name in judges) for name in names}
     if panels:

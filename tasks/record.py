@@ -544,6 +544,39 @@ class Iteration(BaseModel):
         return any(call.refused_by_budget for call in self.calls_made())
 
 
+Level = Literal["easy", "medium", "hard"]
+
+
+class Grade(BaseModel):
+    """How hard a question is in the judgement of a small model, and who was asked because of it."""
+
+    model: str
+    """The model that graded, as provider/model."""
+    level: Level | None = None
+    """None where it could not be read: the whole panel was asked."""
+    reason: str = ""
+    """In its words; or why there is no level."""
+    flow: str = ""
+    """The algorithm of the panel."""
+    answered_by: str | None = None
+    """The model that answered alone; None for the whole panel."""
+    calls: list[Response] = Field(default_factory=list)
+    """The calls that were made for it; they are in the sums of the run."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the grade cost; None where that is not known."""
+        costs = [call.cost_usd for call in self.calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        by = f"{self.answered_by} answered alone" if self.answered_by else "the whole panel was asked"
+        graded = f"graded {self.level} by {self.model}" if self.level else f"not graded, {self.model} failed"
+        return f"{graded}: {by}" + (f" ({' '.join(self.reason.split())})" if self.reason else "")
+
+
 class Record(BaseModel):
     """The whole run."""
 
@@ -556,6 +589,8 @@ class Record(BaseModel):
     prompt: str
     attachments: list[Attachment] = Field(default_factory=list, exclude_if=lambda found: not found)
     """The files that the prompt is about."""
+    grade: Grade | None = Field(None, exclude_if=lambda found: found is None)
+    """How hard the prompt was found, where it was graded."""
     answer: str | None = None
     """The answer of the panel; None if there is none."""
     status: Status = "finished"
@@ -635,7 +670,8 @@ class Record(BaseModel):
 
     def calls_made(self) -> list[Response]:
         """Every call of a model in the run, in order; those of a panel that was asked in its place."""
-        return [call for one in self.iterations for made in one.calls_made() for call in made.calls_made()]
+        graded = self.grade.calls if self.grade else []
+        return [*graded, *(call for one in self.iterations for made in one.calls_made() for call in made.calls_made())]
 
     def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
         """Add a warning, unless it is there already."""

@@ -146,7 +146,7 @@ def command(flow: str | None) -> Callable[..., Exit]:
             "config": saved if saved and not given else config.model_dump(mode="json", exclude_defaults=True),
             "budget": budget.model_dump(mode="json", exclude_none=True),
         }
-        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
+        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column", "attach_column")}
         today = day_of_run(when.timezone)
         work = Batch(
             Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),

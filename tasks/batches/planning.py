@@ -6,7 +6,8 @@ Retries, second askings and fallbacks are left out: they come only where somethi
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from consensus_flows.blocks.member import Member, ModelName
+from consensus_flows.blocks.grading import Grading
+from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
@@ -163,6 +164,13 @@ def judge_calls(
         settings: Its sampling settings.
     """
     return Planned(model, "judge", task, *calls, characters, read[0], read[1], settings.max_output_tokens)
+
+
+def grader_calls(grading: Grading) -> Planned:
+    """Plan the call that grades a question."""
+    characters = prompt_length("grade_system", "grade") + SCHEMA_CHARACTERS
+    model = parse_member(grading.model or "")[0]
+    return judge_calls(model, "grader", (1, 1), [0, 0], characters, settings=Sampling())
 
 
 def rounds_before(rounds: int) -> int:

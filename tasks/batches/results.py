@@ -102,6 +102,14 @@ class RowResult(BaseModel):
     """`calibrated` where the confidence is a probability."""
     calls_not_made: int = 0
     """Members that did not have to be asked, because the answer was settled; a saved panel counts as one."""
+    grade: str | None = None
+    """How hard the prompt was found: `easy`, `medium` or `hard`. Only with `--grade`."""
+    grade_reason: str | None = None
+    """Why, in the words of the model that graded; or why there is no grade."""
+    grade_cost_usd: float | None = None
+    """What the grade cost; it is part of `cost_usd`."""
+    answered_by: str | None = None
+    """The model that answered alone; empty for the whole panel."""
     answers: dict[str, MemberAnswer] | None = None
     """By member (`provider/model`, further instances `provider/model#2`): `answer` (what was read out of the text where votes are
     counted, else empty), `text`, `cost_usd` (when the answer was made), `input_tokens`, `output_tokens`, `error`."""
@@ -143,7 +151,7 @@ BY_MEMBER: dict[str, dict[str, Any]] = {ANSWERS: _kind(MemberAnswer)}
 
 def outcome(row: Row, record: Record) -> dict[str, Any]:
     """Return the columns that a finished run gives a row of the output."""
-    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name)}
+    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name) and name != "grade"}
     shown = record.answering()
     responses = shown.responses if shown else []
     dissent = shown.synthesis.dissent.strip() if shown and shown.synthesis else ""
@@ -161,6 +169,13 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "hazards": hazards or None,
         "answers": _answers(record, responses, shown),
     }
+    if (graded := record.grade) is not None:
+        values |= {
+            "grade": graded.level,
+            "grade_reason": graded.reason,
+            "grade_cost_usd": graded.cost_usd,
+            "answered_by": graded.answered_by,
+        }
     return RowResult.model_validate(values).model_dump(mode="json")
 
 

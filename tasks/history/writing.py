@@ -420,6 +420,8 @@ def call_rows(entry: Entry, run_id: str) -> list[Row]:
 
 def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response, bool]]:
     """Yield every call with its iteration, its role, and whether it is one of the run itself or one of a panel's run in it."""
+    if record.grade is not None:
+        yield from ((Iteration(number=0), "judge", call, True) for call in record.grade.calls)
     for one in record.iterations:
         for role, calls in (("member", one.responses), ("embedding", one.embeddings), ("judge", one.judgements)):
             for call in calls:

@@ -186,13 +186,13 @@ async def test_the_deadline_of_the_run_reaches_it(answering):
 
 
 async def test_a_panel_judges_and_aggregates(answering):
-    say(answering, judge=judged(90, "of the judge").text)
+    say(answering, judge=judged(90, "of  the judge").text)
     judges = {"flow": "vote", "config": {"members": ["openai/judge:3"]}}
     config = ConsortiumConfig.model_validate(
         {"members": ["openai/a", "openai/c"], "arbiter": "panel/judges", "panels": {"judges": judges}}
     )
     record = await run_consortium("How many?", config)
-    assert (record.status, record.answer, record.calls) == ("confident", "of the judge", 5)
+    assert (record.status, record.answer, record.calls) == ("confident", "of  the judge", 5)
     assert all(seen.params["response_format"]["type"] == "json_schema" for seen in asked(answering, "judge"))
     layers = MixtureOfAgentsConfig.model_validate(
         {"layers": [["panel/night", "openai/d"]], "aggregator": "panel/night", "panels": {"night": NIGHT}}

@@ -306,7 +306,7 @@ def options(monkeypatch, *arguments):
     seen = []
     monkeypatch.setattr(
         "consensus_flows.deployments.algorithm_commands.ask",
-        lambda one, prompt, config, out: seen.append((prompt, config)) or 0,
+        lambda one, prompt, config, out, **_: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)
