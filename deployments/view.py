@@ -32,6 +32,8 @@ def line_of(event: str, value: Any) -> str | None:
     if event == "answered":
         # Why it failed is said in the end.
         return f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}"
+    if event == "notice":
+        return f"  ! {value}"
     return _heading(value) if event == "iterated" else None
 
 
@@ -66,6 +68,8 @@ class LiveTable:
                 get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
             )
             self._live.start()
+        elif event == "notice":
+            say(f"  ! {value}")
         elif event == "answered":
             self._done[value.member] = value
         elif event == "iterating":

@@ -50,8 +50,8 @@ from consensus_flows.tasks.calls.providers import (
     check_attachments,
     check_models,
     conflicts,
-    load_sdks,
     models_checked,
+    prepare,
 )
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
@@ -254,7 +254,7 @@ async def checked(batch: Batch) -> Inventory:
                 await emit("notice", uncovered(names))
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
-    await load_sdks(endpoints.values())
+    await prepare(endpoints)
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
         readers = [*batch.config.readers(), *batch.config.grading.models()]

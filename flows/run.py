@@ -24,7 +24,7 @@ from consensus_flows.tasks.calls.ask import failing_when_cancelled
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
-from consensus_flows.tasks.calls.providers import check_attachments, check_models, conflicts, load_sdks
+from consensus_flows.tasks.calls.providers import check_attachments, check_models, conflicts, prepare
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
@@ -264,7 +264,7 @@ async def begin(
     config = await with_panels(config)
     system, turns = apart(config.system, conversation)
     endpoints = await check_models(config.all_models(), config.embedding())
-    await load_sdks(endpoints.values())
+    await prepare(endpoints)
     files = [one for message in turns for one in message.attachments]
     await check_attachments({name: endpoints[name] for name in config.reached(config.readers())}, files)
     record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)

@@ -40,6 +40,9 @@ from consensus_flows.tasks.reports.report import Report
 from consensus_flows.tasks.reports.vote_report import artifacts
 from consensus_flows.tasks.watch import calls_only, emit
 
+BRIEF = 40
+"""Characters of an extraction that is named whole."""
+
 
 async def run_vote(
     prompt: str,
@@ -356,9 +359,8 @@ def _nothing_read(iteration: Iteration, extraction: str) -> str:
 
 
 def _brief(extraction: str) -> str:
-    """Name an extraction without all of its labels."""
-    first, more, _ = extraction.partition(",")
-    return first + more + "..." * bool(more)
+    """Name an extraction without all of its labels, if they are many."""
+    return extraction if len(extraction) <= BRIEF else f"{extraction.partition(',')[0]},..."
 
 
 def report(_config: VoteConfig | None = None) -> Report:

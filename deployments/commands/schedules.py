@@ -210,11 +210,11 @@ def _check_worker(info: ServerInfo, parameters: dict[str, Any], providers: set[s
             )
     known = built_in()
     for name in providers - {name for name, _, _ in asyncio.run(saved_keys())}:
-        keys = known[name].keys
-        if keys and not known[name].self_hosted and not set(keys) & set(worker.keys):
+        keys = known[name].needed
+        if keys and not set(keys) & set(worker.keys):
             raise Stop(
-                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name} "
-                f"--from-env {keys[0]}`, or run `consensus down` and `consensus up` where it is set"
+                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name}"
+                f"{'' if known[name].needs else f' --from-env {keys[0]}'}`, or run `consensus down` and `consensus up` where it is set"
             )
 
 

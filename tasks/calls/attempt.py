@@ -241,7 +241,13 @@ async def received(
 async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usage) -> float | None:
     """Look up what a call cost. An answer that is paid for is not lost over its price."""
     try:
-        return await price(endpoint, request.model, usage, reply.service_tier)
+        named = await price(endpoint, request.model, usage, reply.service_tier)
+        # A deployment has a name of its own, and says which model it is.
+        return (
+            named
+            if named is not None or not reply.model
+            else await price(endpoint, reply.model, usage, reply.service_tier)
+        )
     except Exception as error:
         get_logger("consensus").warning("The price of %s cannot be looked up: %r", request.name, error)
         return None

@@ -307,8 +307,11 @@ def save(connection: "Connection", entry: Entry) -> str:
 
 
 def save_batch(connection: "Connection", entry: BatchEntry) -> str:
-    """Write a batch, in place of what was written when it began."""
-    from sqlalchemy import delete, insert
+    """Write a batch, in place of what was written when it began.
+
+    One process at a time writes an output: a batch of the same output that never said how it ended was killed.
+    """
+    from sqlalchemy import delete, insert, update
 
     from consensus_flows.tasks.history.database import runs
 
@@ -332,6 +335,9 @@ def save_batch(connection: "Connection", entry: BatchEntry) -> str:
         "error": summary.get("error"),
         "record": json.dumps(summary, ensure_ascii=False),
     }
+    other = runs.c.flow_run_id != entry.flow_run_id, runs.c.flow == BATCH, runs.c.answer == entry.output
+    if entry.flow == BATCH:
+        connection.execute(update(runs).where(*other, runs.c.status == "running").values(status="killed"))
     connection.execute(delete(runs).where(runs.c.flow_run_id == entry.flow_run_id, runs.c.position == 0))
     connection.execute(insert(runs), _clean(row))
     return entry.flow_run_id

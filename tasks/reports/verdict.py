@@ -68,6 +68,7 @@ def concluded(judge: Callable[[Data], Verdict]) -> Callable[[Flow[Parameters, Da
     def decorate(function: Flow[Parameters, Data]) -> Flow[Parameters, Data]:
         @wraps(function)
         async def ending(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Data:
+            await emit("began", None)
             try:
                 data = await function(*args, **kwargs)
             except ConsensusError as error:

@@ -10,7 +10,6 @@ def show(record: Record, ui_url: str) -> None:
     """Print the answer on stdout and the votes on stderr."""
     if record.answer is not None:
         put(record.answer)
-    summary(record, ui_url)
     made = record.iterations[0].synthesis if record.iterations else None
     if made is not None and made.method == "cascade":
         say(f"Decided by {made.arbiter}, because those asked first do not agree")
@@ -19,8 +18,9 @@ def show(record: Record, ui_url: str) -> None:
         for line in field_lines(record):
             say(f"  {line}")
     if record.tally:
-        say("Votes:")
+        say("\nVotes:")
         for line in tally_lines(record):
             say(f"  {line}")
         if record.tie:
             say(f"  a tie: {TIE}")
+    summary(record, ui_url)

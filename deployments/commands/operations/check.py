@@ -129,12 +129,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
         return not saved, error.message
     beside = endpoint.base_url.describe()
-    where = (
-        "the model that runs here"
-        if endpoint.credentials is None
-        else f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
-    )
-    if offline or endpoint.credentials is None:
+    if endpoint.credentials is None:
+        return True, f"models that run here: {', '.join(await offered(endpoint))}"
+    where = f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
+    if offline:
         return True, where
     await load_sdks([endpoint])
     started = time.monotonic()
@@ -145,6 +143,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
             return True, f"{where} answers, and does not list its models ({error.message})"
         if error.kind == "connection" and endpoint.is_free and not saved:
             return True, ""
-        return False, f"{where}: {error.message}"
+        # Region or project may be set for something else on a machine that has no credentials for models.
+        ambient = error.kind == "auth" and error.status is None and not saved
+        return ambient, f"{where}: {error.message}"
+    if not models:
+        return True, f"{where} lists no models"
     listed = f" ({', '.join(models)})" if endpoint.is_free and models else ""
     return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}{listed}"

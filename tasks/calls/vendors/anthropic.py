@@ -87,7 +87,7 @@ class Anthropic(Vendor):
 
     name = "anthropic"
     sdk = ("anthropic", "anthropic.types")
-    blocks = (AnthropicCredentials,)
+    blocks: ClassVar[tuple[type[ModelCredentials], ...]] = (AnthropicCredentials,)
     providers: ClassVar[Mapping[str, Provider]] = {
         "anthropic": Provider(
             AnthropicCredentials, ("ANTHROPIC_API_KEY",), base_url_variable="ANTHROPIC_BASE_URL", price_id="anthropic"

@@ -108,7 +108,7 @@ class Google(Vendor):
 
     name = "google"
     sdk = ("google.genai.client", "google.genai.types", "google.genai.errors")
-    blocks = (GoogleCredentials,)
+    blocks: ClassVar[tuple[type[ModelCredentials], ...]] = (GoogleCredentials,)
     providers: ClassVar[Mapping[str, Provider]] = {
         "google": Provider(
             GoogleCredentials,
