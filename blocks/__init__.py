@@ -1,11 +1,12 @@
 """What is saved: the credentials of a vendor, a saved configuration of a flow."""
 
-from consensus_flows.blocks import credentials
-from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
-from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
+from consensus_flows.blocks import cloud_credentials, credentials
 
 # What is in its __all__, so not the base: Prefect registers every class of blocks that it finds here, and would offer it in
 # the UI.
+from consensus_flows.blocks.cloud_credentials import *  # noqa: F403
+from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig
+from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
 from consensus_flows.blocks.credentials import *  # noqa: F403
 from consensus_flows.blocks.history import HistoryDatabase
 from consensus_flows.blocks.member import Member, ModelName, parse_member, parse_model
@@ -42,4 +43,4 @@ __all__ = [
     "parse_member",
     "parse_model",
 ]
-__all__ += credentials.__all__
+__all__ += credentials.__all__ + cloud_credentials.__all__

@@ -37,6 +37,8 @@ class ModelCredentials(CredentialsBlock):
     _documentation_url = _DOCUMENTATION
 
     default_base_url: ClassVar[str | None] = None
+    key_has_lines: ClassVar[bool] = False
+    """Whether the key is a text of several lines."""
 
     base_url: str | None = Field(
         default=None,
@@ -104,6 +106,10 @@ class ModelCredentials(CredentialsBlock):
         """The clear secrets of this block, so that they can be redacted from error texts."""
         key: SecretStr | None = getattr(self, "api_key", None)
         return (key.get_secret_value(),) if key is not None and key.get_secret_value() else ()
+
+    def missing(self) -> str | None:
+        """Name the extra of this package that the client needs and that is not installed, if any."""
+        return None
 
     @abstractmethod
     def get_client(self, *args: Any, **kwargs: Any) -> Any:

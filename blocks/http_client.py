@@ -90,9 +90,9 @@ class ModelClient(httpx2.AsyncClient):
 
 
 def is_event_stream(response: Any) -> bool:
-    """Tell whether a response is a stream of server-sent events."""
+    """Tell whether a response is a stream of events, server-sent ones or those of AWS."""
     kind: str = response.headers.get("content-type", "")
-    return kind.partition(";")[0].strip().lower() == "text/event-stream"
+    return kind.partition(";")[0].strip().lower() in {"text/event-stream", "application/vnd.amazon.eventstream"}
 
 
 class _Body(httpx2.AsyncByteStream):

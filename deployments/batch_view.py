@@ -37,7 +37,7 @@ class BatchCounts:
         elif event == "shard":  # the sums over the rows of one
             self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
             self._pay(value["known_cost_usd"], value["possibly_billed"], value["unpriced_calls"])
-        elif event == "answered":
+        elif event in {"answered", "answered_within"} and value.panel is None:
             self._call(value)
 
     def line(self) -> str:
@@ -80,7 +80,9 @@ class BatchLines:
             say(f"{value.resumed} of {value.wanted} rows were finished by an earlier run")
         elif event == "notice":
             say(f"  ! {value}")
-        elif event == "shard" or (event in {"row", "answered"} and time.monotonic() - self._told > EVERY_S):
+        elif event == "shard" or (
+            event in {"row", "answered", "answered_within"} and time.monotonic() - self._told > EVERY_S
+        ):
             self._told = time.monotonic()
             say(self._counts.line())
 
@@ -194,6 +196,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.error}")
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
+        more = " when the vendors have answered" if summary.status == "waiting" else more
         say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
     say(batch_in_short(summary))
     if ui_url and summary.flow_run_id:

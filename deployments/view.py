@@ -22,6 +22,8 @@ def state(response: Response) -> str:
     source = "from the cache" if response.cached else f"{response.latency_s:.1f} s"
     tokens = plural(response.usage.output_tokens, "token")
     retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
+    if response.panel is not None:
+        retried = f", {plural(response.panel.calls, 'call')}{', degraded' if response.panel.degraded else ''}"
     return f"{source}, {tokens}{retried}"
 
 
@@ -30,6 +32,8 @@ def line_of(event: str, value: Any) -> str | None:
     if event == "answered":
         # Why it failed is said in the end.
         return f"  ✗ {value.member}: {value.error.kind}" if value.error else f"  ✓ {value.member}: {state(value)}"
+    if event == "notice":
+        return f"  ! {value}"
     return _heading(value) if event == "iterated" else None
 
 
@@ -58,10 +62,14 @@ class LiveTable:
         from rich.live import Live
 
         if event == "started":
+            if value.grade is not None and value.grade.answered_by is not None:
+                self._members = []
             self._live = Live(
                 get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
             )
             self._live.start()
+        elif event == "notice":
+            say(f"  ! {value}")
         elif event == "answered":
             self._done[value.member] = value
         elif event == "iterating":

@@ -16,8 +16,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
-from consensus_flows.flows.run import validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.saved_algorithm import load_saved, validated, with_panels
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.output import record_name
@@ -100,8 +99,12 @@ async def planned(
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
     """
+    config = await with_panels(config)
     voting = asking(config, extract)
-    panels = [Panel(name, *await load_saved(name)) for name in names]
+    panels = []
+    for name in names:
+        kind, found = await load_saved(name)
+        panels.append(Panel(name, kind, await with_panels(found)))
     if (
         label is not None
         and not any(panel.config == config for panel in panels)
@@ -128,7 +131,7 @@ def asking(config: RunConfig, extract: str | None) -> VoteConfig:
     members = config.panel() if isinstance(config, PanelConfig) else getattr(config, "members", list)()
     names = {str(member.name) for member in members}
     shared = config.model_dump(
-        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model"},
+        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model", "grading"},
         exclude_defaults=True,
     )
     shared["prices"] = [price for price in config.prices if price.rpartition("=")[0].strip() in names]

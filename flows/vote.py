@@ -15,9 +15,9 @@ from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.field_vote import vote_on_fields
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
-from consensus_flows.flows.saved_algorithm import with_saved_panel
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -39,6 +39,9 @@ from consensus_flows.tasks.record import Vote as CastVote
 from consensus_flows.tasks.reports.report import Report
 from consensus_flows.tasks.reports.vote_report import artifacts
 from consensus_flows.tasks.watch import calls_only, emit
+
+BRIEF = 40
+"""Characters of an extraction that is named whole."""
 
 
 async def run_vote(
@@ -62,15 +65,16 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    config = await with_saved_panel(config)
     async with begin("vote", prompt, config, call, conversation=conversation) as run:
         for text in differences(config):
             run.warn("calibration", text)
         async with run.iteration() as iteration:
-            if config.pairwise_judge is None:
-                failure = await _count(run, iteration)
-            else:
+            if config.pairwise_judge is not None:
                 failure = await compare(run, iteration, config.pairwise_judge)
+            elif config.by_field:
+                failure = await vote_on_fields(run, iteration)
+            else:
+                failure = await _count(run, iteration)
             if failure is not None:
                 # The votes that were cast stay in the record.
                 run.record.status, run.record.error, iteration.synthesis = "failed", failure, None
@@ -355,9 +359,8 @@ def _nothing_read(iteration: Iteration, extraction: str) -> str:
 
 
 def _brief(extraction: str) -> str:
-    """Name an extraction without all of its labels."""
-    first, more, _ = extraction.partition(",")
-    return first + more + "..." * bool(more)
+    """Name an extraction without all of its labels, if they are many."""
+    return extraction if len(extraction) <= BRIEF else f"{extraction.partition(',')[0]},..."
 
 
 def report(_config: VoteConfig | None = None) -> Report:
@@ -436,3 +439,12 @@ def _until_settled(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> int
         if len(asked) >= (config.quorum or 1) and _settled(config, _decide(config, asked, [""] * len(asked))):
             return number
     return len(waves)
+
+
+def waves(config: VoteConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    if config.pairwise_judge is not None:
+        return 2, 2
+    asked = config.in_waves()
+    each = 1 + (config.extractor is not None)
+    return each * _until_settled(config, asked), each * (len(asked) + bool(config.behind()))

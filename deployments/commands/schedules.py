@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import time
 from inspect import signature
 from pathlib import Path
@@ -36,9 +36,8 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
-from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.plain_text import plural
@@ -147,13 +146,13 @@ def command(flow: str | None) -> Callable[..., Exit]:
             "config": saved if saved and not given else config.model_dump(mode="json", exclude_defaults=True),
             "budget": budget.model_dump(mode="json", exclude_none=True),
         }
-        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
+        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column", "attach_column")}
         today = day_of_run(when.timezone)
         work = Batch(
             Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),
             dated(parameters["output"], today),
             one.name,
-            config,
+            whole := asyncio.run(with_panels(config)),
             skip_bad=batch.skip_bad,
             budget=budget,
             review=parameters["review"] and dated(parameters["review"], today),
@@ -161,8 +160,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
             probe=batch.probe,
             overwrite=batch.overwrite,
         )
-        rows = asyncio.run(_checked(work)).rows
-        _check_worker(info, parameters, {model.provider for model in config.models()})
+        rows = asyncio.run(checked(work)).rows
+        _check_worker(info, parameters, {model.provider for model in whole.all_models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
         say(
@@ -177,14 +176,11 @@ def command(flow: str | None) -> Callable[..., Exit]:
     return run
 
 
-async def _checked(work: Batch) -> Inventory:
-    return await checked(replace(work, config=await with_saved_panel(work.config)))
-
-
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:
     """Return the parameters of the flow; relative paths are of this folder."""
     taken = signature(flow_of_batch).parameters
-    parameters: dict[str, Any] = {key: value for key, value in vars(options).items() if key in taken}
+    given = vars(options) | options.parameters()
+    parameters: dict[str, Any] = {key: value for key, value in given.items() if key in taken}
     parameters["input"] = source
     for key in FILES & parameters.keys():
         if parameters[key] is not None and place_of(parameters[key], key).local:
@@ -214,11 +210,11 @@ def _check_worker(info: ServerInfo, parameters: dict[str, Any], providers: set[s
             )
     known = built_in()
     for name in providers - {name for name, _, _ in asyncio.run(saved_keys())}:
-        keys = known[name].keys
-        if keys and not known[name].self_hosted and not set(keys) & set(worker.keys):
+        keys = known[name].needed
+        if keys and not set(keys) & set(worker.keys):
             raise Stop(
-                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name} "
-                f"--from-env {keys[0]}`, or run `consensus down` and `consensus up` where it is set"
+                f"the worker was started without {' or '.join(keys)}: save the key with `consensus keys set {name}"
+                f"{'' if known[name].needs else f' --from-env {keys[0]}'}`, or run `consensus down` and `consensus up` where it is set"
             )
 
 

@@ -60,7 +60,8 @@ def verdict(
         return code
     record = records[0]
     votes = sum(len(option.members) for option in record.tally)
-    if record.status == "finished" and votes < config.needed():
+    alone = record.grade is not None and record.grade.answered_by is not None
+    if record.status == "finished" and votes < (1 if alone else config.needed()):
         say(f"consensus: no verdict: {votes} of {len(config.panel())} members chose, and {config.needed()} are needed")
         return Exit.NO_ANSWER
     if record.tie:

@@ -60,10 +60,8 @@ class GatewayRun:
         """
         async for happened in self.events():
             if happened is not None and happened.event == "started":
-                break
-        else:
-            await self.record()
-        return str(self._events[0].value.flow_run_id)
+                return str(happened.value.flow_run_id)
+        return str((await self.record()).flow_run_id)
 
     async def record(self) -> Record:
         """Wait for the record, also of a run without an answer.

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from consensus_flows.tasks.calls.request import FinishReason
 from consensus_flows.tasks.errors import ErrorKind
 
-Transport = Literal["", "timeout", "connection", "malformed"]
+Transport = Literal["", "timeout", "connection", "malformed", "credentials"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ _MONEY_TEXT = re.compile(
 )
 _CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|context window|context length|prompt is too long|"
-    r"input token count .{0,200}exceeds|context is too long|context size|too many tokens|too large to process",
+    r"input token count .{0,200}exceeds|context is too long|context size|too many tokens|too large to process|"
+    r"input is too long",
     re.IGNORECASE,
 )
 _FILTER_CODES = re.compile(r"content_filter|content_policy|invalid_prompt|moderation|cyber_policy")
 _FILTER_TEXT = re.compile(r"flagged|content management policy|moderation", re.IGNORECASE)
-_MODEL_TEXT = re.compile(r"model_not_found|not a valid model", re.IGNORECASE)
+_MODEL_TEXT = re.compile(r"model_not_found|not a valid model|model identifier is invalid", re.IGNORECASE)
 _NOT_THE_FORMAT = "the response is not in the vendor's format"
 _UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "ClientConnectorError"}
 
@@ -96,6 +97,8 @@ def _classify(fault: Fault) -> Verdict:
         return Verdict("connection", retry=True, max_attempts=None if fault.unsent else 2)
     if fault.transport == "malformed":
         return Verdict("malformed", retry=True, max_attempts=2)
+    if fault.transport == "credentials":
+        return Verdict("auth")
     if fault.status is None:
         return Verdict("unknown")
     verdict = _by_status(fault.status, " ".join(_codes(fault.body)), fault)

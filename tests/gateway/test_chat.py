@@ -1,5 +1,6 @@
 """Chat completions, with OpenAI's SDK."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.deployments.gateway.chat import Written
 from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.tasks.record import Record
@@ -387,3 +389,19 @@ def test_the_gateway_fetches_nothing_that_a_client_names(gateway, vendors):
     assert refused.param == "messages[0].content[1]"
     assert "nothing is fetched from 127.0.0.1" in refused.message
     assert vendors.count() == 0
+
+
+async def test_a_graded_panel(gateway, vendors):
+    grading = {"model": "openai/grader", "easy": "openai/small"}
+    await Vote(config=VoteConfig(members=["openai/one"], extract="number", grading=grading)).save("graded")
+    vendors.script("grader", then=Reply(text='{"reason": "", "level": "easy"}'))
+    vendors.script("small", then=Reply(text="7"))
+    try:
+        raw = await asyncio.to_thread(
+            gateway.client().chat.completions.with_raw_response.create, model="graded", messages=QUESTION
+        )
+    finally:
+        await Vote.adelete("graded")
+    done = raw.parse()
+    assert (done.choices[0].message.content, done.consensus["calls"]) == ("7", 2)
+    assert raw.headers["x-consensus-run"] == done.consensus["run_id"]

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from . import anthropic_wire, google_wire, openai_wire
+from .aws_wire import event_stream
 from .connection import RawRequest
 from .script import Body, Reply, SeenRequest, Vendor
 from .wire import is_object, resolve
@@ -64,7 +65,7 @@ def recognise(raw: RawRequest) -> SeenRequest | None:
     vendor: Vendor = "openai"
     if "anthropic-version" in headers or "x-api-key" in headers:
         vendor = "anthropic"
-    elif before.endswith("/v1beta") or "x-goog-api-key" in headers:
+    elif before.endswith(("/v1beta", "/publishers/google")) or "x-goog-api-key" in headers:
         vendor = "google"
     return SeenRequest(vendor, "models", name[1:], path, [], None, {}, headers)
 
@@ -87,6 +88,14 @@ def generation(path: str, params: dict[str, Any], headers: dict[str, str]) -> Se
         return seen
     if path.endswith("/embeddings"):
         return SeenRequest("openai", "embeddings", model, path, [], None, params, headers)
+    if path.endswith((":rawPredict", ":streamRawPredict", "/invoke", "/invoke-with-response-stream")):
+        # Claude on Vertex AI and on Bedrock: the model is in the path.
+        before, _, method = path.rpartition("/" if path.startswith("/model/") else ":")
+        streams = method in {"streamRawPredict", "invoke-with-response-stream"}
+        model = before.rpartition("/models/")[2].removeprefix("/model/")
+        seen = SeenRequest("anthropic", "chat", model, path, [], None, params, headers, stream=streams)
+        anthropic_wire.read(seen)
+        return seen
     if path.endswith("/messages"):
         seen = SeenRequest(
             "anthropic", "chat", model, path, [], None, params, headers, stream=bool(params.get("stream"))
@@ -137,6 +146,8 @@ def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str,
             body = plain_error(seen, reply.status, reply.text if isinstance(reply.text, str) else "scripted failure")
         elif seen.kind == "models":
             body = wire.model(seen.model) if seen.model else wire.models(names)
+            if seen.path.endswith("/publishers/google/models"):
+                body = {"publisherModels": [{"name": f"publishers/google/models/{name}"} for name in names]}
         elif seen.kind == "embeddings":
             body = wire.embeddings(seen, reply)
         elif not streams:
@@ -147,6 +158,8 @@ def render(seen: SeenRequest, reply: Reply, names: list[str]) -> tuple[dict[str,
         headers[name.lower()] = value
     if streams:
         made: list[bytes] = wire.events(seen, resolve(reply, seen), reply.breaks)
+        if seen.bedrock:
+            return headers | {"content-type": "application/vnd.amazon.eventstream"}, event_stream(made)
         return headers, made
     if isinstance(body, bytes):
         return headers, body
@@ -157,5 +170,7 @@ def plain_error(seen: SeenRequest, status: int, message: str) -> dict[str, Any]:
     """Build the vendor's usual error object of a status."""
     if seen.openrouter:
         return openai_wire.openrouter_error(status, message)
+    if seen.bedrock:
+        return {"message": message}
     built: dict[str, Any] = _WIRES[seen.vendor].error(status, message)
     return built

@@ -40,6 +40,7 @@ class SeenRequest:
         at: Wall-clock time of arrival, seconds since the epoch.
         status: HTTP status sent; 0 while unanswered or broken off by a fault, 499 if the client left first.
         stream: Whether the answer is to come as a stream of events.
+        query: The query of the path.
         batch: Id of the batch job that it is a line of; for "batches" the id of the job or file in the path.
     """
 
@@ -57,6 +58,7 @@ class SeenRequest:
     at: float = 0.0
     status: int = 0
     stream: bool = False
+    query: str = ""
     batch: str = ""
 
     @property
@@ -73,6 +75,11 @@ class SeenRequest:
         headers = self.headers
         said = headers.get("x-api-key") or headers.get("x-goog-api-key") or headers.get("authorization", "")
         return said.removeprefix("Bearer ")
+
+    @property
+    def bedrock(self) -> bool:
+        """Whether the path is one of Amazon Bedrock's."""
+        return self.path.startswith("/model/")
 
     @property
     def openrouter(self) -> bool:

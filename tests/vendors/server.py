@@ -19,6 +19,8 @@ from .routes import plain_error, recognise, render
 from .script import CLIENT_GONE, Reply, SeenRequest, Vendor
 
 MODELS = ("*", "gpt-6-luna", "gpt-6.1-sol", "claude-sonnet-5-5", "claude-haiku-4-5", "gemini-3.8-flash", "embedding-1")
+TOKEN = "token-of-a-cloud"
+"""What its `/token` gives out."""
 
 _BATCHES: dict[Vendor, Callable[[Jobs, SeenRequest, RawRequest], Reply]] = {
     "openai": openai_batches.answer,
@@ -146,6 +148,11 @@ class LoopbackVendors(Ledger):
             self.reset()
             _send_json(connection, 200, {})
             return
+        if raw.path.startswith("/token"):
+            # What signs in to Google Cloud with a service account, and to Azure with a managed identity.
+            token = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600, "resource": "loopback"}
+            _send_json(connection, 200, token | {"expires_on": str(int(at) + 3600)})
+            return
         try:
             seen = recognise(raw)
         except Exception as error:  # a body no vendor would take must be answered too
@@ -155,6 +162,7 @@ class LoopbackVendors(Ledger):
             _send_json(connection, 404, {"error": {"message": f"no route {raw.method} {raw.path}"}})
             return
         seen.at = at
+        seen.query = raw.path.partition("?")[2]
         step = self.note(seen)
         try:
             reply = Reply() if step is None else step if isinstance(step, Reply) else step(seen)

@@ -69,12 +69,14 @@ class AsTheyCome:
     def __init__(self, members: int, prompted_by: str = "plain") -> None:
         self._members = members
         self._prompted_by = prompted_by
+        self._asking = False
 
     async def on_event(self, event: str, value: Any) -> None:
         """Print an answer."""
         if event == "started":
+            self._asking = True  # what comes before is the grade of the question
             say(f"asking {plural(self._members, 'member')}")
-        elif event == "answered":
+        elif event == "answered" and self._asking:
             took = f"{value.latency_s:.1f} s{', from the cache' if value.cached else ''}"
             if value.error is None and value.embedding is None:
                 put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")

@@ -14,8 +14,7 @@ from consensus_flows.deployments.commands.settings.saved import find, saved_conf
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.flows.run import DEFAULT
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import DEFAULT, with_panels
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import (
     built_in,
@@ -78,7 +77,7 @@ def _calls(name: str, *, offline: bool) -> str:
     saved = find(name)
     one = algorithm(saved.kind)
     try:
-        config = asyncio.run(with_saved_panel(one.config_class().model_validate(saved.values)))
+        config = asyncio.run(with_panels(one.config_class().model_validate(saved.values)))
         asyncio.run(_check(config, offline=offline))
         measured = config.calibrated_on()
         expected = "" if measured is None else f"; {measured.calls:g} a question on the labeled rows of its calibration"
@@ -90,7 +89,7 @@ def _calls(name: str, *, offline: bool) -> str:
 
 
 async def _check(config: RunConfig, *, offline: bool) -> None:
-    endpoints = await check_models(config.models(), config.embedding())
+    endpoints = await check_models(config.all_models(), config.embedding())
     if offline:
         return
     try:
@@ -130,12 +129,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
         # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
         return not saved, error.message
     beside = endpoint.base_url.describe()
-    where = (
-        "the model that runs here"
-        if endpoint.credentials is None
-        else f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
-    )
-    if offline or endpoint.credentials is None:
+    if endpoint.credentials is None:
+        return True, f"models that run here: {', '.join(await offered(endpoint))}"
+    where = f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
+    if offline:
         return True, where
     await load_sdks([endpoint])
     started = time.monotonic()
@@ -146,6 +143,10 @@ async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str
             return True, f"{where} answers, and does not list its models ({error.message})"
         if error.kind == "connection" and endpoint.is_free and not saved:
             return True, ""
-        return False, f"{where}: {error.message}"
+        # Region or project may be set for something else on a machine that has no credentials for models.
+        ambient = error.kind == "auth" and error.status is None and not saved
+        return ambient, f"{where}: {error.message}"
+    if not models:
+        return True, f"{where} lists no models"
     listed = f" ({', '.join(models)})" if endpoint.is_free and models else ""
     return True, f"{where} answers in {time.monotonic() - started:.2f} s: {plural(len(models), 'model')}{listed}"

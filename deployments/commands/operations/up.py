@@ -143,7 +143,7 @@ def _worker() -> tuple[int, Path]:
             start_new_session=True,
             preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
-    keys = [name for provider in built_in().values() for name in provider.keys if os.environ.get(name)]
+    keys = [name for provider in built_in().values() for name in provider.needed if os.environ.get(name)]
     _note().write_text(json.dumps({"pid": process.pid, "files": str(files), "keys": keys}), encoding="utf-8")
     if not _wait_for(lambda: process.poll() is not None or b"started!" in log.read_bytes()[before:], START_TIMEOUT_S):
         raise Stop(f"the worker did not start in {START_TIMEOUT_S:.0f} s; its log is {log}", Exit.NO_ANSWER)

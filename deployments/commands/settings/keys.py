@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
-from consensus_flows.blocks.member import parse_model
+from consensus_flows.blocks.member import PANEL, parse_model
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, say
@@ -34,6 +34,12 @@ def set_key(
     *,
     base_url: Annotated[str | None, Parameter(metavar="URL")] = None,
     from_env: Annotated[str | None, Parameter(metavar="VARIABLE")] = None,
+    like: Annotated[str | None, Parameter(metavar="PROVIDER")] = None,
+    api_version: Annotated[str | None, Parameter(metavar="VERSION")] = None,
+    project: Annotated[str | None, Parameter(metavar="ID")] = None,
+    location: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    region: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    access_key_id: Annotated[str | None, Parameter(metavar="ID")] = None,
     allow_http_host: Annotated[list[str] | None, Parameter(negative="", metavar="HOST")] = None,
     max_concurrency: Annotated[int | None, Parameter(metavar="N")] = None,
     requests_per_minute: Annotated[int | None, Parameter(metavar="N")] = None,
@@ -42,21 +48,39 @@ def set_key(
     """Save an API key. Prompts for it without showing it, or reads it from a variable or standard input.
 
     Args:
-        provider: openai, anthropic, google, openrouter, huggingface, or a name of your own for another server.
-        base_url: URL of the server, for a name of your own.
+        provider: A built-in provider, such as openai, anthropic, google, azure, vertex or bedrock, or a name of your own.
+        base_url: URL of the server, for a name of your own; endpoint of the resource, for azure.
         from_env: Environment variable that contains the key.
+        like: Built-in provider that a name of your own is another account of.
+        api_version: Version of the API, for azure; default: the v1 API.
+        project: Google Cloud project, for vertex and vertex-anthropic.
+        location: Google Cloud location, for vertex and vertex-anthropic; default: global.
+        region: AWS region, for bedrock.
+        access_key_id: ID of the AWS access key whose secret is the key, for bedrock; default: an API key of Bedrock.
         allow_http_host: Host that may receive the key over plain http. May be repeated.
         max_concurrency: Maximum number of concurrent calls in each process.
         requests_per_minute: Maximum number of calls started per minute in each process.
         price: Price of a model: MODEL=IN/OUT, in USD per million input and output tokens. May be repeated.
     """
-    block_class, default_url = _class_of(provider, base_url)
-    limits = {"max_concurrency": max_concurrency, "requests_per_minute": requests_per_minute}
-    fields: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    fields["prices"] = price or []
-    fields |= {"base_url": base_url or default_url, "allowed_http_hosts": allow_http_host or []}
-    _make(block_class, provider, fields | {"api_key": SecretStr("checked-before-the-key-is-asked-for")})
-    key = _read_key(provider, from_env, optional=block_class is OpenAICompatibleCredentials)
+    block_class, default_url = _class_of(provider, base_url, like)
+    options = {
+        "max_concurrency": max_concurrency,
+        "requests_per_minute": requests_per_minute,
+        "api_version": api_version,
+        "project": project,
+        "location": location,
+        "region": region,
+        "access_key_id": access_key_id,
+        "base_url": base_url or default_url,
+    }
+    fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if strange := sorted(set(fields) - set(block_class.model_fields)):
+        raise Stop(f"{provider}: unknown field {strange[0].replace('_', '-')}")
+    fields |= {"prices": price or [], "allowed_http_hosts": allow_http_host or []}
+    optional = not block_class.model_fields["api_key"].is_required()
+    # Before the key is asked for.
+    _make(block_class, provider, fields if optional else fields | {"api_key": SecretStr("a-key")})
+    key = _read_key(provider, from_env, optional=optional, whole=block_class.key_has_lines)
     block = _make(block_class, provider, fields | ({"api_key": SecretStr(key)} if key else {}))
     connect()
     asyncio.run(_save({provider: block}))
@@ -89,8 +113,9 @@ def import_keys(file: Path) -> Exit:
     blocks: dict[str, ModelCredentials] = {}
     for provider, entry in entries.items():
         fields = {name.replace("-", "_"): value for name, value in entry.items()}
-        block_class, default_url = _class_of(provider, fields.get("base_url"))
-        fields.setdefault("base_url", default_url)
+        block_class, default_url = _class_of(provider, fields.get("base_url"), fields.pop("like", None))
+        if default_url is not None:
+            fields.setdefault("base_url", default_url)
         unknown = sorted(set(fields) - set(block_class.model_fields))
         if unknown:
             raise Stop(f"{provider}: unknown field {unknown[0].replace('_', '-')}")
@@ -108,10 +133,8 @@ def _variables(file: Path, text: str) -> dict[str, dict[str, str]]:
     values = dotenv_values(stream=StringIO(text), interpolate=False)
     found: dict[str, dict[str, str]] = {}
     for provider, known in built_in().items():
-        if key := next((value for name in known.keys if (value := values.get(name))), None):
-            found[provider] = {"api-key": key}
-            if known.base_url_variable and (address := values.get(known.base_url_variable)):
-                found[provider]["base-url"] = address
+        if any(values.get(name) for name in known.needs or known.keys):
+            found[provider] = known.given(values)
     if not found:
         variables = ", ".join(known.keys[0] for known in built_in().values() if known.keys)
         raise Stop(f"{file} sets none of {variables}")
@@ -163,7 +186,8 @@ def list_keys() -> Exit:
     rows = []
     for name, slug, data in asyncio.run(saved()):
         where = base_url_of(name, data.get("base_url"))
-        rows.append([name, slug, where.url or credential_blocks()[slug].default_base_url or "", where.describe()])
+        address = where.url or credential_blocks()[slug].model_construct(**data).address
+        rows.append([name, slug, address, where.describe()])
     put_rows(["name", "type", "base URL", "where from"], rows, wide="where from", least=("type",))
     return Exit.ANSWER
 
@@ -206,17 +230,19 @@ async def _save(blocks: dict[str, ModelCredentials]) -> None:
         await block.save(provider, overwrite=True)
 
 
-def _class_of(provider: str, base_url: str | None) -> tuple[type[ModelCredentials], str | None]:
+def _class_of(provider: str, base_url: str | None, like: str | None) -> tuple[type[ModelCredentials], str | None]:
     try:
         parse_model(f"{provider}/x")
     except ValueError:
         raise Stop(f"{provider!r} is not a valid provider name: use lower-case letters, digits and dashes") from None
-    known = built_in().get(provider)
+    if provider == PANEL:
+        raise Stop(f"{PANEL} is reserved: {PANEL}/NAME is a saved panel as a member of another; choose another name")
+    known = built_in().get(like or provider)
     if known is not None and known.block is not None:
         return known.block, known.base_url
-    if base_url is None:
+    if base_url is None or like is not None:
         raise Stop(
-            f"unknown provider {provider!r}: use one of {', '.join(name for name, one in built_in().items() if one.block)}, or set the address of an OpenAI-compatible server with --base-url"
+            f"unknown provider {like or provider!r}: use one of {', '.join(name for name, one in built_in().items() if one.block)}, or set the address of an OpenAI-compatible server with --base-url"
         )
     return OpenAICompatibleCredentials, None
 
@@ -228,7 +254,7 @@ def _make(block_class: type[ModelCredentials], provider: str, fields: dict[str, 
         raise Stop(f"{provider}: {explain(error, {'api_key': 'api-key', 'base_url': 'base-url'})}") from None
 
 
-def _read_key(provider: str, from_env: str | None, *, optional: bool) -> str:
+def _read_key(provider: str, from_env: str | None, *, optional: bool, whole: bool = False) -> str:
     if from_env is not None:
         key = os.environ.get(from_env, "")
         if not key:
@@ -236,7 +262,7 @@ def _read_key(provider: str, from_env: str | None, *, optional: bool) -> str:
     elif sys.stdin.isatty():
         key = getpass(f"Key of {provider}{' (empty for none)' if optional else ''}: ", stream=sys.stderr)
     else:
-        key = sys.stdin.readline()
+        key = sys.stdin.read() if whole else sys.stdin.readline()
     key = key.strip()
     if not key and not optional:
         raise Stop(f"no key given for {provider}")

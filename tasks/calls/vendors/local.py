@@ -1,9 +1,11 @@
 """The local model: no key, no cost, llama.cpp's own server behind OpenAI's format."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials, openai_client
+from consensus_flows.tasks.calls import hub
 from consensus_flows.tasks.calls.local_model import (
     MAX_ANSWER_TOKENS,
     SMOLLM2,
@@ -29,6 +31,21 @@ class Local(OpenAI):
         """Name the weights."""
         return f"local:{weights_id(model)}"
 
+    async def find(self, model: str, token: str | None) -> None:
+        """Find which file of the hub a name means."""
+        if name := hub.split_name(model):
+            await asyncio.to_thread(hub.find, *name, token)
+
+    def to_fetch(self, model: str) -> str | None:
+        """Name the file of the hub, its size and its license, unless it is in the cache."""
+        name = hub.split_name(model)
+        file = hub.find(*name) if name else None
+        return None if file is None or file.is_here else file.describe()
+
+    async def fetch(self, model: str) -> None:
+        """Download the file."""
+        await asyncio.to_thread(gguf_path, model)
+
     async def client(
         self,
         credentials: ModelCredentials | None,  # noqa: ARG002  # there are none
@@ -41,12 +58,13 @@ class Local(OpenAI):
         return openai_client("none", base_url, max_response_mb=max_response_mb)
 
     async def list_models(self, client: Any, timeout: float) -> list[str]:  # noqa: ARG002  # nobody is asked
-        """Name the model that a package carries, where that is installed."""
+        """Name the model that a package carries, where that is installed, and those of the hub that are in the cache."""
         try:
             gguf_path(SMOLLM2)
+            packaged = [SMOLLM2]
         except LocalModelError:
-            return []
-        return [SMOLLM2]
+            packaged = []
+        return [*packaged, *(name for name, _ in await asyncio.to_thread(hub.in_cache))]
 
     def schema(self, request: Request) -> Any:
         """Bound the schema to the length of an answer."""

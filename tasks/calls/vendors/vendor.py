@@ -22,6 +22,7 @@ from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault, Verdict, refusal_of
 from consensus_flows.tasks.calls.request import CallKind, FinishReason, Message, Request
+from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Attachment, Usage
@@ -44,6 +45,8 @@ class Provider:
         keys: Environment variables of its key; the first that is set counts.
         base_url: Its address, where that is not the block's own.
         base_url_variable: Environment variable of its address.
+        variables: Environment variables of other fields of its credentials; the first that is set counts.
+        needs: Environment variables without one of which it cannot be used; default: those of its key.
         price_id: Its name in the price table.
         self_hosted: Whether it is a server that people run themselves: it needs no key, and its answers cost nothing.
         max_concurrency: Maximum number of concurrent calls; None for the block's default.
@@ -53,9 +56,22 @@ class Provider:
     keys: tuple[str, ...] = ()
     base_url: str | None = None
     base_url_variable: str | None = None
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     price_id: str | None = None
     self_hosted: bool = False
     max_concurrency: int | None = None
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Environment variables without one of which it cannot be used; none where it can be used without any."""
+        return () if self.self_hosted else self.needs or self.keys
+
+    def given(self, variables: Mapping[str, str | None]) -> dict[str, str]:
+        """Return the fields of its credentials that environment variables hold."""
+        names = {"api_key": self.keys, "base_url": (self.base_url_variable or "",), **self.variables}
+        found = {name: next(filter(None, map(variables.get, all_of)), None) for name, all_of in names.items()}
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,10 @@ class Vendor(ABC):
     sent_limit: ClassVar[int | None] = None
     """The limit of output tokens that is sent for a call without one of its own; None where none is needed."""
 
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:  # noqa: ARG002  # for subclasses
+        """Return the batch API for chats that these credentials lead to; None where there is none."""
+        return None
+
     @abstractmethod
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Build the arguments of the SDK's call."""
@@ -181,6 +201,28 @@ class Vendor(ABC):
             ValueError: If nothing does.
         """
         raise ValueError(f"{self.name} needs credentials to ask {model}")
+
+    async def find(self, model: str, token: str | None) -> None:  # noqa: B027  # for subclasses
+        """Find what a model without credentials is made of, before its address is asked for.
+
+        Args:
+            model: The model.
+            token: A key for where it is from; None for the environment's.
+
+        Raises:
+            ValueError: If it cannot be had.
+        """
+
+    def to_fetch(self, model: str) -> str | None:  # noqa: ARG002  # for subclasses
+        """Say what must be downloaded before a model can be asked; None for nothing."""
+        return None
+
+    async def fetch(self, model: str) -> None:  # noqa: B027  # for subclasses
+        """Download it.
+
+        Raises:
+            ValueError: If it cannot be downloaded.
+        """
 
     async def client(
         self, credentials: ModelCredentials | None, model: str, kind: CallKind, max_response_mb: float
@@ -352,6 +394,15 @@ def turn(message: Message, form: Form) -> dict[str, Any]:
 def cut_off() -> ConnectionError:
     """Return the error of a stream that ended too early."""
     return ConnectionError("the stream ended before the answer did")
+
+
+def unsigned(error: BaseException, package: str) -> Fault | None:
+    """Return the fault of a request that was not sent for want of credentials, where the error is one of `package`."""
+    if not type(error).__module__.startswith(package) or any(
+        cls.__name__ == "TransportError" for cls in type(error).__mro__
+    ):
+        return None
+    return Fault(message=f"{type(error).__name__}: {error}", transport="credentials", unsent=True)
 
 
 def malformed(message: str) -> Fault:
