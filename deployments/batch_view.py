@@ -196,6 +196,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.error}")
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
+        more = " when the vendors have answered" if summary.status == "waiting" else more
         say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
     say(batch_in_short(summary))
     if ui_url and summary.flow_run_id:

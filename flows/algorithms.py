@@ -30,7 +30,9 @@ class Algorithm:
     - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
     - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
     - `report(config)`, which makes what a run shows in the UI;
-    - `plan(config)`, which yields the calls of a run, for estimates.
+    - `plan(config)`, which yields the calls of a run, for estimates;
+    - `waves(config)`, which returns how often a run waits for calls that depend on those before, at least and at most, if
+      that is to be estimated too.
     """
 
     name: str
@@ -73,6 +75,11 @@ class Algorithm:
         paths = [algorithm_of(one).plan(one) for one in (alone(config, name) for name in config.grading.targets())]
         others = [plan._replace(least=0, read_least=0) for path in (*paths[1:], whole) for plan in path]
         return merged([grader_calls(config.grading), *paths[0], *others])
+
+    def waves(self, config: Any) -> tuple[int, int] | None:
+        """Return how often a run waits for calls that depend on those before, at least and at most; None if nobody says."""
+        count = getattr(import_module(self.module), "waves", None)
+        return None if count is None else count(config)
 
     def block_class(self) -> Any:
         """Import the block in which a configuration is saved."""

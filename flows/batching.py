@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeGuard
@@ -54,7 +55,9 @@ from consensus_flows.tasks.calls.providers import (
 )
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.waves import Waves
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import PDF, Attachment, Record, Response
 from consensus_flows.tasks.reports.recorded import recorded_answers
 from consensus_flows.tasks.watch import emit, watched_by
@@ -63,6 +66,8 @@ IN_A_ROW = 25
 """So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""
 SHOWN = 20
 """Bad rows that are named."""
+ROWS_OF_WAVE = 20_000
+"""Rows that are worked on at once where all of them wait for the vendors' batches."""
 LABEL = 80
 """Characters of a row's id in the name of a task run."""
 
@@ -93,6 +98,9 @@ class Batch:
         probe: Whether to look for models that cannot answer before the first row.
         strict: Whether a model that does not answer ends the batch.
         overwrite: Whether an output of another input is replaced.
+        vendor_batch: Whether calls go through the vendors' batch APIs.
+        ends_at: Until when batches are waited for, in seconds since the epoch; then the rest is asked at once.
+        wait: Whether to wait for the vendors' batches.
     """
 
     source: Source
@@ -116,6 +124,9 @@ class Batch:
     probe: bool = True
     strict: bool = False
     overwrite: bool = False
+    vendor_batch: bool = False
+    ends_at: float | None = None
+    wait: bool = True
 
     def members(self) -> list[str] | None:
         """Return the members that have columns of their own, by their names in the output."""
@@ -308,6 +319,13 @@ class Labelled:
         return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
 
 
+def _waves_of(batch: Batch, journal: Journal) -> Waves | None:
+    if not batch.vendor_batch:
+        return None
+    ends_at = None if batch.ends_at is None else time.monotonic() + batch.ends_at - time.time()
+    return Waves(journal, wait=batch.wait, ends_at=ends_at)
+
+
 class _Run:
     """One run of a batch: workers that take row after row."""
 
@@ -334,6 +352,11 @@ class _Run:
         self._breaker = Breaker()
         self._without: dict[int, tuple[Row, set[str]]] = {}
         """Finished rows for which models gave no answer, for no reason of the row."""
+        self._waves = _waves_of(batch, journal)
+        # In a wave, nobody is late because others have answered.
+        self._config = (
+            batch.config if self._waves is None else batch.config.model_copy(update={"straggler_grace": None})
+        )
 
     async def work(self) -> BatchSummary:
         """Do the rows that are not finished."""
@@ -354,8 +377,13 @@ class _Run:
         rows = self._rows()
         with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
-            await self._workers(rows, spent)
-        self._journal.totals.end_interrupted()
+            if self._waves is None:
+                await self._workers(rows, spent)
+            else:
+                with priced(batch.config.price_table()):
+                    async with self._waves.collecting(spent):
+                        await self._workers(rows, spent)
+        self._journal.end_interrupted()
         self._journal.sync()
         if batch.records is not None:
             await asyncio.to_thread(os.sync)
@@ -370,6 +398,9 @@ class _Run:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
             summary.status, summary.error = "stopped", self._changed
+        elif self._waves is not None and self._waves.left.is_set():
+            summary.status = "waiting"
+            summary.error = f"{plural(self._waves.lines_left, 'line')} at the vendors"
         elif spent.refusal and (self._left or self._passed_over or next(rows, None) is not None):
             summary.status, summary.error = "budget", spent.refusal
         return summary
@@ -403,10 +434,27 @@ class _Run:
     async def _workers(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self._batch.concurrency, max(1, self._inventory.rows))):
+                at_once = self._batch.concurrency if self._waves is None else ROWS_OF_WAVE
+                tasks = [
                     workers.create_task(self._worker(rows, spent))
+                    for _ in range(min(at_once, max(1, self._inventory.rows)))
+                ]
+                if self._waves is not None and not self._batch.wait:
+                    await self._until_left(self._waves, tasks)
         except BaseExceptionGroup as group:  # all workers fail of one cause: the disk, or an input that is gone
             raise group.exceptions[0] from None
+
+    async def _until_left(self, waves: Waves, workers: list[asyncio.Task[None]]) -> None:
+        """Wait until the workers have done all that can be done without waiting for vendors, and stop them."""
+        left = asyncio.create_task(waves.left.wait())
+        done = asyncio.create_task(asyncio.wait(workers))
+        try:
+            await asyncio.wait([left, done], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            done.cancel()
+        for worker in workers:
+            worker.cancel()
 
     async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         while self._stop is None and not spent.exhausted and not (self._batch.strict and self._breaker.out):
@@ -418,7 +466,12 @@ class _Run:
                 await asyncio.sleep(0)
                 continue
             with spending(Budget()) as of_row, breaking(self._breaker, row.id):
-                record = await self._do(row)
+                try:
+                    record = await self._do(row)
+                except asyncio.CancelledError:
+                    if self._waves is not None and self._waves.left.is_set():
+                        self._leave(row, "waiting for a vendor's batch")
+                    raise
             self._calls += record.calls
             if self._journal.error is not None:
                 raise self._journal.error
@@ -459,7 +512,8 @@ class _Run:
                 given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
             if files := await asyncio.to_thread(self._files, row):
                 given["conversation"] = tuple(attaching(files))
-            record = await self._function(row.prompt, self._batch.config, Labelled(self._call, row.id), **given)
+            with self._waves.row() if self._waves is not None else nullcontext():
+                record = await self._function(row.prompt, self._config, Labelled(self._call, row.id), **given)
         except OutputError:
             raise
         except Exception as error:

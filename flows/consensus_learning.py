@@ -304,3 +304,10 @@ def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
             prompt_length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
             settings=config.aggregator_settings,
         )
+
+
+def waves(config: ConsensusLearningConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    calls = [*plan(config)]
+    each = 1 + any(one.task == "aggregator" for one in calls)
+    return each * min(one.least for one in calls if one.role == "member"), each * (config.iterations + 1)

@@ -213,3 +213,9 @@ def plan(config: ConsortiumConfig) -> Iterator[Planned]:
     if not ranks:  # long answers are written in a call of their own, which has the verdict before it
         most = rounds[1]
         yield judge_calls(arbiter, "arbiter", (0, most), [0, read[1] + most], characters, settings=settings)
+
+
+def waves(config: ConsortiumConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    # Long answers are written in a call of their own, after the verdict.
+    return 2 * config.min_iterations, (2 if config.judging_method == "rank" else 3) * config.max_iterations

@@ -251,3 +251,9 @@ def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
     yield judge_calls(
         config.aggregators()[0], "aggregator", calls, (read, read), instructions, settings=config.aggregator_sampling()
     )
+
+
+def waves(config: MixtureOfAgentsConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    layers = len(config.proposer_layers())
+    return layers + 1, layers + 1

@@ -185,3 +185,8 @@ def plan(config: PreferConfig) -> Iterator[Planned]:
         yield judge_calls(
             member.name, "judge of the others", rounds, read, instructions, settings=config.judge_settings
         )
+
+
+def waves(config: PreferConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    return 2 * config.rounds, 2 * config.rounds

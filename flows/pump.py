@@ -114,3 +114,8 @@ async def pump(
 def plan(config: PumpConfig) -> Iterator[Planned]:
     """Plan the calls of a run as long as every model answers."""
     yield from member_calls(config, config.panel(), (1, 1))
+
+
+def waves(config: PumpConfig) -> tuple[int, int]:  # noqa: ARG001  # as for all
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    return 1, 1

@@ -439,3 +439,12 @@ def _until_settled(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> int
         if len(asked) >= (config.quorum or 1) and _settled(config, _decide(config, asked, [""] * len(asked))):
             return number
     return len(waves)
+
+
+def waves(config: VoteConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    if config.pairwise_judge is not None:
+        return 2, 2
+    asked = config.in_waves()
+    each = 1 + (config.extractor is not None)
+    return each * _until_settled(config, asked), each * (len(asked) + bool(config.behind()))

@@ -179,7 +179,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:
     """Return the parameters of the flow; relative paths are of this folder."""
     taken = signature(flow_of_batch).parameters
-    parameters: dict[str, Any] = {key: value for key, value in vars(options).items() if key in taken}
+    given = vars(options) | options.parameters()
+    parameters: dict[str, Any] = {key: value for key, value in given.items() if key in taken}
     parameters["input"] = source
     for key in FILES & parameters.keys():
         if parameters[key] is not None and place_of(parameters[key], key).local:

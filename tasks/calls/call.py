@@ -12,6 +12,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_logger
+from prefect.states import Failed
 from prefect.task_engine import run_task_async
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
@@ -19,14 +20,15 @@ from pydantic import JsonValue
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import ServiceTier
-from consensus_flows.tasks.calls.ask import ask_task
-from consensus_flows.tasks.calls.attempt import CallLog, call_log
+from consensus_flows.tasks.calls.ask import ask_task, is_retried, most_retries
+from consensus_flows.tasks.calls.attempt import CallLog, call_log, delivered
 from consensus_flows.tasks.calls.pacing import throttle
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
+from consensus_flows.tasks.calls.waves import Waves, waves_now
 from consensus_flows.tasks.calls.writing import Writer
-from consensus_flows.tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ModelError, OutputError
 from consensus_flows.tasks.readers import JSON, read_vector
 from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import emit, reads_pieces
@@ -124,7 +126,8 @@ class Caller:
         token = call_log.set(log)
         started = time.monotonic()
         try:
-            state = await run_call(ask_task(request.kind, fresh=self.fresh), request)
+            waves = waves_now()
+            state = await (self._at_once(request) if waves is None else self._by_wave(waves, request))
         finally:
             call_log.reset(token)
         result = await state.aresult(raise_on_failure=False)
@@ -160,7 +163,33 @@ class Caller:
         _add_up(response, log)
         await emit("answered", response)
         await emit("called", Exchange(request, response, state.state_details.task_run_id))
+        if waves is not None:
+            await waves.keep_step(log.key)
         return response
+
+    async def _at_once(self, request: Request) -> State[Any]:
+        return await run_call(ask_task(request.kind, fresh=self.fresh), request)
+
+    async def _by_wave(self, waves: Waves, request: Request) -> State[Any]:
+        """Wait for what comes of the call by a vendor's batch; what failed is sent with a later one."""
+        for tried in range(1, most_retries() + 2):
+            try:
+                async with waves.turn(request, fresh=self.fresh) as came:
+                    if came is None:
+                        return await self._at_once(request)
+                    token = delivered.set(came)
+                    try:
+                        state = await run_call(ask_task(request.kind, fresh=self.fresh, retries=0), request)
+                    finally:
+                        delivered.reset(token)
+            except OutputError:
+                raise
+            except ConsensusError as error:  # it was not sent: the budget, the breaker, or no key
+                return Failed(data=error)
+            failed = await state.aresult(raise_on_failure=False)
+            if not (isinstance(failed, ModelError) and is_retried(failed, tried)):
+                break
+        return state
 
 
 def forget_result(state: State[Any], result: object) -> None:

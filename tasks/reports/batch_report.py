@@ -259,6 +259,8 @@ def of_batch(summary: BatchSummary) -> Verdict:
         name = "Failed"
     elif summary.status == "budget":
         name, counts = "BudgetEnded", ["budget ended", *counts]
+    elif summary.status == "waiting":
+        name, counts = "Waiting", [summary.error or "", *counts]
     elif summary.failed or summary.degraded:
         name = "Degraded"
     elif summary.ties:

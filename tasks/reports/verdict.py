@@ -20,6 +20,7 @@ Outcome = Literal[
     "LowConfidence",
     "Degraded",
     "BudgetEnded",
+    "Waiting",
     "Tie",
     "AccuracyFell",
     "WinRateFell",

@@ -145,8 +145,8 @@ def test_one_of_two_workers_is_killed_with_its_shard(
     assert (summary["rows"], summary["done"], summary["failed"]) == (ROWS, ROWS, 0)
     assert [len(runs_of(server, shard=shard)) for shard in (1, 2)] == [2, 1], "one of them was started twice"
 
-    asked = Counter((seen.model, seen.prompt) for seen in vendors.seen)
-    first = {(seen.model, seen.prompt): seen.at for seen in reversed(vendors.seen)}
+    asked = Counter((seen.model, seen.prompt) for seen in vendors.seen if seen.kind == "chat")
+    first = {(seen.model, seen.prompt): seen.at for seen in reversed(vendors.seen) if seen.kind == "chat"}
     twice = [call for call, times in asked.items() if times > 1]
     assert len(asked) == ROWS * CALLS_OF_A_ROW and max(asked.values(), default=0) <= 2
     assert len(twice) <= AT_ONCE * CALLS_OF_A_ROW

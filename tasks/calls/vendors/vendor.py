@@ -22,6 +22,7 @@ from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault, Verdict, refusal_of
 from consensus_flows.tasks.calls.request import CallKind, FinishReason, Message, Request
+from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.record import Attachment, Usage
@@ -135,6 +136,10 @@ class Vendor(ABC):
     """The most tokens that a page of a PDF counts, with its text and as an image."""
     sent_limit: ClassVar[int | None] = None
     """The limit of output tokens that is sent for a call without one of its own; None where none is needed."""
+
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:  # noqa: ARG002  # for subclasses
+        """Return the batch API for chats that these credentials lead to; None where there is none."""
+        return None
 
     @abstractmethod
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
