@@ -70,6 +70,10 @@ class RunConfig(Settings):
         default_factory=Grading,
         description="Which questions do without the whole panel, because a small model finds them easy.",
     )
+    panels: dict[str, SavedPanel] = Field(
+        default_factory=dict,
+        description="Settings of the panels that are asked as panel/NAME, by name: their flow and config. Default: the saved ones.",
+    )
     fresh: bool = Field(
         False,
         description="Ignore cached answers: ask again, and replace them.",
@@ -106,10 +110,6 @@ class RunConfig(Settings):
             "table. Models that run on this machine cost nothing unless a price is given."
         ),
         examples=[["my-server/llama=0.2/0.6"]],
-    )
-    panels: dict[str, SavedPanel] = Field(
-        default_factory=dict,
-        description="Settings of the panels that are asked as panel/NAME, by name: their flow and config. Default: the saved ones.",
     )
 
     @model_validator(mode="before")
