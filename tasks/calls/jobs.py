@@ -31,6 +31,7 @@ from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, Ba
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply
 from consensus_flows.tasks.errors import OutputError
 from consensus_flows.tasks.plain_text import plural
+from consensus_flows.tasks.watch import emit
 
 Answer = TypeVar("Answer")
 POLL_S = 60.0
@@ -160,6 +161,8 @@ class Job:
         """Those whose requests are at hand."""
         self.state: BatchJob | None = None
         """How it is at the vendor."""
+        self.begun = False
+        """Whether the work on it has begun."""
         self.settled = False
         """Whether it has been looked at, so that nothing is known to be coming at once."""
         self.reading = False
@@ -197,6 +200,7 @@ class Job:
 
     async def work(self) -> State[Any]:
         """See it through to its end, and return the state of its task run; `error` has what broke it."""
+        self.begun = True
         client = await self.endpoint.vendor.client(self.endpoint.credentials, self._model, "chat", RESPONSE_MB)
         shown = _Progress(self.sent)
         try:
@@ -302,14 +306,17 @@ class Job:
 
     async def _read(self, client: Any, state: BatchJob) -> None:
         """Read all results, and tick off the lines that are in none of them."""
-        left = {*self._reservations}
+        left, tokens = {*self._reservations}, dict[str, int]()
         wait = FIRST_POLL_S
         for _ in range(READ_TRIES if state.ended else 0):
             try:
                 async for one in self._api.results(client, state):
-                    if one.id in left:  # a line may come twice, and one may be unknown
-                        left.discard(one.id)
+                    # A line may come twice, one may be unknown, and one may be ticked off since an earlier run.
+                    if one.id in self.sent.lines:
+                        tokens[one.id] = self._tokens(one)
+                    if one.id in left:
                         await self._tick_off(one)
+                        left.discard(one.id)
                 break
             except Exception as error:  # the file ends in the middle, or the connection broke
                 if isinstance(error, OutputError):
@@ -317,6 +324,9 @@ class Job:
                 _warn(self, f"its results cannot be read to the end: {error!r}")
             await self._pause(min(wait, poll_s()))
             wait *= 2
+        if state.tokens is not None and state.tokens != sum(tokens.values()):
+            said = f"the vendor counts {state.tokens} tokens for batch {state.id}, and its lines say {sum(tokens.values())}"
+            await emit("notice", f"{self.sent.model}: {said}")
         if state.cut:
             for name in left:
                 self._drop(name, NotAnswered("expired"))
@@ -326,6 +336,13 @@ class Job:
         for name in left:
             self._reservations[name].settle(None, None, lost=True)
             self._deliver(name, NotAnswered("lost", self.sent.lines[name]))
+
+    def _tokens(self, one: LineResult) -> int:
+        """Return the tokens that a line says it has taken."""
+        if one.response is None:
+            return 0
+        usage = read_response(_any(self.sent.model), self.endpoint, {}, one.response).usage
+        return 0 if usage is None else usage.input_tokens + usage.output_tokens
 
     async def _tick_off(self, one: LineResult) -> None:
         """Settle a line, and pass on what came of it."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.logging import get_logger
 from prefect.results import ResultStore, get_result_store
 from prefect.utilities.annotations import quote
 
@@ -421,17 +421,20 @@ class Waves:
         self._jobs[job] = asyncio.create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
+        """See a batch through, as a task run if Prefect is there."""
+        title = f"{job.sent.model} · {plural(len(job.sent.lines), 'line')}"
         try:
-            title = f"{job.sent.model} · {plural(len(job.sent.lines), 'line')}"
-            state: State[Any] = await vendor_batch(title, quote(job), return_state=True)  # type: ignore[misc]  # an async task
-            error = job.error or (None if job.state or job.full or job.no_api else state.data)
-        except Exception as broken:  # Prefect's
-            error = broken
+            try:
+                await vendor_batch(title, quote(job), return_state=True)  # type: ignore[misc]  # an async task
+            except Exception as error:
+                get_logger("consensus").warning("The task run of a batch of %s is not shown: %r", job.sent.model, error)
+                if not job.begun:
+                    await job.work()
         finally:
             del self._jobs[job]
             self._moved = time.monotonic()
-        if isinstance(error, Exception):
-            self._fail(error)
+        if job.error is not None:
+            self._fail(job.error)
         if job.no_api:
             self._no_api.add(job.endpoint.address)
             await emit("notice", f"{job.sent.model}: no batch API at {job.endpoint.address}: asked at the normal price")

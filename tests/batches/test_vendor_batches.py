@@ -1,6 +1,8 @@
 """Batches through the vendors' batch APIs: waves over all rows, at half the price; nothing is executed twice, and nothing is lost."""
 
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,9 +13,12 @@ import pytest
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.tasks.batches.estimate import estimate
 from consensus_flows.tasks.batches.source import Source
-from tests.kits.batch_kit import column, environment_of, kill_when, prompts, start
+from consensus_flows.tasks.watch import watched_by
+from tests.kits.batch_kit import ROOT, column, environment_of, kill_when, prompts, start
 from tests.vendors import ANY, LoopbackVendors, Reply, Usage, faults
 from tests.vendors.batch_jobs import JobFault
 
@@ -114,7 +119,15 @@ async def test_every_line_is_ticked_off(vendors: LoopbackVendors, tmp_path: Path
     # Google's expired jobs show nothing of what was done.
     vendors.jobs.done_share = 0.0 if vendor.startswith("google") else 0.5
     source, out = prompts(tmp_path, 8), tmp_path / "out.jsonl"
-    summary = await run_batch(vote_of(source, out, config={"members": [vendor], "quorum": 1}))
+    notices = list[str]()
+
+    class Notices:
+        async def on_event(self, event: str, value: Any) -> None:
+            if event == "notice":
+                notices.append(value)
+
+    with watched_by(Notices()):
+        summary = await run_batch(vote_of(source, out, config={"members": [vendor], "quorum": 1}))
     assert summary.status == "finished"
     if fault.fails:
         # OpenAI names the line, and the others go out again without it.
@@ -122,6 +135,8 @@ async def test_every_line_is_ticked_off(vendors: LoopbackVendors, tmp_path: Path
         return
     assert (summary.done, summary.failed) == (8, 0)
     assert summary.possibly_billed == fault.lost
+    # OpenAI says what all lines have taken, those among them that are in no file.
+    assert any("the vendor counts" in text for text in notices) == bool(fault.lost and vendor.startswith("openai"))
     wanted = Counter({1: 7}) if not fault.lost else Counter({1: 5, 2: 2})
     assert Counter(vendors.jobs.executions.values()) == wanted
 
@@ -266,3 +281,37 @@ def test_sigkill_executes_no_line_twice(vendors: LoopbackVendors, tmp_path: Path
     assert set(vendors.jobs.executions.values()) == {1}
     assert vendors.count() == 8
     assert summary["sent_calls"] == 8
+
+
+async def test_the_dry_run_prices_both_ways_and_counts_waves(
+    vendors: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-test")
+    config = ConsortiumConfig.model_validate(
+        {"members": ["openai/gpt-4o-mini", "openrouter/openai/gpt-4o-mini"], "arbiter": "google/gemini-2.5-flash"}
+        | {"max_iterations": 2}
+    )
+    one = algorithm("consortium")
+    found = await estimate(config, one.plan(config), 10, 1000, waves=one.waves(config))
+    assert [model.batch_api for model in found.models] == [True, False, True]
+    for model in found.models:
+        assert model.cost_usd_most is not None
+        assert model.batch_usd_most == pytest.approx(model.cost_usd_most * (0.5 if model.batch_api else 1))
+    assert (found.waves_least, found.waves_most) == (2, 6)
+
+
+def test_what_is_at_the_vendors_is_listed(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.jobs.hold = True
+    source, out = prompts(tmp_path, 6), tmp_path / "out.jsonl"
+    panel = ["--flow", "vote", "-m", THREE[0], "-m", THREE[1], "--extract", "text", "--no-probe"]
+    environment = environment_of(tmp_path) | {"CONSENSUS_BATCH_POLL_S": "0.05"}
+    waiting = start([source, "-o", out, *panel, "--vendor-batch", "--no-wait"], environment)
+    assert waiting.wait(120) == 8
+    command = [sys.executable, "-m", "consensus_flows.deployments.cli", "batches", "vendors", "--json"]
+    listed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(listed.stdout)
+    assert [(one["model"], one["state"], one["lines"], one["output"]) for one in found] == [
+        (THREE[0], "in_progress", 5, str(out)),
+        (THREE[1], "in_progress", 5, str(out)),
+    ]
