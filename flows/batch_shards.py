@@ -255,6 +255,10 @@ class _Shards:
                 "probe": False,  # this run has looked
                 "overwrite": batch.overwrite,
                 "strict": batch.strict,
+                "vendor_batch": False,
+                "by": None,
+                "within": None,
+                "wait": True,
                 "timezone": None,  # the output has its day
             },
             timeout=0,

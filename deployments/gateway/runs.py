@@ -104,7 +104,8 @@ class GatewayRun:
             stopped = GatewayError(
                 503, "the gateway was stopped; answers that were paid for are cached", "stopped", retry=True
             )
-            self._end(error if isinstance(error, Exception) else stopped)
+            # A run that was refused is deleted already, and Prefect complains of that.
+            self._end(self._keeper.refusal or error if isinstance(error, Exception) else stopped)
             if not isinstance(error, Exception):
                 raise
         finally:

@@ -149,10 +149,10 @@ async def test_a_row_whose_run_breaks_is_a_failed_row(tmp_path, vendors, monkeyp
 
     real = pump.run_pump
 
-    async def broken(prompt, *arguments):
+    async def broken(prompt, *arguments, **options):
         if "is 1?" in prompt:
             raise RuntimeError("Bearer sk-test-openai broke")
-        return await real(prompt, *arguments)
+        return await real(prompt, *arguments, **options)
 
     monkeypatch.setattr(pump, "run_pump", broken)
     out = tmp_path / "out.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.clients import AssertingEventsClient
 
@@ -96,7 +97,11 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
 
     async def states():
         async with get_client() as client:
-            return {run.state.id for run in await client.read_flow_runs() if run.state_name == "Scheduled"}
+            runs = await client.read_flow_runs(
+                deployment_filter=DeploymentFilter.model_validate({"name": {"any_": ["night"]}}),
+                flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}}),
+            )
+            return {run.state.id for run in runs}
 
     announced = {event.id for client in AssertingEventsClient.all for event in client.events}
     assert announced == asyncio.run(states()), "else Prefect's automations wait a quarter of an hour for these events"

@@ -410,7 +410,7 @@ def test_megabytes_are_read_in_a_moment(unit):
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "json", "json:", "label:a", "label:a,,b", "label:a,A", "number:x", "regex", "llm:x"),
+        *("", "json:", "label:a", "label:a,,b", "label:a,A", "number:x", "regex", "llm:x"),
         *("choice:", "choice:A", "choice:J-A", "choice:A,B", "exact:"),
     ],
 )

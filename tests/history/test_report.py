@@ -296,7 +296,7 @@ def schema(part, definitions):
 
 def test_the_form_explains_itself():
     form = consortium.parameters
-    assert list(form.properties) == ["prompt", "config", "conversation"]
+    assert list(form.properties) == ["prompt", "config", "conversation", "attachments"]
     assert form.required == ["prompt"]
     for position, field in enumerate(form.properties.values()):
         assert field["position"] == position
