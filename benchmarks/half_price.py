@@ -18,7 +18,7 @@ from typing import Any
 
 from common import ROOT, prefect_server
 
-from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, serve
+from tests.kits.recorded import GSM, GSM_MEMBERS, gsm_questions, scored, serve
 from tests.vendors import LoopbackVendors
 
 AT = dict(zip(GSM_MEMBERS, ("openai", "openai", "anthropic", "anthropic", "google"), strict=True))
@@ -65,7 +65,7 @@ def main(rows: int) -> int:
                 summary = asyncio.run(run(source, output, vendor_batch=by_batch))
                 answers = [json.loads(line)["answer"] for line in output.read_text(encoding="utf-8").splitlines()]
                 right = sum(
-                    answer is not None and float(answer) == one.gold
+                    answer is not None and scored(answer) == one.gold
                     for answer, one in zip(answers, questions, strict=True)
                 )
                 found[name] = (answers, summary.cost_usd)
