@@ -36,7 +36,7 @@ def schema_fault(schema: Any) -> str | None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        return f"it is no JSON schema: {error.message[:200]}"
+        return f"it is not a valid JSON schema: {error.message[:200]}"
     if object_schema(schema, schema) is None or schema.get("type", "object") != "object":
         return 'it must be one of an object with properties: {"type": "object", "properties": {...}}'
     return None

@@ -201,6 +201,8 @@ async def run_batch(
     inventory = inventory or await checked(batch)
     journal = Journal(journal_path(batch.output), batch.plan(), inventory.sha256)
     try:
+        if journal.jobs and not batch.vendor_batch:
+            raise ConfigurationError(_at_vendors(journal))
         run = _Run(batch, journal, inventory, call or Caller.of(batch.config))
         summary = await run.work()
         await asyncio.to_thread(run.write, summary)
@@ -279,6 +281,14 @@ async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: M
             f"{len(found.problems)} of {len(endpoints)} models cannot answer; --no-probe (probe: false) asks them all the same:\n"
             + "\n".join(f"  {problem}" for problem in found.problems.values())
         )
+
+
+def _at_vendors(journal: Journal) -> str:
+    lines = sum(len(job.lines) for job in journal.jobs.values())
+    return (
+        f"vendor_batch: {plural(lines, 'line')} of this batch are at the vendors, and would be paid for twice: run it with "
+        "vendor_batch to collect them, and with within (a minute, say) to cancel what has not come by then"
+    )
 
 
 def _bad(inventory: Inventory) -> str:

@@ -97,7 +97,7 @@ def _keep_rights(part: Path, old: os.stat_result) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written, before anything else is told of it."""
+    """Write a file to the disk itself, before anything else relies on it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

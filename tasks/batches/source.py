@@ -172,7 +172,7 @@ class Source:
 
     @property
     def folder(self) -> Path | None:
-        """Where relative paths in it begin; None for an input that is no file of this machine."""
+        """The folder from which relative paths in the input start; None if the input is not a local file."""
         if not self._place.local:
             return None
         path = Path(self._place.path)

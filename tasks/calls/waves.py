@@ -97,11 +97,10 @@ class Waves:
         log: The journal of the batch.
         wait: Whether to wait for the vendors; else the batch ends when all that can be submitted is.
         ends_at: When to ask for the rest by calls of their own, by the monotonic clock.
-        least: Minimum number of lines of a batch; fewer are asked for at once.
     """
 
-    def __init__(self, log: JobLog, *, wait: bool = True, ends_at: float | None = None, least: int = 1) -> None:
-        self._log, self._wait, self._ends_at, self._least = log, wait, ends_at, least
+    def __init__(self, log: JobLog, *, wait: bool = True, ends_at: float | None = None) -> None:
+        self._log, self._wait, self._ends_at = log, wait, ends_at
         self._rows: set[_Row] = set()
         self._pending: dict[str, Line] = {}
         self._waiting: dict[str, Line] = {}
@@ -361,10 +360,7 @@ class Waves:
                 full and (now < self._full_until.get(source, 0.0) or any(job.source == source for job in self._jobs))
             ):
                 continue
-            if len(lines) < self._least:
-                cut = True
-                self._release(lines)
-            elif source not in self._tried and source not in OVERRUNS:
+            if source not in self._tried and source not in OVERRUNS:
                 # By one call it is known what the model refuses, and that the key is good, before thousands go out.
                 cut = True
                 self._tried.add(source)

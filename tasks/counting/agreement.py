@@ -140,7 +140,7 @@ def medoid(texts: Sequence[str], likeness: Likeness = LEXICAL) -> int:
         ValueError: If there are no texts.
     """
     if not texts:
-        raise ValueError("there is no text: give at least one")
+        raise ValueError("there are no texts: give at least one")
     return _nearness(texts, likeness).nearest
 
 

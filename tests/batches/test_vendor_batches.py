@@ -17,6 +17,7 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.tasks.batches.estimate import estimate
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.batch_kit import ROOT, column, environment_of, kill_when, prompts, start
 from tests.vendors import ANY, LoopbackVendors, Reply, Usage, faults
@@ -64,6 +65,9 @@ async def test_no_wait_submits_and_ends_and_the_next_run_collects(vendors: Loopb
         assert (summary.status, summary.done + summary.not_started) == ("waiting", 10)
         assert summary.done <= 1
     assert [len(job.lines) for job in vendors.jobs.jobs] == [9, 9, 9], "submitted once"
+    with pytest.raises(ConfigurationError, match="27 lines of this batch are at the vendors"):
+        await run_batch(vote_of(source, out, vendor_batch=False))
+    assert vendors.count() == 3 + 3 * 4, "nothing is asked for twice: four lines of nine are done"
     vendors.jobs.finish()
     summary = await run_batch(vote_of(source, out, wait=False))
     assert (summary.status, summary.done, summary.cached_calls) == ("finished", 10, 3)
