@@ -28,7 +28,7 @@ class Algorithm:
     For one that is called `my-name`, the module holds:
 
     - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
-    - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
+    - `my_name`, the flow around it, with the parameters `prompt`, `config`, `conversation` and, for its form, `attachments`;
     - `report(config)`, which makes what a run shows in the UI;
     - `plan(config)`, which yields the calls of a run, for estimates;
     - `waves(config)`, which returns how often a run waits for calls that depend on those before, at least and at most, if

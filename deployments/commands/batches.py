@@ -150,12 +150,12 @@ def vendors(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     connect()
     batches = from_history(lambda connection: list_batches(connection, MOST))
     jobs = [
-        (batch["answer"], *one)
+        (batch["answer"], one)
         for batch in batches
         if state_of(batch) in {"running", "killed", "waiting"}
         for one in open_jobs(journal_path(batch["answer"]))
     ]
-    states = asyncio.run(_looked_at([job for _, job, _ in jobs]))
+    states = asyncio.run(_looked_at([job for _, job in jobs]))
     found = [
         {
             "model": job.model,
@@ -163,11 +163,11 @@ def vendors(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
             "done": done,
             "lines": len(job.lines),
             "age_s": round(time.time() - job.at),
-            "worst_usd": usd,
+            "worst_usd": job.worst_usd,
             "id": job.id,
             "output": output,
         }
-        for (output, job, usd), (state, done) in zip(jobs, states, strict=True)
+        for (output, job), (state, done) in zip(jobs, states, strict=True)
     ]
     if json:
         put_json(found)

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import stat
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -161,24 +163,25 @@ class Journal:
             self._write(entry)
             self.totals.add_settled(entry)
 
-    def submitting(self, job: "SentJob", lines: Mapping[str, tuple[int, float | None]]) -> None:
+    def submitting(self, model: str, address: str, lines: Mapping[str, tuple[int, float | None]]) -> SentJob:
         """Enter a vendor's batch and all of its lines at their worst case, before it is submitted.
 
         Args:
-            job: The batch; given the numbers of its lines.
+            model: The model as provider/model.
+            address: Where it is.
             lines: Tokens and US dollars, by the id of the line.
 
         Raises:
             OutputError: If it cannot be written: it must not be submitted then.
         """
+        mark = f"consensus-{uuid.uuid4().hex}"
         first = self.totals.next_request()
-        job.lines = {name: first + n for n, name in enumerate(lines)}
-        entry = {"vendor_batch": job.mark, "model": job.model, "address": job.address, "at": job.at, "first": first}
+        entry = {"vendor_batch": mark, "model": model, "address": address, "at": time.time(), "first": first}
         entry |= {"lines": [[name, *worst] for name, worst in lines.items()]}
         self._write(entry)
         self.sync()
         self._add_job(entry)
-        self.jobs[job.mark] = job
+        return self.jobs[mark]
 
     def accepted(self, job: "SentJob", id: str) -> None:
         """Enter that a vendor has accepted a batch, under this id."""
@@ -205,20 +208,11 @@ class Journal:
         self._add_job(entry)
 
     def _add_job(self, entry: dict[str, Any]) -> None:
-        mark = entry["vendor_batch"]
-        if "lines" in entry:
-            lines = {}
-            for number, (name, tokens, usd) in enumerate(entry["lines"], entry["first"]):
-                lines[name] = number
-                self.totals.add_sent({"sent": number, "model": entry["model"], "tokens": tokens, "usd": usd})
-            self.jobs[mark] = SentJob(mark, entry["model"], entry["address"], entry["at"], lines)
-            return
-        job = self.jobs[mark]
-        job.id = entry.get("id", job.id)
+        for number, (_, tokens, usd) in enumerate(entry.get("lines", ()), entry.get("first", 0)):
+            self.totals.add_sent({"sent": number, "model": entry["model"], "tokens": tokens, "usd": usd})
         for number in entry.get("dropped", ()):
             self.totals.drop(number)
-        if "ended" in entry:
-            del self.jobs[mark]
+        _note_job(self.jobs, entry)
 
     def _awaited(self) -> set[int]:
         return {number for job in self.jobs.values() for number in job.lines.values()}
@@ -346,40 +340,29 @@ class Journal:
         self._size += len(line)
 
 
-class OpenJob(NamedTuple):
-    """A vendor's batch that a journal waits for.
-
-    Attributes:
-        job: The batch.
-        worst_usd: Its worst case; None where a price is not known.
-    """
-
-    job: SentJob
-    worst_usd: float | None
-
-
-def open_jobs(path: Path) -> list[OpenJob]:
+def open_jobs(path: Path) -> list[SentJob]:
     """Return the vendors' batches that a journal waits for, also while a process is at work on it."""
-    found: dict[str, OpenJob] = {}
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.startswith(b'{"vendor_batch"'):
-                    continue
-                entry = _parsed(line)
-                mark = entry.get("vendor_batch", "")
-                if "lines" in entry:
-                    costs = [usd for _, _, usd in entry["lines"]]
-                    numbers = {name: entry["first"] + n for n, (name, _, _) in enumerate(entry["lines"])}
-                    job = SentJob(mark, entry["model"], entry["address"], entry["at"], numbers)
-                    found[mark] = OpenJob(job, None if None in costs else sum(costs))
-                elif "id" in entry and mark in found:
-                    found[mark].job.id = entry["id"]
-                elif "ended" in entry:
-                    found.pop(mark, None)
-    except FileNotFoundError:
-        return []
+    found: dict[str, SentJob] = {}
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if line.startswith(b'{"vendor_batch"'):
+                with suppress(KeyError, TypeError, ValueError):  # half a line, which is being written
+                    _note_job(found, _parsed(line))
     return list(found.values())
+
+
+def _note_job(jobs: dict[str, SentJob], entry: dict[str, Any]) -> None:
+    """Take note of an entry about a vendor's batch."""
+    mark = entry["vendor_batch"]
+    if "lines" in entry:
+        lines = {name: number for number, (name, _, _) in enumerate(entry["lines"], entry["first"])}
+        costs = [usd for _, _, usd in entry["lines"]]
+        worst = None if None in costs else sum(costs)
+        jobs[mark] = SentJob(mark, entry["model"], entry["address"], entry["at"], lines, worst)
+    elif "id" in entry:
+        jobs[mark].id = entry["id"]
+    elif "ended" in entry:
+        del jobs[mark]
 
 
 def digest(row: Row) -> str:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -59,6 +59,7 @@ class SentJob:
         address: Where it is.
         at: When it was entered, in seconds since the epoch.
         lines: The numbers of its lines in the journal, by their ids.
+        worst_usd: Its worst case in US dollars; None where a price is not known.
         id: The vendor's id, once it is accepted.
     """
 
@@ -66,7 +67,8 @@ class SentJob:
     model: str
     address: str
     at: float
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int]
+    worst_usd: float | None
     id: str | None = None
 
 
@@ -80,7 +82,7 @@ class JobLog(Protocol):
     def open_line(self, number: int) -> tuple[int, float | None] | None:
         """Return the tokens and US dollars at which a line is entered; None for one whose call has ended."""
 
-    def submitting(self, job: SentJob, lines: Mapping[str, tuple[int, float | None]]) -> None:
+    def submitting(self, model: str, address: str, lines: Mapping[str, tuple[int, float | None]]) -> SentJob:
         """Enter a batch before it is submitted."""
 
     def accepted(self, job: SentJob, id: str) -> None:

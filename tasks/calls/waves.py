@@ -10,7 +10,6 @@ it is no chat, is asked for at once, beside the wave.
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -396,8 +395,8 @@ class Waves:
     def _submit(self, lines: Sequence[Line]) -> None:
         """Enter a batch in the journal, and let it go."""
         first = lines[0]
-        sent = SentJob(f"consensus-{uuid.uuid4().hex}", first.request.name, first.endpoint.address, time.time())
-        self._log.submitting(sent, {line.id: (line.reservation.tokens, line.reservation.cost_usd) for line in lines})
+        worst = {line.id: (line.reservation.tokens, line.reservation.cost_usd) for line in lines}
+        sent = self._log.submitting(first.request.name, first.endpoint.address, worst)
         for line in lines:
             line.reservation.mark_sent(sent.lines[line.id])
             self._waiting[line.id] = self._pending.pop(line.id)
