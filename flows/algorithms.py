@@ -29,7 +29,6 @@ class Algorithm:
 
     - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
     - `my_name`, the flow around it, with the parameters `prompt`, `config`, `conversation` and, for its form, `attachments`;
-    - `report(config)`, which makes what a run shows in the UI;
     - `plan(config)`, which yields the calls of a run, for estimates;
     - `waves(config)`, which returns how often a run waits for calls that depend on those before, at least and at most, if
       that is to be estimated too.
@@ -59,7 +58,7 @@ class Algorithm:
         return getattr(import_module(self.module), self.identifier)
 
     def report(self, config: Any) -> Any:
-        """Make what a run shows in the UI."""
+        """Make what a run shows in the UI, of those built-in algorithms in whose form a model answers alone."""
         return import_module(self.module).report(config)
 
     def plan(self, config: Any) -> Any:
