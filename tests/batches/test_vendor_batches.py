@@ -17,6 +17,10 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.tasks.batches.estimate import estimate
 from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.calls import waves
+from consensus_flows.tasks.calls.budget import line_of, spending
+from consensus_flows.tasks.calls.providers import endpoint_of
+from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.batch_kit import ROOT, column, environment_of, kill_when, prompts, start
@@ -319,3 +323,50 @@ def test_what_is_at_the_vendors_is_listed(vendors: LoopbackVendors, tmp_path: Pa
         (THREE[0], "in_progress", 5, str(out)),
         (THREE[1], "in_progress", 5, str(out)),
     ]
+
+
+async def test_a_line_reserves_half_of_what_a_call_does(vendors: LoopbackVendors) -> None:
+    request = Request(provider="openai", model="gpt-4o-mini", messages=(Message(role="user", content="Why?"),))
+    endpoint = await endpoint_of("openai", "gpt-4o-mini")
+    with spending(Budget(max_cost_usd=1)) as tracker:
+        line, call = await line_of(request, endpoint), await tracker.wanted(request, endpoint)
+    assert call.cost_usd
+    assert line.cost_usd == pytest.approx(call.cost_usd / 2)
+    assert line.tokens == call.tokens
+
+
+async def test_a_model_that_is_disabled_loses_no_line_that_it_has_answered(
+    vendors: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results come last first: the model is disabled over the last rows before the others are read."""
+    monkeypatch.setattr(waves, "AT_ONCE", 1)
+
+    def said(seen: Any) -> Reply:
+        row = int(seen.prompt.removeprefix("What is ").removesuffix("?"))
+        return Reply(status=401) if row >= 6 else Reply(text="yes")
+
+    vendors.script(ANY, then=said)
+    config = {"members": THREE[1:2], "quorum": 1}
+    summary = await run_batch(vote_of(prompts(tmp_path, 12), tmp_path / "out.jsonl", config=config))
+    assert (summary.done, summary.failed) == (6, 6)
+    assert [one.kind for one in summary.taken_out] == ["auth"]
+
+
+async def test_a_disabled_model_gets_no_more_lines(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """What the members of a second iteration would ask it is refused before it goes out."""
+
+    def said(seen: Any) -> Reply:
+        if seen.model == "claude-haiku-4-5":
+            return Reply(status=401)
+        return Reply() if seen.schema else Reply(text=f"answer {seen.prompt}")
+
+    vendors.script(ANY, then=said)
+    config = ConsortiumConfig.model_validate(
+        {"members": THREE[:2], "arbiter": THREE[2], "quorum": 1, "max_iterations": 2, "min_iterations": 2}
+    )
+    source = Source(str(prompts(tmp_path, 6)))
+    summary = await run_batch(
+        Batch(source, str(tmp_path / "out.jsonl"), algorithm="consortium", config=config, vendor_batch=True)
+    )
+    assert (summary.status, summary.done) == ("finished", 6)
+    assert vendors.count("claude-haiku-4-5") == 6
