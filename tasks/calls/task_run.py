@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, FlowRunContext
@@ -17,18 +17,22 @@ from consensus_flows.tasks.calls.request import Request
 
 LASTS_S = 1.0
 """Seconds after which the server is told that a call is running; it writes down only once a second what it was told."""
+MOST_TOLD = 20
+"""Calls that it is told of in such a time: of each of hundreds that are under way at once, it is told later."""
 
 _ours: set[str] = set()
 """Names of the tasks that make calls."""
 
 
 class CallEngine(AsyncTaskRunEngine[[Request], Any]):
-    """Prefect's engine, but a call that ends well within a second is one event instead of two: its end holds its start.
+    """Prefect's engine, but a call that soon ends well is one event instead of two: its end holds its start.
 
     An event costs half of what a task run does: it goes through this process's queue and a web socket, is read by four
     services of the server, and becomes rows of its database.
     """
 
+    under_way: ClassVar[int] = 0
+    """Calls that are being made in this process."""
     _untold: asyncio.TimerHandle | None = None
     """What will tell the server that the call is running."""
     _before: State[Any]
@@ -44,7 +48,8 @@ class CallEngine(AsyncTaskRunEngine[[Request], Any]):
         context = FlowRunContext.get()
         if context is not None and context.flow_run is not None:
             run.flow_run_run_count = context.flow_run.run_count
-        self._untold = asyncio.get_running_loop().call_later(LASTS_S, self._tell)
+        seconds = LASTS_S * max(1.0, self.under_way / MOST_TOLD)
+        self._untold = asyncio.get_running_loop().call_later(seconds, self._tell)
 
     async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:
         """Enter a state and tell the server of it; unless the call has ended well, also that it was running before."""
@@ -73,12 +78,16 @@ async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
     async with AsyncClientContext.get_or_create():
         run = await task.create_local_run()
         engine = CallEngine(task=task, task_run=run, parameters={"request": quote(request)})
-        # As in Prefect's `run_task_async`, without the assets that a call does not have.
-        async with engine.start():
-            while engine.is_running():
-                await engine.wait_until_ready()
-                async with engine.run_context(), engine.transaction_context() as transaction:
-                    await engine.call_task_fn(transaction)
+        CallEngine.under_way += 1
+        try:
+            # As in Prefect's `run_task_async`, without the assets that a call does not have.
+            async with engine.start():
+                while engine.is_running():
+                    await engine.wait_until_ready()
+                    async with engine.run_context(), engine.transaction_context() as transaction:
+                        await engine.call_task_fn(transaction)
+        finally:
+            CallEngine.under_way -= 1
     return engine.state
 
 

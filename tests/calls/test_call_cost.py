@@ -110,6 +110,23 @@ async def test_a_call_that_lasts_or_fails_is_told_of_when_it_runs(
     assert found["ask again"] == ["RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
 
 
+async def test_of_many_calls_at_once_the_server_is_told_later(
+    server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_run, "LASTS_S", 0.05)
+    monkeypatch.setattr(task_run, "MOST_TOLD", 0.05)
+    model = question().model
+    server.script(model, then=Reply(delay=0.3))
+
+    @flow
+    async def asks() -> Any:
+        await Caller()(question(model=model, label="one of many"))
+        return flow_run.id
+
+    assert [states for _, states in (await _task_runs(await asks(), 1)).values()] == [["COMPLETED"]]
+    assert task_run.CallEngine.under_way == 0
+
+
 async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
     server: LoopbackVendors, caplog: pytest.LogCaptureFixture
 ) -> None:
