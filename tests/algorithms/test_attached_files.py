@@ -16,6 +16,7 @@ from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.swarm import SwarmConfig
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.cli import main
 from consensus_flows.flows.consensus_learning import consensus_learning
@@ -23,13 +24,14 @@ from consensus_flows.flows.consortium import consortium
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents
 from consensus_flows.flows.prefer import prefer
 from consensus_flows.flows.pump import pump
+from consensus_flows.flows.swarm import swarm
 from consensus_flows.flows.vote import vote
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.batch_kit import read
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import ARBITER, asked, config, judged, say
-from tests.vendors import LoopbackVendors, Reply, SeenRequest
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, json_reply
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -90,6 +92,9 @@ async def test_whoever_judges_sees_it(panel: LoopbackVendors, chart: str) -> Non
     await consensus_learning("What is it, in rounds?", learning, attachments=[chart])
     mixture = MixtureOfAgentsConfig(layers=[MEMBERS], aggregator="openai/two")
     await mixture_of_agents("What is it, in layers?", mixture, attachments=[chart])
+    panel.script("lead", then=json_reply({"parts": [{"title": one, "task": "Say it."} for one in ("a", "b")]}))
+    parted = SwarmConfig(members=MEMBERS[:2], orchestrator="openai/lead", aggregator="openai/two")
+    assert (await swarm("What is it, in parts?", parted, attachments=[chart])).parts
     with pytest.raises(ConfigurationError, match="no such file"):
         await prefer("What is it?", PreferConfig(members=MEMBERS), attachments=["none.png"])
     chats = [seen for seen in panel.seen if seen.kind == "chat"]
