@@ -46,9 +46,7 @@ class SwarmConfig(PanelConfig):
 
     @model_validator(mode="after")
     def _check_unused(self) -> Self:
-        self.refuse_unless(
-            False, "has no effect on parts, which are not compared: remove it", "embedding_model"
-        )
+        self.refuse_unless(False, "has no effect on parts, which are not compared: remove it", "embedding_model")
         self.refuse_unless(False, "a swarm answers in free text: remove it", "answer_schema")
         return self
 

@@ -23,8 +23,9 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
+from consensus_flows.tasks.addresses import place_of
 from consensus_flows.tasks.attachments import attached, check_size
-from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
+from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import (
     check_output,
@@ -242,11 +243,8 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
-    if inventory.files.problems and not batch.skip_bad:
-        shown = "\n".join(f"  {problem}" for problem in inventory.files.problems[:SHOWN])
-        raise ConfigurationError(
-            f"{len(inventory.files.problems)} files cannot be attached:\n{shown}", field="attach_column"
-        )
+    if not batch.skip_bad:
+        check_files(inventory.files)
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
     endpoints = await check_models(batch.config.all_models(), batch.config.embedding())
@@ -264,6 +262,17 @@ async def checked(batch: Batch) -> Inventory:
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+def check_files(files: Files) -> None:
+    """Refuse files that cannot be sent.
+
+    Raises:
+        ConfigurationError: Naming them with their rows.
+    """
+    if files.problems:
+        shown = "\n".join(f"  {problem}" for problem in files.problems[:SHOWN])
+        raise ConfigurationError(f"{len(files.problems)} files cannot be attached:\n{shown}", field="attach_column")
 
 
 def _examples(files: Files) -> list[Attachment]:
@@ -542,7 +551,7 @@ class _Run:
         for name in source.files_of(row.columns) if source.attach_column else ():
             kept = self._journal.kept.get(name)
             if kept is None:
-                kept = attached(name, "attach_column", folder=source.folder)
+                kept = attached(source.whole(name), "attach_column")
                 self._journal.keep(name, kept)
             found.append(kept)
         check_size(sum(one.size for one in found), "attach_column")

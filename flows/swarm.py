@@ -138,7 +138,15 @@ async def _do(run: SwarmRun, parts: Sequence[SubTask]) -> bool:
     async with run.iteration() as iteration:
         await emit("asking", [str(member) for member in members])
         asked = [
-            fill("part", question=run.prompt, count=len(parts), parts=titles, number=number, title=part.title, task=part.task)
+            fill(
+                "part",
+                question=run.prompt,
+                count=len(parts),
+                parts=titles,
+                number=number,
+                title=part.title,
+                task=part.task,
+            )
             for number, part in enumerate(parts, 1)
         ]
         turns = [Turns(text, run.system, run.conversation) for text in asked]
@@ -176,7 +184,9 @@ def _part(number: int, part: SubTask, response: Response) -> Part:
 async def _join(run: SwarmRun) -> None:
     """Let the aggregator join the answers; where none can, they stand one after the other."""
     record, config, before = run.record, run.config, run.record.iterations[-1]
-    missing = [f"- {' '.join(part.title.split())}: {' '.join(part.task.split())}" for part in record.parts if part.error]
+    missing = [
+        f"- {' '.join(part.title.split())}: {' '.join(part.task.split())}" for part in record.parts if part.error
+    ]
     async with run.iteration() as iteration:
         answers = {
             str(part.number): f"{part.title}\n\n{response.text or ''}"

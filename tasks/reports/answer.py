@@ -38,7 +38,15 @@ def _members(record: Record, best: Iteration) -> Iterator[str]:
     votes = {vote.member: vote for vote in record.votes}
     ranking = best.synthesis.ranking if best.synthesis else []
     parts = {part.member: part for part in record.parts}
-    heads = ["member", *(["part"] if parts else []), *(["votes for"] if votes else []), *(["rank"] if ranking else []), "seconds", "cost USD", "says"]
+    heads = [
+        "member",
+        *(["part"] if parts else []),
+        *(["votes for"] if votes else []),
+        *(["rank"] if ranking else []),
+        "seconds",
+        "cost USD",
+        "says",
+    ]
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
     order = [member for option in record.tally for member in option.members] or ranking

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
@@ -245,6 +246,18 @@ def test_files_of_a_batch_that_are_not_there(consensus: Command, panel: Loopback
     assert (ran.code, panel.count()) == (2, 0)
     assert "--attach-column: 2 files cannot be attached:\n  row r1: no such file: a.png\n  row r3" in ran.err
     assert "no column 'pictures'" in consensus(*arguments, "--attach-column", "pictures").err
+
+
+def test_paths_in_an_input_of_a_store_begin_at_its_folder(
+    consensus: Command, panel: LoopbackVendors, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/receipts/scans/r1.png", PNG)
+    store.pipe("/receipts/rows.csv", b"id,prompt,scan\nr1,What?,scans/r1.png\nr2,Why?,memory://receipts/scans/r1.png\n")
+    output = tmp_path / "out.jsonl"
+    arguments = ["batch", "memory://receipts/rows.csv", "--flow", "pump", "-m", "openai/one", "-o", output]
+    assert consensus(*arguments, "--attach-column", "scan").code == 0
+    assert [images(seen) for seen in asked(panel, "one")] == [[0], [0]]
 
 
 def test_the_estimate_of_a_batch_counts_images(

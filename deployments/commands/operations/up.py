@@ -66,7 +66,10 @@ async def deploy() -> None:
     """Make the work pool, the block types and the deployments."""
     async with get_client() as client:
         await make_pool(client)
-        for kind in {*filter(Block.is_block_class, vars(blocks).values()), *(one.block_class() for one in algorithms().values())}:
+        for kind in {
+            *filter(Block.is_block_class, vars(blocks).values()),
+            *(one.block_class() for one in algorithms().values()),
+        }:
             await kind.register_type_and_schema(client=client)
     for one in _deployments():
         flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
