@@ -529,7 +529,7 @@ class _Run:
         try:
             if self._batch.reference_column is not None:
                 given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
-            if files := await asyncio.to_thread(self._files, row):
+            if files := await self._files(row):
                 given["conversation"] = tuple(attaching(files))
             with self._waves.row() if self._waves is not None else nullcontext():
                 record = await self._function(row.prompt, self._config, Labelled(self._call, row.id), **given)
@@ -540,20 +540,20 @@ class _Run:
             record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
 
-    def _files(self, row: Row) -> list[Attachment]:
+    async def _files(self, row: Row) -> list[Attachment]:
         """Read the files of a row; where an earlier run of this batch has read them, these very ones are sent again.
 
         Raises:
             ConfigurationError: If one cannot be read or sent.
         """
-        source = self._batch.source
-        found = list(self._batch.attachments)
-        for name in source.files_of(row.columns) if source.attach_column else ():
-            kept = self._journal.kept.get(name)
-            if kept is None:
-                kept = attached(source.whole(name), "attach_column")
-                self._journal.keep(name, kept)
-            found.append(kept)
+        source, kept = self._batch.source, self._journal.kept
+        names = source.files_of(row.columns) if source.attach_column else []
+        new = [name for name in names if name not in kept]
+        read = await asyncio.to_thread(lambda: [attached(source.whole(name), "attach_column") for name in new])
+        for name, file in zip(new, read, strict=True):  # not in the thread: the journal is written in one place alone
+            if name not in kept:
+                self._journal.keep(name, file)
+        found = [*self._batch.attachments, *(kept[name] for name in names)]
         check_size(sum(one.size for one in found), "attach_column")
         return found
 

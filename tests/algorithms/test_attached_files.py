@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_standard_input_and_types(
     [
         (["-a", "none.png"], "--attach: no such file: none.png"),
         (["-a", "-", "-p", "-"], "standard input is the attachment"),
-        (["-a", "ftp://x/y.png"], "--attach: ftp://x/y.png: use a path"),
+        (["-a", "nowhere://x/y.png"], "--attach: nowhere://x/y.png cannot be used: Protocol not known"),
     ],
 )
 def test_what_cannot_be_attached(given: list[str], cause: str, consensus: Command, panel: LoopbackVendors) -> None:
@@ -236,6 +237,29 @@ def test_a_batch_that_resumes_sends_the_bytes_with_which_it_began(
     Path(chart).write_bytes(PNG + b"changed")
     assert consensus(*batch).code == 0
     assert [images(seen) for seen in asked(panel, "one")] == [[0], [0]]
+
+
+def test_the_journal_of_a_batch_is_not_written_by_the_threads_that_read_its_files(
+    consensus: Command, panel: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that are written at the same time are not where the journal takes them to be, and the rows are lost."""
+    from consensus_flows.tasks.batches.journal import Journal
+
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(PNG + bytes(number))
+    source, output = tmp_path / "rows.csv", tmp_path / "answers.jsonl"
+    source.write_text("id,prompt,file\n" + "".join(f"r{n},What?,{n}.png\n" for n in range(12)))
+    write, threads = Journal._write, set[int]()
+
+    def written(self: Journal, entry: dict[str, Any]) -> None:
+        threads.add(threading.get_ident())
+        write(self, entry)
+
+    monkeypatch.setattr(Journal, "_write", written)
+    arguments = ["batch", source, "--flow", "pump", "-m", "openai/one", "--attach-column", "file", "-o", output]
+    assert consensus(*arguments).code == 0
+    assert threads == {threading.get_ident()}
+    assert len(read(output)) == 12
 
 
 def test_files_of_a_batch_that_are_not_there(consensus: Command, panel: LoopbackVendors, tmp_path: Path) -> None:
