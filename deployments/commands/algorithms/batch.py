@@ -34,6 +34,7 @@ from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
+from consensus_flows.tasks.calls.task_runs import TaskRuns
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import Watcher, watched_by
@@ -114,6 +115,8 @@ class BatchOptions:
     """The same as a time from now, for example 4h or 90m."""
     wait: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Wait for the vendors' batches; --no-wait submits what can be submitted, and the same command later collects."""
+    task_runs: Annotated[TaskRuns, Parameter(group=OUTPUT)] = "all"
+    """Which calls to show in Prefect as task runs: all, those that failed, or none. The history has every call."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
