@@ -69,7 +69,9 @@ def main(rows: int) -> None:
             calls, own = rows * len(MEMBERS), cpu() - used
             grown, other = size() - before, cpu_of(server.pid)
             waited = "-" if theirs is None or other is None else f"{(other - theirs) / calls * 1e3:.1f}"
-            print(f"{mode:<10}{grown / rows:>13,.0f}{calls / took:>9.0f}{own / calls * 1e3:>19.1f}{waited:>8}", flush=True)
+            print(
+                f"{mode:<10}{grown / rows:>13,.0f}{calls / took:>9.0f}{own / calls * 1e3:>19.1f}{waited:>8}", flush=True
+            )
 
 
 if __name__ == "__main__":

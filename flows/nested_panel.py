@@ -11,9 +11,9 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.grading import run_enough
 from consensus_flows.tasks.calls.ask import Straggler
 from consensus_flows.tasks.calls.budget import spending
-from consensus_flows.flows.grading import run_enough
 from consensus_flows.tasks.calls.call import Call, Caller, forget_result, sampled_apart
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request

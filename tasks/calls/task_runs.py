@@ -50,7 +50,7 @@ class _QuietEngine(AsyncTaskRunEngine[[Request], Any]):
     That one event holds the whole run: its start and end, and how often it was tried.
     """
 
-    async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:  # noqa: ARG002, FBT001, FBT002
+    async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:  # noqa: ARG002
         """Enter a state, as the engine does that sends its events."""
         before, run = self.state, self.task_run
         assert run is not None  # it was given

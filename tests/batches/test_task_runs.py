@@ -1,7 +1,6 @@
 """Which calls of a batch are task runs in Prefect: all, those that failed, or none; nothing else depends on it."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,9 @@ async def task_runs(summary: BatchSummary, wanted: int = 0) -> list[TaskRun]:
 
 
 @pytest.fixture
-def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{tmp_path / 'history.db'}")
-    yield tmp_path / "history.db"
+    return tmp_path / "history.db"
 
 
 async def test_rows_calls_and_history_are_the_same_and_only_the_task_runs_differ(
