@@ -25,7 +25,7 @@ def peak_mb(rows: int) -> tuple[float, float]:
     questions, answers = home / f"{rows}.jsonl", home / f"{rows}.answers.jsonl"
     with questions.open("w") as file:
         file.writelines(json.dumps({"id": n, "prompt": f"What is {rows} times {n}?"}) + "\n" for n in range(rows))
-    command = [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", questions, "-o", answers]
+    command = [sys.executable, "-m", "consensus_flows.deployments.cli", "batch", str(questions), "-o", str(answers)]
     options = ["--flow", "pump", "-m", MODEL, "--vendor-batch", "--no-wait", "--no-probe", "--json"]
     started = time.monotonic()
     process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)

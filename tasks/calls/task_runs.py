@@ -61,7 +61,7 @@ class _QuietEngine(AsyncTaskRunEngine[[Request], Any]):
         if state.is_running():
             run.run_count += 1
         if state.is_final() and run.start_time and not run.end_time:
-            run.end_time = state.timestamp
+            run.end_time = state.timestamp  # type: ignore[assignment]  # a name of Prefect's for the same
         if _shown.get() == "failed" and (state.is_failed() or state.is_crashed()):
             emit_task_run_state_change_event(task_run=run, initial_state=before, validated_state=state)
         self._telemetry.update_state(state)

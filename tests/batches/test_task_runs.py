@@ -70,7 +70,7 @@ async def test_rows_calls_and_history_are_the_same_and_only_the_task_runs_differ
     rows = [same(read(tmp_path / f"{mode}.jsonl")) for mode in MODES]
     assert rows[0] == rows[1] == rows[2]
     assert [row["error"] is None for row in rows[0]] == [True, False, True, True]
-    bills = [(one.done, one.failed, one.sent_calls, one.cost_usd, one.usage) for one in made.values()]
+    bills = [(one.done, one.failed, one.sent_calls, one.cost_usd, one.requests) for one in made.values()]
     assert bills[0] == bills[1] == bills[2]
     assert vendors.count() == 3 * 5
     for one in made.values():
@@ -80,7 +80,7 @@ async def test_rows_calls_and_history_are_the_same_and_only_the_task_runs_differ
     assert len(await task_runs(made["all"], 4)) == 4
     assert await task_runs(made["none"]) == []
     (failed,) = await task_runs(made["failed"], 1)
-    assert failed.name == "ask r1 · openai/a #1"
+    assert failed.name == "ask r1 · openai/a #1 · pump"
     assert (failed.state_name, failed.run_count, str(failed.flow_run_id)) == ("Failed", 1, made["failed"].flow_run_id)
     assert failed.start_time and failed.end_time and failed.total_run_time.total_seconds() > 0
     assert "content_filter" in str(failed.state and failed.state.message)
@@ -153,7 +153,7 @@ async def test_a_vendors_batch_is_a_task_run_all_the_same(
 
 def test_a_batch_without_task_runs_is_killed_and_resumed(vendors: LoopbackVendors, tmp_path: Path) -> None:
     vendors.script(ANY, then=answer)
-    vendors.script("a", *[answer] * 5, faults.hang())
+    vendors.script("a", *[answer] * 5, faults.hang(), then=answer)
     source, out = prompts(tmp_path, 9), tmp_path / "out.jsonl"
     arguments = [source, "-o", out, "--flow", "pump", "-m", "openai/a", "--task-runs", "none", "--concurrency", "1"]
     environment = environment_of(tmp_path)

@@ -18,8 +18,8 @@ from consensus_flows.tasks.calls.request import Message, Request, request_key
 from tests.kits.asking import answer, asking, outcome, question
 from tests.vendors import LoopbackVendors, Reply
 
-LONG = "Answer as a harbor master would. " * 200
-"""Some 1,650 tokens."""
+LONG = "Answer as a harbor master would. " * 600
+"""Some 4,950 tokens: enough for every model."""
 MARK = {"cache_control": {"type": "ephemeral"}}
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -47,8 +47,8 @@ def bodies(server: LoopbackVendors, model: str) -> list[dict[str, Any]]:
 
 
 async def test_a_system_prompt_is_marked_from_the_second_time_on(server: LoopbackVendors) -> None:
-    found = [await answer(asked("anthropic", f"Question {n}?", model="claude-sonnet-4-5")) for n in range(3)]
-    first, *others = bodies(server, "claude-sonnet-4-5")
+    found = [await answer(asked("anthropic", f"Question {n}?", model="claude-haiku-4-5")) for n in range(3)]
+    first, *others = bodies(server, "claude-haiku-4-5")
     assert first["system"] == LONG
     assert [one["system"] for one in others] == [[{"type": "text", "text": LONG, **MARK}]] * 2
     assert [one["messages"] for one in others] == [[{"role": "user", "content": f"Question {n}?"}] for n in (1, 2)]
@@ -62,7 +62,7 @@ async def test_a_system_prompt_is_marked_from_the_second_time_on(server: Loopbac
     wanted = genai_prices.Usage(
         input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=kept
     )
-    price = genai_prices.calc_price(wanted, model_ref="claude-sonnet-4-5", provider_id="anthropic").total_price
+    price = genai_prices.calc_price(wanted, model_ref="claude-haiku-4-5", provider_id="anthropic").total_price
     assert found[2].cost_usd == pytest.approx(float(price))
     assert found[2].cost_usd < 0.3 * (found[0].cost_usd or 0)
 
@@ -71,7 +71,7 @@ async def test_a_system_prompt_is_marked_from_the_second_time_on(server: Loopbac
 async def test_the_others_find_by_themselves_what_is_in_front(provider: str, server: LoopbackVendors) -> None:
     model = f"any-{provider}"
     found = [await answer(asked(provider, f"Question {n}?", model=model)) for n in range(2)]
-    assert [one.usage.cached_input_tokens for one in found] == [0, 1536]
+    assert [one.usage.cached_input_tokens for one in found] == [0, 4864]
     assert "cache_control" not in str(bodies(server, model))
 
 
@@ -126,8 +126,8 @@ async def test_a_server_that_refuses_marks_is_asked_without(server: LoopbackVend
 
 
 async def test_the_worst_case_of_what_is_marked_is_that_it_is_written(server: LoopbackVendors) -> None:
-    endpoint = await endpoint_of("anthropic", "claude-sonnet-4-5")
-    one = asked("anthropic", "Why?", model="claude-sonnet-4-5")
+    endpoint = await endpoint_of("anthropic", "claude-haiku-4-5")
+    one = asked("anthropic", "Why?", model="claude-haiku-4-5")
     assert worst_case(one, endpoint).cache_write_tokens == 0
     marked = worst_case(one.model_copy(update={"repeated": "system"}), endpoint)
     assert marked.cache_write_tokens == marked.input_tokens > len(LONG)
