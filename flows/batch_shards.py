@@ -260,6 +260,7 @@ class _Shards:
                 "by": None,
                 "within": None,
                 "wait": True,
+                "task_runs": batch.task_runs,
                 "timezone": None,  # the output has its day
             },
             timeout=0,

@@ -56,6 +56,7 @@ from consensus_flows.tasks.calls.providers import (
 )
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.task_runs import TaskRuns, showing
 from consensus_flows.tasks.calls.waves import Waves
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
 from consensus_flows.tasks.plain_text import plural
@@ -102,6 +103,7 @@ class Batch:
         vendor_batch: Whether calls go through the vendors' batch APIs.
         ends_at: Until when batches are waited for, in seconds since the epoch; then the rest is asked at once.
         wait: Whether to wait for the vendors' batches.
+        task_runs: Which calls are task runs of Prefect.
     """
 
     source: Source
@@ -128,6 +130,7 @@ class Batch:
     vendor_batch: bool = False
     ends_at: float | None = None
     wait: bool = True
+    task_runs: TaskRuns = "all"
 
     def members(self) -> list[str] | None:
         """Return the members that have columns of their own, by their names in the output."""
@@ -394,7 +397,12 @@ class _Run:
         )
         await emit("batch_started", self._progress)
         rows = self._rows()
-        with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
+        with (
+            watched_by(self._journal),
+            models_checked(),
+            showing(batch.task_runs),
+            spending(batch.budget, self._journal) as spent,
+        ):
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
             if self._waves is None:
                 await self._workers(rows, spent)
