@@ -148,7 +148,7 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
-    async with pace.turn():
+    async with pace.turn(), endpoint.vendor.turn(client, request) as ready:
         reservation = await reserve(request, endpoint, pace.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
@@ -156,7 +156,7 @@ async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[st
         usage: Usage | None = None
         started = time.monotonic()
         try:
-            said = await _exchange(request, endpoint, client, body)
+            said = await _exchange(request, endpoint, ready, body)
             reply = _without(endpoint.secrets, said)
             latency = time.monotonic() - started
             cost, usage = reply.cost_usd, reply.usage

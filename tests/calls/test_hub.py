@@ -120,7 +120,10 @@ async def test_a_model_of_the_hub_answers_and_is_fetched_once(
     assert own_hub.downloaded == ["small-model-q4_k_m.gguf"]
     assert len(notices) == 1 and "0.1 GB, license: apache-2.0" in notices[0]
     request = question(
-        "local", "What is the capital of France?", model=REPO, sampling=Sampling(max_output_tokens=100, temperature=0.0, stop=(".",))
+        "local",
+        "What is the capital of France?",
+        model=REPO,
+        sampling=Sampling(max_output_tokens=100, temperature=0.0, stop=(".",)),
     )
     given = await answer(request)
     await close_clients()
