@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from consensus_flows.blocks.member import parse_price
 from consensus_flows.blocks.settings import Settings
 
 PAIR = " & "
@@ -47,10 +48,16 @@ VOTE = "vote"
 class SavedPanel(Settings):
     """A saved configuration of any algorithm, as it is when a run begins."""
 
-    name: str = Field(description="The name under which it is saved.")
+    name: str = Field("", description="The name under which it is saved.")
     flow: str = Field(description="The algorithm.")
     config: dict[str, Any] = Field(description="The settings.")
-    models: list[str] = Field(description="The models that it may ask, as provider/model.")
+    models: list[str] = Field(default_factory=list, description="The models that it may ask, as provider/model.")
+
+    def price_table(self) -> dict[str, tuple[float, float]]:
+        """The prices that its settings give, and those of the panels in it, by provider/model."""
+        inner = [SavedPanel.model_validate(panel) for panel in self.config.get("panels", {}).values()]
+        own = {name: (read, written) for name, read, written in map(parse_price, self.config.get("prices", ()))}
+        return {name: price for table in (*(one.price_table() for one in inner), own) for name, price in table.items()}
 
 
 class Cascade(Settings):

@@ -33,6 +33,10 @@ class LabelledPair(Settings):
 class JudgesConfig(PanelConfig):
     """Which models judge pairs of answers."""
 
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema: all."""
+        return self.models()
+
     @model_validator(mode="after")
     def _check_judges(self) -> Self:
         names = [str(member.name) for member in self.panel()]

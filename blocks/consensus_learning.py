@@ -221,6 +221,10 @@ class ConsensusLearningConfig(PanelConfig):
             return []
         return [parse_member(name)[0] for name in (self.aggregator, *self.fallback_aggregators)]
 
+    def schema_refusal(self) -> str | None:
+        """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
+        return None if self.extract is None else f"its answer is what it reads (extract {self.extract})"
+
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
         return [*super().models(), *self.aggregators(), *named(self.stand_in)]

@@ -65,6 +65,10 @@ class ConsortiumConfig(PanelConfig):
         """The arbiter and then its fallbacks."""
         return [parse_member(name)[0] for name in (self.arbiter, *self.fallback_arbiters)]
 
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema."""
+        return [*super().by_schema(), *self.arbiters()]
+
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
         return [*super().models(), *self.arbiters(), *named(self.stand_in)]

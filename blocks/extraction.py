@@ -1,4 +1,4 @@
-"""How the answer is read out of what a model wrote: `number`, `choice`, `json:FIELD`, `label:A,B`, `text`, `exact`, `llm`."""
+"""How the answer is read out of what a model wrote: `number`, `choice`, `json`, `json:FIELD`, `label:A,B`, `text`, `exact`, `llm`."""
 
 import re
 import string
@@ -6,10 +6,17 @@ from typing import Literal, NamedTuple
 
 Kind = Literal["number", "choice", "json", "label", "text", "exact", "llm"]
 
-FORMS = "number, choice, choice:A-D, json:FIELD, label:A,B, text, text:FIELD, exact, exact:FIELD or llm"
+FORMS = "number, choice, choice:A-D, json, json:FIELD, label:A,B, text, text:FIELD, exact, exact:FIELD or llm"
 """The forms that `parse_extraction` reads, for people."""
 
-_ALONE: dict[str, Kind] = {"number": "number", "choice": "choice", "text": "text", "exact": "exact", "llm": "llm"}
+_ALONE: dict[str, Kind] = {
+    "number": "number",
+    "choice": "choice",
+    "json": "json",
+    "text": "text",
+    "exact": "exact",
+    "llm": "llm",
+}
 _OF_FIELD: dict[str, Kind] = {"json": "json", "text": "text", "exact": "exact"}
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 _COUNT = re.compile(r"(?P<model>.+):(?!(?<=-v[0-9]:)0\Z)(?P<count>[+-]?[0-9]+)\Z", re.DOTALL)
 MOST_INSTANCES = 1000
 """Instances of one model in a panel; more is a slip of the pen, or somebody who means harm."""
+PANEL = "panel"
+"""The provider of saved configurations: `panel/NAME` is the run of one, and no credentials may be called so."""
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
 
 

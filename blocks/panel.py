@@ -1,14 +1,15 @@
 """What the settings of all flows share: who is asked, and under which conditions."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from consensus_flows.blocks.attestation import AttestationSettings
-from consensus_flows.blocks.calibration import Calibration
-from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member, parse_price
+from consensus_flows.blocks.calibration import Calibration, SavedPanel
+from consensus_flows.blocks.grading import Grading
+from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, parse_member, parse_model, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
 
@@ -65,6 +66,10 @@ class RunConfig(Settings):
     )
     budget: Budget = Field(default_factory=Budget, description="Limits of the run.")
     order_seed: int = Field(0, description="Seed of the order in which judges see the answers.")
+    grading: Grading = Field(
+        default_factory=Grading,
+        description="Which questions do without the whole panel, because a small model finds them easy.",
+    )
     fresh: bool = Field(
         False,
         description="Ignore cached answers: ask again, and replace them.",
@@ -102,6 +107,10 @@ class RunConfig(Settings):
         ),
         examples=[["my-server/llama=0.2/0.6"]],
     )
+    panels: dict[str, SavedPanel] = Field(
+        default_factory=dict,
+        description="Settings of the panels that are asked as panel/NAME, by name: their flow and config. Default: the saved ones.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -134,10 +143,18 @@ class RunConfig(Settings):
         return value
 
     @model_validator(mode="after")
+    def _check_own_settings(self) -> Self:
+        prices = [parse_price(price)[0] for price in self.prices]
+        for field, names in (("prices", prices), ("member_settings", self.member_settings)):
+            if panel := next((name for name in names if name.startswith(f"{PANEL}/")), None):
+                raise ValueError(f"{field}: {panel} is a saved panel, whose own settings hold: change them there")
+        return self
+
+    @model_validator(mode="after")
     def _check_prices(self) -> Self:
         if self.prices:
-            known = [str(name) for name in (*self.models(), self.embedding()) if name]
-            for name in self.price_table():
+            known = [str(name) for name in (*self.models(), *self.grading.models(), self.embedding()) if name]
+            for name, _, _ in map(parse_price, self.prices):
                 if name not in known:
                     raise ValueError(
                         f"prices: {name!r} is not a model of this configuration; its models are {', '.join(dict.fromkeys(known))}"
@@ -146,7 +163,8 @@ class RunConfig(Settings):
 
     def price_table(self) -> dict[str, tuple[float, float]]:
         """The prices that were given, by provider/model: US dollars per million input and output tokens."""
-        return {name: (read, written) for name, read, written in map(parse_price, self.prices)}
+        inner = {name: price for panel in self.panels.values() for name, price in panel.price_table().items()}
+        return inner | {name: (read, written) for name, read, written in map(parse_price, self.prices)}
 
     def refuse_unless(self, condition: object, what: str, *names: str) -> None:
         """Refuse settings that would have no effect.
@@ -173,7 +191,35 @@ class RunConfig(Settings):
 
     @abstractmethod
     def models(self) -> list[ModelName]:
-        """Every model that a run may ask, the members' first."""
+        """Every model that a run may ask, the members' first; saved panels by their names, as panel/NAME."""
+
+    def all_models(self) -> list[ModelName]:
+        """Every model that a run may ask, with the models of a saved panel in its place."""
+        return self.reached([*self.models(), *self.grading.models()])
+
+    def reached(self, names: Iterable[ModelName]) -> list[ModelName]:
+        """Return these models, with the models of a saved panel in its place."""
+        return [
+            model
+            for name in names
+            for model in (
+                map(parse_model, self.panels[name.model].models)
+                if name.provider == PANEL and name.model in self.panels
+                else [name]
+            )
+        ]
+
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema: the judges, or all where the answer has a schema."""
+        return self.models() if self.answer_schema is not None else []
+
+    def schema_refusal(self) -> str | None:
+        """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
+        return None
+
+    def readers(self) -> list[ModelName]:
+        """Those of them that are sent the question, and so the files that it is about."""
+        return self.models()
 
     def timeout_s(self) -> float:
         """The seconds that one request may take."""

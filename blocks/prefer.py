@@ -42,6 +42,10 @@ class PreferConfig(PanelConfig):
             )
         return self
 
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema: the members, when they judge."""
+        return [member.name for member in self.panel()]
+
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
         return [*super().models(), *named(self.stand_in)]

@@ -15,6 +15,10 @@ class PumpConfig(PanelConfig):
         description="Minimum number of members that must answer; default: 1.",
     )
 
+    def schema_refusal(self) -> str | None:
+        """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
+        return None if len(self.panel()) == 1 else "its answer is the list of all answers"
+
     def needed(self) -> int:
         """The quorum: one answer is worth having where no answers are compared."""
         return self.quorum or 1

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from consensus_flows.blocks.answer_schema import schema_fault
 from consensus_flows.blocks.calibration import VOTE, Calibration, Cascade, LearnedVote, SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, ModelName, members_of, parse_member
+from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, named, parse_member
 from consensus_flows.blocks.panel import PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
@@ -77,7 +78,7 @@ class VoteConfig(PanelConfig):
     extract: str = Field(
         "text",
         description=(
-            "How to read the answer: number, choice (a letter), choice:A-D, json:FIELD, label:A,B, text (all of it, "
+            "How to read the answer: number, choice (a letter), choice:A-D, json:FIELD, json (a vote on each field of answer_schema), label:A,B, text (all of it, "
             "normalized), text:FIELD, exact (all of it, as it is), exact:FIELD or llm (a model reads it)."
         ),
         examples=["number", "json:answer"],
@@ -196,11 +197,33 @@ class VoteConfig(PanelConfig):
                 "pairwise_judge: counts no votes: remove stop_when, stop_at_confidence, cascade, weights and extractor, "
                 "or the judge"
             )
+        self._check_fields()
         self._check_unused()
         self._check_names()
         self._check_learned()
         self._check_stops()
         return self
+
+    @property
+    def by_field(self) -> bool:
+        """Whether each field of a JSON answer is voted on by itself."""
+        return self.extract == "json"
+
+    def _check_fields(self) -> None:
+        """Refuse what a vote on each field does not have."""
+        if not self.by_field:
+            return
+        if self.answer_schema is None:
+            raise ValueError(
+                "answer_schema: required with extract json: the JSON schema whose fields are voted on (--schema FILE)"
+            )
+        if fault := schema_fault(self.answer_schema):
+            raise ValueError(f"answer_schema: {fault}")
+        for name in (*STOPS, "learned", "calibration"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: not used with extract json, which asks all members: remove it, or use json:FIELD"
+                )
 
     def _check_names(self) -> None:
         """Refuse names that are no member's."""
@@ -308,9 +331,10 @@ class VoteConfig(PanelConfig):
     def saved_panel(self) -> str | SavedPanel | None:
         """The saved panel that decides where those that a cascade asks first do not agree; None where none does."""
         then = VOTE if self.cascade is None else self.cascade.then
-        if isinstance(then, str) and (then == VOTE or "/" in then or self.named([then])):
-            return None
-        return then
+        if not isinstance(then, str):
+            return then
+        name = then.removeprefix(f"{PANEL}/")
+        return None if name == VOTE or "/" in name or self.named([then]) else name
 
     @property
     def decider(self) -> Member | None:
@@ -357,11 +381,25 @@ class VoteConfig(PanelConfig):
         """Tell whether the confidence of a run is a probability that was fitted on labeled rows."""
         return self.learned is not None or self.outcome_probability() is not None
 
+    def by_schema(self) -> list[ModelName]:
+        """Those of the models whose answer is read by a JSON schema."""
+        judges = (self.extractor, self.pairwise_judge, self.fuse)
+        return [*super().by_schema(), *(model for name in judges for model in named(name))]
+
+    def schema_refusal(self) -> str | None:
+        """Say why the answer of a run cannot be JSON by the schema of whoever asks; None where it can."""
+        whole = self.extract in {"text", "exact", "json"}
+        return None if whole else f"its answer is what it reads out of its members' answers (extract {self.extract})"
+
     def models(self) -> list[ModelName]:
         """Every model that a run may ask, the members' first."""
         others = [name for name in (self.extractor, self.pairwise_judge, self.fuse, self.stand_in) if name]
         others += self.saved_panel.models if isinstance(self.saved_panel, SavedPanel) else []
         return [*super().models(), *(parse_member(name)[0] for name in others)]
+
+    def readers(self) -> list[ModelName]:
+        """All but an extractor, which is sent an answer alone."""
+        return self.model_copy(update={"extractor": None}).models()
 
 
 def _names_of(member: Member) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ What only one algorithm has is in the module of its name in `commands/algorithms
 `save` likewise, `view(config)` for what looks on, `show(record, ui_url)` for what is printed in the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,8 @@ from consensus_flows.deployments.options import FILE, OUTPUT, configured, foreig
 from consensus_flows.deployments.run import TurnOptions, run_flow
 from consensus_flows.deployments.terminal import Exit, Stop
 from consensus_flows.flows.algorithms import MAIN, Algorithm, algorithm, algorithms
+from consensus_flows.flows.run import attaching
+from consensus_flows.tasks.record import Attachment
 
 Name = Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")]
 Given = dict[str, Any]
@@ -79,6 +81,7 @@ def ask(
     out: TurnOptions,
     *,
     shape: Callable[[Any], dict[str, Any]] | None = None,
+    attachments: Sequence[Attachment] = (),
     **parameters: Any,
 ) -> Exit:
     """Run an algorithm.
@@ -89,11 +92,12 @@ def ask(
         config: Its configuration.
         out: What is printed and written.
         shape: Makes the document that is written as JSON, in place of the whole record.
+        attachments: Files that the question is about.
         parameters: Further parameters of its flow.
     """
     flow, view = one.flow(), own(one, "view", None)
     panel = [str(member) for member in config.panel()] if isinstance(config, PanelConfig) else []
-    parameters.setdefault("conversation", out.turns())
+    parameters["conversation"] = [*parameters.get("conversation", out.turns()), *attaching(attachments)]
     return run_flow(
         lambda: flow(prompt, config, **parameters),
         panel or [str(model) for model in config.models()],
@@ -124,10 +128,11 @@ def _ask_command(one: Algorithm) -> Callable[..., Exit]:
             given: The settings.
             out: What is printed and written.
         """
-        text = (source or QuestionOptions()).question(prompt)
+        source = source or QuestionOptions()
+        text = source.question(prompt)
         # The command `consensus "PROMPT"` runs whatever flow was saved.
         chosen, config = choose(name, given or {}, None if one.name == MAIN else one.name)
-        return ask(chosen, text, config, out or TurnOptions())
+        return ask(chosen, text, config, out or TurnOptions(), attachments=source.attachments())
 
     command.__annotations__["given"] = options_type(one.config_class())
     return command

@@ -37,7 +37,7 @@ class BatchCounts:
         elif event == "shard":  # the sums over the rows of one
             self.sent, self.stored = self.sent + value["sent_calls"], self.stored + value["cached_calls"]
             self._pay(value["known_cost_usd"], value["possibly_billed"], value["unpriced_calls"])
-        elif event == "answered":
+        elif event in {"answered", "answered_within"} and value.panel is None:
             self._call(value)
 
     def line(self) -> str:
@@ -45,10 +45,9 @@ class BatchCounts:
         took = max(time.monotonic() - self._started, 1e-9)
         price = bill(None if self.unpriced else self.known_usd, self.possibly_billed, self.known_usd, self.unpriced)
         rows = self.progress
-        return (
-            f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
-            f"{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
-        )
+        # Where recorded answers are judged there are no rows to ask.
+        far = f"{rows.finished} of {rows.wanted} rows · {rows.failed} failed, {rows.degraded} degraded · "
+        return f"{far * (rows.wanted > 0)}{plural(self.sent, 'call')} sent, {self.stored} from the cache · {price} · {(self.sent + self.stored) / took:.1f} calls/s"
 
     def _call(self, response: Any) -> None:
         if not response.attempts:
@@ -81,7 +80,9 @@ class BatchLines:
             say(f"{value.resumed} of {value.wanted} rows were finished by an earlier run")
         elif event == "notice":
             say(f"  ! {value}")
-        elif event == "shard" or (event in {"row", "answered"} and time.monotonic() - self._told > EVERY_S):
+        elif event == "shard" or (
+            event in {"row", "answered", "answered_within"} and time.monotonic() - self._told > EVERY_S
+        ):
             self._told = time.monotonic()
             say(self._counts.line())
 
@@ -195,6 +196,7 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         say(f"  ! {summary.error}")
     if summary.not_started:
         more = ", given a larger budget or a new deadline" if summary.status == "budget" else ""
+        more = " when the vendors have answered" if summary.status == "waiting" else more
         say(f"  ! {plural(summary.not_started, 'row')} not started: the same command continues with them{more}")
     say(batch_in_short(summary))
     if ui_url and summary.flow_run_id:

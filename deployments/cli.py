@@ -289,6 +289,8 @@ def tokens(arguments: list[str]) -> list[str]:
     word, *others = arguments
     alone = not others or others[0].startswith("-")
     # `cat report.txt | consensus Summarize` asks, as with `llm`; `... | consensus modles` is a typo.
+    if alone and "-" in others and not _nearest(word):  # the pipe holds the attachment
+        return [MAIN, *arguments]
     piped = "" if not alone or _nearest(word) or "--no-stdin" in others or sys.stdin.isatty() else read_stdin()
     if not piped:
         raise unknown_command(word, *others)

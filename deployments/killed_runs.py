@@ -4,6 +4,7 @@ As long as a command lives it holds a lock on a file that is named after its flo
 the process.
 """
 
+import asyncio
 import fcntl
 from contextlib import suppress
 from pathlib import Path
@@ -38,13 +39,16 @@ class RunKeeper:
 
     def __init__(self) -> None:
         self._mark: RunningMark | None = None
-        self._refused: str | None = None
-        """The flow run that a mistake in what was given has ended."""
+        self.refusal: Exception | None = None
+        """The mistake in what was given that has ended the run."""
 
-    async def on_event(self, event: str, value: Any) -> None:  # noqa: ARG002
+    async def on_event(self, event: str, value: Any) -> None:
         """Take note of the flow run."""
-        if event == "refused":
-            self._refused = flow_run.id
+        if event == "refused" and flow_run.id is not None:
+            self.refusal = value
+            with suppress(Exception):  # the person is told what was wrong; a failed run is left then
+                # Before it fails: an automation that tells of failed runs shall not tell of a typo.
+                await asyncio.to_thread(delete_run, flow_run.id)
         elif self._mark is None and flow_run.id is not None:
             self._mark = RunningMark(flow_run.id)
 
@@ -52,9 +56,6 @@ class RunKeeper:
         """Say that the run has ended."""
         if self._mark is not None:
             self._mark.remove()
-        if self._refused is not None:
-            with suppress(Exception):  # the person is told what was wrong; a failed run is left then
-                delete_run(self._refused)
 
 
 def end_killed_runs() -> None:

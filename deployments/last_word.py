@@ -68,6 +68,8 @@ class LastWord:
                 raise
         except Exception as error:
             if self._code is None:
+                if self._keeper.refusal is not None:
+                    raise self._keeper.refusal from None
                 raise
             say(self._lost(error))
         else:

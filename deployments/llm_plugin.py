@@ -6,10 +6,11 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import llm
-from llm.parts import StreamEvent, TextPart
+from llm.parts import AttachmentPart, StreamEvent, TextPart
 from pydantic import Field
 
 from consensus_flows.deployments.folder_settings import ignore_folder_settings
@@ -18,7 +19,7 @@ from consensus_flows.deployments.saved_names import saved_names
 if TYPE_CHECKING:
     from consensus_flows.tasks.calls.request import Message
     from consensus_flows.tasks.history.writing import Conversation
-    from consensus_flows.tasks.record import Record
+    from consensus_flows.tasks.record import Attachment, Record
 
 PREFIX = "consensus/"
 PATHS = {
@@ -32,6 +33,9 @@ PATHS = {
     "max_cost": "budget.max_cost_usd",
 }
 """For each option the path of the setting that it is."""
+
+
+TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain"}
 
 
 class PanelOptions(llm.Options):
@@ -72,6 +76,7 @@ class _Saved:
     """What the model and the async model share."""
 
     can_stream = True
+    attachment_types: Any = TYPES
     Options: Any = PanelOptions
 
     def __init__(self, model_id: str, name: str) -> None:
@@ -199,14 +204,24 @@ def _messages(prompt: llm.Prompt) -> "list[Message]":
     """Return the conversation, of which the last message is the question."""
     from consensus_flows.tasks.calls.request import Message
 
-    found = [
-        Message(role=one.role, content="".join(part.text for part in one.parts if isinstance(part, TextPart)))
-        for one in prompt.messages
-        if one.role in {"system", "user", "assistant"}
-    ]
+    found = []
+    for one in prompt.messages:
+        if one.role in {"system", "user", "assistant"}:
+            files = [
+                _kept(part.attachment) for part in one.parts if isinstance(part, AttachmentPart) and part.attachment
+            ]
+            text = "".join(part.text for part in one.parts if isinstance(part, TextPart))
+            found += [Message(role="user", content="", attachments=tuple(files))] if files else []
+            found.append(Message(role=one.role, content=text))
     if not found or found[-1].role != "user":
         raise llm.ModelError("the prompt is empty: write a question")
     return found
+
+
+def _kept(given: Any) -> "Attachment":
+    from consensus_flows.tasks.attachments import keep
+
+    return keep(given.content_bytes(), Path(given.path or given.url or "attachment").name, given.resolve_type())
 
 
 def _conversation(id: str, before: "list[Message]") -> "Conversation":

@@ -25,9 +25,10 @@ from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt
 PANEL = Group("Panel", sort_key=1)
 JUDGING = Group("Judging", sort_key=2)
 SAMPLING = Group("Sampling", sort_key=3)
-BUDGET = Group("Budget", sort_key=4)
-ATTESTATION = Group("Attestation", sort_key=5)
-OUTPUT = Group("Input and output", sort_key=6)
+GRADING = Group("Grading", sort_key=4)
+BUDGET = Group("Budget", sort_key=5)
+ATTESTATION = Group("Attestation", sort_key=6)
+OUTPUT = Group("Input and output", sort_key=7)
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -57,6 +58,12 @@ TextFile = Annotated[
 ]
 """A setting that is given as the name of a file."""
 
+SchemaFile = Annotated[
+    dict[str, Any],
+    Parameter(converter=lambda _, tokens: _read(Path(tokens[0].value), tokens[0].keyword or ""), n_tokens=1),
+]
+"""A setting that is given as the name of a JSON file."""
+
 FLAGS = {
     "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
     "arbiter": Flag(group=PANEL, metavar="MODEL"),
@@ -69,10 +76,19 @@ FLAGS = {
     "fuse": Flag(metavar="MODEL"),
     "embedding_model": Flag(metavar="MODEL"),
     "system": Flag(("--system", "-s")),
+    "answer_schema": Flag(
+        ("--schema",),
+        type=SchemaFile,
+        help="File with the JSON schema of the answer: members, arbiter and aggregator write it as structured output.",
+        metavar="FILE",
+    ),
     "timeout": Flag(metavar="SECONDS"),
     "prompt_set": Flag(metavar="NAME"),
     "order_seed": Flag(group=JUDGING),
     "fresh": Flag(group=OUTPUT),
+    "grading.model": Flag(("--grade",), metavar="MODEL"),
+    "grading.easy": Flag(metavar="MODEL"),
+    "grading.medium": Flag(metavar="MODEL"),
     "budget.max_cost_usd": Flag(("--max-cost",), metavar="USD"),
     "budget.max_seconds": Flag(("--deadline",), metavar="SECONDS"),
     "sampling.seed": Flag(help="Sampling seed of the members; further instances of a model use the next numbers."),
@@ -126,7 +142,13 @@ FLAGS = {
     ),
 }
 """Options that differ from their field, by the path of the field; those of one configuration have its name in front."""
-GROUPS = {"sampling": SAMPLING, "budget": BUDGET, "decentralized": JUDGING, "attestation": ATTESTATION}
+GROUPS = {
+    "grading": GRADING,
+    "sampling": SAMPLING,
+    "budget": BUDGET,
+    "decentralized": JUDGING,
+    "attestation": ATTESTATION,
+}
 """Groups of settings whose fields are all options."""
 
 
@@ -289,7 +311,9 @@ def settings(
 ) -> dict[str, Any]:
     """Lay the options that were given over the configuration file, and that over the saved configuration."""
     result = dict(saved or {})
-    file = _read(given[FILE]) if FILE in given else {}
+    file = _read(given[FILE], "--config") if FILE in given else {}
+    if "seed" in file:
+        say(f"consensus: --config {given[FILE]}: seed is read as order_seed; the seed of the models is sampling.seed")
     for over in (file, {name: value for name, value in given.items() if name not in {FILE, COUNT}}):
         result = overlaid(config, over, config.under(result, over))
     if COUNT in given and isinstance(result.get("members"), list):
@@ -347,16 +371,14 @@ def _checked_set(name: str) -> str:
         raise Stop(f"--prompt-set: {error.reason}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, option: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         value = tomllib.loads(text) if path.suffix == ".toml" else parse(text)
     except OSError as error:
-        raise Stop(f"--config {path} cannot be read: {error.strerror}") from None
+        raise Stop(f"{option} {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise Stop(f"--config {path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
+        raise Stop(f"{option} {path} is not {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from None
     if not isinstance(value, dict):
-        raise Stop(f"--config {path} must hold an object of settings")
-    if "seed" in value:
-        say(f"consensus: --config {path}: seed is read as order_seed; the seed of the models is sampling.seed")
+        raise Stop(f"{option} {path} must hold {'an object of settings' if option == '--config' else 'a JSON schema'}")
     return value

@@ -114,6 +114,11 @@ def _show(
     show: Callable[[Record, str], None] | None,
 ) -> None:
     quiet = options.raw or options.json
+    if record.grade is not None:
+        if not quiet:
+            say(str(record.grade))
+        if record.flow != record.grade.flow:  # the panel was not asked
+            show = None
     if options.json:
         put_json(document)
     elif show and not quiet:

@@ -28,6 +28,9 @@ def form_of(schema: dict[str, Any], names: list[str]) -> dict[str, Any]:
         typed = {"title": "Name", "type": "string"}
         settings = [kind for kind in kinds if kind.get("type") not in {"string", "null"}]
         fields["config"] = fields["config"] | {"anyOf": [*saved, typed, *settings, {"type": "null"}]}
+    if "attachments" in fields:  # a file that was read already is no choice for a person
+        shown = {name: value for name, value in fields["attachments"].items() if name not in {"anyOf", "default"}}
+        fields["attachments"] = shown | {"type": "array", "items": {"type": "string"}}
     return schema | {"properties": fields}
 
 

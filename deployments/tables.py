@@ -1,8 +1,11 @@
-"""Tables of the command line: tab-separated lines in a pipe, and on a terminal as much as its width has room for."""
+"""Tables of the command line: on a terminal as much as its width has room for; in a pipe what scripts need, as `gh` has it.
+
+That is one tab-separated line a row, every column, no header, and times in UTC.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from consensus_flows.deployments.terminal import put
 
@@ -58,9 +61,27 @@ def one_line(text: str, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…"
 
 
+LOCAL = "%Y-%m-%d %H:%M:%S"
+
+
 def local_time(moment: str) -> str:
-    """Return a point in time as this place's clock shows it, to the second."""
-    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return a point in time as this place's clock shows it."""
+    return datetime.fromisoformat(moment).astimezone().strftime(LOCAL)
+
+
+def clock(moment: str, local: str = LOCAL) -> str:
+    """Return a point in time for stdout: on a terminal as this place's clock shows it, in a pipe as 2026-01-31T02:00:00Z.
+
+    Args:
+        moment: In ISO 8601.
+        local: How a terminal shows it.
+    """
+    when = datetime.fromisoformat(moment)
+    return (
+        when.astimezone().strftime(local)
+        if sys.stdout.isatty()
+        else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
 
 
 def figure(value: float | None, digits: int = 2) -> str:

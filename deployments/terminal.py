@@ -42,6 +42,8 @@ class Exit(IntEnum):
     """A model is wrong too often on adversarial pairs to be a judge."""
     NOT_ATTESTED = 7
     """There is an answer, but not the attestation that was asked for. From 10 on: see `consensus verify`."""
+    WAITING = 8
+    """A part of a batch is at the vendors; the same command collects it."""
 
 
 class Stop(Exception):  # noqa: N818 - it ends a command, and not always because of an error.

@@ -22,6 +22,8 @@ def state(response: Response) -> str:
     source = "from the cache" if response.cached else f"{response.latency_s:.1f} s"
     tokens = plural(response.usage.output_tokens, "token")
     retried = f", {response.attempts} attempts" if response.attempts > 1 else ""
+    if response.panel is not None:
+        retried = f", {plural(response.panel.calls, 'call')}{', degraded' if response.panel.degraded else ''}"
     return f"{source}, {tokens}{retried}"
 
 
@@ -60,6 +62,8 @@ class LiveTable:
         from rich.live import Live
 
         if event == "started":
+            if value.grade is not None and value.grade.answered_by is not None:
+                self._members = []
             self._live = Live(
                 get_renderable=self._table, console=Console(stderr=True), transient=True, refresh_per_second=8
             )
@@ -140,10 +144,15 @@ def summary(record: Record, ui_url: str | None) -> None:
 
 def outcome(record: Record, told: Collection[str] = ()) -> None:
     """Say on stderr how the run ended, and what was not as it should be; of the failures of members that were not told yet."""
+    say_warnings(record, told)
+    say(in_short(record))
+
+
+def say_warnings(record: Record, told: Collection[str]) -> None:
+    """Say what was not as it should be, but not that the members failed whose failures are told elsewhere."""
     for warning in dict.fromkeys(record.warnings):
         if warning.member not in told or warning.kind not in get_args(ErrorKind):
             say(f"  ! {warning}")
-    say(in_short(record))
 
 
 def in_short(record: Record) -> str:

@@ -1,6 +1,6 @@
 """# Consensus learning from Python.
 
-Three instances of the small local model answer, their answers are merged, and each improves its own. Put your own models in:
+Three instances of the small local model answer, and their answers are merged. Put your own models in:
 `openai/gpt-6-luna`, `anthropic/claude-haiku-4-5:2`, `openrouter/deepseek/deepseek-r1:free`.
 
 Run it with `.venv/bin/python examples/consensus_learning.py`; the first line finds a Prefect server, or starts one.
@@ -13,13 +13,15 @@ from consensus_flows import ConsensusLearningConfig, connect, consensus_learning
 from consensus_flows.tasks.reports.flare import document, read_input
 
 # ## A model merges the answers
+#
+# With `iterations=1` each member then improves its answer, and they are merged again. The small model is too small for that.
 
 SYSTEM = "Answer in one short sentence."
 SAMPLING = {"temperature": 0.7, "max_output_tokens": 200, "seed": 1}
 MERGED = ConsensusLearningConfig(
     members=["local/smollm2:3"],
     aggregator="local/smollm2",
-    iterations=1,
+    iterations=0,
     system=SYSTEM,
     sampling=SAMPLING,
     aggregator_settings={"temperature": 0.0, "max_output_tokens": 256, "seed": 1},
@@ -60,8 +62,7 @@ INPUT = {
 async def main() -> None:
     """Run the three, one after the other."""
     record = await consensus_learning("What is the capital of France?", MERGED)
-    for iteration in record.iterations:
-        print(f"round {iteration.number}: {iteration.synthesis.text if iteration.synthesis else '-'}")
+    print(record.answer)
 
     record = await consensus_learning("What is 7 + 5?", SETTLED)
     settlement = record.iterations[0].settlement

@@ -5,6 +5,7 @@ Nothing that a line names is imported until it is needed.
 """
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,6 +17,8 @@ from pydantic import AfterValidator, WithJsonSchema
 from consensus_flows.tasks.errors import ConfigurationError
 
 GROUP = "consensus_flows.algorithms"
+OWN = {"quorum", "straggler_grace", "embedding_model", "grading", "prices", "member_settings", "attestation"}
+"""Settings of a panel that do not hold for one model, or not as they are."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Algorithm:
 
     - `run_my_name(prompt, config, call, *, conversation)`, which asks and returns the record;
     - `my_name`, the flow around it, with the parameters `prompt`, `config` and `conversation`;
-    - `plan(config)`, which yields the calls of a run, for estimates.
+    - `report(config)`, which makes what a run shows in the UI;
+    - `plan(config)`, which yields the calls of a run, for estimates;
+    - `waves(config)`, which returns how often a run waits for calls that depend on those before, at least and at most, if
+      that is to be estimated too.
     """
 
     name: str
@@ -52,11 +58,28 @@ class Algorithm:
         """Import the flow."""
         return getattr(import_module(self.module), self.identifier)
 
-    def plan(self, config: Any) -> Any:
-        """List the calls of a run, at least and at most."""
-        from consensus_flows.tasks.batches.planning import merged
+    def report(self, config: Any) -> Any:
+        """Make what a run shows in the UI."""
+        return import_module(self.module).report(config)
 
-        return merged(import_module(self.module).plan(config))
+    def plan(self, config: Any) -> Any:
+        """List the calls of a run, at least and at most; of a panel that is asked as panel/NAME, those of its run.
+
+        Where questions are graded, that is what the model takes that answers easy ones alone, and what all take together.
+        """
+        from consensus_flows.tasks.batches.planning import grader_calls, merged
+
+        whole = merged(_with_panels(import_module(self.module).plan(config), config))
+        if config.grading.model is None:
+            return whole
+        paths = [algorithm_of(one).plan(one) for one in (alone(config, name) for name in config.grading.targets())]
+        others = [plan._replace(least=0, read_least=0) for path in (*paths[1:], whole) for plan in path]
+        return merged([grader_calls(config.grading), *paths[0], *others])
+
+    def waves(self, config: Any) -> tuple[int, int] | None:
+        """Return how often a run waits for calls that depend on those before, at least and at most; None if nobody says."""
+        count = getattr(import_module(self.module), "waves", None)
+        return None if count is None else count(config)
 
     def block_class(self) -> Any:
         """Import the block in which a configuration is saved."""
@@ -66,6 +89,20 @@ class Algorithm:
     def config_class(self) -> Any:
         """Import the configuration's model."""
         return self.block_class().model_fields["config"].annotation
+
+
+def _with_panels(plans: Iterable[Any], config: Any) -> Iterator[Any]:
+    """Put the calls of its run in the place of each call of a panel."""
+    from consensus_flows.blocks.member import PANEL
+
+    for planned in plans:
+        panel = config.panels.get(planned.model.model) if planned.model.provider == PANEL else None
+        if panel is None:
+            yield planned
+            continue
+        one = algorithm(panel.flow)
+        for inner in one.plan(one.config_class().model_validate(panel.config)):
+            yield inner.within(planned)
 
 
 def _built_in(name: str, alias: str, block: str, summary: str) -> Algorithm:
@@ -134,6 +171,29 @@ def algorithm_of(config: object) -> Algorithm:
         if type(config) is one.config_class():
             return one
     raise TypeError(f"{type(config).__name__} is not the configuration of an algorithm")
+
+
+def alone(config: Any, name: str) -> Any:
+    """Return the settings with which a model answers alone: in the form in which the panel's answers are read, if they are.
+
+    Args:
+        config: The panel.
+        name: The model.
+    """
+    from consensus_flows.blocks.member import parse_price
+    from consensus_flows.blocks.panel import RunConfig
+
+    shared = config.model_dump(include={*RunConfig.model_fields} - OWN, exclude_defaults=True)
+    shared["prices"] = [price for price in config.prices if parse_price(price)[0] == name]
+    shared["member_settings"] = {name: own} if (own := config.member_settings.get(name)) else {}
+    extract = getattr(config, "extract", None)
+    if extract is None:
+        return algorithm("pump").config_class().model_validate(shared | {"members": [name]})
+    reading = {}
+    if getattr(config, "extractor", None) is not None:
+        reading = {"extractor": config.extractor, "judge_settings": config.judge_settings}
+    own = {"members": [name], "extract": extract, "quorum": 1}
+    return algorithm("vote").config_class().model_validate(shared | reading | own)
 
 
 def full_name(name: str) -> str:

@@ -16,8 +16,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batching import Batch, run_batch
-from consensus_flows.flows.run import validated
-from consensus_flows.flows.saved_algorithm import load_saved
+from consensus_flows.flows.saved_algorithm import load_saved, validated, with_panels
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.output import record_name
@@ -100,16 +99,20 @@ async def planned(
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
     """
-    asking = _asking(config, extract)
-    panels = [Panel(name, *await load_saved(name)) for name in names]
+    config = await with_panels(config)
+    voting = asking(config, extract)
+    panels = []
+    for name in names:
+        kind, found = await load_saved(name)
+        panels.append(Panel(name, kind, await with_panels(found)))
     if (
         label is not None
         and not any(panel.config == config for panel in panels)
         and (one != VOTE or _counts_otherwise(config))
     ):
         panels.insert(0, Panel(one, one, config))
-    labelled = read_questions(source, label, asking.extract, by)
-    _refuse_examples(labelled, [asking, *(panel.config for panel in panels)])
+    labelled = read_questions(source, label, voting.extract, by)
+    _refuse_examples(labelled, [voting, *(panel.config for panel in panels)])
     for panel in panels:
         calibration = panel.config.calibrated_on()
         if calibration is None or not (known := calibrated_on(calibration, labelled.questions)):
@@ -120,15 +123,15 @@ async def planned(
                 f"be too good: {', '.join(known[:SHOWN])}{', ...' * (len(known) > SHOWN)}; use other rows, or anyway"
             )
         labelled.notes.append(Note(kind="calibrated", count=len(known), ids=known[:SHOWN], members=[panel.name]))
-    return Plan(labelled, asking, tuple(panels))
+    return Plan(labelled, voting, tuple(panels))
 
 
-def _asking(config: RunConfig, extract: str | None) -> VoteConfig:
+def asking(config: RunConfig, extract: str | None) -> VoteConfig:
     """Return a vote that asks each member of a panel, and reads the answers."""
     members = config.panel() if isinstance(config, PanelConfig) else getattr(config, "members", list)()
     names = {str(member.name) for member in members}
     shared = config.model_dump(
-        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model"},
+        include={*RunConfig.model_fields} - {"quorum", "straggler_grace", "budget", "embedding_model", "grading"},
         exclude_defaults=True,
     )
     shared["prices"] = [price for price in config.prices if price.rpartition("=")[0].strip() in names]

@@ -1,6 +1,7 @@
 """A batch: one algorithm over every row of a file, as a flow; split over several runs of itself if that is wanted."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import date
@@ -18,8 +19,10 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName
 from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
-from consensus_flows.flows.saved_algorithm import settings_of, with_saved_panel
-from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run
+from consensus_flows.flows.run import Attachments
+from consensus_flows.flows.saved_algorithm import settings_of, with_panels
+from consensus_flows.tasks.attachments import attach
+from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
@@ -87,6 +90,8 @@ async def batch(
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
+    attach_column: str | None = None,
+    attachments: Attachments = None,
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8,
     skip_bad: bool = False,
     records: str | None = None,
@@ -104,6 +109,10 @@ async def batch(
     probe: bool = True,
     strict: bool = False,
     overwrite: bool = False,
+    vendor_batch: bool = False,
+    by: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = None,
+    within: Annotated[float, Field(gt=0)] | None = None,
+    wait: bool = True,
     timezone: str | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
@@ -117,6 +126,9 @@ async def batch(
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        attach_column: The column of images, PDFs and text files that the prompt is about: a path or URL, a JSON list of
+            them, or one a line. Paths begin at the folder of the input.
+        attachments: Files that every prompt is about: paths or URLs.
         concurrency: Rows that are worked on at once.
         skip_bad: Skip rows that cannot be used.
         records: Folder for the whole record of each row, a JSON file named after the row's id; or an fsspec address.
@@ -137,16 +149,30 @@ async def batch(
             reached.
         strict: Fail the batch when a model never answers, or is disabled because it keeps failing.
         overwrite: Replace an output that holds nothing of this input.
-        timezone: Time zone of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
+        vendor_batch: Send the calls through the vendors' batch APIs, at half the price.
+        by: Time of day, for example 06:00, until when the vendors' batches are waited for; what has not come by then is asked
+            for at once.
+        within: The same as a number of seconds from now.
+        wait: Wait for the vendors' batches; without it the run submits what can be submitted, and a later one goes on.
+        timezone: Time zone of the time in `by` and of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
     """
     name, settings = await settings_of(flow, config, MAIN)
-    settings = await with_saved_panel(settings)
+    settings = await with_panels(settings)
     if shard is not None and shard > shards:
         raise ConfigurationError(f"shard is {shard}, but there are only {shards} shards")
     if reference_column is not None and name != "mixture-of-agents":
         raise ConfigurationError(
             f"reference_column: {name} has no layer that recorded answers could stand in for; mixture-of-agents has"
         )
+    if vendor_batch and shards > 1:
+        raise ConfigurationError(
+            "shards: calls for the vendors' batch APIs are collected in one place; use shards or vendor_batch"
+        )
+    if not vendor_batch and not (by is None and within is None and wait):
+        raise ConfigurationError("by, within and wait are about the vendors' batch APIs: use them with vendor_batch")
+    if by is not None and within is not None:
+        raise ConfigurationError("by: give the time of day or, with within, the seconds from now")
+    ends_at = next_time(by, timezone) if by is not None else None if within is None else time.time() + within
     address, today = confined(output, "output"), day_of_run(timezone)
     work = Batch(
         source=Source(
@@ -154,6 +180,7 @@ async def batch(
             prompt_column=prompt_column,
             prompt_template=prompt_template,
             id_column=id_column,
+            attach_column=attach_column,
             selection=Selection(limit, sample, sample_seed),
         ),
         output=confined(dated(address, today), "output"),
@@ -165,6 +192,8 @@ async def batch(
         prompts=(prompt_column, prompt_template, id_column),
         records=None if records is None else confined(records, "records"),
         reference_column=reference_column,
+        attachments=await asyncio.to_thread(attach, attachments or []),
+        attached_from=tuple(attachments or ()),
         wide=wide,
         abstain_below=abstain_below,
         review=None if review is None else confined(dated(review, today), "review"),
@@ -173,6 +202,9 @@ async def batch(
         probe=probe,
         strict=strict,
         overwrite=overwrite,
+        vendor_batch=vendor_batch,
+        ends_at=ends_at,
+        wait=wait,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)

@@ -236,6 +236,8 @@ class _Shards:
                 "prompt_column": prompt_column,
                 "prompt_template": prompt_template,
                 "id_column": id_column,
+                "attach_column": batch.source.attach_column,
+                "attachments": list(batch.attached_from) or None,
                 "concurrency": batch.concurrency,
                 "skip_bad": True,
                 "records": self._records,

@@ -10,7 +10,9 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 from prefect.runtime import flow_run
@@ -19,6 +21,9 @@ from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.grading import run_enough
+from consensus_flows.flows.run import attaching
+from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal
 from consensus_flows.tasks.batches.output import (
@@ -31,7 +36,7 @@ from consensus_flows.tasks.batches.output import (
 )
 from consensus_flows.tasks.batches.results import member_key, not_started, outcome
 from consensus_flows.tasks.batches.review_file import Reviewer, check_review
-from consensus_flows.tasks.batches.rows import BadRow, Fingerprint, Inventory, Row, input_changed
+from consensus_flows.tasks.batches.rows import BadRow, Files, Fingerprint, Inventory, Row, files_of, input_changed
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress, describe
 from consensus_flows.tasks.calibration import differences, figures
@@ -40,11 +45,20 @@ from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spend
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
-from consensus_flows.tasks.calls.providers import Endpoint, check_models, conflicts, models_checked, prepare
+from consensus_flows.tasks.calls.providers import (
+    Endpoint,
+    check_attachments,
+    check_models,
+    conflicts,
+    models_checked,
+    prepare,
+)
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.waves import Waves
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
-from consensus_flows.tasks.record import Record, Response
+from consensus_flows.tasks.plain_text import plural
+from consensus_flows.tasks.record import PDF, Attachment, Record, Response
 from consensus_flows.tasks.reports.recorded import recorded_answers
 from consensus_flows.tasks.watch import emit, watched_by
 
@@ -52,6 +66,8 @@ IN_A_ROW = 25
 """So many rows without an answer, one after the other, end a batch: a key that has run out fails all that follow too."""
 SHOWN = 20
 """Bad rows that are named."""
+ROWS_OF_WAVE = 20_000
+"""Rows that are worked on at once where all of them wait for the vendors' batches."""
 LABEL = 80
 """Characters of a row's id in the name of a task run."""
 
@@ -72,6 +88,8 @@ class Batch:
         prompts: Column of the prompt, template and column of the id as they were given; a journal of other prompts is another batch's.
         records: Folder that gets the whole record of each row, a path or an fsspec address.
         reference_column: Column of recorded answers, which stand in for the first layer of a mixture of agents.
+        attachments: Files that every row is about, beside its own.
+        attached_from: Where they were read.
         wide: Whether each member has a column of the output, in place of `answers`.
         abstain_below: The least share with which an answer stands.
         review: File, or page alone, of the rows that a person should look at.
@@ -80,6 +98,9 @@ class Batch:
         probe: Whether to look for models that cannot answer before the first row.
         strict: Whether a model that does not answer ends the batch.
         overwrite: Whether an output of another input is replaced.
+        vendor_batch: Whether calls go through the vendors' batch APIs.
+        ends_at: Until when batches are waited for, in seconds since the epoch; then the rest is asked at once.
+        wait: Whether to wait for the vendors' batches.
     """
 
     source: Source
@@ -93,6 +114,8 @@ class Batch:
     prompts: tuple[str | None, str | None, str | None] = (None, None, None)
     records: str | None = None
     reference_column: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    attached_from: tuple[str | Attachment, ...] = ()
     wide: bool = False
     abstain_below: float | None = None
     review: str | None = None
@@ -101,6 +124,9 @@ class Batch:
     probe: bool = True
     strict: bool = False
     overwrite: bool = False
+    vendor_batch: bool = False
+    ends_at: float | None = None
+    wait: bool = True
 
     def members(self) -> list[str] | None:
         """Return the members that have columns of their own, by their names in the output."""
@@ -128,6 +154,10 @@ class Batch:
         place = place_of(self.output, "output")
         return place.path if place.local else place.address
 
+    def files(self, inventory: Inventory) -> Files:
+        """Return the files of all rows together, those of every row among them."""
+        return inventory.files.and_also(files_of(*self.attachments), times=inventory.rows)
+
     def reviewer(self) -> Reviewer:
         """Return what rows go through on their way to the output."""
         return Reviewer(self.whole_output(), self.review, self.abstain_below, self.review_below, self.source.prompt_of)
@@ -142,6 +172,8 @@ class Batch:
             "part": list(self.part),
             "records": self.records,
             "reference": self.reference_column,
+            "attach": self.source.attach_column,
+            "attachments": [one.model_dump(mode="json") for one in self.attachments] or None,
         }
 
 
@@ -208,9 +240,14 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
+    if inventory.files.problems and not batch.skip_bad:
+        shown = "\n".join(f"  {problem}" for problem in inventory.files.problems[:SHOWN])
+        raise ConfigurationError(
+            f"{len(inventory.files.problems)} files cannot be attached:\n{shown}", field="attach_column"
+        )
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
-    endpoints = await check_models(batch.config.models(), batch.config.embedding())
+    endpoints = await check_models(batch.config.all_models(), batch.config.embedding())
     if batch.budget.max_cost_usd is not None:
         with priced(batch.config.price_table()):
             if names := await unpriced(endpoints):
@@ -218,9 +255,19 @@ async def checked(batch: Batch) -> Inventory:
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
     await prepare(endpoints)
+    if batch.attachments or any(inventory.files[:2]):
+        kinds = [*batch.attachments, *_examples(inventory.files)]
+        readers = [*batch.config.readers(), *batch.config.grading.models()]
+        await check_attachments({name: endpoints[name] for name in batch.config.reached(readers)}, kinds)
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+def _examples(files: Files) -> list[Attachment]:
+    """Return a file of each kind that there is, to ask whether models take it."""
+    kinds = [("an image", "image/png", files.images), ("a PDF", PDF, files.pages)]
+    return [Attachment(name=name, type=kind, sha256="0" * 64, size=0) for name, kind, number in kinds if number]
 
 
 async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
@@ -272,6 +319,13 @@ class Labelled:
         return await self._call(request.model_copy(update={"label": f"{self._row} · {request.title}"}), **options)
 
 
+def _waves_of(batch: Batch, journal: Journal) -> Waves | None:
+    if not batch.vendor_batch:
+        return None
+    ends_at = None if batch.ends_at is None else time.monotonic() + batch.ends_at - time.time()
+    return Waves(journal, wait=batch.wait, ends_at=ends_at)
+
+
 class _Run:
     """One run of a batch: workers that take row after row."""
 
@@ -280,7 +334,7 @@ class _Run:
         self._journal = journal
         self._inventory = inventory
         self._call = call
-        self._function = batch.function or algorithm(batch.algorithm).run()
+        self._function = batch.function or partial(run_enough, algorithm(batch.algorithm))
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
         self._present: set[int] = set()
@@ -298,6 +352,11 @@ class _Run:
         self._breaker = Breaker()
         self._without: dict[int, tuple[Row, set[str]]] = {}
         """Finished rows for which models gave no answer, for no reason of the row."""
+        self._waves = _waves_of(batch, journal)
+        # In a wave, nobody is late because others have answered.
+        self._config = (
+            batch.config if self._waves is None else batch.config.model_copy(update={"straggler_grace": None})
+        )
 
     async def work(self) -> BatchSummary:
         """Do the rows that are not finished."""
@@ -318,8 +377,13 @@ class _Run:
         rows = self._rows()
         with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
-            await self._workers(rows, spent)
-        self._journal.totals.end_interrupted()
+            if self._waves is None:
+                await self._workers(rows, spent)
+            else:
+                with priced(batch.config.price_table()):
+                    async with self._waves.collecting(spent):
+                        await self._workers(rows, spent)
+        self._journal.end_interrupted()
         self._journal.sync()
         if batch.records is not None:
             await asyncio.to_thread(os.sync)
@@ -334,6 +398,9 @@ class _Run:
             summary.status, summary.error = "stopped", self._stop
         elif self._changed is not None:
             summary.status, summary.error = "stopped", self._changed
+        elif self._waves is not None and self._waves.left.is_set():
+            summary.status = "waiting"
+            summary.error = f"{plural(self._waves.lines_left, 'line')} at the vendors"
         elif spent.refusal and (self._left or self._passed_over or next(rows, None) is not None):
             summary.status, summary.error = "budget", spent.refusal
         return summary
@@ -367,10 +434,27 @@ class _Run:
     async def _workers(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self._batch.concurrency, max(1, self._inventory.rows))):
+                at_once = self._batch.concurrency if self._waves is None else ROWS_OF_WAVE
+                tasks = [
                     workers.create_task(self._worker(rows, spent))
+                    for _ in range(min(at_once, max(1, self._inventory.rows)))
+                ]
+                if self._waves is not None and not self._batch.wait:
+                    await self._until_left(self._waves, tasks)
         except BaseExceptionGroup as group:  # all workers fail of one cause: the disk, or an input that is gone
             raise group.exceptions[0] from None
+
+    async def _until_left(self, waves: Waves, workers: list[asyncio.Task[None]]) -> None:
+        """Wait until the workers have done all that can be done without waiting for vendors, and stop them."""
+        left = asyncio.create_task(waves.left.wait())
+        done = asyncio.create_task(asyncio.wait(workers))
+        try:
+            await asyncio.wait([left, done], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            done.cancel()
+        for worker in workers:
+            worker.cancel()
 
     async def _worker(self, rows: Iterator[Row], spent: BudgetTracker) -> None:
         while self._stop is None and not spent.exhausted and not (self._batch.strict and self._breaker.out):
@@ -382,7 +466,12 @@ class _Run:
                 await asyncio.sleep(0)
                 continue
             with spending(Budget()) as of_row, breaking(self._breaker, row.id):
-                record = await self._do(row)
+                try:
+                    record = await self._do(row)
+                except asyncio.CancelledError:
+                    if self._waves is not None and self._waves.left.is_set():
+                        self._leave(row, "waiting for a vendor's batch")
+                    raise
             self._calls += record.calls
             if self._journal.error is not None:
                 raise self._journal.error
@@ -417,17 +506,37 @@ class _Run:
 
     async def _do(self, row: Row) -> Record:
         """Run one row; whatever ends it is written into its record, and the other rows go on."""
-        given = {}
+        given: dict[str, Any] = {}
         try:
             if self._batch.reference_column is not None:
                 given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
-            record = await self._function(row.prompt, self._batch.config, Labelled(self._call, row.id), **given)
+            if files := await asyncio.to_thread(self._files, row):
+                given["conversation"] = tuple(attaching(files))
+            with self._waves.row() if self._waves is not None else nullcontext():
+                record = await self._function(row.prompt, self._config, Labelled(self._call, row.id), **given)
         except OutputError:
             raise
         except Exception as error:
             message = error.message if isinstance(error, ConsensusError) else f"{type(error).__name__}: {error}"
             record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
+
+    def _files(self, row: Row) -> list[Attachment]:
+        """Read the files of a row; where an earlier run of this batch has read them, these very ones are sent again.
+
+        Raises:
+            ConfigurationError: If one cannot be read or sent.
+        """
+        source = self._batch.source
+        found = list(self._batch.attachments)
+        for name in source.files_of(row.columns) if source.attach_column else ():
+            kept = self._journal.kept.get(name)
+            if kept is None:
+                kept = attached(name, "attach_column", folder=source.folder)
+                self._journal.keep(name, kept)
+            found.append(kept)
+        check_size(sum(one.size for one in found), "attach_column")
+        return found
 
     def _watch(self, row: Row, record: Record) -> None:
         """Stop when row after row fails, and let the next run do those again."""

@@ -19,8 +19,7 @@ from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.agreement import end_with_agreement
 from consensus_flows.flows.ask_rows import VOTE, Plan, planned, run_plan
 from consensus_flows.flows.evaluate import run_name
-from consensus_flows.flows.run import validated
-from consensus_flows.flows.saved_algorithm import settings_of
+from consensus_flows.flows.saved_algorithm import settings_of, validated
 from consensus_flows.tasks.batches.addresses import confined
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calibration import prompts_digest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig, PromptType
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
 from consensus_flows.tasks.calls.request import Message
@@ -262,7 +262,10 @@ def _settlement(settlement: Settlement) -> str:
 
 @flow(name="consensus-learning", **FLOW)
 async def consensus_learning(
-    prompt: str, config: ConfigOrName[ConsensusLearningConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[ConsensusLearningConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Ask a panel of models, aggregate their answers, and let each improve its own with the aggregate in mind.
 
@@ -271,9 +274,16 @@ async def consensus_learning(
         config: Who is asked, how answers are aggregated, and how often they are improved; or the name of a saved
             configuration (a Consensus Learning block). Empty: the one called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
     return await run_as_flow(
-        run_consensus_learning, ConsensusLearning, report, prompt, config, conversation=conversation
+        run_consensus_learning,
+        ConsensusLearning,
+        report,
+        prompt,
+        config,
+        conversation=conversation,
+        attachments=attachments,
     )
 
 
@@ -294,3 +304,10 @@ def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
             prompt_length("aggregator_system", "aggregate", "aggregate_task") + own + len(config.system or ""),
             settings=config.aggregator_settings,
         )
+
+
+def waves(config: ConsensusLearningConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    calls = [*plan(config)]
+    each = 1 + any(one.task == "aggregator" for one in calls)
+    return each * min(one.least for one in calls if one.role == "member"), each * (config.iterations + 1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import Turns, guidance
 from consensus_flows.tasks.batches.planning import (
     COMPARISON_CHARACTERS,
@@ -175,7 +175,10 @@ def page(iteration: Iteration) -> str:
 
 @flow(name="consortium", **FLOW)
 async def consortium(
-    prompt: str, config: ConfigOrName[ConsortiumConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[ConsortiumConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Ask a panel of models and let an arbiter make one answer of theirs.
 
@@ -184,8 +187,11 @@ async def consortium(
         config: Who is asked, who judges, and when to stop; or the name of a saved configuration (a Consortium block).
             Empty: the one called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_consortium, Consortium, report, prompt, config, conversation=conversation)
+    return await run_as_flow(
+        run_consortium, Consortium, report, prompt, config, conversation=conversation, attachments=attachments
+    )
 
 
 def plan(config: ConsortiumConfig) -> Iterator[Planned]:
@@ -207,3 +213,9 @@ def plan(config: ConsortiumConfig) -> Iterator[Planned]:
     if not ranks:  # long answers are written in a call of their own, which has the verdict before it
         most = rounds[1]
         yield judge_calls(arbiter, "arbiter", (0, most), [0, read[1] + most], characters, settings=settings)
+
+
+def waves(config: ConsortiumConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    # Long answers are written in a call of their own, after the verdict.
+    return 2 * config.min_iterations, (2 if config.judging_method == "rank" else 3) * config.max_iterations

@@ -12,7 +12,7 @@ from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
@@ -210,6 +210,7 @@ async def mixture_of_agents(
     prompt: str,
     config: ConfigOrName[MixtureOfAgentsConfig] = None,
     conversation: list[Message] | None = None,
+    attachments: Attachments = None,
     reference: list[Recorded] | None = None,
 ) -> Record:
     """Ask layers of models, each of which sees the answers of the one before; the last model makes one answer.
@@ -219,6 +220,7 @@ async def mixture_of_agents(
         config: Who is in which layer, and who aggregates; or the name of a saved configuration (a Mixture of Agents
             block). Empty: the one called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
         reference: Recorded answers that stand in for the first layer.
     """
     (found,) = recorded_for([prompt], reference or [])
@@ -229,6 +231,7 @@ async def mixture_of_agents(
         prompt,
         config,
         conversation=conversation,
+        attachments=attachments,
         reference=found,
     )
 
@@ -248,3 +251,9 @@ def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
     yield judge_calls(
         config.aggregators()[0], "aggregator", calls, (read, read), instructions, settings=config.aggregator_sampling()
     )
+
+
+def waves(config: MixtureOfAgentsConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    layers = len(config.proposer_layers())
+    return layers + 1, layers + 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import new_samples
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
@@ -150,7 +150,10 @@ def page(iteration: Iteration, rankings: list[JudgeRanking]) -> str:
 
 @flow(name="prefer", **FLOW)
 async def prefer(
-    prompt: str, config: ConfigOrName[PreferConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[PreferConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Let models answer and rank each other's answers.
 
@@ -159,8 +162,11 @@ async def prefer(
         config: Who takes part, and how often; or the name of a saved configuration (a Prefer block). Empty: the one
             called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_prefer, Prefer, report, prompt, config, conversation=conversation)
+    return await run_as_flow(
+        run_prefer, Prefer, report, prompt, config, conversation=conversation, attachments=attachments
+    )
 
 
 def plan(config: PreferConfig) -> Iterator[Planned]:
@@ -179,3 +185,8 @@ def plan(config: PreferConfig) -> Iterator[Planned]:
         yield judge_calls(
             member.name, "judge of the others", rounds, read, instructions, settings=config.judge_settings
         )
+
+
+def waves(config: PreferConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    return 2 * config.rounds, 2 * config.rounds

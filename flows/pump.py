@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
-from consensus_flows.flows.run import FLOW, ConfigOrName, begin, run_as_flow
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, member_calls
 from consensus_flows.tasks.calls.call import Call
@@ -95,7 +95,10 @@ def page(iteration: Iteration) -> str:
 
 @flow(name="pump", **FLOW)
 async def pump(
-    prompt: str, config: ConfigOrName[PumpConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[PumpConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Ask many models at once and return every answer.
 
@@ -103,10 +106,16 @@ async def pump(
         prompt: The question.
         config: Who is asked, or the name of a saved configuration (a Pump block). Empty: the one called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_pump, Pump, report, prompt, config, conversation=conversation)
+    return await run_as_flow(run_pump, Pump, report, prompt, config, conversation=conversation, attachments=attachments)
 
 
 def plan(config: PumpConfig) -> Iterator[Planned]:
     """Plan the calls of a run as long as every model answers."""
     yield from member_calls(config, config.panel(), (1, 1))
+
+
+def waves(config: PumpConfig) -> tuple[int, int]:  # noqa: ARG001  # as for all
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    return 1, 1

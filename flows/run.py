@@ -1,29 +1,36 @@
 """One question under way: what every algorithm shares, from its configuration to its record."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, Protocol, cast, get_args
 
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
-from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from consensus_flows.blocks.member import Member, ModelName, named
-from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.member import PANEL, Member, ModelName, named
+from consensus_flows.flows.algorithms import algorithm_of
+from consensus_flows.flows.grading import enough
+from consensus_flows.flows.nested_panel import PanelCaller
+from consensus_flows.flows.saved_algorithm import Config, resolve_config, with_panels
 from consensus_flows.tasks.asking import Turns, apart, ask_members, missed_quorum
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.attestation.attesting import attest, check_launcher
+from consensus_flows.tasks.calls.ask import failing_when_cancelled
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call, Caller
 from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
-from consensus_flows.tasks.calls.providers import check_models, conflicts, prepare
+from consensus_flows.tasks.calls.providers import check_attachments, check_models, conflicts, prepare
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.agreement import Likeness, nearest
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.judging.grading import take_grade
 from consensus_flows.tasks.measuring import measure
-from consensus_flows.tasks.record import CallError, Iteration, NoAnswerError, Record, Response, Synthesis
+from consensus_flows.tasks.record import Attachment, CallError, Iteration, NoAnswerError, Record, Response, Synthesis
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.report import Report, run_name
 from consensus_flows.tasks.reports.verdict import concluded, of_run
@@ -38,7 +45,6 @@ class Conversing(Protocol):
         """What the member is asked next."""
 
 
-Config = TypeVar("Config", bound=RunConfig)
 Round = Literal["iteration", "round", "layer"]
 
 FLOW: dict[str, Any] = {
@@ -219,6 +225,7 @@ class Run(Generic[Config]):
         record = self.record
         for one in record.iterations:
             record.degraded |= len(one.answered()) < len(one.responses)
+            record.degraded |= any(call.panel is not None and call.panel.degraded for call in one.calls_made())
             for call in (*one.responses, *one.judgements):
                 if call.error is not None and not call.warnings:
                     self.warn(call.error.kind, f"{call.member}: {call.error.kind}", one, member=call.member)
@@ -254,15 +261,22 @@ async def begin(
         raise ConfigurationError("prompt is empty: write a question")
     if config.attestation.attest:
         check_launcher()
-    endpoints = await check_models(config.models(), config.embedding())
-    await prepare(endpoints)
-    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
+    config = await with_panels(config)
     system, turns = apart(config.system, conversation)
+    endpoints = await check_models(config.all_models(), config.embedding())
+    await prepare(endpoints)
+    files = [one for message in turns for one in message.attachments]
+    await check_attachments({name: endpoints[name] for name in config.reached(config.readers())}, files)
+    record = Record(flow=flow, flow_run_id=flow_run.id, prompt=prompt, seed=config.order_seed)
+    record.attachments = list(turns[-1].attachments) if turns and turns[-1].only_attaches else []
+    record.grade = take_grade()
+    if record.grade is not None and record.grade.level is None:
+        record.warn("not_graded", str(record.grade), member=record.grade.model)
     run = Run(
         prompt,
         config,
         record,
-        call or Caller.of(config),
+        PanelCaller(call or Caller.of(config), config),
         system,
         turns,
         tuple(conversation),
@@ -283,6 +297,19 @@ async def begin(
     await emit("ended", record)
 
 
+Attachments = list[str | Attachment] | None
+"""A flow's parameter: paths or URLs of files that the question is about."""
+
+
+def attaching(sources: Sequence[str | Attachment] | None = None) -> list[Message]:
+    """Return the turn that gives files to the question after it, which so reaches all who see the conversation: members and judges.
+
+    Raises:
+        ConfigurationError: If a file cannot be read or sent.
+    """
+    return [Message(role="user", content="", attachments=attach(sources))] if sources else []
+
+
 @concluded(of_run)
 async def run_as_flow(
     run: Callable[..., Awaitable[Record]],
@@ -292,6 +319,7 @@ async def run_as_flow(
     config: Config | str | None,
     *,
     conversation: Sequence[Message] | None = None,
+    attachments: Attachments = None,
     in_conversation: bool = True,
     **options: Any,
 ) -> Record:
@@ -304,6 +332,7 @@ async def run_as_flow(
         prompt: The question.
         config: The settings, or the name of a saved configuration; None for the one called `default`.
         conversation: Earlier turns.
+        attachments: Files that the question is about.
         in_conversation: Whether the run is a turn of a conversation.
         options: Further arguments of the algorithm.
 
@@ -311,8 +340,16 @@ async def run_as_flow(
         NoAnswerError: If no answer came of it; it holds the record.
     """
     settings: Config = await resolve_config(block, config)
-    async with record_runs(report(settings), conversation=conversation, in_conversation=in_conversation):
-        record = await run(prompt, settings, conversation=tuple(conversation or ()), **options)
+    turns = (*(conversation or ()), *await asyncio.to_thread(attaching, attachments))
+    # It may be the run of a panel that is a member of another one, and is cut as a straggler.
+    with failing_when_cancelled(f"{PANEL} {flow_run.name}"):
+        async with enough(prompt, settings, conversation=turns) as chosen:
+            if chosen is not settings:  # a model answers alone
+                one = algorithm_of(chosen)
+                run, report, options = one.run(), one.report, {}
+            shown = report(cast("Config", chosen))
+            async with record_runs(shown, conversation=turns, in_conversation=in_conversation):
+                record = await run(prompt, chosen, conversation=turns, **options)
     if record.answer is None:
         raise NoAnswerError(record.error or "no member gave an answer", record)
     return record
@@ -331,66 +368,3 @@ class _NamesFields:
 
 ConfigOrName = Annotated[Config | str | None, _NamesFields]
 """A flow's parameter: the settings, or the name of a saved configuration; None or empty for the one called `default`."""
-
-DEFAULT = "default"
-"""The saved configuration that is meant where none is named."""
-
-
-class NotSavedError(ConfigurationError):
-    """No configuration is saved under a name."""
-
-
-async def resolve_config(block_class: type[Block], config: Config | str | None) -> Config:
-    """Return the settings of a run: those given, or a saved configuration.
-
-    Args:
-        block_class: The block in which configurations are saved.
-        config: The settings, or the name of a saved configuration; None or empty for the one called `default`.
-
-    Raises:
-        ConfigurationError: If no configuration of that name is saved, or it can no longer be used.
-    """
-    if isinstance(config, BaseModel):
-        return config
-    config_class: type[Config] = block_class.model_fields["config"].annotation  # type: ignore[assignment]
-    return await load_config(block_class, config_class, config or DEFAULT)
-
-
-async def load_config(block_class: type[Block], config_class: type[Config], name: str) -> Config:
-    """Load the configuration that is saved as `name` in a block of `block_class`.
-
-    Args:
-        block_class: The type of the block.
-        config_class: The settings in it.
-        name: The block's name.
-
-    Raises:
-        ConfigurationError: If there is none, or it can no longer be used.
-    """
-    kind = block_class.get_block_type_slug()
-    try:
-        block: Any = await block_class.aload(name)
-        # Prefect stores every field. Only what differs from the default was chosen, and may lie over other settings.
-        return config_class.model_validate(block.config.model_dump(exclude_defaults=True))
-    except (ValidationError, RuntimeError) as error:
-        raise ConfigurationError(f"the configuration saved as {name!r} cannot be used: {error}") from None
-    except ValueError:
-        raise NotSavedError(
-            f"no configuration is saved as {name!r} for {kind}: `consensus save {name} --flow {kind} -m provider/model ...`"
-        ) from None
-
-
-def validated(config_class: type[Config], values: dict[str, Any]) -> Config:
-    """Make a configuration of plain values that were given as a flow's parameter.
-
-    Raises:
-        ConfigurationError: Naming each field that is wrong.
-    """
-    try:
-        return config_class.model_validate(values)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
-        lines = [
-            f"config.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}" for item in found
-        ]
-        raise ConfigurationError("\n".join(lines)) from None

@@ -13,7 +13,7 @@ from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.evaluate import RESULT
-from consensus_flows.flows.saved_algorithm import settings_of
+from consensus_flows.flows.saved_algorithm import settings_of, with_panels
 from consensus_flows.tasks.batches.columns import ID, PREFERRED
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
@@ -86,7 +86,9 @@ async def planned_text(
         rows = recorded_text(address, columns.get("prompt_column"))[:limit]
         refuse_own_judges(judges, [member.partition("#")[0] for row in rows for member in row.members])
         return TextPlan(judges, rows)
+    judges = await with_panels(judges)
     one, settings = await settings_of(flow, config)
+    settings = await with_panels(settings)
     refuse_own_judges(judges, settings.models())
     return TextPlan(
         judges.model_copy(update={"system": judges.system or settings.system}),

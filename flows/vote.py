@@ -15,9 +15,9 @@ from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.field_vote import vote_on_fields
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
-from consensus_flows.flows.run import FLOW, ConfigOrName, Run, begin, run_as_flow
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import (
     READING_CHARACTERS,
@@ -39,6 +39,9 @@ from consensus_flows.tasks.record import Vote as CastVote
 from consensus_flows.tasks.reports.report import Report
 from consensus_flows.tasks.reports.vote_report import artifacts
 from consensus_flows.tasks.watch import calls_only, emit
+
+BRIEF = 40
+"""Characters of an extraction that is named whole."""
 
 
 async def run_vote(
@@ -62,15 +65,16 @@ async def run_vote(
     Raises:
         ConfigurationError: Before any call, if the prompt is empty or a model cannot be asked.
     """
-    config = await with_saved_panel(config)
     async with begin("vote", prompt, config, call, conversation=conversation) as run:
         for text in differences(config):
             run.warn("calibration", text)
         async with run.iteration() as iteration:
-            if config.pairwise_judge is None:
-                failure = await _count(run, iteration)
-            else:
+            if config.pairwise_judge is not None:
                 failure = await compare(run, iteration, config.pairwise_judge)
+            elif config.by_field:
+                failure = await vote_on_fields(run, iteration)
+            else:
+                failure = await _count(run, iteration)
             if failure is not None:
                 # The votes that were cast stay in the record.
                 run.record.status, run.record.error, iteration.synthesis = "failed", failure, None
@@ -177,7 +181,7 @@ class _Ballot:
         self._run, self._config, self._iteration = run, run.config, iteration
         self._extraction = parse_extraction(self._config.extract)
         self._extractor = None if self._config.extractor is None else parse_member(self._config.extractor)[0]
-        self._same = SameAnswers(judge_request(run), self._extractor, run.record, iteration, run.call)
+        self._same = SameAnswers(judge_request(run).without_files(), self._extractor, run.record, iteration, run.call)
         self._asked: list[Member] = []
         self._extracted: list[Extracted] = []
         self._readings: list[Reading | None] = []
@@ -205,7 +209,8 @@ class _Ballot:
         """Return what is to be read of each response."""
         if self._extractor is None:
             return [Extracted(response.text if response.answered else None) for response in responses]
-        extracted, calls = await extract_by_model(responses, judge_request(self._run), self._extractor, self._run.call)
+        asked = judge_request(self._run).without_files()
+        extracted, calls = await extract_by_model(responses, asked, self._extractor, self._run.call)
         self._iteration.judgements += calls
         return extracted
 
@@ -354,9 +359,8 @@ def _nothing_read(iteration: Iteration, extraction: str) -> str:
 
 
 def _brief(extraction: str) -> str:
-    """Name an extraction without all of its labels."""
-    first, more, _ = extraction.partition(",")
-    return first + more + "..." * bool(more)
+    """Name an extraction without all of its labels, if they are many."""
+    return extraction if len(extraction) <= BRIEF else f"{extraction.partition(',')[0]},..."
 
 
 def report(_config: VoteConfig | None = None) -> Report:
@@ -366,7 +370,10 @@ def report(_config: VoteConfig | None = None) -> Report:
 
 @flow(name="vote", **FLOW)
 async def vote(
-    prompt: str, config: ConfigOrName[VoteConfig] = None, conversation: list[Message] | None = None
+    prompt: str,
+    config: ConfigOrName[VoteConfig] = None,
+    conversation: list[Message] | None = None,
+    attachments: Attachments = None,
 ) -> Record:
     """Let models vote: their answers are read and counted, or compared in pairs by a judge.
 
@@ -375,8 +382,9 @@ async def vote(
         config: Who votes, and how it is counted; or the name of a saved configuration (a Vote block). Empty: the one
             called default.
         conversation: Earlier turns of the conversation that this question continues.
+        attachments: Images, PDFs and text files that the question is about: paths or URLs.
     """
-    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation)
+    return await run_as_flow(run_vote, Vote, report, prompt, config, conversation=conversation, attachments=attachments)
 
 
 def plan(config: VoteConfig) -> Iterator[Planned]:
@@ -431,3 +439,12 @@ def _until_settled(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> int
         if len(asked) >= (config.quorum or 1) and _settled(config, _decide(config, asked, [""] * len(asked))):
             return number
     return len(waves)
+
+
+def waves(config: VoteConfig) -> tuple[int, int]:
+    """Return how often a run waits for calls that depend on those before, at least and at most."""
+    if config.pairwise_judge is not None:
+        return 2, 2
+    asked = config.in_waves()
+    each = 1 + (config.extractor is not None)
+    return each * _until_settled(config, asked), each * (len(asked) + bool(config.behind()))

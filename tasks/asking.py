@@ -88,6 +88,10 @@ async def gather_panel(asked: Sequence[Asked], quorum: int, straggler_grace: flo
                 break
             done, pending = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             took |= {call: time.monotonic() - started for call in done}
+    except asyncio.CancelledError as error:
+        # A panel that is cut itself, as a member of another one: its own members are for the same reason.
+        cut = next((one.reason for one in error.args if isinstance(one, Straggler)), None)
+        raise
     finally:
         for call in pending:
             call.cancel(Straggler(cut) if cut else None)

@@ -19,6 +19,7 @@ ErrorKind = Literal[
     "connection",
     "straggler",
     "budget",
+    "no_answer",
     "unknown",
 ]
 

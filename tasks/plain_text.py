@@ -86,6 +86,11 @@ def plural(count: int, noun: str, form: str = "s") -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{form}"
 
 
+def code_fence(text: str) -> str:
+    """Return a fence of backticks that is longer than any in `text`."""
+    return "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean ...?` with the names that are nearest to a word that is none of them, or nothing."""
     near = get_close_matches(word.lower(), list(known), n=3)

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from consensus_flows.tasks.errors import ConsensusError
@@ -141,13 +141,14 @@ def share(value: Any, field: str = "confidence") -> float:
 
 Read = TypeVar("Read")
 Reader = Callable[..., Any]
+ReaderT = TypeVar("ReaderT", bound=Reader)
 _readers: dict[str, Reader] = {}
 
 
-def reader(name: str) -> Callable[[Reader], Reader]:
+def reader(name: str) -> Callable[[ReaderT], ReaderT]:
     """Register a function as the reader called `name`, so that a request can name it."""
 
-    def register(function: Reader) -> Reader:
+    def register(function: ReaderT) -> ReaderT:
         _readers[name] = function
         return function
 
@@ -157,21 +158,24 @@ def reader(name: str) -> Callable[[Reader], Reader]:
 JSON = "json"
 """Name of the reader of a JSON object."""
 reader(JSON)(json_object)
+SCHEMA = "schema"
+"""Name of the reader of a JSON object that satisfies the schema of the request."""
 
 
-def check_readable(name: str, text: str) -> None:
+def check_readable(name: str, text: str, schema: Mapping[str, Any] | None = None) -> None:
     """Read `text` with the reader called `name`, to find out whether it can be read.
 
     Args:
         name: The reader's name; a number behind a colon, as in `ranking:3`, is passed on to it.
         text: What the model wrote.
+        schema: The JSON schema that it was asked for, which the reader `schema` needs.
 
     Raises:
         UnreadableError: If it cannot.
         KeyError: If there is no such reader.
     """
     known, _, count = name.partition(":")
-    read_with(_readers[known], text, *([int(count)] if count else []))
+    read_with(_readers[known], text, *([schema] if known == SCHEMA else [int(count)] if count else []))
 
 
 def read_with(reading: Callable[..., Read], text: str, *options: Any) -> Read:

@@ -3,17 +3,19 @@
 Plain data, and sums over it. Nothing here asks a model, and everything else may import it.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from consensus_flows.tasks.errors import ErrorKind, QuorumError
 from consensus_flows.tasks.plain_text import plural
 
 Status = Literal["confident", "agreed", "finished", "max_iterations", "budget", "failed"]
 
+PDF = "application/pdf"
 _BULLET = re.compile(r"[ \t]*(?:[-*•][ \t]+|(?=\[?\^?\d{1,3}(?:\]|[.)][ \t])))")
 _MARK = re.compile(r"\[?\^?\d{1,3}(?:\]:?|[.)](?=\s))\s*")
 _NONE = re.compile(r"\W*(?:none|n/a|no sources?)\W*\Z", re.IGNORECASE)
@@ -35,6 +37,32 @@ class Usage(BaseModel):
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class Attachment(BaseModel):
+    """A file that a question is about. Its bytes are kept by their digest; see `consensus_flows.tasks.attachments`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """What the file is called."""
+    type: str
+    """Its media type, for example image/png."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """The SHA-256 of its bytes."""
+    size: int = Field(ge=0)
+    """Its bytes."""
+    pages: int | None = None
+    """The pages of a PDF."""
+
+    @property
+    def kind(self) -> Literal["image", "pdf", "text"]:
+        """How it is sent: an image or a PDF in the vendor's own form, everything else as text in the prompt."""
+        return "image" if self.type.startswith("image/") else "pdf" if self.type == PDF else "text"
+
+    def __str__(self) -> str:
+        pages = "" if self.pages is None else f", {plural(self.pages, 'page')}"
+        return f"{self.name} ({self.type}, {self.size:,} bytes{pages}, sha256 {self.sha256[:12]})"
 
 
 class RunWarning(BaseModel):
@@ -119,6 +147,8 @@ class Response(BaseModel):
     """The vector, where a text was embedded; it is not part of what is printed or stored."""
     entries: tuple[int, ...] = Field((), exclude=True, repr=False)
     """Numbers of its requests in the book of the run, if it has one; see `consensus_flows.tasks.calls.budget`."""
+    panel: "Record | None" = None
+    """The run of the saved panel that has answered, where the model is `panel/NAME`. The figures here are its sums."""
     hazards: list[str] = Field(default_factory=list)
     """What in the text looked like an attack on a judge or a reader; see `consensus_flows.tasks.prompting.fence`. It was shown as data."""
 
@@ -129,8 +159,13 @@ class Response(BaseModel):
 
     @property
     def refused_by_budget(self) -> bool:
-        """Whether the call was not made, or was cut, because the budget does not cover it."""
-        return self.error is not None and self.error.kind == "budget"
+        """Whether the call was not made, or was cut, because the budget does not cover it; of a panel, any call of it."""
+        cut = self.error is not None and self.error.kind == "budget"
+        return cut or any(warning.kind == "budget" for warning in self.warnings)
+
+    def calls_made(self) -> list["Response"]:
+        """The calls of models behind this one: itself, or those of the panel that has answered."""
+        return [self] if self.panel is None else self.panel.calls_made()
 
     @property
     def lost(self) -> bool:
@@ -260,6 +295,48 @@ class Option(BaseModel):
     """How probable it is that the answer is right, where that was fitted on labeled rows."""
 
 
+class FieldOption(BaseModel):
+    """One value of a field of a JSON answer, and who voted for it."""
+
+    value: JsonValue = None
+    left_out: bool = False
+    """Whether it is no value: these members left the field out."""
+    votes: float
+    """Sum of the weights."""
+    share: float
+    """Part of all votes cast on the field, 0 to 1."""
+    members: list[str] = Field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Write the value as JSON."""
+        return "left out" if self.left_out else json.dumps(self.value, ensure_ascii=False)
+
+
+class FieldVote(BaseModel):
+    """The votes on one field of a JSON answer."""
+
+    field: str
+    """Its name; of a field in a nested object the names from the outermost one, with dots between them."""
+    agreement: float
+    """Share of the votes that the value of the answer has."""
+    tie: bool = False
+    """Whether several values have the most votes; the order of the members decided."""
+    options: list[FieldOption]
+    """The value of the answer, then the others from most to fewest votes."""
+
+    @property
+    def split(self) -> bool:
+        """Whether a person should look at it: too few agree, or as many on another value."""
+        return self.tie or self.agreement < LOW_SHARE
+
+    @property
+    def unanimous(self) -> bool:
+        """Whether all who voted gave one value."""
+        return len(self.options) == 1
+
+
+LOW_SHARE = 0.6
+"""A share of the votes below this one is low."""
 CALIBRATED = "calibrated"
 """The measure of a confidence that is a probability."""
 Outcome = Literal["first", "second", "tie"]
@@ -467,6 +544,39 @@ class Iteration(BaseModel):
         return any(call.refused_by_budget for call in self.calls_made())
 
 
+Level = Literal["easy", "medium", "hard"]
+
+
+class Grade(BaseModel):
+    """How hard a question is in the judgement of a small model, and who was asked because of it."""
+
+    model: str
+    """The model that graded, as provider/model."""
+    level: Level | None = None
+    """None where it could not be read: the whole panel was asked."""
+    reason: str = ""
+    """In its words; or why there is no level."""
+    flow: str = ""
+    """The algorithm of the panel."""
+    answered_by: str | None = None
+    """The model that answered alone; None for the whole panel."""
+    calls: list[Response] = Field(default_factory=list)
+    """The calls that were made for it; they are in the sums of the run."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the grade cost; None where that is not known."""
+        costs = [call.cost_usd for call in self.calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        by = f"{self.answered_by} answered alone" if self.answered_by else "the whole panel was asked"
+        graded = f"graded {self.level} by {self.model}" if self.level else f"not graded, {self.model} failed"
+        return f"{graded}: {by}" + (f" ({' '.join(self.reason.split())})" if self.reason else "")
+
+
 class Record(BaseModel):
     """The whole run."""
 
@@ -477,6 +587,10 @@ class Record(BaseModel):
     run_id: str | None = None
     """The id of this run in the history, where its flow run makes many: a row of a batch. Else it is that of the flow run."""
     prompt: str
+    attachments: list[Attachment] = Field(default_factory=list, exclude_if=lambda found: not found)
+    """The files that the prompt is about."""
+    grade: Grade | None = Field(None, exclude_if=lambda found: found is None)
+    """How hard the prompt was found, where it was graded."""
     answer: str | None = None
     """The answer of the panel; None if there is none."""
     status: Status = "finished"
@@ -526,6 +640,8 @@ class Record(BaseModel):
     """What each member that was asked voted for, where votes are counted."""
     tally: list[Option] = Field(default_factory=list)
     """Those votes counted: the panel's answer, then the others from most to fewest votes."""
+    fields: list[FieldVote] = Field(default_factory=list)
+    """The votes on each field of the answer, where the fields of JSON answers are voted on by themselves."""
     not_asked: list[str] = Field(default_factory=list)
     """The members, and the saved panel behind a cascade, that did not have to be asked because the answer was settled."""
     tie: bool | None = None
@@ -553,8 +669,9 @@ class Record(BaseModel):
         return next((one for one in reversed(self.iterations[: self.best_iteration]) if one.responses), None)
 
     def calls_made(self) -> list[Response]:
-        """Every call of the run, in order."""
-        return [call for one in self.iterations for call in one.calls_made()]
+        """Every call of a model in the run, in order; those of a panel that was asked in its place."""
+        graded = self.grade.calls if self.grade else []
+        return [*graded, *(call for one in self.iterations for made in one.calls_made() for call in made.calls_made())]
 
     def warn(self, kind: str, message: str, *, member: str | None = None, iteration: int | None = None) -> None:
         """Add a warning, unless it is there already."""
@@ -607,6 +724,9 @@ class Record(BaseModel):
         for call in answers:
             if call.answered and (gave is None or call.member in gave):
                 yield call.member, call.citations
+
+
+Response.model_rebuild()
 
 
 def known_cost(cost_usd: float | None, possibly_billed: int) -> float | None:

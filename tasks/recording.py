@@ -121,8 +121,8 @@ class Recorder:
             ended = replace(self._batch, status=value.status, summary=value.model_dump(mode="json"))
             self._batch = None
             self._start(self._write_batch(ended))
-        elif event == "answered" and len(self._running) == 1:  # of several runs, nobody knows whose call it was
-            self._answers.append(value)
+        elif event in {"answered", "answered_within"} and value.panel is None and len(self._running) == 1:
+            self._answers.append(value)  # of several runs, nobody knows whose call it was
         elif event == "ended":
             self._answers.clear()
             self._save(self._running.pop(id(value), _Running(value, datetime.now(UTC), None)))
@@ -131,7 +131,7 @@ class Recorder:
         """Wait until all runs are written; those that `error` interrupted are written with what they had."""
         cause = f"the run was interrupted: {type(error).__name__}" if error else "the run ended before it was finished"
         for run in list(self._running.values()):
-            _add_answers(run.record, self._answers)
+            add_answers(run.record, self._answers)
             self._save(run, cause)
         if self._batch is not None:
             document = self._batch.summary | {"error": cause}
@@ -188,7 +188,7 @@ class Recorder:
             await emit("recorded", record)
 
 
-def _add_answers(record: Record, answers: Sequence[Response]) -> None:
+def add_answers(record: Record, answers: Sequence[Response]) -> None:
     """Add the calls of the round in which a run was interrupted: they may be paid for."""
     known = {id(call) for call in record.calls_made()}
     missing = [call for call in answers if id(call) not in known]

@@ -11,7 +11,10 @@ from prefect.logging import get_logger
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Is notified of what happens: `event` is `started`, `answered`, `called`, `wrote`, `iterated`, `ended`, `recorded`, `refused` or `done`, `value` what it is about."""
+    """Is notified of what happens: `event` is `started`, `answered`, `called`, `wrote`, `iterated`, `ended`, `recorded`, `refused` or `done`, `value` what it is about.
+
+    A call that a panel makes in the place of a member is `answered_within`.
+    """
 
     async def on_event(self, event: str, value: Any) -> None:
         """Take note of an event. The run waits for it meanwhile."""
@@ -83,3 +86,36 @@ def calls_only() -> Iterator[None]:
         yield
     finally:
         _calls_only.reset(token)
+
+
+class _Around:
+    """Lets a watcher of a run see of the run of a panel in it only what concerns the whole."""
+
+    def __init__(self, watcher: Watcher, *, pieces: bool) -> None:
+        self._watcher = watcher
+        self._events = {"answered": "answered_within", "answered_within": "answered_within", "notice": "notice"}
+        if pieces:
+            self._events["wrote"] = "wrote"
+
+    async def on_event(self, event: str, value: Any) -> None:
+        """Pass on an event, if it is one for the run around."""
+        if event in self._events:
+            await self._watcher.on_event(self._events[event], value)
+
+
+@contextmanager
+def within_panel(*watchers: Watcher, pieces: bool) -> Iterator[None]:
+    """Let `watchers` look on at a panel's run in the block; those of the run around it see its calls, as `answered_within`.
+
+    Args:
+        watchers: Who looks on.
+        pieces: Whether the panel's answer is that of the run around it, so that it is read while it is written.
+    """
+    pieces = pieces and reads_pieces()
+    around = tuple(_Around(watcher, pieces=pieces) for watcher in _watchers.get())
+    token, reading = _watchers.set((*around, *watchers)), _pieces.set(pieces)
+    try:
+        yield
+    finally:
+        _pieces.reset(reading)
+        _watchers.reset(token)

@@ -7,9 +7,12 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import certifi
+
+from tests.kits import reaper
 
 _HOME = tempfile.mkdtemp(prefix="consensus-tests-")
 # Every client of Prefect and of a vendor loads all authorities anew, 30 ms of CPU each time, and nothing here uses one of them.
@@ -81,15 +84,17 @@ os.environ |= {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
+reaper.watch(_HOME)
+
 # What a script starts with `&`, or nohup starts, ignores SIGINT, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from prefect.context import SettingsContext, get_settings_context  # noqa: E402
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+from prefect.testing import utilities  # noqa: E402
 
-from tests.kits import processes  # noqa: E402
+from tests.kits import empty_database, processes  # noqa: E402
 from tests.vendors import LoopbackVendors  # noqa: E402
 
 # A deadline of 0.2 s an example measures how busy the machine is.
@@ -100,7 +105,14 @@ settings.load_profile("any-machine")
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Start a real server with a database of its own; every test that runs a task or a flow asks for this."""
-    with prefect_test_harness(server_startup_timeout=240):
+    folder = Path(_HOME, "server")
+    folder.mkdir()
+    with ExitStack() as harness:
+        with pytest.MonkeyPatch.context() as patch, empty_database.prepared(folder / "prefect-test.db") as settings:
+            patch.setattr(utilities, "mkdtemp", lambda: str(folder))
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            harness.enter_context(utilities.prefect_test_harness(server_startup_timeout=240))
         yield
 
 

@@ -1,6 +1,8 @@
 """`consensus batches`: the batches of the history, each as a whole, and the rows of one that need a look."""
 
+import asyncio
 import fcntl
+import time
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -8,15 +10,20 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from consensus_flows.deployments.commands.history import from_history
-from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
+from consensus_flows.deployments.server import connect
+from consensus_flows.deployments.tables import clock, figure, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.review import WORDS, reasons, worst
+from consensus_flows.tasks.calls.jobs import SentJob, look_at
+from consensus_flows.tasks.calls.providers import close_clients
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill
 
+MOST = 1000
+"""Batches of the history that may have something at a vendor."""
 app = App(name="batches", help="List batches, newest first; `consensus batches show ID` shows the rows to review.")
 
 
@@ -28,7 +35,7 @@ def list_them(
 ) -> Exit:
     """List batches, newest first: state, rows, cost and output file. The state `killed` means: run the same command to resume.
 
-    In a pipe, one tab-separated line per batch: start, state, finished/all rows, rows to review, US dollars, output, id.
+    In a pipe, one tab-separated line per batch: start (UTC), state, finished/all rows, rows to review, US dollars, output, id.
 
     Args:
         limit: Maximum number of batches.
@@ -44,7 +51,7 @@ def list_them(
         ["started", "state", "rows", "review", "USD", "output", "id"],
         [
             [
-                local_time(batch["started_at"])[:16],
+                clock(batch["started_at"], "%Y-%m-%d %H:%M"),
                 state_of(batch),
                 progress_of(batch["record"]),
                 str(batch["record"].get("to_review", "-")),
@@ -94,7 +101,7 @@ def show(
     facts = {
         "batch": batch["id"],
         "flow": summary.get("algorithm", ""),
-        "started": local_time(batch["started_at"]),
+        "started": clock(batch["started_at"]),
         "state": state_of(batch),
         "rows": f"{progress_of(summary)}: {summary.get('done', 0)} answered, {summary.get('failed', 0)} failed, "
         f"{summary.get('degraded', 0)} degraded, {summary.get('ties', 0)} ties, {summary.get('abstained', 0)} abstained, {summary.get('unsure', 0)} unsure",
@@ -128,6 +135,71 @@ def show(
             wide="answer",
         )
     return Exit.ANSWER
+
+
+@app.command
+def vendors(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
+    """List the batches that are at the vendors, of `consensus batch --vendor-batch`: state, lines, age, worst-case cost.
+
+    Args:
+        json: Print JSON.
+    """
+    from consensus_flows.tasks.batches.journal import open_jobs
+    from consensus_flows.tasks.history.reading import list_batches
+
+    connect()
+    batches = from_history(lambda connection: list_batches(connection, MOST))
+    jobs = [
+        (batch["answer"], *one)
+        for batch in batches
+        if state_of(batch) in {"running", "killed", "waiting"}
+        for one in open_jobs(journal_path(batch["answer"]))
+    ]
+    states = asyncio.run(_looked_at([job for _, job, _ in jobs]))
+    found = [
+        {
+            "model": job.model,
+            "state": state,
+            "done": done,
+            "lines": len(job.lines),
+            "age_s": round(time.time() - job.at),
+            "worst_usd": usd,
+            "id": job.id,
+            "output": output,
+        }
+        for (output, job, usd), (state, done) in zip(jobs, states, strict=True)
+    ]
+    if json:
+        put_json(found)
+        return Exit.ANSWER
+    put_rows(
+        ["model", "state", "done", "age", "USD at most", "id", "output"],
+        [
+            [
+                one["model"],
+                one["state"],
+                f"{one['done']}/{one['lines']}",
+                f"{one['age_s'] // 3600}h {one['age_s'] % 3600 // 60:02d}m",
+                figure(one["worst_usd"], 4),
+                one["id"] or "-",
+                one["output"],
+            ]
+            for one in found
+        ],
+        wide="output",
+        least=("USD at most", "age"),
+    )
+    if not found:
+        say("no batch is at a vendor")
+    return Exit.ANSWER
+
+
+async def _looked_at(jobs: list[SentJob]) -> list[tuple[str, int]]:
+    """Ask the vendors how their batches are, and how many lines are done."""
+    try:
+        return await asyncio.gather(*map(look_at, jobs))
+    finally:
+        await close_clients()
 
 
 def facts_of(batch: dict[str, Any]) -> dict[str, Any]:

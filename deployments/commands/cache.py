@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from consensus_flows.deployments.commands.history import older_than
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
+from consensus_flows.tasks.attachments import attachments_folder
 from consensus_flows.tasks.batches.addresses import batches_folder
 from consensus_flows.tasks.calls.storage import PATTERN, old_files
 from consensus_flows.tasks.plain_text import plural
@@ -21,7 +22,7 @@ app = App(name="cache", help="Manage cached answers.")
 def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar="AGE")], dry_run: bool = False) -> Exit:
     """Delete old answers from the cache. A call whose answer is deleted is asked and paid for again.
 
-    Inputs that were piped into a batch, and what else it keeps in PREFECT_HOME, are deleted by the same age. Results of
+    Inputs that were piped into a batch, what else it keeps in PREFECT_HOME, and attachments are deleted by the same age. Results of
     flows are kept.
 
     Args:
@@ -36,6 +37,7 @@ def prune(*, older_than_: Annotated[str, Parameter(name="--older-than", metavar=
         put(f"{did} {plural(found.number, noun)}, {found.size / 1e6:.1f} MB, in {folder}")
 
     prune_in(batches_folder(), "*", "file")
+    prune_in(attachments_folder(), "*", "attachment")
     connect()  # it may name the storage
     prune_in(asyncio.run(_folder()), PATTERN, "answer")
     return Exit.ANSWER

@@ -8,20 +8,20 @@ from cyclopts import Parameter, validators
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.deployments.algorithm_commands import Given, choose
 from consensus_flows.deployments.commands.algorithms.batch import as_options
-from consensus_flows.deployments.commands.evaluate import (
+from consensus_flows.deployments.commands.settings.saved import check_name, save_block
+from consensus_flows.deployments.findings_view import show
+from consensus_flows.deployments.labeled_rows import (
     LabeledOptions,
     ask,
     budget_of,
     estimated,
     no_calls,
-    recorded_members,
+    recorded_panel,
     replayed_agreement,
     say_where,
     show_estimates,
     told_agreement,
 )
-from consensus_flows.deployments.commands.settings.saved import check_name, save_block
-from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, options_type
 from consensus_flows.deployments.terminal import Exit, Stop, put_json
 from consensus_flows.flows.ask_rows import VOTE
@@ -48,7 +48,7 @@ class CalibrateOptions(LabeledOptions):
     save: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None
     """Name to save the calibrated panel under; with --by, that of a category is saved as NAME-CATEGORY."""
     name: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None
-    """Saved vote to calibrate."""
+    """Saved vote to calibrate; with --from, only its members and extraction are used."""
     goal: Annotated[str, Parameter(group=OUTPUT, metavar="GOAL")] = "accuracy"
     """accuracy; cost, the cheapest that loses no more than --margin; or budget=USD, the best within so much a question."""
     margin: Annotated[float, Parameter(group=OUTPUT, validator=validators.Number(gte=0, lt=1), metavar="SHARE")] = (
@@ -126,19 +126,17 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
 
 def _replay(source: str | None, wanted: CalibrateOptions, given: Given, goal: Goal) -> Exit:
     """Calibrate on recorded answers."""
-    if wanted.name is not None:
-        raise Stop("--name: with --from no model is asked; give the members with -m")
-    members = recorded_members(source, given)
+    members, extract = recorded_panel(source, given, [wanted.name] if wanted.name else [])
     if wanted.dry_run:
         return no_calls(json=wanted.json)
     if wanted.label is None:
-        return told_agreement(replayed_agreement(wanted, members, given), wanted)
+        return told_agreement(replayed_agreement(wanted, members, extract), wanted)
     file = wanted.recorded or ""
     panels = from_recorded(
         file,
         wanted.label,
         goal,
-        extract=given.get("extract"),
+        extract=extract,
         members=members,
         prices=wanted.prices,
         id_column=wanted.id_column,

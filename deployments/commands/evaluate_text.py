@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from consensus_flows.blocks.check_judges import FreeTextConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, Name, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1
-from consensus_flows.deployments.commands.evaluate import ask, say_where, show_estimates
 from consensus_flows.deployments.findings_view import show
+from consensus_flows.deployments.labeled_rows import ask, say_where, show_estimates
 from consensus_flows.deployments.options import JUDGING, OUTPUT, SENTENCE, options, options_type
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import MAIN, algorithm

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.history import HISTORY_BLOCK, HistoryDatabase
 from consensus_flows.deployments.server import connect, find_server
-from consensus_flows.deployments.tables import figure, local_time, one_line, put_rows
+from consensus_flows.deployments.tables import clock, figure, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.address import (
@@ -29,7 +29,7 @@ from consensus_flows.tasks.history.address import (
     server_address,
 )
 from consensus_flows.tasks.plain_text import plural
-from consensus_flows.tasks.record import RunWarning, Status
+from consensus_flows.tasks.record import Attachment, Grade, RunWarning, Status
 
 if TYPE_CHECKING:
     from consensus_flows.tasks.history.database import Database
@@ -57,8 +57,8 @@ def list_history(
 ) -> Exit:
     """List past runs, newest first. A batch is one line; `consensus batches` shows more of it.
 
-    In a pipe, one tab-separated line per run: id, start, flow, status, whether degraded, confidence, agreement, calls,
-    calls answered from the cache, US dollars, seconds, prompt.
+    In a pipe, one tab-separated line per run: id, start (UTC), flow, status, whether degraded, confidence, agreement,
+    calls, calls answered from the cache, US dollars, seconds, prompt.
 
     Args:
         flow: Only runs of this flow, for example consortium or moa.
@@ -83,7 +83,7 @@ def list_history(
         [
             [
                 run["id"],
-                local_time(run["started_at"]),
+                clock(run["started_at"]),
                 run["flow"],
                 run["status"],
                 "degraded" if run["degraded"] else "",
@@ -124,7 +124,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
     facts = {
         "run": row["id"],
         "flow": row["flow"],
-        "started": local_time(row["started_at"]),
+        "started": clock(row["started_at"]),
         "status": row["status"] + (", degraded" if row["degraded"] else ""),
         "confidence": figure(row["confidence"]),
         "agreement": figure(row["agreement"]),
@@ -133,11 +133,15 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
         "duration": f"{row['duration_s']:.1f} s",
         "conversation": row["conversation_id"] or "-",
     }
+    if record.get("grade"):
+        facts["grade"] = str(Grade.model_validate(record["grade"]))
     for name, value in facts.items():
         put(f"{name:<14}{one_line(value)}")
     for warning in dict.fromkeys(map(str, map(RunWarning.model_validate, record["warnings"]))):
         put(f"{'warning':<14}{one_line(warning)}")
     put(f"\n{record['prompt']}\n")
+    for one in record.get("attachments", ()):
+        put(one_line(f"attached: {Attachment.model_validate(one)}"))
     for iteration in record["iterations"]:
         put(f"Iteration {iteration['number']}")
         # Runs of before there were embeddings have no list of them.
@@ -176,7 +180,7 @@ def logs(
         put_json(found)
         return Exit.ANSWER
     for run in found:
-        head = f"# {local_time(run['started_at'])}    {run['flow']}    id: {run['id']}"
+        head = f"# {clock(run['started_at'])}    {run['flow']}    id: {run['id']}"
         put(f"{head}\n\n## Prompt\n\n{run['prompt']}\n\n## Response\n\n{run['answer'] or 'no answer'}\n")
     if not found:
         say("no such run is in the history")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import time
 from inspect import signature
 from pathlib import Path
@@ -17,6 +17,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import arun_deployment
+from prefect.events import Event, Resource, get_events_client
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
@@ -30,14 +31,13 @@ from consensus_flows.deployments.commands.settings.saved import offer
 from consensus_flows.deployments.notifications import Kind, notification, notify_of
 from consensus_flows.deployments.options import FILE, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import ServerInfo, connect
-from consensus_flows.deployments.tables import local_time, put_rows
+from consensus_flows.deployments.tables import clock, local_time, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_json, say
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
-from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.plain_text import plural
@@ -146,13 +146,13 @@ def command(flow: str | None) -> Callable[..., Exit]:
             "config": saved if saved and not given else config.model_dump(mode="json", exclude_defaults=True),
             "budget": budget.model_dump(mode="json", exclude_none=True),
         }
-        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column")}
+        columns = {key: parameters[key] for key in ("prompt_column", "prompt_template", "id_column", "attach_column")}
         today = day_of_run(when.timezone)
         work = Batch(
             Source(parameters["input"], **columns, selection=Selection(batch.limit, batch.sample, batch.sample_seed)),
             dated(parameters["output"], today),
             one.name,
-            config,
+            whole := asyncio.run(with_panels(config)),
             skip_bad=batch.skip_bad,
             budget=budget,
             review=parameters["review"] and dated(parameters["review"], today),
@@ -160,8 +160,8 @@ def command(flow: str | None) -> Callable[..., Exit]:
             probe=batch.probe,
             overwrite=batch.overwrite,
         )
-        rows = asyncio.run(_checked(work)).rows
-        _check_worker(info, parameters, {model.provider for model in config.models()})
+        rows = asyncio.run(checked(work)).rows
+        _check_worker(info, parameters, {model.provider for model in whole.all_models()})
         block = asyncio.run(notification(options.notify, options.notify_from_env, name)) if options.notify else None
         replaced, following = asyncio.run(_deploy(name, parameters, when, block, info.ui_url))
         say(
@@ -176,14 +176,11 @@ def command(flow: str | None) -> Callable[..., Exit]:
     return run
 
 
-async def _checked(work: Batch) -> Inventory:
-    return await checked(replace(work, config=await with_saved_panel(work.config)))
-
-
 def _parameters(options: BatchOptions, source: str) -> dict[str, Any]:
     """Return the parameters of the flow; relative paths are of this folder."""
     taken = signature(flow_of_batch).parameters
-    parameters: dict[str, Any] = {key: value for key, value in vars(options).items() if key in taken}
+    given = vars(options) | options.parameters()
+    parameters: dict[str, Any] = {key: value for key, value in given.items() if key in taken}
     parameters["input"] = source
     for key in FILES & parameters.keys():
         if parameters[key] is not None and place_of(parameters[key], key).local:
@@ -244,8 +241,31 @@ async def _deploy(
         key = await made.aapply()
         await offer()
         await notify_of(client, name, key, block, ui_url)
-        await client.request("POST", "/deployments/{id}/schedule", path_params={"id": key}, json={"min_runs": 1})
-        return before is not None, (await _runs(client))[1].get(str(key), "-")
+        await client.request("POST", "/deployments/{id}/schedule", path_params={"id": key}, json={"min_runs": 3})
+        await _announce(client, key)
+        following = (await _runs(client))[1].get(str(key))
+        return before is not None, local_time(following) if following else "-"
+
+
+async def _announce(client: PrefectClient, deployment: UUID) -> None:
+    """Send the event of each run that is scheduled now, which Prefect leaves out for runs that it makes of a schedule.
+
+    The next event of a run that begins within five minutes follows this one, and Prefect's automations would wait for it for
+    a quarter of an hour.
+    """
+    async with get_events_client() as events:
+        for run in await client.read_flow_runs(
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}}),
+        ):
+            assert run.state is not None
+            resource = {
+                "prefect.resource.id": f"prefect.flow-run.{run.id}",
+                "prefect.resource.name": run.name,
+                "prefect.state-name": run.state.name,
+                "prefect.state-type": run.state.type.value,
+            }
+            await events.emit(Event(event="prefect.flow-run.Scheduled", resource=Resource(resource), id=run.state.id))
 
 
 async def _of_name(client: PrefectClient, name: str) -> DeploymentResponse | None:
@@ -273,7 +293,8 @@ async def _runs(client: PrefectClient) -> tuple[dict[str, str], dict[str, str]]:
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}}),
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     ):
-        following.setdefault(str(run.deployment_id), local_time(str(run.expected_start_time)))
+        assert run.expected_start_time is not None
+        following.setdefault(str(run.deployment_id), run.expected_start_time.isoformat())
     for run in await client.read_flow_runs(
         deployment_filter=filters,
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"not_any_": ["SCHEDULED", "PENDING"]}}}),
@@ -297,8 +318,10 @@ def _in_words(when: CronSchedule) -> str:
 def list_schedules(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """List the scheduled batches, with their next and their last run.
 
+    In a pipe, one tab-separated line per schedule: name, when it runs, next run (UTC), last outcome.
+
     Args:
-        json: As JSON.
+        json: Print JSON.
     """
     connect()
 
@@ -331,7 +354,12 @@ def list_schedules(*, json: Annotated[bool, Parameter(negative="")] = False) -> 
     put_rows(
         ["name", "when", "next", "last"],
         [
-            [one["name"], one["when"], "paused" if one["paused"] else one["next"] or "-", one["last"] or "-"]
+            [
+                one["name"],
+                one["when"],
+                "paused" if one["paused"] else clock(one["next"]) if one["next"] else "-",
+                one["last"] or "-",
+            ]
             for one in found
         ],
         wide="last",

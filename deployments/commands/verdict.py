@@ -45,7 +45,8 @@ def verdict(
         raise Stop(f"--choices: {str(error).replace('label:', '')}") from None
     if "extract" in (given or {}):
         raise Stop("--extract: the answers of a verdict are read as its --choices")
-    text = (source or QuestionOptions()).question(prompt)
+    source = source or QuestionOptions()
+    text = source.question(prompt)
     one, config = choose(name, {**(given or {}), "extract": f"label:{choices}"}, "vote")
     records: list[Record] = []
 
@@ -53,12 +54,14 @@ def verdict(
         records.append(record)
         return record.model_dump(mode="json")
 
-    code = ask(one, fill("verdict", question=text, choices=", ".join(labels)), config, out or TurnOptions(), shape=keep)
+    question = fill("verdict", question=text, choices=", ".join(labels))
+    code = ask(one, question, config, out or TurnOptions(), shape=keep, attachments=source.attachments())
     if code is not Exit.ANSWER:
         return code
     record = records[0]
     votes = sum(len(option.members) for option in record.tally)
-    if record.status == "finished" and votes < config.needed():
+    alone = record.grade is not None and record.grade.answered_by is not None
+    if record.status == "finished" and votes < (1 if alone else config.needed()):
         say(f"consensus: no verdict: {votes} of {len(config.panel())} members chose, and {config.needed()} are needed")
         return Exit.NO_ANSWER
     if record.tie:

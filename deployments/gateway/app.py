@@ -118,7 +118,7 @@ def make_app(options: Options) -> FastAPI:
         asked: ChatRequest, x_stainless_retry_count: Annotated[int, Header(include_in_schema=False)] = 0
     ) -> Response:
         """Ask a panel; the answer comes whole, or as a stream of chunks."""
-        messages = asked.conversation()
+        messages = await anyio.to_thread.run_sync(asked.conversation)  # it may keep files
         settings = overlaid(RunConfig, asked.settings(), attested)
         panel = await panel_of(asked.model, settings, SETTINGS, options.title_model)
         run = runs.ask(panel, messages, pieces=asked.reads_pieces, retried=x_stainless_retry_count > 0)
@@ -135,7 +135,7 @@ def make_app(options: Options) -> FastAPI:
     ) -> Response:
         """Ask a panel; the response comes whole, or as a stream of events."""
         before = await asked.before()
-        messages = asked.messages(before)
+        messages = await anyio.to_thread.run_sync(asked.messages, before)
         panel = await panel_of(asked.model, asked.settings(), RESPONSES_SETTINGS, options.title_model)
         run = runs.ask(panel, messages, pieces=asked.stream, retried=x_stainless_retry_count > 0, after=before)
         run_id = await run.started()

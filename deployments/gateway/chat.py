@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -13,9 +13,11 @@ from consensus_flows.blocks.sampling import ReasoningEffort
 from consensus_flows.deployments.gateway.errors import GatewayError, as_gateway_error, no_answer
 from consensus_flows.deployments.gateway.runs import GatewayRun
 from consensus_flows.deployments.view import line_of
-from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.attachments import attached, is_url
+from consensus_flows.tasks.calls.request import Message, Role
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.readers import UnreadableError, json_object
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Attachment, Record
 from consensus_flows.tasks.watch import Piece
 
 PIECE = 80
@@ -34,6 +36,10 @@ SETTINGS = {
 """For the path of a setting the parameter that sets it."""
 
 
+FILES = ("image_url", "file", "input_image", "input_file")
+"""The types of parts that are files: of chat completions, and of responses."""
+
+
 class _Lenient(BaseModel):
     """A part of a request; what it does not name is ignored."""
 
@@ -44,7 +50,7 @@ class ChatMessage(_Lenient):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]] | None = Field(None, description="A text, or parts of the type text.")
+    content: str | list[dict[str, Any]] | None = Field(None, description="A text, or parts: text, image_url, file.")
 
 
 class StreamOptions(_Lenient):
@@ -153,14 +159,11 @@ class ChatRequest(_Lenient):
         for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
             if getattr(self, tools) and getattr(self, choice) != "none":
                 raise _refused(tools, f"members call no tools: leave it out, or set {choice} to none")
-        messages = [
-            Message(role="system" if one.role == "developer" else one.role, content=_text(place, one))
-            for place, one in enumerate(self.messages)
-        ]
+        messages = [said for place, one in enumerate(self.messages) for said in _said(place, one)]
         *before, last = messages
         if last.role != "user" or not last.content.strip():
             raise _refused("messages", "the last message must be the user's, with a text")
-        return [*(one for one in before if one.content.strip()), last]
+        return [*(one for one in before if one.content.strip() or one.attachments), last]
 
     def ignored(self) -> list[str]:
         """Name what was given and has no effect."""
@@ -171,16 +174,55 @@ def _refused(param: str, why: str) -> GatewayError:
     return GatewayError(400, f"{param}: {why}", "unsupported_value", param=param)
 
 
-def _text(place: int, message: ChatMessage) -> str:
+def _said(place: int, message: ChatMessage) -> list[Message]:
+    """Return a message, and before it the turn that gives it its files."""
     if (message.model_extra or {}).get("tool_calls"):
         raise _refused(f"messages[{place}].tool_calls", "members call no tools: leave it out")
-    if not isinstance(message.content, list):
-        return message.content or ""
-    for number, part in enumerate(message.content):
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            param = f"messages[{place}].content[{number}]"
-            raise _refused(param, f"a part of type {part.get('type')!r} is not supported: send type text")
-    return "".join(part["text"] for part in message.content)
+    role = "system" if message.role == "developer" else message.role
+    parts = message.content if isinstance(message.content, list) else [{"type": "text", "text": message.content or ""}]
+    return with_files(role, parts, f"messages[{place}].content", ("text",))
+
+
+def with_files(role: Role, parts: list[dict[str, Any]], param: str, texts: Collection[str]) -> list[Message]:
+    """Return the message that parts are, and before it the turn that gives it its files.
+
+    Args:
+        role: Whose message it is.
+        parts: Texts, images and files, in the form of one of OpenAI's APIs.
+        param: What an error calls them.
+        texts: The types of texts.
+
+    Raises:
+        GatewayError: If one cannot be used.
+    """
+    said, files = [], []
+    for number, part in enumerate(parts):
+        kind, place = part.get("type"), f"{param}[{number}]"
+        if kind in texts and isinstance(part.get("text"), str):
+            said.append(part["text"])
+        elif kind in FILES and role == "user":
+            files.append(_file(part, place))
+        else:
+            raise _refused(
+                place, f"a part of type {kind!r} is not supported: send type {min(texts)}, or {' or '.join(FILES)}"
+            )
+    message = Message(role=role, content="".join(said))
+    return [*([Message(role=role, content="", attachments=tuple(files))] if files else []), message]
+
+
+def _file(part: dict[str, Any], place: str) -> Attachment:
+    """Keep the file of a part. A client must not have this server fetch what only the server can reach."""
+    image = part.get("image_url")
+    inner = part["file"] if isinstance(part.get("file"), dict) else part
+    url = image.get("url") if isinstance(image, dict) else image or inner.get("file_data")
+    if not isinstance(url, str):
+        raise _refused(place, "send the bytes: a data URL in image_url, or in file_data")
+    try:
+        made = attached(url if is_url(url) else f"data:{url.removeprefix('data:')}", place, anywhere=False)
+    except ConfigurationError as error:
+        raise _refused(place, error.reason) from None
+    name = inner.get("filename")
+    return made.model_copy(update={"name": name}) if isinstance(name, str) and name else made
 
 
 class Stops:

@@ -11,6 +11,7 @@ from consensus_flows.deployments.commands.settings.saved import Saved, saved_con
 from consensus_flows.deployments.gateway.errors import GatewayError, invalid
 from consensus_flows.deployments.options import overlaid
 from consensus_flows.flows.algorithms import Algorithm, algorithm
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.tasks.plain_text import did_you_mean
 
 TITLE = ":title"
@@ -60,7 +61,8 @@ async def panel_of(
     one = algorithm(saved.kind)
     if name != model:
         config = one.config_class().model_validate(saved.values)
-        values = {"members": [title_model or str(config.models()[0])], "budget": config.budget}
+        first = title_model or str((await with_panels(config)).all_models()[0])
+        values = {"members": [first], "budget": config.budget}
         return Panel(algorithm("pump"), _configured(PumpConfig, values, settings, params), in_conversation=False)
     return Panel(one, _configured(one.config_class(), saved.values, settings, params))
 

@@ -16,10 +16,11 @@ from consensus_flows.deployments.gateway.chat import (
     consensus_of,
     pieces,
     usage_of,
+    with_files,
 )
 from consensus_flows.deployments.gateway.errors import GatewayError, as_gateway_error, no_answer
 from consensus_flows.deployments.gateway.runs import GatewayRun
-from consensus_flows.tasks.calls.request import Message
+from consensus_flows.tasks.calls.request import Message, Role
 from consensus_flows.tasks.errors import HistoryError
 from consensus_flows.tasks.history.address import find_address
 from consensus_flows.tasks.history.database import opened
@@ -113,7 +114,7 @@ class ResponsesRequest(_Lenient):
         instructions = [Message(role="system", content=self.instructions)] if (self.instructions or "").strip() else []
         earlier = [one for one in before.messages if one.role != "system"] if before else []
         said = [*earlier, *given]
-        return [*instructions, *(one for one in said if one.content.strip())]
+        return [*instructions, *(one for one in said if one.content.strip() or one.attachments)]
 
     async def before(self) -> Conversation | None:
         """Return the conversation up to the previous response.
@@ -144,13 +145,10 @@ def _messages(place: int, item: dict[str, Any]) -> list[Message]:
         return []
     if kind != "message" or role not in {"system", "developer", "user", "assistant"}:
         raise _refused(f"input[{place}]", f"an item of type {kind!r} and role {role!r} is not supported: send messages")
+    whose: Role = "system" if role == "developer" else role
     if isinstance(content, list):
-        for number, part in enumerate(content):
-            if part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
-                param = f"input[{place}].content[{number}]"
-                raise _refused(param, f"a part of type {part.get('type')!r} is not supported: send type input_text")
-        content = "".join(part["text"] for part in content)
-    return [Message(role="system" if role == "developer" else role, content=content or "")]
+        return with_files(whose, content, f"input[{place}].content", _TEXTS)
+    return [Message(role=whose, content=content or "")]
 
 
 class PanelResponse:

@@ -60,10 +60,8 @@ class GatewayRun:
         """
         async for happened in self.events():
             if happened is not None and happened.event == "started":
-                break
-        else:
-            await self.record()
-        return str(self._events[0].value.flow_run_id)
+                return str(happened.value.flow_run_id)
+        return str((await self.record()).flow_run_id)
 
     async def record(self) -> Record:
         """Wait for the record, also of a run without an answer.
@@ -163,8 +161,9 @@ class Runs:
         known = self._known.get(key)
         if known is not None and (retried or not known.done):
             return known
-        continued = after or (self._conversations.get(_digest([], before)) if before else None)
-        conversation = Conversation() if continued is None else Conversation(continued.id, continued.parent, before)
+        earlier = before[:-1] if before and before[-1].only_attaches else before  # the files are this question's
+        continued = after or (self._conversations.get(_digest([], earlier)) if earlier else None)
+        conversation = Conversation() if continued is None else Conversation(continued.id, continued.parent, earlier)
         run = self._known[key] = GatewayRun(panel, question.content, before, conversation, pieces=pieces)
         self._working.add(run.task)
         run.task.add_done_callback(self._working.discard)
@@ -202,5 +201,5 @@ class Runs:
 
 
 def _digest(beside: list[Any], messages: Sequence[Message]) -> str:
-    document = [*beside, *([message.role, message.content] for message in messages)]
+    document = [*beside, *(message.model_dump(mode="json") for message in messages)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,8 @@ from pydantic import BaseModel, Field
 from consensus_flows.deployments.commands.settings.saved import Saved
 from consensus_flows.deployments.view import in_short
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.saved_algorithm import with_panels
+from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Record, Response
 
 
@@ -129,17 +131,20 @@ class PanelResult(BaseModel):
     fault: str = Field("", description="Why it can no longer be used; empty if it can.")
 
     @classmethod
-    def of(cls, saved: Saved) -> Self:
+    async def of(cls, saved: Saved) -> Self:
         """Make it of a saved configuration."""
         if saved.fault:
             return cls(name=saved.name, flow=saved.kind, models=[], fault=saved.fault)
         one = algorithm(saved.kind)
-        config = one.config_class().model_validate(saved.values)
+        try:
+            config = await with_panels(one.config_class().model_validate(saved.values), (saved.name,))
+        except ConfigurationError as error:  # a panel in it is gone
+            return cls(name=saved.name, flow=saved.kind, models=[], fault=error.message)
         plans = one.plan(config)
         return cls(
             name=saved.name,
             flow=saved.kind,
-            models=list(dict.fromkeys(map(str, config.models()))),
+            models=list(dict.fromkeys(map(str, config.all_models()))),
             calls_least=sum(plan.least for plan in plans),
             calls_most=sum(plan.most for plan in plans),
             settings=saved.values,

@@ -127,6 +127,10 @@ class Session:
             try:
                 with within(self._budget), watched_by(keeper, *watchers):
                     return await work()
+            except Exception:
+                if keeper.refusal is not None:  # its run is deleted, which is an error of its own
+                    raise keeper.refusal from None
+                raise
             finally:
                 await asyncio.shield(asyncio.to_thread(keeper.close))
 

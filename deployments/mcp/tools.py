@@ -25,8 +25,7 @@ from consensus_flows.deployments.terminal import explained
 from consensus_flows.deployments.view import state
 from consensus_flows.flows.algorithms import Algorithm, algorithm, algorithms
 from consensus_flows.flows.batch import batch
-from consensus_flows.flows.run import DEFAULT
-from consensus_flows.flows.saved_algorithm import load_saved, settings_of, with_saved_panel
+from consensus_flows.flows.saved_algorithm import DEFAULT, load_saved, settings_of, with_panels
 from consensus_flows.tasks.batches.planning import calls_in_words
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -78,7 +77,7 @@ class _Members:
 
     async def on_event(self, event: str, value: Any) -> None:
         """Report an event."""
-        if event == "answered":
+        if event in {"answered", "answered_within"} and value.panel is None:
             self._calls += 1
             await self._context.report_progress(self._calls, self._total, f"{value.member}: {state(value)}")
 
@@ -172,7 +171,7 @@ class Tools:
         """List the saved panels: algorithm, models, and how many calls a question takes. Calls no model."""
         with _sentences():
             await self._session.connect()
-            panels = [PanelResult.of(one) for one in await saved_configurations()]
+            panels = [await PanelResult.of(one) for one in await saved_configurations()]
         lines = [
             f"{one.name} ({one.flow}): cannot be used: {one.fault}"
             if one.fault
@@ -358,7 +357,7 @@ class Tools:
         *,
         texts: bool,
     ) -> CallToolResult:
-        config = await with_saved_panel(config)
+        config = await with_panels(config)
         await self._session.check(one, config, prompt)
         conversation = Conversation()
         if continue_from is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -149,8 +149,28 @@ def day_of_run(timezone: str | None = None) -> date:
         ConfigurationError: If there is no such time zone.
     """
     moment = datetime.fromtimestamp((flow_run.scheduled_start_time or datetime.now(UTC)).timestamp(), UTC)
+    return moment.astimezone(_zone(timezone)).date()
+
+
+def next_time(clock: str, timezone: str | None = None) -> float:
+    """Return when it is so late next, in seconds since the epoch.
+
+    Args:
+        clock: Hours and minutes, such as 06:00.
+        timezone: Where, such as Europe/Berlin; None for the time zone of this machine.
+
+    Raises:
+        ConfigurationError: If there is no such time zone.
+    """
+    now = datetime.now(UTC).astimezone(_zone(timezone))
+    hour, minute = map(int, clock.split(":"))
+    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return (then if then > now else then + timedelta(days=1)).timestamp()
+
+
+def _zone(timezone: str | None) -> ZoneInfo | None:
     try:
-        return moment.astimezone(ZoneInfo(timezone) if timezone else None).date()
+        return ZoneInfo(timezone) if timezone else None
     except (ZoneInfoNotFoundError, ValueError):
         raise ConfigurationError(
             f"timezone: unknown time zone {timezone!r}: use a name such as Europe/Berlin"

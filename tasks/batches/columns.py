@@ -8,6 +8,7 @@ from typing import Any
 
 from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, Broken, Item, fault_in
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.json_text import parse
 
 PROMPT = "prompt"
 ID = "id"
@@ -89,10 +90,18 @@ class Columns:
         prompt_column: The column of the prompt, if one was named.
         template: What makes the prompt in place of a column.
         id_column: The column of the id; None for `id` where all rows that are looked at have it, else the row's number.
+        attach_column: The column of the files that the prompt is about.
     """
 
-    def __init__(self, prompt_column: str | None, template: Template | None, id_column: str | None) -> None:
+    def __init__(
+        self,
+        prompt_column: str | None,
+        template: Template | None,
+        id_column: str | None,
+        attach_column: str | None = None,
+    ) -> None:
         self._template = template
+        self._attach_column = attach_column
         self.id_column = id_column
         self._prompt_column = prompt_column or PROMPT
         self._named = prompt_column is not None
@@ -123,6 +132,8 @@ class Columns:
         wanted = dict.fromkeys(self._template.columns if self._template else (self._prompt_column,), "")
         parameter = "prompt_template" if self._template else "prompt_column"
         self._wanted = dict.fromkeys(wanted, parameter) | ({self.id_column: "id_column"} if self.id_column else {})
+        if self._attach_column is not None:
+            self._wanted[self._attach_column] = "attach_column"
         self._unseen = {name for name in self._wanted if name not in self._known}
         if names is not None or (whole and self._known):
             self.check_seen()
@@ -156,10 +167,32 @@ class Columns:
         prompt = self.prompt(columns)
         if isinstance(prompt, Exception):
             return str(prompt)
+        try:
+            self.files(columns)
+        except ValueError as error:
+            return str(error)
         name = self._id(item, columns, number)
         if isinstance(name, Exception):
             return str(name)
         return name, prompt, columns
+
+    def files(self, columns: dict[str, Any]) -> list[str]:
+        """Return the paths and URLs of the files of a row: one, a JSON list, or one a line.
+
+        Raises:
+            ValueError: If the column is none of these.
+        """
+        value = columns.get(self._attach_column) if self._attach_column else None
+        if isinstance(value, str):
+            text = value.strip()
+            try:
+                value = parse(text) if text.startswith("[") else text.splitlines()
+            except ValueError:
+                value = text.splitlines()
+        listed = value or []
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise ValueError(f"column {self._attach_column!r} is neither a path or URL nor a list of them")
+        return [one.strip() for one in listed if one.strip()]
 
     def _choice(self) -> str:
         for name in PREFERRED:

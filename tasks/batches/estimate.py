@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.tasks.batches.planning import Planned
-from consensus_flows.tasks.calls.pricing import price, priced
+from consensus_flows.tasks.batches.rows import Files
+from consensus_flows.tasks.calls.pricing import BATCH, price, priced
 from consensus_flows.tasks.calls.providers import Endpoint, check_models, is_self_hosted
 from consensus_flows.tasks.history.reading import Lengths
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import Usage
 
 BYTES_PER_TOKEN = 4
@@ -39,6 +41,11 @@ class ModelEstimate(BaseModel):
     cost_usd_most: float | None = 0.0
     service_tier: str | None = None
     """The tier that is asked for and that the price is of, if it is not the standard one."""
+    batch_api: bool = False
+    """Whether `--vendor-batch` sends its calls through the vendor's batch API."""
+    batch_usd_least: float | None = 0.0
+    """The cost with `--vendor-batch`."""
+    batch_usd_most: float | None = 0.0
 
 
 class Estimate(BaseModel):
@@ -58,12 +65,25 @@ class Estimate(BaseModel):
     calls_expected: int | None = None
     """As many a question as on the labeled rows on which the panel was calibrated; None if it was not."""
     cost_usd_expected: float | None = None
+    batch_usd_least: float | None = None
+    """The cost with `--vendor-batch`, by which the calls of `models` with a `batch_api` are made at half the price."""
+    batch_usd_most: float | None = None
+    waves_least: int | None = None
+    """How often vendors are waited for then; None where the algorithm does not say."""
+    waves_most: int | None = None
     models: list[ModelEstimate]
     assumptions: list[str]
     """What the figures rest on, a sentence each."""
 
 
-async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int) -> Estimate:
+async def estimate(  # noqa: PLR0917  # named where more than the first four are given
+    config: RunConfig,
+    plans: list[Planned],
+    rows: int,
+    size: int,
+    files: Files = Files(),  # noqa: B008 - it cannot be changed
+    waves: tuple[int, int] | None = None,
+) -> Estimate:
     """Estimate what a batch will take. No model is called.
 
     Args:
@@ -71,6 +91,8 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         plans: The calls of one run.
         rows: How many rows there are.
         size: Of all their prompts together, in bytes of UTF-8.
+        files: What they are about.
+        waves: How often a run waits for calls that depend on those before, at least and at most.
 
     Raises:
         ConfigurationError: If a model cannot be asked.
@@ -79,16 +101,19 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
     lengths, known = await asyncio.to_thread(_lengths)
     outputs = [_output_tokens(plan, lengths) for plan in plans]
     answer = _mean([(plan, tokens) for plan, tokens in zip(plans, outputs, strict=True) if plan.role == "member"])
-    question = size / rows if rows else 0.0
+    question = (size + files.size) / rows if rows else 0.0
     models: dict[ModelName, ModelEstimate] = {}
     for plan, output in zip(plans, outputs, strict=True):
         endpoint = endpoints[plan.model]
         one = models.setdefault(plan.model, ModelEstimate(model=str(plan.model), tasks=[]))
         one.service_tier = endpoint.tier(config.service_tier)
+        one.batch_api = endpoint.vendor.batch_api(endpoint.credentials) is not None
         if plan.task not in one.tasks:
             one.tasks.append(plan.task)
+        vendor = endpoint.vendor
+        shown = (files.images * vendor.image_tokens + files.pages * vendor.page_tokens) / rows if rows else 0.0
         with priced(config.price_table()):
-            await _add(one, plan, endpoint, rows=rows, question=question, output=output, answer=answer)
+            await _add(one, plan, endpoint, rows=rows, question=question, shown=shown, output=output, answer=answer)
     found = list(models.values())
     measured = config.calibrated_on()
     return Estimate(
@@ -102,8 +127,12 @@ async def estimate(config: RunConfig, plans: list[Planned], rows: int, size: int
         unpriced_calls=sum(one.calls_most for one in found if one.cost_usd_most is None),
         calls_expected=None if measured is None else round(measured.calls * rows),
         cost_usd_expected=None if measured is None or measured.cost_usd is None else measured.cost_usd * rows,
+        batch_usd_least=_sum([one.batch_usd_least for one in found]),
+        batch_usd_most=_sum([one.batch_usd_most for one in found]),
+        waves_least=waves and waves[0],
+        waves_most=waves and waves[1],
         models=found,
-        assumptions=_assumptions(config, found, plans, lengths, known),
+        assumptions=[*_assumptions(config, found, plans, lengths, known), *_of_files(files)],
     )
 
 
@@ -114,6 +143,7 @@ async def _add(
     *,
     rows: int,
     question: float,
+    shown: float,
     output: float,
     answer: float,
 ) -> None:
@@ -125,6 +155,7 @@ async def _add(
         endpoint: Where they go.
         rows: How many rows there are.
         question: Bytes of a prompt, on the average.
+        shown: Tokens of its images and PDFs.
         output: Tokens of what the model writes in one call.
         answer: Tokens of a member's answer, which others read.
     """
@@ -133,12 +164,14 @@ async def _add(
             continue
         # Per call, because some vendors ask a higher price of a long input.
         own = question * plan.asks + plan.characters
-        entry = own / BYTES_PER_TOKEN + read / calls * answer
+        entry = own / BYTES_PER_TOKEN + shown * plan.asks + read / calls * answer
         usage = Usage(input_tokens=math.ceil(entry), output_tokens=math.ceil(output))
-        each = await price(endpoint, plan.model.model, usage, one.service_tier)
-        before = getattr(one, f"cost_usd_{which}")
-        cost = None if each is None or before is None else before + each * calls * rows
-        setattr(one, f"cost_usd_{which}", cost)
+        batched = BATCH if one.batch_api and plan.role != "embedding" else one.service_tier
+        for name, tier in (("cost_usd", one.service_tier), ("batch_usd", batched)):
+            each = await price(endpoint, plan.model.model, usage, tier)
+            before = getattr(one, f"{name}_{which}")
+            cost = None if each is None or before is None else before + each * calls * rows
+            setattr(one, f"{name}_{which}", cost)
         for name, number in (
             ("calls", 1),
             ("input_tokens", usage.input_tokens),
@@ -146,7 +179,7 @@ async def _add(
         ):
             setattr(one, f"{name}_{which}", getattr(one, f"{name}_{which}") + number * calls * rows)
     if one.cost_usd_most is None:
-        one.cost_usd_least = None
+        one.cost_usd_least = one.batch_usd_least = None
 
 
 def _output_tokens(plan: Planned, lengths: Lengths) -> float:
@@ -179,6 +212,15 @@ def _lengths() -> tuple[Lengths, str]:
             return history.read(mean_output_tokens), ""
     except HistoryError as error:
         return {}, error.message
+
+
+def _of_files(files: Files) -> list[str]:
+    said = []
+    if files.images or files.pages:
+        said.append("images and pages of PDFs have the most tokens that their vendors count")
+    if files.remote:
+        said.append(f"{plural(files.remote, 'file')} of other machines: not counted")
+    return said
 
 
 def _assumptions(

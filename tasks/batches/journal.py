@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.batches.totals import Totals
+from consensus_flows.tasks.calls.jobs import SentJob
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
+from consensus_flows.tasks.record import Attachment
 
 FORMAT = 1
 """Version of what a line means."""
@@ -54,8 +56,12 @@ class Journal:
     def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None) -> None:
         self.path = path
         self.totals = Totals()
+        self.jobs: dict[str, SentJob] = {}
+        """The vendors' batches that have not ended, by their marks."""
         self.error: OutputError | None = None
         """Why a line could not be written: what enters calls and requests takes no notice of that."""
+        self.kept: dict[str, Attachment] = {}
+        """The files that rows which have begun are about, as they were when they were read first."""
         self._rows: dict[int, _Place] = {}
         self._file = self._opened()
         try:
@@ -85,6 +91,15 @@ class Journal:
         self._write({"row": row.number, "digest": place.digest, "result": result, "own": row.columns})
         self._rows[row.number] = place
 
+    def keep(self, source: str, attachment: Attachment) -> None:
+        """Enter a file of rows, so that a run which resumes sends the same.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        self._write({"attached": source, "file": attachment.model_dump(mode="json")})
+        self.kept[source] = attachment
+
     def forget(self, number: int) -> None:
         """Let the next run do a row again."""
         if self._rows.pop(number, None) is not None:
@@ -96,7 +111,9 @@ class Journal:
         Raises:
             OutputError: If it cannot be written.
         """
-        if event == "answered" and value.attempts:
+        if event not in {"answered", "answered_within"} or value.panel is not None:
+            return
+        if value.attempts:
             self.add_call(
                 {
                     "call": f"{value.provider}/{value.model}",
@@ -105,11 +122,12 @@ class Journal:
                     "requests": value.attempts,
                     "tokens": value.spent.input_tokens + value.spent.output_tokens,
                     "error": value.error.kind if value.error else None,
+                    "tier": value.service_tier,
                     "possibly_billed": value.possibly_billed,
                     "entries": list(value.entries),
                 }
             )
-        elif event == "answered" and value.cached:
+        elif value.cached:
             self.totals.add_stored(f"{value.provider}/{value.model}")
 
     def add_call(self, call: dict[str, Any]) -> None:
@@ -142,6 +160,72 @@ class Journal:
         with suppress(OutputError):
             self._write(entry)
             self.totals.add_settled(entry)
+
+    def submitting(self, job: "SentJob", lines: Mapping[str, tuple[int, float | None]]) -> None:
+        """Enter a vendor's batch and all of its lines at their worst case, before it is submitted.
+
+        Args:
+            job: The batch; given the numbers of its lines.
+            lines: Tokens and US dollars, by the id of the line.
+
+        Raises:
+            OutputError: If it cannot be written: it must not be submitted then.
+        """
+        first = self.totals.next_request()
+        job.lines = {name: first + n for n, name in enumerate(lines)}
+        entry = {"vendor_batch": job.mark, "model": job.model, "address": job.address, "at": job.at, "first": first}
+        entry |= {"lines": [[name, *worst] for name, worst in lines.items()]}
+        self._write(entry)
+        self.sync()
+        self._add_job(entry)
+        self.jobs[job.mark] = job
+
+    def accepted(self, job: "SentJob", id: str) -> None:
+        """Enter that a vendor has accepted a batch, under this id."""
+        self._write_of_job(job, {"id": id})
+        self.sync()
+
+    def dropped(self, job: "SentJob", lines: Iterable[str]) -> None:
+        """Enter that lines were not executed, so that nothing is paid for them."""
+        if found := [job.lines[name] for name in lines]:
+            self._write_of_job(job, {"dropped": found})
+
+    def job_ended(self, job: "SentJob") -> None:
+        """Enter that all lines of a batch are ticked off."""
+        self._write_of_job(job, {"ended": True})
+
+    def open_line(self, number: int) -> tuple[int, float | None] | None:
+        """Return the tokens and US dollars at which a line is entered; None for one whose call has ended."""
+        found = self.totals.request(number)
+        return None if found is None else (found.tokens, found.cost_usd)
+
+    def _write_of_job(self, job: "SentJob", entry: dict[str, Any]) -> None:
+        entry = {"vendor_batch": job.mark, **entry}
+        self._write(entry)
+        self._add_job(entry)
+
+    def _add_job(self, entry: dict[str, Any]) -> None:
+        mark = entry["vendor_batch"]
+        if "lines" in entry:
+            lines = {}
+            for number, (name, tokens, usd) in enumerate(entry["lines"], entry["first"]):
+                lines[name] = number
+                self.totals.add_sent({"sent": number, "model": entry["model"], "tokens": tokens, "usd": usd})
+            self.jobs[mark] = SentJob(mark, entry["model"], entry["address"], entry["at"], lines)
+            return
+        job = self.jobs[mark]
+        job.id = entry.get("id", job.id)
+        for number in entry.get("dropped", ()):
+            self.totals.drop(number)
+        if "ended" in entry:
+            del self.jobs[mark]
+
+    def _awaited(self) -> set[int]:
+        return {number for job in self.jobs.values() for number in job.lines.values()}
+
+    def end_interrupted(self) -> None:
+        """Count the requests whose call will never end; those in vendors' batches will."""
+        self.totals.end_interrupted(self._awaited())
 
     def finished(self) -> Iterator[Finished]:
         """Read every finished row, in the order of the input."""
@@ -207,7 +291,7 @@ class Journal:
                     self._note(line, size)
                 size += len(line)
         os.ftruncate(self._file, size)
-        self.totals.end_interrupted()  # whoever has sent these is no more
+        self.end_interrupted()  # whoever has sent these is no more
         return size
 
     def _check(self, line: bytes, plan: dict[str, Any]) -> None:
@@ -237,6 +321,10 @@ class Journal:
             self.totals.add_sent(entry)
         elif isinstance(entry.get("settled"), int):
             self.totals.add_settled(entry)
+        elif "vendor_batch" in entry:
+            self._add_job(entry)
+        elif isinstance(entry.get("attached"), str):
+            self.kept[entry["attached"]] = Attachment.model_validate(entry["file"])
         elif "forget" in entry:
             self._rows.pop(entry["forget"], None)
         elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):
@@ -256,6 +344,42 @@ class Journal:
             )
             raise self.error from None
         self._size += len(line)
+
+
+class OpenJob(NamedTuple):
+    """A vendor's batch that a journal waits for.
+
+    Attributes:
+        job: The batch.
+        worst_usd: Its worst case; None where a price is not known.
+    """
+
+    job: SentJob
+    worst_usd: float | None
+
+
+def open_jobs(path: Path) -> list[OpenJob]:
+    """Return the vendors' batches that a journal waits for, also while a process is at work on it."""
+    found: dict[str, OpenJob] = {}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.startswith(b'{"vendor_batch"'):
+                    continue
+                entry = _parsed(line)
+                mark = entry.get("vendor_batch", "")
+                if "lines" in entry:
+                    costs = [usd for _, _, usd in entry["lines"]]
+                    numbers = {name: entry["first"] + n for n, (name, _, _) in enumerate(entry["lines"])}
+                    job = SentJob(mark, entry["model"], entry["address"], entry["at"], numbers)
+                    found[mark] = OpenJob(job, None if None in costs else sum(costs))
+                elif "id" in entry and mark in found:
+                    found[mark].job.id = entry["id"]
+                elif "ended" in entry:
+                    found.pop(mark, None)
+    except FileNotFoundError:
+        return []
+    return list(found.values())
 
 
 def digest(row: Row) -> str:

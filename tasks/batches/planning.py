@@ -6,7 +6,8 @@ Retries, second askings and fallbacks are left out: they come only where somethi
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from consensus_flows.blocks.member import Member, ModelName
+from consensus_flows.blocks.grading import Grading
+from consensus_flows.blocks.member import Member, ModelName, parse_member
 from consensus_flows.blocks.panel import PanelConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
@@ -46,6 +47,20 @@ class Planned(NamedTuple):
     read_most: float = 0
     max_output_tokens: int | None = None
     asks: bool = True
+
+    def within(self, panel: "Planned") -> "Planned":
+        """Return these calls of a panel's run where the run is made in the place of each of the calls of `panel`."""
+        least, most = self.least * panel.least, self.most * panel.most
+        # What a call of the panel reads is part of the question of its run.
+        read = (panel.read_least / panel.least if panel.least else 0, panel.read_most / panel.most if panel.most else 0)
+        return self._replace(
+            task=f"{panel.model} {self.task}",
+            least=least,
+            most=most,
+            characters=self.characters + panel.characters * self.asks,
+            read_least=self.read_least * panel.least + read[0] * least * self.asks,
+            read_most=self.read_most * panel.most + read[1] * most * self.asks,
+        )
 
 
 def merged(plans: Iterable[Planned]) -> list[Planned]:
@@ -149,6 +164,13 @@ def judge_calls(
         settings: Its sampling settings.
     """
     return Planned(model, "judge", task, *calls, characters, read[0], read[1], settings.max_output_tokens)
+
+
+def grader_calls(grading: Grading) -> Planned:
+    """Plan the call that grades a question."""
+    characters = prompt_length("grade_system", "grade") + SCHEMA_CHARACTERS
+    model = parse_member(grading.model or "")[0]
+    return judge_calls(model, "grader", (1, 1), [0, 0], characters, settings=Sampling())
 
 
 def rounds_before(rounds: int) -> int:

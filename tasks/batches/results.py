@@ -32,6 +32,15 @@ class MemberAnswer(BaseModel):
     error: CallError | None = None
 
 
+class FieldResult(BaseModel):
+    """The votes on one field."""
+
+    value: JsonValue = None
+    agreement: float
+    tie: bool
+    votes: dict[str, JsonValue]
+
+
 class RowResult(BaseModel):
     """The columns that every output begins with, in order. Those named like a field of the record hold that field.
 
@@ -93,9 +102,22 @@ class RowResult(BaseModel):
     """`calibrated` where the confidence is a probability."""
     calls_not_made: int = 0
     """Members that did not have to be asked, because the answer was settled; a saved panel counts as one."""
+    grade: str | None = None
+    """How hard the prompt was found: `easy`, `medium` or `hard`. Only with `--grade`."""
+    grade_reason: str | None = None
+    """Why, in the words of the model that graded; or why there is no grade."""
+    grade_cost_usd: float | None = None
+    """What the grade cost; it is part of `cost_usd`."""
+    answered_by: str | None = None
+    """The model that answered alone; empty for the whole panel."""
     answers: dict[str, MemberAnswer] | None = None
     """By member (`provider/model`, further instances `provider/model#2`): `answer` (what was read out of the text where votes are
     counted, else empty), `text`, `cost_usd` (when the answer was made), `input_tokens`, `output_tokens`, `error`."""
+    fields: dict[str, FieldResult] | None = None
+    """By field of a JSON answer: `value`, `agreement` (its share of the votes), `tie`, and `votes` by value. Only where each field is
+    voted on by itself; `share` and `margin` are then those of the field with the least agreement."""
+    split_fields: str | None = None
+    """The fields about which members differ: those of a tie, and those on which fewer than 60 % agree."""
 
 
 class OutputColumn(NamedTuple):
@@ -129,7 +151,7 @@ BY_MEMBER: dict[str, dict[str, Any]] = {ANSWERS: _kind(MemberAnswer)}
 
 def outcome(row: Row, record: Record) -> dict[str, Any]:
     """Return the columns that a finished run gives a row of the output."""
-    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name)}
+    values = {name: getattr(record, name) for name in RESULT_COLUMNS if hasattr(record, name) and name != "grade"}
     shown = record.answering()
     responses = shown.responses if shown else []
     dissent = shown.synthesis.dissent.strip() if shown and shown.synthesis else ""
@@ -139,13 +161,34 @@ def outcome(row: Row, record: Record) -> dict[str, Any]:
         "status": TIE if record.tie and record.status == "finished" else record.status,
         "warnings": "; ".join(dict.fromkeys(str(one) for one in record.warnings if one.kind != OF_BATCH)) or None,
         "calls_not_made": len(record.not_asked),
-        "share": record.tally[0].share if record.tally else None,
-        "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.votes else None,
+        "share": record.tally[0].share if record.tally else min((one.agreement for one in record.fields), default=None),
+        "votes": {one.answer: _whole(one.votes) for one in record.tally} if record.tally else None,
+        "fields": _fields(record) or None,
+        "split_fields": ", ".join(one.field for one in record.fields if one.split) or None,
         "dissent": dissent or None,
         "hazards": hazards or None,
         "answers": _answers(record, responses, shown),
     }
+    if (graded := record.grade) is not None:
+        values |= {
+            "grade": graded.level,
+            "grade_reason": graded.reason,
+            "grade_cost_usd": graded.cost_usd,
+            "answered_by": graded.answered_by,
+        }
     return RowResult.model_validate(values).model_dump(mode="json")
+
+
+def _fields(record: Record) -> dict[str, FieldResult]:
+    return {
+        one.field: FieldResult(
+            value=one.options[0].value,
+            agreement=one.agreement,
+            tie=one.tie,
+            votes={str(option): _whole(option.votes) for option in one.options},
+        )
+        for one in record.fields
+    }
 
 
 def not_started(row: Row, error: str | None = None) -> dict[str, Any]:

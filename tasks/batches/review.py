@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
 from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED, UNSURE
+from consensus_flows.tasks.record import LOW_SHARE
 
 ReasonKind = Literal[
     "failed",
     "abstained",
     "unsure",
     "tie",
+    "split_fields",
     "few_votes",
     "low_agreement",
     "not_confident",
@@ -19,13 +21,12 @@ ReasonKind = Literal[
     "hazard",
     "degraded",
 ]
-LOW_SHARE = 0.6
-"""A share of the votes below this one is low."""
 WORDS: dict[ReasonKind, str] = {
     "failed": "no answer",
     "abstained": "below --abstain-below",
     "unsure": "the probability is below --review-below",
     "tie": "tie",
+    "split_fields": "members differ about a field",
     "few_votes": "few members gave an answer that could be read",
     "low_agreement": "low agreement",
     "not_confident": "the arbiter was never confident",
@@ -51,9 +52,10 @@ def reasons(result: Mapping[str, Any]) -> list[ReasonKind]:
         "failed": result["answer"] is None and not abstained,
         "abstained": abstained,
         "unsure": result["status"] == UNSURE,
-        "tie": result.get("tie"),
+        "tie": result.get("tie") and not result.get("fields"),
+        "split_fields": result.get("split_fields"),
         "few_votes": share is not None and bool(answers) and 2 * voted <= len(answers),
-        "low_agreement": share is not None and share < LOW_SHARE,
+        "low_agreement": share is not None and share < LOW_SHARE and not result.get("fields"),
         "not_confident": result["status"] == "max_iterations",
         "dissent": result.get("dissent"),
         "hazard": result.get("hazards"),

@@ -25,7 +25,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 DECISIONS = ".decisions"
 PAGE = ".html"
 _BEFORE = ("id", "reasons", "question", "answer", "decision")
-_AFTER = ("confidence", "confidence_measure", "votes", "panel_answer", "dissent", "error", "warnings")
+_AFTER = ("confidence", "confidence_measure", "votes", "split_fields", "panel_answer", "dissent", "error", "warnings")
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.,]+\Z)")
 """What a spreadsheet would calculate; a number is left alone."""
 

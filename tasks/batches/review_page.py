@@ -8,7 +8,7 @@ from typing import Any
 
 from consensus_flows.tasks.batches.review import WORDS
 from consensus_flows.tasks.plain_text import visible
-from consensus_flows.tasks.record import CALIBRATED
+from consensus_flows.tasks.record import CALIBRATED, LOW_SHARE
 
 MOST = 500
 """Rows on the page; all of them are in the file beside it."""
@@ -73,6 +73,10 @@ def _article(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"<p class=dim>{measure}: {100 * row['confidence']:.0f} %</p>"
     if row["votes"]:
         yield f"<p class=dim>Votes: {_text(', '.join(f'{votes} for {said}' for said, votes in row['votes'].items()))}</p>"
+    for name, votes in (row.get("fields") or {}).items():
+        if votes["tie"] or votes["agreement"] < LOW_SHARE:
+            said = ", ".join(f"{number:g} for {value}" for value, number in votes["votes"].items())
+            yield f"<p class=mark>{_text(name)}: {_text(said)}</p>"
     yield "<table>"
     for member, said in (row["answers"] or {}).items():
         yield f"<tr><th>{_text(member)}</th><td>{_said(said)}</td></tr>"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.plain_text import plural
+from consensus_flows.tasks.record import Attachment
 
 
 class Row(NamedTuple):
@@ -45,6 +46,43 @@ class BadRow(NamedTuple):
     message: str
 
 
+class Files(NamedTuple):
+    """The files of all rows together, as far as they can be looked at before they are sent.
+
+    Attributes:
+        images: How many images.
+        pages: The pages of all PDFs.
+        size: The bytes of all text files.
+        remote: How many are on other machines, which nobody has looked at.
+        problems: What is wrong with some of them.
+    """
+
+    images: int = 0
+    pages: int = 0
+    size: int = 0
+    remote: int = 0
+    problems: tuple[str, ...] = ()
+
+    def and_also(self, other: "Files", times: int = 1) -> "Files":
+        """Return both together, the other ones so many times."""
+        return Files(
+            self.images + times * other.images,
+            self.pages + times * other.pages,
+            self.size + times * other.size,
+            self.remote + times * other.remote,
+            self.problems + other.problems,
+        )
+
+
+def files_of(*attachments: Attachment) -> Files:
+    """Return what is known of files that were read."""
+    return Files(
+        images=sum(one.kind == "image" for one in attachments),
+        pages=sum(one.pages or 0 for one in attachments),
+        size=sum(one.size for one in attachments if one.kind == "text"),
+    )
+
+
 class Inventory(NamedTuple):
     """What is in an input.
 
@@ -55,6 +93,7 @@ class Inventory(NamedTuple):
         size: Of all prompts together, in bytes of UTF-8.
         columns: Names of the rows' own columns, in the order in which they are first seen.
         sha256: Over the id, the prompt and the own columns of each row that can be used, in order.
+        files: What is known of the files that the prompts are about.
     """
 
     rows: int
@@ -63,6 +102,7 @@ class Inventory(NamedTuple):
     size: int
     columns: tuple[str, ...]
     sha256: str
+    files: Files = Files()
 
 
 class Item(NamedTuple):

@@ -6,13 +6,24 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from consensus_flows.tasks.attachments import is_url, local_file, looked_at
 from consensus_flows.tasks.batches.addresses import Place, place_of
 from consensus_flows.tasks.batches.columns import Columns, Template
 from consensus_flows.tasks.batches.parquet import read_parquet
-from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, BadRow, Broken, Fingerprint, Inventory, Item, Row
+from consensus_flows.tasks.batches.rows import (
+    MAX_PROMPT_CHARACTERS,
+    BadRow,
+    Broken,
+    Files,
+    Fingerprint,
+    Inventory,
+    Item,
+    Row,
+    files_of,
+)
 from consensus_flows.tasks.batches.text_formats import read_csv, read_json_array, read_json_lines, read_lines
 from consensus_flows.tasks.calls.budget import most_tokens
 from consensus_flows.tasks.errors import ConfigurationError
@@ -61,6 +72,7 @@ class Source:
         prompt_template: A text over columns, in place of a column.
         selection: Which rows are taken.
         id_column: The column that holds the row's id; None for `id` where there is one, else the number of the row, from 1.
+        attach_column: The column of the files that the prompt is about: paths, relative to the input's folder, and URLs.
 
     Raises:
         ConfigurationError: If a parameter cannot be used; it names the parameter.
@@ -73,6 +85,7 @@ class Source:
         prompt_column: str | None = None,
         prompt_template: str | None = None,
         id_column: str | None = None,
+        attach_column: str | None = None,
         selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
     ) -> None:
         if prompt_column is not None and prompt_template is not None:
@@ -84,7 +97,7 @@ class Source:
         self.address = str(address)
         self._place: Place = place_of(self.address, "input")
         self._template = None if prompt_template is None else Template(prompt_template)
-        self._prompt_column, self.id_column = prompt_column, id_column
+        self._prompt_column, self.id_column, self.attach_column = prompt_column, id_column, attach_column
         self._columns: Columns | None = None
         self._folder = self._is_folder()
         self._ending, self._compression = ("", None) if self._folder else self._format()
@@ -127,7 +140,7 @@ class Source:
         if not looked_at:
             raise ConfigurationError(f"input: {self._nothing(names)}")
         whole = len(looked_at) <= LOOKED_AT
-        columns = Columns(self._prompt_column, self._template, self.id_column)
+        columns = Columns(self._prompt_column, self._template, self.id_column, self.attach_column)
         columns.choose(looked_at, names, whole=whole)
         self._columns = columns
         self.id_column = columns.id_column
@@ -157,13 +170,26 @@ class Source:
         assert self._columns is not None
         return str(self._columns.prompt(own))
 
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths in it begin; None for an input that is no file of this machine."""
+        if not self._place.local:
+            return None
+        path = Path(self._place.path)
+        return path if self._folder else path.parent
+
+    def files_of(self, own: dict[str, Any]) -> list[str]:
+        """Return the paths and URLs of the files of a row that `rows` has yielded."""
+        assert self._columns is not None
+        return self._columns.files(own)
+
     def inspect(self) -> Inventory:
         """Read everything once, and return what is there.
 
         Raises:
             ConfigurationError: As `rows`.
         """
-        size = 0
+        size, files = 0, Files()
         bad: list[BadRow] = []
         columns: dict[str, None] = {}
         seen = Fingerprint()
@@ -175,7 +201,24 @@ class Source:
                 continue
             size += most_tokens(row.prompt)
             columns.update(dict.fromkeys(row.columns))
-        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256())
+            if self.attach_column is not None:
+                files = files.and_also(self._looked_at(row))
+        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files)
+
+    def _looked_at(self, row: Row) -> Files:
+        """Look at the files of a row; none is copied before the row is begun."""
+        found = Files()
+        for source in self.files_of(row.columns):
+            if source.startswith("data:") or is_url(source):
+                found = found.and_also(Files(remote=1))
+                continue
+            try:
+                one = looked_at(local_file(source, "attach_column", self.folder), "attach_column")
+            except ConfigurationError as error:
+                found = found.and_also(Files(problems=(f"row {row.id}: {error.reason}",)))
+                continue
+            found = found.and_also(files_of(one))
+        return found
 
     def _found(self) -> Iterator[Any]:
         """Yield what the format finds; whatever fails on the way makes the input unusable."""

@@ -192,8 +192,9 @@ class BatchSummary(RowSums):
     """On what the panel was calibrated, if it was."""
     gives_probability: bool = False
     """Whether the confidence of the rows is a probability that was fitted on labeled rows."""
-    status: Literal["finished", "budget", "stopped"] = "finished"
-    """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left."""
+    status: Literal["finished", "budget", "stopped", "waiting"] = "finished"
+    """`budget`: it ended before all rows were done. `stopped`: row after row failed, so the rest was left. `waiting`: the rest
+    is at the vendors, in batches that the next run collects."""
     error: str | None = None
     bad: int = 0
     """Rows of the input that cannot be used; they are in no other number here."""

@@ -2,12 +2,13 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from consensus_flows.tasks.calls.pricing import BATCH
 from consensus_flows.tasks.record import known_cost
 
 INTERRUPTED = "interrupted"
@@ -32,6 +33,10 @@ class ModelSummary(BaseModel):
     """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
     stored: int = 0
     """Answers that came from the cache in this run."""
+    batch_calls: int = 0
+    """Calls that the vendor's batch API has answered."""
+    batch_usd: float = 0.0
+    """What is known of their cost."""
 
     @property
     def never_answered(self) -> bool:
@@ -49,6 +54,8 @@ class _Model:
     possibly_billed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     stored: int = 0
+    batch_calls: int = 0
+    batch_usd: float = 0.0
 
 
 @dataclass
@@ -120,14 +127,34 @@ class Totals:
             model.cost_usd += usd
         elif lost < requests:
             model.unpriced += 1
+        if call.get("tier") == BATCH:
+            model.batch_calls += 1
+            model.batch_usd += usd or 0.0
 
     def add_stored(self, name: str) -> None:
         """Count an answer of a model that came from the cache."""
         self._models.setdefault(name, _Model()).stored += 1
 
-    def end_interrupted(self) -> None:
-        """Count the requests whose call will never end, when no call is under way: their run was killed, or they were cancelled."""
-        for request in self._open.values():
+    def drop(self, number: int) -> None:
+        """Take back a request that turned out not to have been executed."""
+        request = self._open.pop(number, None)
+        if request is not None:
+            self._spend(-1, -request.tokens, -(request.cost_usd or 0.0))
+
+    def request(self, number: int) -> SentRequest | None:
+        """Return a request whose call has not ended."""
+        return self._open.get(number)
+
+    def end_interrupted(self, awaited: Container[int] = ()) -> None:
+        """Count the requests whose call will never end, when no call is under way: their run was killed, or they were cancelled.
+
+        Args:
+            awaited: Those in batches of vendors that have not ended: they will.
+        """
+        kept = {number: request for number, request in self._open.items() if number in awaited}
+        for number, request in self._open.items():
+            if number in kept:
+                continue
             model = self._models.setdefault(request.model, _Model())
             model.requests += 1
             model.errors[INTERRUPTED] += 1
@@ -137,7 +164,7 @@ class Totals:
                 model.cost_usd += request.cost_usd
             else:
                 model.unpriced += 1
-        self._open.clear()
+        self._open = kept
 
     def _spend(self, requests: int, tokens: int, cost_usd: float | None) -> None:
         self._requests += requests
@@ -155,6 +182,8 @@ class Totals:
             model.possibly_billed += found.get("possibly_billed", 0)
             model.errors.update(found["errors"])
             model.stored += found.get("stored", 0)
+            model.batch_calls += found.get("batch_calls", 0)
+            model.batch_usd += found.get("batch_usd", 0.0)
 
     def dump(self) -> dict[str, Any]:
         """Return the sums as plain JSON, for `add`."""
@@ -210,6 +239,8 @@ class Totals:
                     possibly_billed=model.possibly_billed,
                     errors=dict(model.errors.most_common()),
                     stored=model.stored,
+                    batch_calls=model.batch_calls,
+                    batch_usd=round(model.batch_usd, 10),
                 )
             )
         return sorted(found, key=lambda one: (-one.calls, one.model))

@@ -18,7 +18,7 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 from prefect.transactions import CommitMode, get_transaction
 
-from consensus_flows.tasks.calls.attempt import attempt, call_log
+from consensus_flows.tasks.calls.attempt import attempt, call_log, delivered
 from consensus_flows.tasks.calls.breaker import guarded
 from consensus_flows.tasks.calls.budget import check_wait, until_deadline
 from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, check_kind, endpoint_now, endpoint_of, setting
@@ -76,7 +76,7 @@ class RequestKey(CachePolicy):
         return key
 
 
-def ask_task(kind: CallKind = "chat", *, fresh: bool = False) -> Task[[Request], Any]:
+def ask_task(kind: CallKind = "chat", *, fresh: bool = False, retries: int | None = None) -> Task[[Request], Any]:
     """Return the task that makes calls of a kind: stored, with the retries and the backoff that the environment sets.
 
     `CONSENSUS_RETRIES` (default 4) is how often a call is tried again, `CONSENSUS_BACKOFF_S` (default 1) the first
@@ -85,8 +85,15 @@ def ask_task(kind: CallKind = "chat", *, fresh: bool = False) -> Task[[Request],
     Args:
         kind: Must be that of the requests.
         fresh: Ask again even where an answer is stored, and replace it.
+        retries: How often a call is tried again, where the environment does not decide.
     """
-    return _task(kind, int(setting("RETRIES", RETRIES)), setting("BACKOFF_S", BACKOFF_S), fresh=fresh)
+    retries = most_retries() if retries is None else retries
+    return _task(kind, retries, setting("BACKOFF_S", BACKOFF_S), fresh=fresh)
+
+
+def most_retries() -> int:
+    """Return how often a call is tried again."""
+    return int(setting("RETRIES", RETRIES))
 
 
 @lru_cache(maxsize=32)
@@ -129,7 +136,10 @@ async def _ask(request: Request) -> Answer:
                 found = await _prepare(request, run)
                 # When Prefect began to look into the store; see `once`.
                 began = run.start_time.timestamp() if run is not None else time.time()
-                return await once(found.key, lambda: guarded(request, lambda: attempt(request, found.endpoint)), began)
+                came = delivered.get() is not None
+                return await once(
+                    found.key, lambda: guarded(request, lambda: attempt(request, found.endpoint), came=came), began
+                )
         except ModelError as error:
             if run is not None and error.retryable:
                 _check_time_to_retry(request, run, error)

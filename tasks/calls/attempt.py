@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,16 +10,19 @@ from typing import Any
 
 from prefect.logging import get_logger
 
+from consensus_flows.tasks.attachments import text_of
 from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pacing import pace_of
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
-from consensus_flows.tasks.calls.request import Answer, Request
+from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.vendors.vendor import Repairs, Reply, malformed
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ModelError
+from consensus_flows.tasks.plain_text import code_fence
+from consensus_flows.tasks.prompts import fill
 from consensus_flows.tasks.readers import UnreadableError, check_readable
 from consensus_flows.tasks.record import Usage
 
@@ -74,6 +77,21 @@ class Sent:
         return self.reply.fault is not None and not self.reply.fault.unbilled
 
 
+@dataclass(frozen=True)
+class Delivered:
+    """A request that a vendor's batch has answered, or refused, before its call begins.
+
+    Attributes:
+        sent: What came of it.
+        repairs: What was known of the model when it was built.
+    """
+
+    sent: Sent
+    repairs: Repairs
+
+
+delivered: ContextVar[Delivered | None] = ContextVar("delivered", default=None)
+"""What has come of the call that is made now, where nothing is to be sent any more."""
 call_log: ContextVar[CallLog | None] = ContextVar("call_log", default=None)
 REPAIRS: dict[tuple[str, str], Repairs] = {}
 """What is known of the parameters that a model refuses, by address and model."""
@@ -87,37 +105,22 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         ModelError: If no complete answer came back.
         ConfigurationError: If the client cannot be made.
     """
-    vendor = endpoint.vendor
+    vendor, log = endpoint.vendor, call_log.get()
     if vendor.name not in _loaded:
         # Importing an SDK takes one to two seconds: in a thread, so that the calls of other vendors go on.
         await asyncio.to_thread(vendor.load)
         _loaded.add(vendor.name)
-    tier = endpoint.tier(request.service_tier, request.kind)
-    left_out = (
-        () if tier == request.service_tier else (f"{request.name} has no {request.service_tier} tier: not asked for",)
-    )
-    request = request.model_copy(update={"service_tier": tier})
-    client = await client_of(endpoint, request.model, request.kind)
-    known = REPAIRS.get((endpoint.address, request.model), Repairs())
-    log = call_log.get()
-    streams = log is not None and log.writer is not None
-
-    def build(repairs: Repairs) -> dict[str, Any]:
-        body = vendor.build(request, repairs)
-        return body | vendor.stream_arguments(request, repairs) if streams else body
-
-    repairs, body = known, build(known)
-    while True:
-        sent = await _send(request, endpoint, client, body)
-        learned = vendor.learn(repairs, sent.reply.fault, body) if sent.reply.fault else repairs
-        better = build(learned)
-        if better == body:  # nothing was refused, or what was refused is not ours to leave out
-            break
-        repairs, body = learned, better
-    if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 404, 422}):
-        source = (endpoint.address, request.model)
-        # Merged, because a call beside this one may have learned something else meanwhile.
-        REPAIRS[source] = REPAIRS.get(source, Repairs()) | repairs
+    came, left_out = delivered.get(), tuple[str, ...]()
+    if came is not None:
+        request, sent, repairs = sent_as(request, None), came.sent, came.repairs
+        if log is not None:
+            log.attempts.append(attempt_of(sent))
+    else:
+        tier = endpoint.tier(request.service_tier, request.kind)
+        if tier != request.service_tier:
+            left_out = (f"{request.name} has no {request.service_tier} tier: not asked for",)
+        request = sent_as(request, tier)
+        sent, repairs = await _repaired(request, endpoint)
     verdict, detail = _judge(request, endpoint, sent.reply)
     detail = redact(detail, endpoint.secrets)  # at once: a traceback with variables would show it
     if verdict is not None:
@@ -146,6 +149,60 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
     )
 
 
+async def _repaired(request: Request, endpoint: Endpoint) -> tuple[Sent, Repairs]:
+    """Send `request` without what the model is known to refuse, and again without what it turns out to refuse."""
+    vendor = endpoint.vendor
+    client = await client_of(endpoint, request.model, request.kind)
+    log = call_log.get()
+    streams = log is not None and log.writer is not None
+
+    def build(repairs: Repairs) -> dict[str, Any]:
+        body = vendor.build(request, repairs)
+        return body | vendor.stream_arguments(request, repairs) if streams else body
+
+    known = REPAIRS.get((endpoint.address, request.model), Repairs())
+    repairs, body = known, build(known)
+    while True:
+        sent = await _send(request, endpoint, client, body)
+        learned = vendor.learn(repairs, sent.reply.fault, body) if sent.reply.fault else repairs
+        better = build(learned)
+        if better == body:  # nothing was refused, or what was refused is not ours to leave out
+            break
+        repairs, body = learned, better
+    if repairs != known and (sent.reply.fault is None or sent.reply.fault.status not in {400, 404, 422}):
+        remember(endpoint, request.model, repairs)
+    return sent, repairs
+
+
+def remember(endpoint: Endpoint, model: str, repairs: Repairs) -> None:
+    """Remember what a model refuses."""
+    source = (endpoint.address, model)
+    # Merged, because a call beside this one may have learned something else meanwhile.
+    REPAIRS[source] = REPAIRS.get(source, Repairs()) | repairs
+
+
+def attempt_of(sent: Sent) -> Attempt:
+    """Return the entry of a request in the log of its call."""
+    return Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry)
+
+
+def sent_as(request: Request, service_tier: str | None) -> Request:
+    """Return a request as vendors are sent it: in a tier that the vendor has, and with its text files in its texts."""
+    return request.model_copy(
+        update={"service_tier": service_tier, "messages": tuple(map(_with_texts, request.messages))}
+    )
+
+
+def _with_texts(message: Message) -> Message:
+    """Return a turn with its text files in its text: every vendor is sent those alike."""
+    if not message.attachments:
+        return message
+    found = [(one.name, text_of(one)) for one in message.attachments if one.kind == "text"]
+    shown = [fill("attachment", file=name, fence=code_fence(text), text=text) for name, text in found]
+    others = tuple(one for one in message.attachments if one.kind != "text")
+    return message.model_copy(update={"content": "\n\n".join((*shown, message.content)), "attachments": others})
+
+
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
     async with pace.turn(), endpoint.vendor.turn(client, request) as ready:
@@ -157,22 +214,28 @@ async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[st
         started = time.monotonic()
         try:
             said = await _exchange(request, endpoint, ready, body)
-            reply = _without(endpoint.secrets, said)
-            latency = time.monotonic() - started
-            cost, usage = reply.cost_usd, reply.usage
-            if reply.fault is not None and reply.fault.unbilled:
-                cost, usage = cost or 0.0, usage or Usage()
-            elif cost is None and usage is not None:
-                cost = await _priced(endpoint, request, reply, usage)
-            sent = Sent(reply, cost, latency, entry, redacted=reply.text != said.text)
+            sent, usage = await received(request, endpoint, said, entry, time.monotonic() - started)
         finally:
             # Before anyone looks at what came back: whatever is in it, the request is in the log.
             log = call_log.get()
             if log is not None:
-                log.attempts.append(Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry))
+                log.attempts.append(attempt_of(sent))
             if reservation:
                 reservation.settle(usage, sent.cost_usd, lost=sent.lost)
     return sent
+
+
+async def received(
+    request: Request, endpoint: Endpoint, said: Reply, entry: int | None, latency_s: float = 0.0
+) -> tuple[Sent, Usage | None]:
+    """Return what came of a request, without the key and with its price; and the usage to settle it by."""
+    reply = _without(endpoint.secrets, said)
+    cost, usage = reply.cost_usd, reply.usage
+    if reply.fault is not None and reply.fault.unbilled:
+        cost, usage = cost or 0.0, usage or Usage()
+    elif cost is None and usage is not None:
+        cost = await _priced(endpoint, request, reply, usage)
+    return Sent(reply, cost, latency_s, entry, redacted=reply.text != said.text), usage
 
 
 async def _priced(endpoint: Endpoint, request: Request, reply: Reply, usage: Usage) -> float | None:
@@ -209,8 +272,13 @@ async def _exchange(request: Request, endpoint: Endpoint, client: Any, body: dic
         if writer is not None and not fault.transport and fault.status is None:
             fault = malformed(f"the stream cannot be read: {type(error).__name__}")
         return Reply(fault=replace(fault, begun=writer is not None and writer.begun))
+    return read_response(request, endpoint, body, response)
+
+
+def read_response(request: Request, endpoint: Endpoint, body: Mapping[str, Any], response: Any) -> Reply:
+    """Read the SDK's response object."""
     try:
-        return _believed(request, vendor.read(request, body, response))
+        return _believed(request, endpoint.vendor.read(request, body, response))
     except Exception as error:  # a server that speaks almost the right format
         return Reply(fault=malformed(f"the response cannot be read: {type(error).__name__}"))
 
@@ -242,7 +310,7 @@ def _judge(request: Request, endpoint: Endpoint, reply: Reply) -> tuple[Verdict 
     verdict = judge_answer(reply.text, reply.finish)
     if verdict is None and request.reader:
         try:
-            check_readable(request.reader, reply.text or "")
+            check_readable(request.reader, reply.text or "", request.response_schema)
         except UnreadableError as error:
             return Verdict("malformed"), error.message
     return verdict, reply.detail

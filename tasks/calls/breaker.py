@@ -86,8 +86,24 @@ def breaking(breaker: Breaker, row: str) -> Iterator[None]:
         _current.reset(token)
 
 
-async def guarded(request: Request, send: Callable[[], Awaitable[Answer]]) -> Answer:
+def check_breaker(name: str) -> None:
+    """Check that a model may be asked in this run.
+
+    Raises:
+        ModelError: If it is disabled.
+    """
+    at = _current.get()
+    if at is not None:
+        at[0].check(name)
+
+
+async def guarded(request: Request, send: Callable[[], Awaitable[Answer]], *, came: bool = False) -> Answer:
     """Send a request, and let the breaker of the run, if there is one, know how it went.
+
+    Args:
+        request: The request.
+        send: Sends it.
+        came: Whether its answer has come already, so that it is not sent any more.
 
     Raises:
         ModelError: If it fails, or its model is disabled.
@@ -96,7 +112,8 @@ async def guarded(request: Request, send: Callable[[], Awaitable[Answer]]) -> An
     if at is None:
         return await send()
     breaker, row = at
-    breaker.check(request.name)
+    if not came:
+        breaker.check(request.name)
     sent = time.monotonic()
     try:
         answer = await send()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
 
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.pricing import BATCH, price
 from consensus_flows.tasks.calls.providers import Endpoint
 from consensus_flows.tasks.calls.request import Request
 from consensus_flows.tasks.errors import BudgetError
@@ -51,7 +51,8 @@ def worst_case(request: Request, endpoint: Endpoint) -> Usage:
     if request.response_schema is not None:
         texts.append(json.dumps(request.response_schema))
     return Usage(
-        input_tokens=sum(most_tokens(text) + MESSAGE_TOKENS for text in texts),
+        input_tokens=sum(most_tokens(text) + MESSAGE_TOKENS for text in texts)
+        + sum(endpoint.vendor.attachment_tokens(one) + MESSAGE_TOKENS for one in request.attachments),
         output_tokens=request.sampling.max_output_tokens or endpoint.vendor.sent_limit or ASSUMED_OUTPUT_TOKENS,
     )
 
@@ -132,10 +133,30 @@ class Reservation:
         for tracker in self.budget.chain():
             tracker.open(self.tokens, self.dollars)
 
-    def mark_sent(self) -> None:
-        """Enter in the log, if there is one, that the request is sent now."""
+    def take_if_covered(self) -> bool:
+        """Reserve it if the budget covers it now; False if it may later, when what is under way is settled.
+
+        Raises:
+            BudgetError: If it never will.
+        """
+        self.add_overrun()
+        refusal = self.budget.refusal_for(self)
+        if refusal is not None:
+            raise BudgetError(refusal.message)
+        if any(tracker.is_short(self.tokens, self.dollars) for tracker in self.budget.chain()):
+            return False
+        self.take()
+        return True
+
+    def mark_sent(self, entry: int | None = None) -> None:
+        """Enter in the log, if there is one, that the request is sent now.
+
+        Args:
+            entry: Its number there, if it was entered already, as a line of a batch.
+        """
+        self.entry = entry
         for tracker in self.budget.chain():
-            if tracker.log is not None:
+            if tracker.log is not None and entry is None:
                 self.entry = tracker.log.sent(self.model, self.tokens, self.cost_usd)
         self._count_as_sent()
         self.budget.queue.serve()  # who waits for what might not have been sent
@@ -262,6 +283,8 @@ class BudgetTracker:
         """Why the last call was refused that this budget or one around it did not cover; None as long as all are."""
         self.exhausted = False
         """Whether no call will be covered any more, however small."""
+        self.shut: str | None = None
+        """Why no further call is covered, whatever is left."""
         self.short = False
         """Whether the last call that was refused was too large: a smaller one may be covered."""
 
@@ -277,6 +300,8 @@ class BudgetTracker:
     def refusal_of(self, tokens: int, cost_usd: float) -> Refusal | None:
         """Return why a call of this worst case is not covered, even with no other call under way; None if it is."""
         limits = self.limits
+        if self.shut is not None:
+            return Refusal(self.shut, exhausted=True)
         if self.end is not None and time.monotonic() >= self.end:
             return self.late()
         if limits.max_calls is not None and self.calls - self._unsent + 1 > limits.max_calls:
@@ -345,13 +370,22 @@ class BudgetTracker:
         # Exactly nothing if nothing is under way: a remainder of fractions would be waited for in vain.
         self._open_usd = self._open_usd - reserved[1] if self._open else 0.0
 
+    def adopt(self, model: str, source: Source, tokens: int, cost_usd: float | None, entry: int) -> Reservation:
+        """Return the reservation of a line of a batch that an earlier run has sent: its worst case is in the sums already."""
+        self._open += 1
+        self._open_tokens += tokens
+        self._open_usd += cost_usd or 0.0
+        found = Reservation(self, model, source, tokens, cost_usd, trial=False, entry=entry, held=True, out=True)
+        found.tokens, found.cost_usd = tokens, cost_usd  # what was entered, whatever is known since
+        return found
+
     async def reserve(self, request: Request, endpoint: Endpoint) -> Reservation:
         """Reserve the worst case of `request`, after those that have waited longer for the same budget.
 
         Raises:
             BudgetError: If the budget would not cover it even with no other call under way, or its seconds are used up.
         """
-        wanted = await self._wanted(request, endpoint)
+        wanted = await self.wanted(request, endpoint)
         turn = self.queue.enter(wanted)
         try:
             async with asyncio.timeout(self.seconds_left()):
@@ -373,19 +407,27 @@ class BudgetTracker:
                 return refusal
         return None
 
-    async def _wanted(self, request: Request, endpoint: Endpoint) -> Reservation:
+    async def wanted(self, request: Request, endpoint: Endpoint, service_tier: str | None = None) -> Reservation:
+        """Return the worst case of a call, not reserved yet.
+
+        Args:
+            request: The call.
+            endpoint: Where it goes.
+            service_tier: The tier of whose price it is.
+        """
         worst = worst_case(request, endpoint)
         in_dollars = any(tracker.limits.max_cost_usd is not None for tracker in self.chain())
         cost: float | None = None
         # A later run may have a budget in US dollars, too. A call does not fail for that.
         if in_dollars or any(tracker.log is not None for tracker in self.chain()):
             with suppress(Exception):
-                cost = await price(endpoint, request.model, worst)
+                cost = await price(endpoint, request.model, worst, service_tier)
         tokens = worst.input_tokens + worst.output_tokens
         source = (endpoint.address, request.model)
         # Nobody knows the fees of a model and how it keeps to limits before it has answered. With others of it under way
         # a tight budget would be exceeded by all of them; so it is by one, for the time of one call in a process.
-        trial = not all(tracker.has_plenty(tokens, cost or 0.0) for tracker in self.chain())
+        # The lines of a batch go together; its model has answered one call before.
+        trial = service_tier != BATCH and not all(tracker.has_plenty(tokens, cost or 0.0) for tracker in self.chain())
         return Reservation(self, request.name, source, tokens, cost, trial)
 
     def _note_refusal(self, refuses: "BudgetTracker", refusal: Refusal) -> None:
@@ -502,6 +544,13 @@ async def reserve(request: Request, endpoint: Endpoint, ready: Callable[[bool], 
         reservation.cancel()
         raise
     return reservation
+
+
+async def line_of(request: Request, endpoint: Endpoint) -> Reservation:
+    """Return what a call needs that is to go out as a line of a vendor's batch, at the price of that; not reserved yet."""
+    tracker = _current.get()
+    assert tracker is not None  # a batch has one
+    return await tracker.wanted(request, endpoint, BATCH)
 
 
 @contextmanager

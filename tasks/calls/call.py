@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -10,6 +12,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_logger
+from prefect.states import Failed
 from prefect.task_engine import run_task_async
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
@@ -17,21 +20,53 @@ from pydantic import JsonValue
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import ServiceTier
-from consensus_flows.tasks.calls.ask import ask_task
-from consensus_flows.tasks.calls.attempt import CallLog, call_log
+from consensus_flows.tasks.calls.ask import ask_task, is_retried, most_retries
+from consensus_flows.tasks.calls.attempt import CallLog, call_log, delivered
 from consensus_flows.tasks.calls.pacing import throttle
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
+from consensus_flows.tasks.calls.waves import Waves, waves_now
 from consensus_flows.tasks.calls.writing import Writer
-from consensus_flows.tasks.errors import ConfigurationError, ModelError
+from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ModelError, OutputError
 from consensus_flows.tasks.readers import JSON, read_vector
 from consensus_flows.tasks.record import CallError, Response, RunWarning, Usage
 from consensus_flows.tasks.watch import emit, reads_pieces
 
 _FIELDS = ("text", "finish_reason", "usage", "latency_s", "model_served", "service_tier")
+_samples: ContextVar[int] = ContextVar("samples", default=0)
+APART = 1000
+"""Samples of a model in one run of a panel at most; the next run of the same panel begins after them."""
 Call = Callable[..., Awaitable[Response]]
 """What makes the calls of a flow: takes a request, gives a response, like `Caller`."""
+
+
+@contextmanager
+def sampled_apart(sample: int) -> Iterator[int]:
+    """Let the calls in the block be other samples than those of the panel's other runs, which are cached apart.
+
+    Args:
+        sample: Which run of the panel it is, as the run around it counts them, from 0.
+
+    Yields:
+        By how much the sample indices are shifted.
+    """
+    shift = (_samples.get() + sample) * APART
+    token = _samples.set(shift)
+    try:
+        yield shift
+    finally:
+        _samples.reset(token)
+
+
+def _shifted(request: Request) -> Request:
+    """Return a request as another sample of the same, where it is made in a further run of a panel."""
+    shift, sampling = _samples.get(), request.sampling
+    if not shift:
+        return request
+    if sampling.seed is not None:
+        sampling = sampling.model_copy(update={"seed": sampling.seed + shift})
+    return request.model_copy(update={"sample": request.sample + shift, "sampling": sampling})
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,7 @@ class Caller:
             instance: Which instance of the model this is.
             member: Name of the member in the record; by default `provider/model#instance`.
         """
+        request = _shifted(request)
         if self.service_tier is not None:
             request = request.model_copy(update={"service_tier": self.service_tier})
         if request.kind == "chat" and self.kind != "chat":
@@ -90,11 +126,12 @@ class Caller:
         token = call_log.set(log)
         started = time.monotonic()
         try:
-            state = await run_call(ask_task(request.kind, fresh=self.fresh), request)
+            waves = waves_now()
+            state = await (self._at_once(request) if waves is None else self._by_wave(waves, request))
         finally:
             call_log.reset(token)
         result = await state.aresult(raise_on_failure=False)
-        _forget_result(state, result)
+        forget_result(state, result)
         if isinstance(result, Answer):
             if writer is not None:
                 await writer.end(result.text)
@@ -126,10 +163,36 @@ class Caller:
         _add_up(response, log)
         await emit("answered", response)
         await emit("called", Exchange(request, response, state.state_details.task_run_id))
+        if waves is not None:
+            await waves.keep_step(log.key)
         return response
 
+    async def _at_once(self, request: Request) -> State[Any]:
+        return await run_call(ask_task(request.kind, fresh=self.fresh), request)
 
-def _forget_result(state: State[Any], result: object) -> None:
+    async def _by_wave(self, waves: Waves, request: Request) -> State[Any]:
+        """Wait for what comes of the call by a vendor's batch; what failed is sent with a later one."""
+        for tried in range(1, most_retries() + 2):
+            try:
+                async with waves.turn(request, fresh=self.fresh) as came:
+                    if came is None:
+                        return await self._at_once(request)
+                    token = delivered.set(came)
+                    try:
+                        state = await run_call(ask_task(request.kind, fresh=self.fresh, retries=0), request)
+                    finally:
+                        delivered.reset(token)
+            except OutputError:
+                raise
+            except ConsensusError as error:  # it was not sent: the budget, the breaker, or no key
+                return Failed(data=error)
+            failed = await state.aresult(raise_on_failure=False)
+            if not (isinstance(failed, ModelError) and is_retried(failed, tried)):
+                break
+        return state
+
+
+def forget_result(state: State[Any], result: object) -> None:
     """Take the result out of what Prefect remembers of it until the flow run ends: a batch makes 100,000s of calls.
 
     Prefect remembers the state of each result, in case it is given to another task, and the assets of each task run; ours

@@ -15,6 +15,10 @@ from consensus_flows.tasks.record import Usage
 
 FLEX_FACTOR = 0.5
 """What the flex tier costs of the standard price where the price table does not say; vendors that have it name 50 %."""
+BATCH = "batch"
+"""The tier of what a vendor's batch API has answered."""
+BATCH_FACTOR = 0.5
+"""What it costs of the standard price: the same with OpenAI, Anthropic and Google."""
 _loaded: Any = None
 
 
@@ -81,7 +85,7 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
     """
     if own := _given_price(endpoint, model):
         cost = (own[0] * usage.input_tokens + own[1] * usage.output_tokens) / 1_000_000
-        return cost * FLEX_FACTOR if service_tier and endpoint.tier(service_tier) == "flex" else cost
+        return cost * _factor(endpoint, service_tier)
     if endpoint.is_free:
         return 0.0
     prices = await _table()
@@ -105,10 +109,15 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         except (LookupError, ValueError):
             continue
         # A tier that the table does not have comes at its standard price.
-        if listed == standard and endpoint.tier(service_tier) == "flex":
-            return standard * FLEX_FACTOR
-        return listed
+        return standard * _factor(endpoint, service_tier) if listed == standard else listed
     return None
+
+
+def _factor(endpoint: Endpoint, service_tier: str | None) -> float:
+    """Return what a tier costs of the standard price."""
+    if service_tier == BATCH:
+        return BATCH_FACTOR
+    return FLEX_FACTOR if service_tier and endpoint.tier(service_tier) == "flex" else 1.0
 
 
 def list_price(name: str, usage: Usage) -> float | None:

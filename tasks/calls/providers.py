@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -24,16 +24,19 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
-from consensus_flows.blocks.member import ModelName
+from consensus_flows.blocks.member import PANEL, ModelName
 from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.plain_text import did_you_mean
+from consensus_flows.tasks.record import Attachment
 from consensus_flows.tasks.watch import emit
 
 KEYLESS_CONCURRENCY = 4
 HUB = "huggingface"
 """The provider whose saved key downloads models, too."""
+LOOK_UP_S = 10.0
+"""Seconds that a vendor has to say what a model takes."""
 REMEMBER_S = 30.0
 """Seconds for which a block that was looked up is not looked up again."""
 
@@ -245,7 +248,7 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
         ConfigurationError: If the provider is unknown, has no key, or its settings are not usable.
     """
     await look_up([provider])
-    if _saved[_saved_key(provider)][1] is None and is_without_credentials(provider):
+    if is_without_credentials(provider) and _saved[_saved_key(provider)][1] is None:
         await look_up([HUB])
         hub = _saved[_saved_key(HUB)][1]
         try:
@@ -256,6 +259,8 @@ async def endpoint_of(provider: str, model: str) -> Endpoint:
 
 
 def _known_endpoint(provider: str, model: str) -> Endpoint:
+    if provider == PANEL:
+        raise ConfigurationError(f"{PANEL}/{model}: a saved panel cannot be used here: name a model")
     saved = _saved[_saved_key(provider)][1]
     if saved is not None:
         base_url = base_url_of(provider, saved.base_url)
@@ -398,6 +403,44 @@ async def check_models(names: Collection[ModelName], embedding: ModelName | None
     if problems:
         raise ConfigurationError("; ".join(problems))
     return endpoints
+
+
+_seen: dict[tuple[str, str], frozenset[str]] = {}
+"""The kinds of attachments that a model takes, by address and model."""
+
+
+async def check_attachments(endpoints: Mapping[ModelName, Endpoint], files: Sequence[Attachment]) -> None:
+    """Check that every model takes files, as far as its vendor says so.
+
+    Raises:
+        ConfigurationError: Naming the models that cannot be sent them.
+    """
+    kinds = {one.kind: one.name for one in files if one.kind != "text"}
+    if not kinds:
+        return
+    takes = dict(zip(endpoints, await asyncio.gather(*(_kinds_of(*pair) for pair in endpoints.items())), strict=True))
+    said = {"image": "images", "pdf": "PDFs"}
+    if problems := [
+        f"{name} takes no {said[kind]} ({file})"
+        for kind, file in kinds.items()
+        for name in takes
+        if kind not in takes[name]
+    ]:
+        raise ConfigurationError(f"{'; '.join(problems)}: attach none, or ask another model", field="attachments")
+
+
+async def _kinds_of(name: ModelName, endpoint: Endpoint) -> frozenset[str]:
+    known = endpoint.vendor.attachment_kinds
+    source = endpoint.address, name.model
+    if known and source not in _seen:
+        said = None
+        # A server that does not say it, or is away, says it when it is asked the question.
+        with suppress(Exception):
+            client = await client_of(endpoint, name.model)
+            async with asyncio.timeout(LOOK_UP_S):
+                said = await endpoint.vendor.sees(client, name.model, LOOK_UP_S)
+        _seen[source] = known if said is None else known & said
+    return _seen.get(source, known)
 
 
 def conflicts(endpoints: Iterable[Endpoint]) -> list[str]:

@@ -7,10 +7,10 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 Role = Literal["system", "user", "assistant"]
 CallKind = Literal["chat", "completion", "embedding"]
@@ -24,6 +24,13 @@ class Message(BaseModel):
 
     role: Role
     content: str
+    attachments: tuple[Attachment, ...] = Field((), exclude_if=lambda found: not found)
+    """Files that this turn is about. A turn of the user's without a text gives its files to the turn after it."""
+
+    @property
+    def only_attaches(self) -> bool:
+        """Whether it gives its files to the turn after it."""
+        return self.role == "user" and bool(self.attachments) and not self.content
 
 
 class Request(BaseModel):
@@ -57,6 +64,24 @@ class Request(BaseModel):
     answer_in: str | None = None
     """Where in the text that is written the answer of the run stands, so that it can be read while it is written: a field of
     the JSON object, or empty for all of it. None where it may not become the answer."""
+
+    @field_validator("messages")
+    @classmethod
+    def _attach(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Put files into the turn that they are for: some servers refuse two turns of one side in a row."""
+        made: list[Message] = []
+        for message in messages:
+            if made and made[-1].only_attaches and message.role == "user":
+                files = (*made.pop().attachments, *message.attachments)
+                made.append(message.model_copy(update={"attachments": files}))
+            else:
+                made.append(message)
+        return tuple(made)
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """The files of all turns."""
+        return tuple(one for message in self.messages for one in message.attachments)
 
     @property
     def name(self) -> str:

@@ -307,8 +307,11 @@ def save(connection: "Connection", entry: Entry) -> str:
 
 
 def save_batch(connection: "Connection", entry: BatchEntry) -> str:
-    """Write a batch, in place of what was written when it began."""
-    from sqlalchemy import delete, insert
+    """Write a batch, in place of what was written when it began.
+
+    One process at a time writes an output: a batch of the same output that never said how it ended was killed.
+    """
+    from sqlalchemy import delete, insert, update
 
     from consensus_flows.tasks.history.database import runs
 
@@ -332,6 +335,9 @@ def save_batch(connection: "Connection", entry: BatchEntry) -> str:
         "error": summary.get("error"),
         "record": json.dumps(summary, ensure_ascii=False),
     }
+    other = runs.c.flow_run_id != entry.flow_run_id, runs.c.flow == BATCH, runs.c.answer == entry.output
+    if entry.flow == BATCH:
+        connection.execute(update(runs).where(*other, runs.c.status == "running").values(status="killed"))
     connection.execute(delete(runs).where(runs.c.flow_run_id == entry.flow_run_id, runs.c.position == 0))
     connection.execute(insert(runs), _clean(row))
     return entry.flow_run_id
@@ -408,19 +414,26 @@ def call_rows(entry: Entry, run_id: str) -> list[Row]:
                 "role": "recorded" if call.recorded else role,
                 "error_kind": call.error.kind if call.error else None,
                 "error": call.error.message if call.error else None,
-                "won": role == "member" and won(record, iteration, call),
-                "agreement": agreement_with_answer(record, iteration, call) if role == "member" else None,
+                "won": own and role == "member" and won(record, iteration, call),
+                "agreement": agreement_with_answer(record, iteration, call) if own and role == "member" else None,
             }
+            # A panel is there for how it did; what it cost is in the rows of its own calls.
+            | ({} if call.panel is None else {"cost_usd": 0.0, "attempts": 0} | dict.fromkeys(_USAGE, 0))
         )
-        for position, (iteration, role, call) in enumerate(_calls(record), 1)
+        for position, (iteration, role, call, own) in enumerate(_calls(record), 1)
     ]
 
 
-def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response]]:
+def _calls(record: Record) -> Iterator[tuple[Iteration, str, Response, bool]]:
+    """Yield every call with its iteration, its role, and whether it is one of the run itself or one of a panel's run in it."""
+    if record.grade is not None:
+        yield from ((Iteration(number=0), "judge", call, True) for call in record.grade.calls)
     for one in record.iterations:
-        yield from ((one, "member", call) for call in one.responses)
-        yield from ((one, "embedding", call) for call in one.embeddings)
-        yield from ((one, "judge", call) for call in one.judgements)
+        for role, calls in (("member", one.responses), ("embedding", one.embeddings), ("judge", one.judgements)):
+            for call in calls:
+                yield one, role, call, True
+                if call.panel is not None:
+                    yield from ((one, role, inner, False) for _, role, inner, _ in _calls(call.panel))
 
 
 def won(record: Record, iteration: Iteration, call: Response) -> bool:

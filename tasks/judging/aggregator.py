@@ -84,7 +84,10 @@ def joined(turns: Sequence[Message]) -> list[Message]:
     result: list[Message] = []
     for turn in turns:
         if result and result[-1].role == turn.role:
-            result[-1] = Message(role=turn.role, content=f"{result[-1].content}\n\n{turn.content}")
+            last = result[-1]
+            text = "\n\n".join(part for part in (last.content, turn.content) if part)
+            files = (*last.attachments, *turn.attachments)
+            result[-1] = Message(role=turn.role, content=text, attachments=files)
         else:
             result.append(turn)
     return result

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from consensus_flows.blocks.member import ModelName
@@ -52,6 +52,11 @@ class JudgeRequest:
     label: str = ""
     history: Sequence[str] = ()
     final: bool = False
+
+    def without_files(self) -> "JudgeRequest":
+        """Return what is known of the question without the files that it is about, for who reads answers alone."""
+        turns = [one.model_copy(update={"attachments": ()}) for one in self.conversation if not one.only_attaches]
+        return replace(self, conversation=turns)
 
     def fill(self, name: str, **fields: object) -> str:
         """Return the prompt file `name` with the question, the members' instructions and `fields` in it."""
@@ -153,7 +158,7 @@ def _once_more(request: Request, response: Response, wrong: str, *, shown: bool)
     if response.text and shown:
         said = (last, Message(role="assistant", content=response.text), Message(role="user", content=wrong))
     else:  # two turns of one side in a row are refused by some servers
-        said = (Message(role="user", content=f"{last.content}\n\n{wrong}"),)
+        said = (last.model_copy(update={"content": f"{last.content}\n\n{wrong}"}),)
     sampling = request.sampling
     if response.error and response.error.kind == "truncated" and sampling.max_output_tokens:
         sampling = sampling.model_copy(update={"max_output_tokens": sampling.max_output_tokens * 2})

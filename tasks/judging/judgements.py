@@ -26,6 +26,7 @@ from consensus_flows.tasks.readers import UnreadableError, json_object, reader, 
 from consensus_flows.tasks.record import (
     AnswerComparison,
     Contradiction,
+    Level,
     Outcome,
     PartialCoverage,
     Position,
@@ -209,6 +210,15 @@ class PairVerdict(Judgement):
     ]
 
 
+class Difficulty(Judgement):
+    """How hard a question is."""
+
+    reader: ClassVar[str] = "difficulty"
+
+    reason: Remark = ""
+    level: Annotated[Level, BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)]
+
+
 class FusionNotes(Judgement):
     """What is right and wrong in the answers to be fused; the fused answer is written after it, as plain text."""
 
@@ -358,7 +368,7 @@ def _named(judgement: type[Made], name: str) -> type[Made]:
 
 def _register() -> None:
     """Let requests name the judgements, so that only what can be read is stored."""
-    fixed: tuple[type[Judgement], ...] = (Extraction, PairVerdict, FusionNotes, Fusion)
+    fixed: tuple[type[Judgement], ...] = (Extraction, PairVerdict, Difficulty, FusionNotes, Fusion)
     for judgement in fixed:
         reader(judgement.reader)(judgement.read)
     counted: dict[str, Callable[[int], type[Judgement]]] = {"preference": preference, "same_meaning": same_meaning}

@@ -13,10 +13,14 @@ EXCERPT = 80
 def answer_page(record: Record) -> str:
     """Describe what came of a run for a person."""
     parts = ["## Question", prose(record.prompt)]
+    if record.attachments:
+        parts.append("\n".join(f"- `{cell(str(one))}`" for one in record.attachments))
     if record.answer is None:
         parts += ["## No answer", prose(record.error or "no member gave an answer")]
     else:
         parts += ["## Answer", prose(record.answer)]
+    if record.grade is not None:
+        parts += ["## Grade", prose(str(record.grade))]
     best = record.iterations[(record.best_iteration or len(record.iterations)) - 1] if record.iterations else None
     if best and best.synthesis and best.synthesis.dissent:
         parts += ["## Dissent", prose(best.synthesis.dissent)]

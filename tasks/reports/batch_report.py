@@ -162,6 +162,7 @@ def _figures(summary: BatchSummary, before: Before | None) -> list[dict[str, Any
 
 
 def _facts(summary: BatchSummary) -> dict[str, Any]:
+    spared = f"; {summary.calls_not_made} not needed" if summary.calls_not_made else ""
     return {
         "Status": summary.status,
         "Rows": summary.rows,
@@ -174,7 +175,7 @@ def _facts(summary: BatchSummary) -> dict[str, Any]:
         "Not started": summary.not_started,
         "Bad rows of the input": summary.bad,
         "Finished by an earlier run": summary.resumed,
-        "Calls": f"{summary.calls}, {summary.cached_calls} of them from the cache; {summary.calls_not_made} not needed",
+        "Calls": f"{summary.calls}, {summary.cached_calls} of them from the cache{spared}",
         "Cost": bill_of(summary).removeprefix("cost "),
         "Duration": f"{summary.duration_s:.1f} s, {summary.calls_per_s:g} calls a second",
         "Models that never answered": ", ".join(map(cell, summary.never_answered)) or "none",
@@ -258,6 +259,8 @@ def of_batch(summary: BatchSummary) -> Verdict:
         name = "Failed"
     elif summary.status == "budget":
         name, counts = "BudgetEnded", ["budget ended", *counts]
+    elif summary.status == "waiting":
+        name, counts = "Waiting", [summary.error or "", *counts]
     elif summary.failed or summary.degraded:
         name = "Degraded"
     elif summary.ties:

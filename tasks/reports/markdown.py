@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
-from consensus_flows.tasks.plain_text import visible
+from consensus_flows.tasks.plain_text import code_fence, visible
 
 LIMIT = 20_000
 """Characters of a text that an artifact shows; the whole text is in the flow's result."""
@@ -54,8 +54,7 @@ def _cut(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = code_fence(text)
     return f"{fence}text\n{text}\n{fence}"
 
 

@@ -20,6 +20,7 @@ Outcome = Literal[
     "LowConfidence",
     "Degraded",
     "BudgetEnded",
+    "Waiting",
     "Tie",
     "AccuracyFell",
     "WinRateFell",
@@ -67,6 +68,7 @@ def concluded(judge: Callable[[Data], Verdict]) -> Callable[[Flow[Parameters, Da
     def decorate(function: Flow[Parameters, Data]) -> Flow[Parameters, Data]:
         @wraps(function)
         async def ending(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Data:
+            await emit("began", None)
             try:
                 data = await function(*args, **kwargs)
             except ConsensusError as error:
@@ -118,6 +120,10 @@ def _lead(record: Record) -> str:
     made = record.iterations[(record.best_iteration or 1) - 1].synthesis if record.iterations else None
     if record.tally and made and made.method == "cascade":
         return f"{cell(made.arbiter or '')} decided"
+    if record.fields:
+        split = [one.field for one in record.fields if one.split]
+        agreed = f"{plural(len(record.fields), 'field')}, agreement {percent(record.agreement)}"
+        return f"{agreed}, split: {listed(split)}" if split else agreed
     if record.tally and record.confidence is not None:
         return f"probability {percent(record.confidence)}"
     if record.tally:

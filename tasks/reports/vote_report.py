@@ -7,7 +7,13 @@ from consensus_flows.tasks.record import Comparison, Iteration, Record
 from consensus_flows.tasks.reports.markdown import cell, percent, prose, quoted
 from consensus_flows.tasks.reports.report import Artifact, answers_and_calls, calls_table, iteration_page
 
-TITLES = {"vote": "Most votes", "learned": "Most probable", "pairwise": "Best in pairs", "fuse": "Fused of the best"}
+TITLES = {
+    "vote": "Most votes",
+    "learned": "Most probable",
+    "fields": "Put together from the fields",
+    "pairwise": "Best in pairs",
+    "fuse": "Fused of the best",
+}
 """What stands above an answer, by how it was found."""
 
 
@@ -20,6 +26,8 @@ def artifacts(record: Record, iteration: Iteration) -> Iterator[Artifact]:
     yield Artifact("vote-calls", "Calls", calls_table(iteration))
     if record.votes:
         yield Artifact("vote-votes", "Votes", votes_table(record))
+    if record.fields:
+        yield Artifact("vote-fields", "Fields", fields_table(record))
     if record.comparisons:
         yield Artifact("vote-pairs", "Compared pairs", pairs_table(record.comparisons))
 
@@ -41,6 +49,8 @@ def page(record: Record, iteration: Iteration) -> str:
         sections.append(" · ".join(notes))
     if record.not_asked:
         sections.append(f"Not asked, because the answer was settled: {cell(', '.join(record.not_asked))}.")
+    if record.fields:
+        sections += ["## Fields", quoted("\n".join(field_lines(record)))]
     if record.tally:
         sections += ["## Votes", quoted("\n".join(tally_lines(record)))]
     if synthesis is not None and synthesis.ranking:
@@ -88,3 +98,30 @@ def tally_lines(record: Record) -> list[str]:
     ]
     abstained = [vote.member for vote in record.votes if vote.answer is None]
     return [*lines, f"no vote: {', '.join(abstained)}"] if abstained else lines
+
+
+def fields_table(record: Record) -> list[dict[str, Any]]:
+    """List the fields of the answer, what was voted for each, and by whom another value was given."""
+    return [
+        {
+            "field": cell(vote.field),
+            "value": cell(str(vote.options[0])),
+            "agreement": percent(vote.agreement),
+            "split": "tie" if vote.tie else "yes" if vote.split else "",
+            "other values": cell("; ".join(f"{option}: {', '.join(option.members)}" for option in vote.options[1:])),
+        }
+        for vote in record.fields
+    ]
+
+
+def field_lines(record: Record) -> list[str]:
+    """Say in a line for each field its value, how many agree, and who gave another one."""
+    lines = []
+    for vote in record.fields:
+        others = "; ".join(f"{cell(str(option))[:80]}: {', '.join(option.members)}" for option in vote.options[1:])
+        tie = ", a tie" if vote.tie else ""
+        lines.append(
+            f"{cell(vote.field)} = {cell(str(vote.options[0]))[:80]} ({percent(vote.agreement)}{tie}){others and f'; {others}'}"
+        )
+    unread = [vote.member for vote in record.votes if vote.answer is None]
+    return [*lines, f"no vote: {', '.join(unread)}"] if unread else lines

@@ -112,6 +112,14 @@ def test_every_answer_is_printed_under_its_model_as_it_comes(consensus, talking)
     assert "/runs/flow-run/" in ran.err
 
 
+def test_why_a_member_failed_is_said_once(consensus, talking):
+    talking.script("two", then=faults.bad_request())
+    for panel in (PANEL, ["-m", "anthropic/two"]):
+        ran = consensus("pump", *panel, "-p", "What?")
+        assert ran.err.count("HTTP 400") == 1, ran.err
+        assert "✗ anthropic/two#1: bad_request (" in ran.err
+
+
 def test_json_raw_output_and_files(consensus, talking, tmp_path):
     prompt = tmp_path / "question.md"
     prompt.write_text("What?\n")

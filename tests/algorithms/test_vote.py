@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus_flows.blocks.vote import VoteConfig
-from consensus_flows.flows.vote import run_vote, vote
+from consensus_flows.flows.vote import _brief, run_vote, vote
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
@@ -306,7 +306,7 @@ def options(monkeypatch, *arguments):
     seen = []
     monkeypatch.setattr(
         "consensus_flows.deployments.algorithm_commands.ask",
-        lambda one, prompt, config, out: seen.append((prompt, config)) or 0,
+        lambda one, prompt, config, out, **_: seen.append((prompt, config)) or 0,
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     app(["vote", *arguments], exit_on_error=False, print_error=False)
@@ -348,3 +348,8 @@ def test_bad_options_are_named(monkeypatch, arguments, cause):
 
     with pytest.raises(Stop, match=cause):
         options(monkeypatch, "Q", *arguments)
+
+
+def test_few_labels_are_named_and_many_are_not():
+    assert _brief("label:yes,no") == "label:yes,no"
+    assert _brief("label:" + ",".join(f"city {number}" for number in range(40))) == "label:city 0,..."

@@ -5,7 +5,7 @@ import pytest
 from consensus_flows.blocks.consortium import Consortium
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
 from consensus_flows.flows.vote import run_vote, vote
 from consensus_flows.tasks.counting.vote import count_votes
 from consensus_flows.tasks.errors import ConfigurationError
@@ -247,7 +247,7 @@ async def test_a_saved_panel_of_any_algorithm_decides(vendors):
     assert [len(one.responses) for one in record.iterations] == [2, 2]
     assert record.iterations[0].synthesis.arbiter == "behind"
     assert [(one.answer, one.votes) for one in record.tally] == [("9", 0), ("7", 1), ("8", 1)]
-    found = await with_saved_panel(config(members=MEMBERS[:2], cascade="one,two>behind"))
+    found = await with_panels(config(members=MEMBERS[:2], cascade="one,two>behind"))
     assert found.saved_panel.models == ["openai/five", "openai/six", "openai/judge"]
     plans = algorithm("vote").plan(found)
     assert (sum(one.least for one in plans), sum(one.most for one in plans)) == (2, 6), (

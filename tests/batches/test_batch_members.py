@@ -6,7 +6,10 @@ import time
 
 import pytest
 
+from consensus_flows.blocks.member import ModelName
 from consensus_flows.tasks.calls.breaker import Breaker, breaking, guarded
+from consensus_flows.tasks.calls.probe import probe
+from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.errors import ModelError
 from consensus_flows.tasks.record import TakenOut
@@ -63,6 +66,30 @@ def test_what_a_list_does_not_say_blocks_nobody(consensus, vendors, tmp_path):
         ran = consensus("batch", file, "-o", tmp_path / f"{number}.jsonl", *THREE, "--fresh", "--json")
         assert ran.code == 0, ran.err
         assert vendors.count() == calls + 6 and json.loads(ran.out)["sent_calls"] == 6
+
+
+@pytest.mark.parametrize(
+    ("on_list", "on_call", "calls", "found"),
+    [
+        (Reply(body={"data": []}), faults.not_found(), 1, "not_found"),
+        (Reply(body={"data": []}), faults.unauthorized(), 1, "auth"),
+        (Reply(body={"data": []}), faults.bad_request(), 1, None),  # it answers, if not to these few tokens
+        (Reply(body={"data": []}), faults.overloaded(), 1, None),
+        (Reply(body={"data": []}), None, 1, None),
+        (faults.unauthorized(), faults.unauthorized(), 1, "auth"),
+        (faults.rate_limit(), faults.not_found(), 0, None),
+        (faults.overloaded(), faults.not_found(), 0, None),
+    ],
+)
+@pytest.mark.usefixtures("prefect_server")
+async def test_what_a_list_and_a_test_call_show(on_list, on_call, calls, found, vendors):
+    name = ModelName("openai", "x")
+    vendors.script("/models", then=on_list)
+    if on_call is not None:
+        vendors.script("x", then=on_call)
+    shown = await probe(await check_models([name]))
+    assert (vendors.count("x"), len(shown.tested)) == (calls, calls)
+    assert found in shown.problems[name] if found else shown.problems == {}
 
 
 def test_a_dead_member_is_disabled_and_said(consensus, vendors, tmp_path, monkeypatch):

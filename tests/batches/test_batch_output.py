@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from consensus_flows.flows.batching import run_batch
 from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.journal import Journal
-from consensus_flows.tasks.batches.output import RESULT_COLUMNS, check_output, output_row, own_names, write_rows
-from consensus_flows.tasks.batches.source import Source
+from consensus_flows.tasks.batches.output import (
+    RESULT_COLUMNS,
+    check_output,
+    check_replaced,
+    output_row,
+    own_names,
+    write_rows,
+)
+from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
 from tests.kits.batch_kit import batch_of, prompts, serve
 
@@ -373,3 +381,34 @@ def test_a_hundred_thousand_rows_are_written_in_constant_memory(tmp_path, ending
     assert int(ran.stdout) < 100
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "options", "refused"),
+    [
+        (None, ["a"], {}, None),
+        ([], ["a"], {}, None),
+        (["a", "b"], ["a", "b"], {}, None),
+        (["a", "b"], ["a", "mended"], {}, None),
+        (["a", "b"], ["mended", "also mended"], {}, "holds nothing of this input"),
+        (["a", "b"], ["b", "a"], {}, "holds nothing of this input"),  # the ids are the same, the rows are not
+        ("notes of mine", ["a"], {}, "holds nothing of this input"),
+        (["a", "b", "c"], ["a", "b"], {}, None),  # rows were taken out
+        (["a", "b", "c"], ["a", "b", "c"], {"limit": 2}, "has 3 rows, and this run of some rows would leave 2"),
+        (["a", "b"], ["a", "b", "c"], {"limit": 2}, None),
+        ([str(number) for number in range(40)], ["0"] * 39, {"sample": 39}, "has 40 rows"),
+    ],
+)
+def test_whose_output_is_replaced(there, given, options, refused, tmp_path):
+    file, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(f"{json.dumps({'id': str(at), 'prompt': text})}\n" for at, text in enumerate(given)))
+    rows = there if isinstance(there, str) or there is None else file.read_text()
+    if isinstance(there, list):
+        rows = "".join(
+            f"{json.dumps({'id': str(at), 'prompt': text, 'answer': 'x'})}\n" for at, text in enumerate(there)
+        )
+    if rows is not None:
+        output.write_text(rows)
+    source = Source(str(file), selection=Selection(**options))
+    with pytest.raises(ConfigurationError, match=refused) if refused else nullcontext():
+        check_replaced(str(output), source, source.inspect())

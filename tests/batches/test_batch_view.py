@@ -33,6 +33,13 @@ async def test_the_live_view_counts(capsys):
     view.close()
 
 
+async def test_calls_without_a_batch_are_no_rows():
+    view = BatchLines()
+    call = {"member": "openai/a#1", "provider": "openai", "model": "a", "latency_s": 2.0, "attempts": 1}
+    await view.on_event("answered", Response(**call, cost_usd=0.5, text="x"))
+    assert view._counts.line().startswith("1 call sent, 0 from the cache · $0.5000")
+
+
 SHARD = {"done": 3, "failed": 1, "degraded": 2, "sent_calls": 9, "cached_calls": 3, "cost_usd": 0.25}
 SHARD |= {"known_cost_usd": 0.25, "unpriced_calls": 0, "possibly_billed": 0}
 

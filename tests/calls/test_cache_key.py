@@ -20,6 +20,7 @@ from consensus_flows.blocks import Sampling
 from consensus_flows.tasks.calls.request import KEYED, LEFT_OUT, Answer, Message, Request, request_key
 from consensus_flows.tasks.calls.storage import is_answer_record, private_folder
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Attachment
 from tests.kits.asking import Bomb, answer, asking, outcome, question, stored
 from tests.vendors import LoopbackVendors
 
@@ -56,7 +57,9 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "object", "enum": [None]},
     {"type": "Object"},
 ]
-MESSAGE_CHANGES: dict[str, Any] = {"role": "assistant", "content": "Where?"}
+FILE = Attachment(name="a.png", type="image/png", sha256="0" * 64, size=1)
+MESSAGE_CHANGES: dict[str, Any] = {"role": "assistant", "content": "Where?", "attachments": (FILE,)}
+FILE_CHANGES: dict[str, Any] = {"name": "b.png", "type": "image/gif", "sha256": "1" * 64, "size": 2, "pages": 1}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,7 @@ def test_every_field_is_keyed_or_left_out() -> None:
     assert set(REQUEST_CHANGES) == KEYED
     assert set(SAMPLING_CHANGES) == set(Sampling.model_fields), "the key holds all of them: add the new one here"
     assert set(MESSAGE_CHANGES) == set(Message.model_fields)
+    assert set(FILE_CHANGES) == set(Attachment.model_fields)
 
 
 def test_the_key_changes_with_what_decides_the_answer() -> None:
@@ -78,6 +82,8 @@ def test_the_key_changes_with_what_decides_the_answer() -> None:
     samplings = [BASE.sampling.model_copy(update={name: value}) for name, value in SAMPLING_CHANGES.items()]
     samplings += [BASE.sampling.model_copy(update={"extra": extra}) for extra in EXTRAS]
     messages = [BASE.messages[0].model_copy(update={name: value}) for name, value in MESSAGE_CHANGES.items()]
+    files = [FILE.model_copy(update={name: value}) for name, value in FILE_CHANGES.items()]
+    messages += [BASE.messages[0].model_copy(update={"attachments": (file,)}) for file in files]
     changed += [BASE.model_copy(update={"sampling": sampling}) for sampling in samplings]
     changed += [BASE.model_copy(update={"messages": (message,)}) for message in messages]
     changed += [BASE.model_copy(update={"response_schema": schema}) for schema in SCHEMAS]

@@ -15,6 +15,7 @@ from consensus_flows.tasks.calls import hub, providers
 from consensus_flows.tasks.calls.hub import HubError, choose, find, in_cache, split_name
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from consensus_flows.tasks.calls.providers import check_models, close_clients, endpoint_of, prepare
+from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.asking import answer, forget, question
@@ -119,12 +120,10 @@ async def test_a_model_of_the_hub_answers_and_is_fetched_once(
         await prepare(endpoints)
     assert own_hub.downloaded == ["small-model-q4_k_m.gguf"]
     assert len(notices) == 1 and "0.1 GB, license: apache-2.0" in notices[0]
-    request = question(
-        "local",
-        "What is the capital of France?",
-        model=REPO,
-        sampling=Sampling(max_output_tokens=100, temperature=0.0, stop=(".",)),
-    )
+    brief = Message(role="system", content="Answer in one short sentence.")
+    asked = Message(role="user", content="What is the capital of France?")
+    request = question("local", model=REPO, sampling=Sampling(max_output_tokens=64, temperature=0.0))
+    request = request.model_copy(update={"messages": (brief, asked)})
     given = await answer(request)
     await close_clients()
     assert "Paris" in given.text and given.cost_usd == 0.0

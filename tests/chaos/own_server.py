@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.kits import processes
+from tests.kits import empty_database, processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PANEL = ["-m", "openai/one", "-m", "anthropic/two"]
 CALLS_OF_A_ROW = 2
-_EMPTY = Path(os.environ["PREFECT_HOME"], "empty.db")
-"""The database of the first server, before anything was written to it: to migrate one anew takes half of a server's start."""
 
 
 class Server:
@@ -60,9 +55,14 @@ class Server:
 
     def start(self) -> None:
         database = self.home / "prefect.db"
-        if _EMPTY.exists() and not database.exists():
-            self.home.mkdir(mode=0o700, exist_ok=True)
-            shutil.copy(_EMPTY, database)
+        if database.exists():
+            self._start({})
+            return
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        with empty_database.prepared(database) as settings:
+            self._start(settings)
+
+    def _start(self, settings: dict[str, str]) -> None:
         with socket.socket() as listener:
             command = ["-m", "prefect", "--no-prompt", "server", "start"]
             if not self._plain:
@@ -72,7 +72,7 @@ class Server:
                 command = ["-m", "consensus_flows.deployments.prefect_server", str(listener.fileno())]
             self._process = subprocess.Popen(
                 [sys.executable, *command],
-                env=self.environment,
+                env=self.environment | settings,
                 pass_fds=[listener.fileno()],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -82,9 +82,6 @@ class Server:
         while not self.answers():
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.2)
-        if not _EMPTY.exists():
-            with closing(sqlite3.connect(database)) as made, closing(sqlite3.connect(_EMPTY)) as copy:
-                made.backup(copy)
 
     def answers(self) -> bool:
         try:

@@ -3,21 +3,25 @@
 import fcntl
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Running
 
 from consensus_flows.deployments.commands import batches
-from consensus_flows.deployments.killed_runs import MESSAGE, RunningMark, end_killed_runs
+from consensus_flows.deployments.killed_runs import MESSAGE, RunKeeper, RunningMark, end_killed_runs
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.terminal import Exit
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.reports.verdict import concluded, of_run
 from consensus_flows.tasks.watch import watched_by
 from tests.kits.consortium_kit import config
 
@@ -57,9 +61,28 @@ def test_only_a_run_whose_command_is_gone_is_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("results")
+async def test_a_run_is_marked_from_its_beginning(tmp_path):
+    """A batch reads its input and looks for its models before it begins; who is killed then shall not stay running."""
+    marked = []
+
+    @partial(flow, name="marked")
+    @concluded(of_run)
+    async def marked_flow() -> Record:
+        marked.extend(path.name for path in (tmp_path / "consensus-running").iterdir())
+        return Record(flow="vote", prompt="?", answer="x", flow_run_id=flow_run.id)
+
+    keeper = RunKeeper()
+    with temporary_settings({PREFECT_HOME: tmp_path}), watched_by(keeper):
+        record = await marked_flow()
+        keeper.close()
+        assert marked == [record.flow_run_id] and not [*(tmp_path / "consensus-running").iterdir()]
+
+
+@pytest.mark.usefixtures("results")
 def test_a_mistake_at_the_command_line_leaves_no_failed_run():
     last = LastWord(PREFECT_API_URL.value(), "recorded", lambda _: Exit.ANSWER)
-    mistaken = consortium.with_options(name="mistaken")
+    failed = []
+    mistaken = consortium.with_options(name="mistaken", on_failure=[lambda *given: failed.append(given)])
 
     async def ask() -> None:
         with watched_by(last):
@@ -71,6 +94,7 @@ def test_a_mistake_at_the_command_line_leaves_no_failed_run():
         wanted = FlowFilter.model_validate({"name": {"any_": ["mistaken"]}})
         assert client.read_flows(flow_filter=wanted), "there was a run"
         assert client.read_flow_runs(flow_filter=wanted) == []
+    assert failed == [], "an alarm would have been raised for a typo"
 
 
 @pytest.mark.parametrize("output", ["/folder/answers.jsonl", "memory://bucket/answers.jsonl"])

@@ -190,7 +190,7 @@ def test_a_judge_of_pairs_does_without_the_count_that_was_saved(consensus, night
 
     seen = []
     night("--flow", "vote", *VOTERS, "--extract", "number", "--stop-when", "2", "--waves", "2")
-    monkeypatch.setattr(algorithm_commands, "ask", lambda one, prompt, config, out: seen.append(config) or 0)
+    monkeypatch.setattr(algorithm_commands, "ask", lambda one, prompt, config, out, **_: seen.append(config) or 0)
     assert consensus("vote", "How many?", "--name", "night", "--pairwise-judge", "openai/arbiter").code == 0
     assert (seen[0].pairwise_judge, seen[0].extract, seen[0].stop_when) == ("openai/arbiter", "text", None)
 

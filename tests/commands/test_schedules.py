@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.clients import AssertingEventsClient
 
 from consensus_flows.deployments.commands import schedules
 from consensus_flows.deployments.commands.algorithms.batch import BatchOptions
@@ -87,8 +88,18 @@ def test_a_schedule_is_made_listed_paused_and_removed(commands, vendors, results
             await make_pool(client)
 
     asyncio.run(pool())
-    first = commands(*made, "--max-calls", "100", "--timezone", "Europe/Berlin")
+    AssertingEventsClient.reset()
+    with monkeypatch.context() as patched:
+        patched.setattr(schedules, "get_events_client", AssertingEventsClient)
+        first = commands(*made, "--max-calls", "100", "--timezone", "Europe/Berlin")
     assert first.code == 0 and "scheduled night: 2 rows" in first.err, first.err
+
+    async def states():
+        async with get_client() as client:
+            return {run.state.id for run in await client.read_flow_runs() if run.state_name == "Scheduled"}
+
+    announced = {event.id for client in AssertingEventsClient.all for event in client.events}
+    assert announced == asyncio.run(states()), "else Prefect's automations wait a quarter of an hour for these events"
     nowhere = commands(*made, "--review", "gone/review.csv")
     assert nowhere.code == 2 and "review" in nowhere.err
     again = commands(

@@ -1,8 +1,10 @@
 """Tables of the command line, on a terminal of 80 columns and more."""
 
+import time
+
 import pytest
 
-from consensus_flows.deployments.tables import put_rows
+from consensus_flows.deployments.tables import clock, put_rows
 
 ID = "01a21af5-3b8f-70a6-8f59-fcf79ead0e76"
 HEADER = ["id", "started", "flow", "status", "conf.", "USD", "prompt"]
@@ -27,6 +29,18 @@ def test_a_narrow_terminal_has_fewer_columns_and_the_whole_id_at_the_end(columns
     assert head.split() == kept
     assert line.endswith(ID) and line.startswith(ROW[1]) and "Why is the sk" in line
     assert len(line) <= columns
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "2026-11-27 03:00:00"), (False, "2026-11-27T02:00:00Z")])
+def test_a_pipe_gets_times_in_utc_and_a_terminal_those_of_its_place(terminal, shown, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert clock("2026-11-27T02:00:00.123+00:00") == shown
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_pipe_gets_every_column_in_its_order(capsys):

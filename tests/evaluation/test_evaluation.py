@@ -139,6 +139,22 @@ def test_a_baseline_of_other_rows_is_refused(panel):
         compared(made, other)
 
 
+@pytest.mark.usefixtures("results")
+def test_the_recorded_answers_of_a_saved_panel(panel, vendors, tmp_path, monkeypatch, capsys):
+    run = commands(monkeypatch, capsys)
+    saved = ("save", "recorded-panel", "--flow", "vote", "-m", POOR, "-m", GOOD, "--extract", "number")
+    assert run(*saved).code == 0
+    for command in ("evaluate", "calibrate"):
+        asked = (command, "--from", panel, "--label", GOLD, "--json")
+        named = run(*asked, "--name", "recorded-panel")
+        assert named.code == 0, named.err
+        assert named.out == run(*asked, "-m", POOR, "-m", GOOD, "--extract", "number").out
+    assert vendors.count() == 0
+    two = run("evaluate", "--from", panel, "--label", GOLD, "--name", "recorded-panel", "--name", "recorded-panel")
+    assert two.code == 2 and "give one panel" in two.err
+    run("remove", "recorded-panel")
+
+
 def test_the_command_prints_the_five_figures_first(panel, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     ran = commands(monkeypatch, capsys)("evaluate", "--from", panel, "--label", GOLD)
@@ -155,7 +171,10 @@ def test_the_command_prints_the_five_figures_first(panel, monkeypatch, capsys):
     [
         (["in.csv", "--from", "out.jsonl"], "--from: the rows of that file are read"),
         (["--from", "out.jsonl", "--stop-when", "2"], "--from: no model is asked, so --stop-when would have no effect"),
-        (["--from", "out.jsonl", "--name", "night"], "--name: with --from no model is asked"),
+        (
+            ["--from", "out.jsonl", "--name", "night", "-m", "openai/a"],
+            "--name: with --from no model is asked: give one",
+        ),
         (["--from", "out.jsonl", "-m", "good"], "-m: 'good' is not a model name"),
         ([], "input: give a file of labeled rows, or --from FILE"),
         (["in.csv", "--prices", "p.json"], "--prices: for recorded answers, with --from"),

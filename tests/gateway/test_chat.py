@@ -1,5 +1,6 @@
 """Chat completions, with OpenAI's SDK."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.deployments.gateway.chat import Written
 from consensus_flows.deployments.gateway.errors import GatewayError
 from consensus_flows.tasks.record import Record
@@ -340,3 +342,66 @@ def test_an_answer_that_is_another_one_than_was_streamed_is_an_error():
     with pytest.raises(GatewayError) as caught:
         written.rest(Record(flow="moa", flow_run_id="r", prompt="?", answer="No."))
     assert (caught.value.code, caught.value.run_id) == ("answer_changed", "r")
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def with_image(text, url=f"data:image/png;base64,{PIXEL}"):
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}],
+    }
+
+
+def test_images_reach_members_and_judges(gateway, vendors, history):
+    messages = [with_image("What is it?")]
+    done = completed(gateway, model="judged", messages=messages)
+    calls = [call for name in ("one", "two", "three", "arbiter") for call in asked(vendors, name)]
+    assert len(calls) == 4
+    for call in calls:
+        part, text = call.params["messages"][-1]["content"]
+        assert part["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"
+        assert "What is it?" in text["text"]
+    # The next turn continues the conversation, and has both files.
+    messages += [{"role": "assistant", "content": done.choices[0].message.content}, with_image("And this?")]
+    completed(gateway, model="judged", messages=messages)
+    assert len(rows(history, "SELECT DISTINCT conversation_id FROM turns")) == 1
+    turns = asked(vendors, "one")[-1].params["messages"]
+    assert [isinstance(turn["content"], list) for turn in turns] == [True, False, True]
+
+
+def test_files_reach_members_over_responses(gateway, vendors):
+    parts = [
+        {"type": "input_file", "filename": "notes.txt", "file_data": "data:text/plain;base64,dGhlIG5vdGVz"},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"},
+        {"type": "input_text", "text": "What do they say?"},
+    ]
+    gateway.client().responses.create(model="counted", input=[{"role": "user", "content": parts}])
+    image, text = asked(vendors, "one")[0].params["messages"][-1]["content"]
+    assert image["type"] == "image_url"
+    assert text["text"] == "The file notes.txt:\n\n```\nthe notes\n```\n\nWhat do they say?"
+
+
+def test_the_gateway_fetches_nothing_that_a_client_names(gateway, vendors):
+    refused = error_of(lambda: completed(gateway, messages=[with_image("What?", url="http://127.0.0.1:1/metadata")]))
+    assert (refused.status_code, refused.code) == (400, "unsupported_value")
+    assert refused.param == "messages[0].content[1]"
+    assert "nothing is fetched from 127.0.0.1" in refused.message
+    assert vendors.count() == 0
+
+
+async def test_a_graded_panel(gateway, vendors):
+    grading = {"model": "openai/grader", "easy": "openai/small"}
+    await Vote(config=VoteConfig(members=["openai/one"], extract="number", grading=grading)).save("graded")
+    vendors.script("grader", then=Reply(text='{"reason": "", "level": "easy"}'))
+    vendors.script("small", then=Reply(text="7"))
+    try:
+        raw = await asyncio.to_thread(
+            gateway.client().chat.completions.with_raw_response.create, model="graded", messages=QUESTION
+        )
+    finally:
+        await Vote.adelete("graded")
+    done = raw.parse()
+    assert (done.choices[0].message.content, done.consensus["calls"]) == ("7", 2)
+    assert raw.headers["x-consensus-run"] == done.consensus["run_id"]

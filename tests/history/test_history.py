@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -18,6 +20,9 @@ from consensus_flows.tasks.history.address import FILE, known_address
 from consensus_flows.tasks.history.database import Database, metadata, newest_revision
 from consensus_flows.tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
 from consensus_flows.tasks.history.writing import (
+    BATCH,
+    PART,
+    BatchEntry,
     Conversation,
     agreement_with_answer,
     call_rows,
@@ -25,6 +30,7 @@ from consensus_flows.tasks.history.writing import (
     continuing,
     run_row,
     save,
+    save_batch,
     won,
     writer_of,
 )
@@ -111,6 +117,24 @@ async def test_concurrent_flows_lose_no_row(file, results, vendors):
     for one in records:
         assert json.loads(stored[one.flow_run_id]) == one.model_dump(mode="json")
     assert not any(warning.kind == "not_recorded" for one in records for warning in one.warnings)
+
+
+def test_a_batch_that_another_one_continues_was_killed(file, database):
+    def batch(run_id, status="running", output="/a.jsonl", flow=BATCH):
+        return BatchEntry(flow, run_id, status, "/in.csv", output, {}, datetime.now(UTC))
+
+    made = [
+        batch("killed"),
+        batch("other", output="/b.jsonl"),
+        batch("part", flow=PART),
+        batch("stopped", "interrupted"),
+    ]
+    made += [batch("next"), batch("next", "finished")]
+    for one in made:
+        database.write(partial(save_batch, entry=one))
+    found = dict(rows(file, "SELECT id, status FROM runs"))
+    stay = {"other": "running", "part": "running", "stopped": "interrupted", "next": "finished"}
+    assert found == {"killed": "killed"} | stay
 
 
 def test_a_new_file_is_private_and_has_all_tables(file, database):

@@ -141,3 +141,11 @@ def test_a_server_that_does_not_answer_is_a_warning_and_no_panel(tmp_path, monke
     with caplog.at_level(logging.WARNING):
         assert saved_names.saved_names() == []
     assert "cannot be read" in caplog.text
+
+
+def test_attachments_reach_the_members(answering, tmp_path):
+    image = b"\x89PNG\r\n\x1a\nand so on"
+    response = llm.get_model("llm-night").prompt("What is it?", attachments=[llm.Attachment(content=image)])
+    assert response.text() == "the answer of the panel"
+    (seen,) = asked(answering, "one")
+    assert seen.params["messages"][-1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")

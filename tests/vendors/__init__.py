@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 from . import faults
+from .batch_jobs import JobFault
 from .ledger import ANY, LISTING
 from .openai_wire import embed
 from .schema import example
@@ -18,6 +19,7 @@ from .server import LoopbackVendors
 __all__ = [
     "ANY",
     "LISTING",
+    "JobFault",
     "LoopbackVendors",
     "Reply",
     "Script",

@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.vendors", description="Serve three vendors' APIs locally.")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds each generation takes")
+    parser.add_argument("--job-delay", type=float, default=0.0, help="seconds each batch job takes")
     parser.add_argument("--model", action="append", help="a model to list; may be repeated")
     given = parser.parse_args()
     done = threading.Event()
@@ -29,6 +30,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     with LoopbackVendors(port=given.port, delay=given.delay, models=given.model or MODELS) as vendors:
+        vendors.jobs.delay = given.job_delay
         sys.stdout.write(f"{vendors.url}\n")
         sys.stdout.flush()
         done.wait()

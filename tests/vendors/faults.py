@@ -67,6 +67,7 @@ __all__ = [
     "no_choices",
     "no_json_schema",
     "not_found",
+    "not_taken",
     "null_content",
     "overloaded",
     "payment_required",
@@ -137,6 +138,11 @@ def error_in_stream(status: int = 529, message: str = "Overloaded") -> Step:
 def reset() -> Step:
     """Reset the connection (TCP RST) instead of answering."""
     return Reply(fault="reset")
+
+
+def not_taken() -> Step:
+    """Reset the connection before a request to a batch API is carried out; the other broken connections follow that."""
+    return Reply(status=503, fault="reset")
 
 
 def hang() -> Step:

@@ -32,7 +32,8 @@ class Ledger:
         """Say what requests for a model are answered, replacing what was said before.
 
         Args:
-            model: Model name, ``"*"`` for all models without a script, ``"/models"`` for listing models.
+            model: Model name, ``"*"`` for all models without a script, ``"/models"`` for listing models,
+                ``"/batches/create"`` and the like for requests to a batch API.
             steps: Answers in order.
             then: What answers once they are used up; None gives the default reply.
 
@@ -96,6 +97,8 @@ class Ledger:
             self._seen.append(seen)
             if seen.kind == "models":
                 script = self._scripts.get(LISTING)
+            elif seen.kind == "batches":
+                script = self._scripts.get(seen.model)
             else:
                 script = self._scripts.get(seen.model) or self._scripts.get(ANY)
         return None if script is None else script.next()
@@ -103,7 +106,7 @@ class Ledger:
     def scripted(self) -> list[str]:
         """Names of the models that have scripts."""
         with self._lock:
-            return [name for name in self._scripts if name not in (ANY, LISTING)]
+            return [name for name in self._scripts if name != ANY and not name.startswith("/")]
 
     def begin(self) -> None:
         """Count a request as in flight; server's thread only."""

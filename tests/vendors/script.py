@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Vendor: TypeAlias = Literal["openai", "anthropic", "google"]
-Kind: TypeAlias = Literal["chat", "embeddings", "models"]
+Kind: TypeAlias = Literal["chat", "embeddings", "models", "batches"]
 Fault: TypeAlias = Literal["close_before", "close_mid_body", "end_early", "hang", "reset", "stall"]
 
 CLIENT_GONE = 499
@@ -27,8 +27,8 @@ class SeenRequest:
 
     Attributes:
         vendor: Wire format; OpenAI-compatible servers are "openai".
-        kind: Generation ("chat"), "embeddings", or listing "models".
-        model: Model asked for; empty for a list of models.
+        kind: Generation ("chat"), "embeddings", listing "models", or a request to a vendor's batch API ("batches").
+        model: Model asked for; empty for a list of models; for "batches" what is done, such as "/batches/create".
         path: Path of the request without its query.
         messages: ``[{"role": "user" | "assistant" | ..., "content": text}]`` without system messages.
         system: System text, joined, or None.
@@ -41,6 +41,7 @@ class SeenRequest:
         status: HTTP status sent; 0 while unanswered or broken off by a fault, 499 if the client left first.
         stream: Whether the answer is to come as a stream of events.
         query: The query of the path.
+        batch: Id of the batch job that it is a line of; for "batches" the id of the job or file in the path.
     """
 
     vendor: Vendor
@@ -58,6 +59,7 @@ class SeenRequest:
     status: int = 0
     stream: bool = False
     query: str = ""
+    batch: str = ""
 
     @property
     def prompt(self) -> str:

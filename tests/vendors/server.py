@@ -6,18 +6,27 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from . import anthropic_batches, google_batches, openai_batches
+from .batch_jobs import Jobs
 from .connection import Connection, RawRequest
 from .ledger import Ledger
 from .routes import plain_error, recognise, render
-from .script import CLIENT_GONE, Reply, SeenRequest
+from .script import CLIENT_GONE, Reply, SeenRequest, Vendor
 
 MODELS = ("*", "gpt-6-luna", "gpt-6.1-sol", "claude-sonnet-5-5", "claude-haiku-4-5", "gemini-3.8-flash", "embedding-1")
 TOKEN = "token-of-a-cloud"
 """What its `/token` gives out."""
+
+_BATCHES: dict[Vendor, Callable[[Jobs, SeenRequest, RawRequest], Reply]] = {
+    "openai": openai_batches.answer,
+    "anthropic": anthropic_batches.answer,
+    "google": google_batches.answer,
+}
 
 
 class LoopbackVendors(Ledger):
@@ -39,6 +48,8 @@ class LoopbackVendors(Ledger):
         super().__init__()
         self.delay = delay
         self.models = list(models)
+        self.jobs = Jobs(self)
+        """Batch jobs, and how they go."""
         self._port = port
         self._connections: set[Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,6 +130,15 @@ class LoopbackVendors(Ledger):
         """``base_url`` for Gemini clients."""
         return self.url
 
+    def reset(self) -> None:
+        """Forget scripts, log, counts and jobs; requests in flight go on unlogged."""
+        super().reset()
+        self.jobs = Jobs(self)
+
+    def summary(self) -> dict[str, Any]:
+        """The log and the jobs as plain JSON values: what ``GET /_seen`` answers."""
+        return super().summary() | {"jobs": self.jobs.summary(), "executions": self.jobs.executions}
+
     def _handle(self, connection: Connection, raw: RawRequest) -> None:
         at = time.time()
         if raw.path == "/_seen":
@@ -146,6 +166,8 @@ class LoopbackVendors(Ledger):
         step = self.note(seen)
         try:
             reply = Reply() if step is None else step if isinstance(step, Reply) else step(seen)
+            if seen.kind == "batches" and reply.status < 400 and reply.body is None:
+                reply = _of_batches(_BATCHES[seen.vendor](self.jobs, seen, raw), reply)
             headers, body = render(seen, reply, self._names() if seen.kind == "models" else [])
         except Exception as error:  # a faulty step function must show, not hang the client
             reply, headers = Reply(status=500), {"content-type": "application/json"}
@@ -204,6 +226,13 @@ class LoopbackVendors(Ledger):
             timer = self._loop.call_later(delay, send)
         else:
             send()
+
+
+def _of_batches(done: Reply, scripted: Reply) -> Reply:
+    body = done.body
+    if isinstance(body, str) and scripted.fault == "end_early":
+        body = body[: len(body) // 2].rstrip("}\n")  # in the middle of a line
+    return replace(done, body=body, delay=scripted.delay, fault=scripted.fault)
 
 
 def _send_json(connection: Connection, status: int, value: object) -> None:

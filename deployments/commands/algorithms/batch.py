@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put, put_j
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import Batch, checked
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import with_panels
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept, unnamed_output
@@ -60,6 +62,12 @@ class BatchOptions:
     """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
+    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
+    attach: Annotated[
+        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
+    ] = None
+    """File or URL that every prompt is about. May be repeated."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -98,13 +106,31 @@ class BatchOptions:
     """Replace an output file that has no rows of this input."""
     shards: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 1
     """Number of deployment runs over which to split the rows."""
+    vendor_batch: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
+    """Send the calls through the vendors' batch APIs (OpenAI, Anthropic, Google): half the price, within a day."""
+    by: Annotated[str | None, Parameter(group=OUTPUT, metavar="HH:MM")] = None
+    """Time of day until when to wait for the vendors' batches; then cancel them, and ask for the rest at once."""
+    within: Annotated[timedelta | None, Parameter(group=OUTPUT, metavar="DURATION")] = None
+    """The same as a time from now, for example 4h or 90m."""
+    wait: Annotated[bool, Parameter(group=OUTPUT)] = True
+    """Wait for the vendors' batches; --no-wait submits what can be submitted, and the same command later collects."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
     def parameters(self) -> dict[str, Any]:
         """Return these as parameters of the batch flow."""
-        own = {"output", "name", "input_format", "dry_run", "json"}
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        own = {"output", "name", "input_format", "dry_run", "json", "attach"}
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        return found | {
+            "attachments": self.attachments() or None,
+            "within": None if self.within is None else self.within.total_seconds(),
+        }
+
+    def attachments(self) -> list[str]:
+        """Return where the files of every prompt are, as it holds for workers too."""
+        return [
+            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
+        ]
 
 
 def command(flow: str | None) -> Callable[..., Exit]:
@@ -269,6 +295,8 @@ def exit_code(summary: BatchSummary) -> Exit:
     """Return the exit code of a batch."""
     if summary.status == "budget":
         return Exit.BUDGET
+    if summary.status == "waiting":
+        return Exit.WAITING
     if summary.failed or summary.status == "stopped":
         return Exit.NO_ANSWER
     return Exit.NEVER_ANSWERED if summary.never_answered else Exit.ANSWER
@@ -302,26 +330,30 @@ async def estimated(source: str, options: BatchOptions, one: Algorithm, config: 
     Raises:
         ConfigurationError: Naming what cannot be used.
     """
-    settings = await with_saved_panel(config)
+    settings = await with_panels(config)
     work = Batch(
         Source(
             source,
             prompt_column=options.prompt_column,
             prompt_template=options.prompt_template,
             id_column=options.id_column,
+            attach_column=options.attach_column,
             selection=Selection(options.limit, options.sample, options.sample_seed),
         ),
         dated(options.output),
         one.name,
         settings,
         skip_bad=options.skip_bad,
+        attachments=await asyncio.to_thread(attach, options.attachments(), "--attach"),
         review=options.review,
         review_below=options.review_below,
         probe=options.probe,
         overwrite=options.overwrite,
     )
     inventory = await checked(work)
-    return await estimate(settings, one.plan(settings), inventory.rows, inventory.size)
+    return await estimate(
+        settings, one.plan(settings), inventory.rows, inventory.size, work.files(inventory), one.waves(settings)
+    )
 
 
 def show_estimate(found: Estimate) -> None:
@@ -348,8 +380,22 @@ def show_estimate(found: Estimate) -> None:
             "" if found.cost_usd_expected is None else f", {_dollars(found.cost_usd_expected, found.cost_usd_expected)}"
         )
         put(f"expected: {found.calls_expected:,} calls{cost}, as on the labeled rows of the calibration")
+    if any(model.batch_api for model in found.models):
+        put(_batch_price(found))
     for text in found.assumptions:
         say(f"  assumed: {text}")
+
+
+def _batch_price(found: Estimate) -> str:
+    """Say what the vendors' batch APIs would take."""
+    waves = (
+        ""
+        if found.waves_least is None
+        else f", in {_range(found.waves_least, found.waves_most or 0)} {'wave' if found.waves_most == 1 else 'waves'}"
+    )
+    without = [model.model for model in found.models if not model.batch_api]
+    others = f"; asked directly, without a batch API: {', '.join(without)}" if without else ""
+    return f"with --vendor-batch: {_dollars(found.batch_usd_least, found.batch_usd_most)}{waves}{others}"
 
 
 def _range(least: int, most: int) -> str:

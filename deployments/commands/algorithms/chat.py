@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated
 
@@ -14,11 +14,14 @@ from consensus_flows.deployments.commands.algorithms.conversations import Conver
 from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, say
+from consensus_flows.tasks.attachments import attached
 from consensus_flows.tasks.errors import ConsensusError
 from consensus_flows.tasks.history.writing import Conversation
+from consensus_flows.tasks.record import Attachment
 
 PROMPT = "> "
-HELP = "/new begins a new conversation, /quit or Ctrl-D ends"
+ATTACH = "/attach "
+HELP = "/attach FILE attaches a file to the next turn, /new begins a new conversation, /quit or Ctrl-D ends"
 
 
 def chat(
@@ -45,6 +48,7 @@ def chat(
     if not raw:
         say(f"{_where(current)} {HELP}.")
     failed = False
+    files: list[Attachment] = []
     for line in lines():
         if line in {"/quit", "/exit"}:
             break
@@ -53,8 +57,12 @@ def chat(
         elif line == "/new":
             current = Conversation()
             say("A new conversation.")
+        elif line.startswith(ATTACH):
+            with reported():
+                files.append(attached(line.removeprefix(ATTACH), "/attach"))
         elif line:
-            failed |= not _turn(partial(ask, one, line, config), current, raw=raw)
+            failed |= not _turn(partial(ask, one, line, config, attachments=files), current, raw=raw)
+            files = []
     if not raw and current.parent:
         say(f"To continue: consensus chat --cid {current.id}")
     return Exit.NO_ANSWER if failed and not sys.stdin.isatty() else Exit.ANSWER
@@ -68,13 +76,20 @@ def _turn(turn: Callable[[TurnOptions], Exit], current: Conversation, *, raw: bo
     out = TurnOptions(raw=raw)
     out.brief = True
     out.conversation = current
-    try:
+    with reported():
         return turn(out) in {Exit.ANSWER, Exit.BUDGET}
+    return False
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Say what went wrong in a line; the chat goes on."""
+    try:
+        yield
     except ConsensusError as error:
         say(f"consensus: {error}")
     except KeyboardInterrupt:
         say("interrupted: this turn is not part of the conversation")
-    return False
 
 
 def lines() -> Iterator[str]:

@@ -73,7 +73,8 @@ def command(
     if out.output_format == "flare":
         out.json = out.json or out.output is None
         shape = lambda record: document(record, config.system, tuple(conversation))  # noqa: E731 - it is an argument
-    return ask(one, question.prompt, config, out, shape=shape, conversation=conversation)
+    files = source.attachments()
+    return ask(one, question.prompt, config, out, shape=shape, conversation=conversation, attachments=files)
 
 
 def save(

@@ -55,12 +55,14 @@ def mixture(
     out, source = out or TurnOptions(), source or QuestionOptions()
     if queries is not None and (prompt is not None or source.given()):
         raise Stop("--queries holds the questions: give no prompt beside it")
+    if queries is not None:
+        source.refuse_files("--queries")
     questions = read_queries(queries) if queries else [source.question(prompt)]
     recorded = read_references(reference or [])
     one, config = choose(name, given or {}, "mixture-of-agents", optional=("layers",) if recorded else ())
     if queries is not None:
         return run_list(questions, config, recorded, out)
-    return ask(one, questions[0], config, out, reference=list(recorded))
+    return ask(one, questions[0], config, out, reference=list(recorded), attachments=source.attachments())
 
 
 mixture.__annotations__["given"] = options_type(MixtureOfAgentsConfig)

@@ -43,9 +43,13 @@ def command(
     out, source = out or TurnOptions(), source or QuestionOptions()
     if prompts is not None and (prompt is not None or source.given()):
         raise Stop("there are two prompts: give --prompts alone, without --prompt, --prompt-file and --stdin")
+    if prompts is not None:
+        source.refuse_files("--prompts")
     text = "" if prompts else source.question(prompt)
     one, config = choose(name, given or {}, "prefer")
-    return ask(one, text, config, out) if prompts is None else run_folder(prompts, config, out, at_once)
+    if prompts is not None:
+        return run_folder(prompts, config, out, at_once)
+    return ask(one, text, config, out, attachments=source.attachments())
 
 
 command.__annotations__["given"] = options_type(PreferConfig)

@@ -13,6 +13,7 @@ from consensus_flows.deployments.commands.algorithms.questions import Prompt, Qu
 from consensus_flows.deployments.options import OUTPUT, options_type
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say, write_whole
+from consensus_flows.deployments.view import say_warnings
 from consensus_flows.flows.pump import heading
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
@@ -41,7 +42,8 @@ def command(
         given: The settings.
         out: What is printed and written.
     """
-    text = (source or QuestionOptions()).question(prompt)
+    source = source or QuestionOptions()
+    text = source.question(prompt)
     one, config = choose(name, given or {}, "pump")
     into = folder(responses, "--responses") if responses else None
 
@@ -50,7 +52,7 @@ def command(
             write_responses(into, record)
         return record.model_dump(mode="json")
 
-    return ask(one, text, config, out or TurnOptions(), shape=written)
+    return ask(one, text, config, out or TurnOptions(), shape=written, attachments=source.attachments())
 
 
 command.__annotations__["given"] = options_type(PumpConfig)
@@ -62,24 +64,26 @@ def view(config: PumpConfig) -> "AsTheyCome":
 
 
 class AsTheyCome:
-    """Prints every answer on stdout as soon as it is there, and failures on stderr."""
+    """Prints every answer on stdout as soon as it is there, and who failed on stderr."""
 
     def __init__(self, members: int, prompted_by: str = "plain") -> None:
         self._members = members
         self._prompted_by = prompted_by
+        self._asking = False
 
     async def on_event(self, event: str, value: Any) -> None:
         """Print an answer."""
         if event == "started":
+            self._asking = True  # what comes before is the grade of the question
             say(f"asking {plural(self._members, 'member')}")
-        elif event == "answered":
+        elif event == "answered" and self._asking:
             took = f"{value.latency_s:.1f} s{', from the cache' if value.cached else ''}"
             if value.error is None and value.embedding is None:
                 put(f"{heading(value)} ({took})\n\n{divided_text(prompt_set(self._prompted_by).divided(value))}\n")
             elif value.error is None:
                 say(f"  ✓ {value.member} ({took})")
             else:
-                say(f"  ✗ {value.member}: {value.error.message} ({took})")
+                say(f"  ✗ {value.member}: {value.error.kind} ({took})")  # why is said in the end
 
 
 def divided_text(response: Response) -> str:
@@ -91,8 +95,11 @@ def divided_text(response: Response) -> str:
 def show(record: Record, ui_url: str) -> None:
     """Print on stderr how the run ended."""
     responses = record.iterations[0].responses if record.iterations else []
-    for warning in dict.fromkeys(record.warnings):
-        say(f"  ! {warning}")
+    failed = {response.member: response.error for response in responses if response.error}
+    if record.answer is not None:  # else the error names them all
+        for member, error in failed.items():
+            say(f"  ! {member}: {error.message}")
+    say_warnings(record, failed)
     # One from the cache took its time in an earlier run.
     made = [response for response in responses if not response.cached]
     slowest = max(made, key=lambda response: response.latency_s, default=None)

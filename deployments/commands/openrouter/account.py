@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.blocks.pump import PumpConfig
-from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions, folder
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, PromptOptions, folder
 from consensus_flows.deployments.options import RunOptions, configured
 from consensus_flows.deployments.run import OutputOptions, run_flow
 from consensus_flows.deployments.server import connect
@@ -144,7 +144,7 @@ def completion(
     *,
     prompt: Prompt = None,
     model: Annotated[str, Parameter(name=["--model", "-m"], metavar="MODEL")],
-    source: QuestionOptions | None = None,
+    source: PromptOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
@@ -159,7 +159,7 @@ def completion(
     """
     from consensus_flows.flows.completion import completion as flow
 
-    text, config = (source or QuestionOptions()).question(prompt), one_model(model, options)
+    text, config = (source or PromptOptions()).question(prompt), one_model(model, options)
     return run_flow(lambda: flow(text, config), [str(member) for member in config.panel()], out or OutputOptions())
 
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from consensus_flows.blocks.pump import PumpConfig
 from consensus_flows.deployments.commands.algorithms.chat import lines
-from consensus_flows.deployments.commands.algorithms.questions import Prompt, QuestionOptions
+from consensus_flows.deployments.commands.algorithms.questions import Prompt, PromptOptions
 from consensus_flows.deployments.commands.openrouter.account import one_model
 from consensus_flows.deployments.options import RunOptions
 from consensus_flows.deployments.run import OutputOptions, record_of
@@ -44,7 +44,7 @@ def chat(
     mode: Literal["interactive", "improve"] = "interactive",
     turns: Annotated[int, Parameter(metavar="N")] = 3,
     improvement_prompt: Annotated[str | None, Parameter(metavar="TEXT")] = None,
-    source: QuestionOptions | None = None,
+    source: PromptOptions | None = None,
     options: RunOptions | None = None,
     out: OutputOptions | None = None,
 ) -> Exit:
@@ -65,7 +65,7 @@ def chat(
     out = out or OutputOptions()
     output = checked_output(out.output)
     interactive = mode == "interactive"
-    source = source or QuestionOptions()
+    source = source or PromptOptions()
     if interactive and (prompt == "-" or source.stdin or str(source.prompt_file) == "-"):
         raise Stop(
             "--prompt -, --prompt-file - and --stdin read standard input to its end, and an interactive chat continues there"

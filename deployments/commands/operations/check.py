@@ -14,8 +14,7 @@ from consensus_flows.deployments.commands.settings.saved import find, saved_conf
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.flows.run import DEFAULT
-from consensus_flows.flows.saved_algorithm import with_saved_panel
+from consensus_flows.flows.saved_algorithm import DEFAULT, with_panels
 from consensus_flows.tasks.calls.local_model import SMOLLM2
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import (
@@ -79,7 +78,7 @@ def _calls(name: str, *, offline: bool) -> str:
     saved = find(name)
     one = algorithm(saved.kind)
     try:
-        config = asyncio.run(with_saved_panel(one.config_class().model_validate(saved.values)))
+        config = asyncio.run(with_panels(one.config_class().model_validate(saved.values)))
         asyncio.run(_check(config, offline=offline))
         measured = config.calibrated_on()
         expected = "" if measured is None else f"; {measured.calls:g} a question on the labeled rows of its calibration"
@@ -91,7 +90,7 @@ def _calls(name: str, *, offline: bool) -> str:
 
 
 async def _check(config: RunConfig, *, offline: bool) -> None:
-    endpoints = await check_models(config.models(), config.embedding())
+    endpoints = await check_models(config.all_models(), config.embedding())
     if offline:
         return
     try:

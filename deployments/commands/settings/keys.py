@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
-from consensus_flows.blocks.member import parse_model
+from consensus_flows.blocks.member import PANEL, parse_model
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, say
@@ -178,7 +178,10 @@ def token(
 
 @app.command(name="list")
 def list_keys() -> Exit:
-    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment."""
+    """List the saved keys, without showing them: name, type, base URL, and whether that comes from the block or the environment.
+
+    In a pipe, one tab-separated line per key, in this order.
+    """
     connect()
     rows = []
     for name, slug, data in asyncio.run(saved()):
@@ -232,6 +235,8 @@ def _class_of(provider: str, base_url: str | None, like: str | None) -> tuple[ty
         parse_model(f"{provider}/x")
     except ValueError:
         raise Stop(f"{provider!r} is not a valid provider name: use lower-case letters, digits and dashes") from None
+    if provider == PANEL:
+        raise Stop(f"{PANEL} is reserved: {PANEL}/NAME is a saved panel as a member of another; choose another name")
     known = built_in().get(like or provider)
     if known is not None and known.block is not None:
         return known.block, known.base_url

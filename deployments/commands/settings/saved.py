@@ -17,7 +17,7 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, say
 from consensus_flows.flows.algorithms import algorithm, algorithms
-from consensus_flows.flows.run import DEFAULT
+from consensus_flows.flows.saved_algorithm import DEFAULT, with_panels
 from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.plain_text import did_you_mean
 
@@ -44,7 +44,12 @@ def save_block(name: str, block: Block, models: Sequence[ModelName]) -> Exit:
 
     async def write() -> None:
         config = getattr(block, "config", None)
-        await check_models(models, config.embedding() if isinstance(config, RunConfig) else None)
+        if isinstance(config, RunConfig):
+            # Within itself, so that a panel that would contain itself is not saved.
+            whole = await with_panels(config, (name,))
+            await check_models(whole.all_models(), whole.embedding())
+        else:
+            await check_models(models)
         await block.save(name, overwrite=True)
         await offer()
 
@@ -128,6 +133,8 @@ def _find(name: str) -> Saved:
 
 def list_saved(*, json: Annotated[bool, Parameter(negative="")] = False) -> Exit:
     """List the saved configurations.
+
+    In a pipe, one tab-separated line per configuration: name, flow, settings.
 
     Args:
         json: Print JSON.

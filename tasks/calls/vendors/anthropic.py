@@ -1,11 +1,14 @@
 """Anthropic: the Messages API."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import AnthropicCredentials, ModelCredentials
+from consensus_flows.tasks.attachments import base64_of
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, BatchLine, LineResult
 from consensus_flows.tasks.calls.vendors.vendor import (
     Provider,
     Repairs,
@@ -20,7 +23,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     total,
     usage_of,
 )
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -46,6 +49,39 @@ _ARGUMENTS = ("max_tokens", "stop_sequences")
 """Settings for which the SDK has arguments; models that still take the others read them from the body."""
 
 
+class AnthropicBatches(BatchAPI):
+    """Message batches. They bear no mark, and the ids of their lines are in the results alone."""
+
+    most_lines = 100_000
+    marked = False
+
+    async def submit(self, client: Any, model: str, lines: Sequence[BatchLine], mark: str) -> BatchJob:  # noqa: ARG002  # as for all
+        """Create the batch."""
+        requests = [{"custom_id": line.id, "params": _params(line.body)} for line in lines]
+        return _job(await client.messages.batches.create(requests=requests))
+
+    async def find(self, client: Any, mark: str, since: datetime, lines: int) -> AsyncIterator[BatchJob]:  # noqa: ARG002  # there is none
+        """Look for batches of that time and number of lines."""
+        async for batch in client.messages.batches.list(limit=100):
+            if batch.created_at < since:
+                return
+            if sum(count for _, count in batch.request_counts) == lines:
+                yield _job(batch)
+
+    async def look(self, client: Any, id: str) -> BatchJob:
+        """Retrieve it."""
+        return _job(await client.messages.batches.retrieve(id))
+
+    async def cancel(self, client: Any, id: str) -> None:
+        """Cancel it."""
+        await client.messages.batches.cancel(id)
+
+    async def results(self, client: Any, job: BatchJob) -> AsyncIterator[LineResult]:
+        """Read the results."""
+        async for one in await client.messages.batches.results(job.id):
+            yield _line_result(one)
+
+
 class Anthropic(Vendor):
     """Messages. There are no embeddings, no seed, and no discount: its service tiers are about reserved capacity."""
 
@@ -65,14 +101,21 @@ class Anthropic(Vendor):
         "service_tier": None,
     }
     schema_parameters = Vendor.schema_parameters | {"output_config"}
+    attachment_kinds = frozenset({"image", "pdf"})
+    image_tokens = 4_784
+    page_tokens = 3_000 + image_tokens
     sent_limit = 8192
     """The API wants a limit. Above about 21,000 the SDK refuses to wait without streaming."""
+
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:
+        """Anthropic itself has one."""
+        return _BATCHES if type(credentials) is AnthropicCredentials else None
 
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Build the arguments of `messages.create`."""
         from anthropic import transform_schema
 
-        system, turns = system_and_turns(request)
+        system, turns = system_and_turns(request, _form)
         settings = self.settings(request, repairs)
         effort = settings.pop("effort", None)
         output: dict[str, Any] = {"effort": effort} if effort not in {None, "none", "minimal"} else {}
@@ -159,12 +202,55 @@ class Anthropic(Vendor):
         finish = _FINISH.get(response.stop_reason or "", "other")
         return Reply(text, finish, _usage(response), None, response.model, f"stop_reason {response.stop_reason}")
 
+    async def sees(self, client: Any, model: str, timeout: float) -> frozenset[str] | None:
+        """Ask what the model can do."""
+        able = (await client.models.retrieve(model, timeout=timeout)).capabilities
+        if able is None:
+            return None
+        said = {"image": field_of(able, "image_input", "supported"), "pdf": field_of(able, "pdf_input", "supported")}
+        return frozenset(kind for kind, supported in said.items() if supported is not False)
+
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models; a page holds a thousand."""
         return [model.id async for model in client.models.list(limit=1000, timeout=timeout)]
 
 
 VENDOR = Anthropic()
+_BATCHES = AnthropicBatches()
+
+
+def _params(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in body.items() if name != "extra_body"}, **body.get("extra_body", {})}
+
+
+def _job(batch: Any) -> BatchJob:
+    counts = batch.request_counts
+    done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+    over, ready = batch.processing_status == "ended", batch.results_url is not None
+    return BatchJob(
+        batch.id,
+        ended=over and ready,
+        status=batch.processing_status,
+        late=over and not ready,
+        done=done,
+        source=batch,
+    )
+
+
+def _line_result(one: Any) -> LineResult:
+    result = one.result
+    if result.type == "succeeded":
+        return LineResult(one.custom_id, response=result.message)
+    if result.type == "errored":
+        said = field_of(result.error, "error")
+        return LineResult(one.custom_id, fault=_fault_in_body(said.to_dict() if said is not None else {}))
+    return LineResult(one.custom_id)
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as a content block."""
+    source = {"type": "base64", "media_type": attachment.type, "data": base64_of(attachment)}
+    return {"type": "image" if attachment.kind == "image" else "document", "source": source}
 
 
 def _fault_in_body(error: Mapping[str, Any]) -> Fault:

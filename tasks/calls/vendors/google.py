@@ -1,15 +1,19 @@
 """Google: the Gemini API."""
 
 import logging
-from collections.abc import Mapping
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import GoogleCredentials, ModelCredentials
+from consensus_flows.tasks.attachments import base64_of
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault
 from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.batch_api import MB, BatchAPI, BatchJob, BatchLine, LineResult
 from consensus_flows.tasks.calls.vendors.vendor import (
     Provider,
     Repairs,
@@ -17,6 +21,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     Vendor,
     Write,
     cut_off,
+    field_of,
     given,
     malformed,
     schema_instruction,
@@ -25,7 +30,7 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     usage_of,
 )
 from consensus_flows.tasks.readers import packed
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -42,8 +47,60 @@ _FINISH: dict[str, FinishReason] = {
     "MALFORMED_FUNCTION_CALL": "tool_calls",
     "LANGUAGE": "content_filter",
 }
+_KEY = "key"
+"""Under which a line's id is in its metadata."""
+_RUNNING = frozenset({"QUEUED", "PENDING", "RUNNING", "CANCELLING", "PAUSED", "UPDATING", "UNSPECIFIED"})
+_STATUS = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 13: 500, 14: 503, 16: 401}
+"""The HTTP status that goes with a code of gRPC, in which errors of single lines come."""
 _WITH_TASK = ("gemini-embedding-001", "text-embedding-")
 """Beginnings of the names of those models that take what a vector is for; later ones refuse it."""
+
+
+class GoogleBatches(BatchAPI):
+    """Batches whose requests and responses are inside the job itself."""
+
+    most_lines = 50_000
+    most_bytes = 15 * MB
+    """A job with its requests inside may have 20 MB."""
+
+    async def submit(self, client: Any, model: str, lines: Sequence[BatchLine], mark: str) -> BatchJob:
+        """Create the job."""
+        from google.genai.types import CreateBatchJobConfig, InlinedRequest
+
+        requests = []
+        for line in lines:
+            arguments = _arguments(line.request, line.body)
+            config = arguments["config"].model_copy(update={"http_options": None})
+            requests.append(InlinedRequest(contents=arguments["contents"], config=config, metadata={_KEY: line.id}))
+        made = await client.batches.create(model=model, src=requests, config=CreateBatchJobConfig(display_name=mark))
+        return _job(made)
+
+    async def find(self, client: Any, mark: str, since: datetime, lines: int) -> AsyncIterator[BatchJob]:  # noqa: ARG002  # the mark is enough
+        """Look for the mark as the display name."""
+        async for job in await client.batches.list(config={"page_size": 100}):
+            if job.create_time is not None and job.create_time < since:
+                return
+            if job.display_name == mark:
+                yield _job(job)
+
+    async def look(self, client: Any, id: str) -> BatchJob:
+        """Get the job."""
+        return _job(await client.batches.get(name=id))
+
+    async def cancel(self, client: Any, id: str) -> None:
+        """Cancel it."""
+        await client.batches.cancel(name=id)
+
+    async def results(self, client: Any, job: BatchJob) -> AsyncIterator[LineResult]:  # noqa: ARG002  # they are in the job
+        """Read the responses in the job."""
+        for one in field_of(job.source, "dest", "inlined_responses") or ():
+            of = (one.metadata or {}).get(_KEY, "")
+            if one.response is not None:
+                yield LineResult(of, response=one.response)
+            else:
+                code = field_of(one.error, "code") or 13
+                status = code if code >= 400 else _STATUS.get(code, 500)
+                yield LineResult(of, fault=Fault(status, message=field_of(one.error, "message") or "error"))
 
 
 class Google(Vendor):
@@ -61,11 +118,16 @@ class Google(Vendor):
         )
     }
     kinds = frozenset({"chat", "embedding"})
+    attachment_kinds = frozenset({"image", "pdf"})
     parameters: ClassVar[Mapping[str, str | None]] = {"stop": "stop_sequences"}
     aliases: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("thinking_level", "thinking_budget", "thinking_config"), "reasoning_effort"
     )
     schema_parameters = Vendor.schema_parameters | {"response_json_schema", "response_mime_type"}
+
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:
+        """The Gemini API has one."""
+        return _BATCHES if type(credentials) is GoogleCredentials else None
 
     def has_tier(self, provider: str, credentials: ModelCredentials | None) -> bool:  # noqa: ARG002  # as for all
         """Every model may be asked for in it."""
@@ -101,7 +163,7 @@ class Google(Vendor):
             if request.model.removeprefix("models/").startswith(_WITH_TASK):
                 arguments["task_type"] = "SEMANTIC_SIMILARITY"
             return arguments
-        system, turns = system_and_turns(request)
+        system, turns = system_and_turns(request, _form)
         settings = self.settings(request, repairs)
         if request.response_schema is not None:
             if repairs.schema_mode < 2:
@@ -156,6 +218,26 @@ class Google(Vendor):
 
 
 VENDOR = Google()
+_BATCHES = GoogleBatches()
+
+
+def _job(job: Any) -> BatchJob:
+    status = job.state.value.removeprefix("JOB_STATE_") if job.state else "UNSPECIFIED"
+    stats = job.completion_stats
+    done = (field_of(stats, "successful_count") or 0) + (field_of(stats, "failed_count") or 0)
+    said = field_of(job.error, "message") or "the batch failed"
+    fault = Fault(400, message=said) if status == "FAILED" else None
+    late = status in {"SUCCEEDED", "PARTIALLY_SUCCEEDED"} and job.dest is None
+    return BatchJob(
+        job.name,
+        ended=status not in _RUNNING and not late,
+        status=status,
+        late=late,
+        cut=status in {"EXPIRED", "CANCELLED"},
+        done=done,
+        fault=fault,
+        source=job,
+    )
 
 
 @cache
@@ -167,7 +249,7 @@ def _fields() -> frozenset[str]:
 
 def _arguments(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the SDK's method, its config made of the plain fields."""
-    from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions, Part
+    from google.genai.types import Content, EmbedContentConfig, GenerateContentConfig, HttpOptions
 
     fields = dict(body)
     model, extra, effort = fields.pop("model"), fields.pop("extra_body", None), fields.pop("reasoning_effort", None)
@@ -176,12 +258,30 @@ def _arguments(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         text = fields.pop("contents")
         return {"model": model, "contents": text, "config": EmbedContentConfig(**fields, http_options=options)}
     contents = [
-        Content(role="model" if turn["role"] == "assistant" else "user", parts=[Part(text=turn["content"])])
+        Content(role="model" if turn["role"] == "assistant" else "user", parts=_parts(turn["content"]))
         for turn in fields.pop("messages")
     ]
     thinking = _thinking(effort) if effort else None
     config = GenerateContentConfig(**fields, http_options=options, thinking_config=thinking)
     return {"model": model, "contents": contents, "config": config}
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as plain fields."""
+    return {"mime_type": attachment.type, "data": base64_of(attachment)}
+
+
+def _parts(content: str | list[dict[str, Any]]) -> list[Any]:
+    """Return the parts of a turn."""
+    from google.genai.types import Part
+
+    listed = [{"text": content}] if isinstance(content, str) else content
+    return [
+        Part(text=one["text"])
+        if "text" in one
+        else Part.from_bytes(data=b64decode(one["data"]), mime_type=one["mime_type"])
+        for one in listed
+    ]
 
 
 def _text(candidate: Any) -> str:

@@ -24,6 +24,7 @@ class Local(OpenAI):
 
     name = "local"
     blocks = ()
+    attachment_kinds = frozenset()
     providers: ClassVar[Mapping[str, Provider]] = {"local": Provider(None)}
 
     def address(self, model: str) -> str:

@@ -1,14 +1,18 @@
 """OpenAI, and every vendor and server that speaks its formats: OpenRouter, Groq, Mistral, vLLM, Ollama, llama.cpp."""
 
+import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials, OpenAICredentials
+from consensus_flows.tasks.attachments import data_url
 from consensus_flows.tasks.calls.failures import Fault, refusal_of
 from consensus_flows.tasks.calls.request import FinishReason, Request
+from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI, BatchJob, BatchLine, LineResult
 from consensus_flows.tasks.calls.vendors.vendor import (
     Provider,
     Repairs,
@@ -20,10 +24,11 @@ from consensus_flows.tasks.calls.vendors.vendor import (
     field_of,
     malformed,
     schema_instruction,
+    turn,
     usage_of,
 )
 from consensus_flows.tasks.readers import packed
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -37,6 +42,12 @@ _UNSUPPORTED = frozenset({"minLength", "maxLength", "uniqueItems", "default", "e
 _NOT_OF_COMPLETIONS = ("reasoning_effort", "service_tier")
 _STREAM: dict[str, Any] = {"stream_options": {"include_usage": True}, "stream": True}
 """What asks for a stream; a server that refuses the first may still take the second."""
+_CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+_MARK = "consensus"
+"""Name of our mark in the metadata of a batch."""
+_RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+_FULL = "token_limit_exceeded"
+_NOT_EXECUTED = frozenset({"batch_expired", "batch_cancelled"})
 _OF_ANSWER = ("model", "service_tier", "usage")
 """What the chunks say beside the text."""
 
@@ -62,6 +73,48 @@ def _self_hosted(name: str, port: int, max_concurrency: int | None = None) -> Pr
         self_hosted=True,
         max_concurrency=max_concurrency,
     )
+
+
+class OpenAIBatches(BatchAPI):
+    """A file of requests, and two files of results: one of answers, one of errors."""
+
+    most_lines = 50_000
+
+    async def submit(self, client: Any, model: str, lines: Sequence[BatchLine], mark: str) -> BatchJob:  # noqa: ARG002  # in every line
+        """Upload the lines and create the batch."""
+        content = "".join(f"{json.dumps(_line(line))}\n" for line in lines).encode()
+        file = await client.files.create(file=(f"{mark}.jsonl", content), purpose="batch")
+        made = await client.batches.create(
+            input_file_id=file.id,
+            endpoint=_CHAT,
+            completion_window="24h",
+            metadata={_MARK: mark},
+        )
+        return _job(made)
+
+    async def find(self, client: Any, mark: str, since: datetime, lines: int) -> AsyncIterator[BatchJob]:  # noqa: ARG002  # the mark is enough
+        """Look for the mark in the metadata."""
+        async for batch in client.batches.list(limit=100):
+            if batch.created_at < since.timestamp():
+                return
+            if (batch.metadata or {}).get(_MARK) == mark:
+                yield _job(batch)
+
+    async def look(self, client: Any, id: str) -> BatchJob:
+        """Retrieve it."""
+        return _job(await client.batches.retrieve(id))
+
+    async def cancel(self, client: Any, id: str) -> None:
+        """Cancel it."""
+        await client.batches.cancel(id)
+
+    async def results(self, client: Any, job: BatchJob) -> AsyncIterator[LineResult]:
+        """Read both files."""
+        for file in filter(None, (job.source.output_file_id, job.source.error_file_id)):
+            async with client.files.with_streaming_response.content(file) as response:
+                async for text in response.iter_lines():
+                    if text.strip():
+                        yield _line_result(json.loads(text))
 
 
 class OpenAI(Vendor):
@@ -97,6 +150,7 @@ class OpenAI(Vendor):
         "vllm": _self_hosted("vllm", 8000),
     }
     kinds = frozenset({"chat", "embedding", "completion"})
+    attachment_kinds = frozenset({"image", "pdf"})
     parameters: ClassVar[Mapping[str, str | None]] = {"max_output_tokens": "max_tokens"}
     alternatives: ClassVar[Mapping[str, str]] = {"max_tokens": "max_completion_tokens"}
     # OpenRouter and other gateways pass on what the vendors behind them say.
@@ -104,6 +158,10 @@ class OpenAI(Vendor):
         ("thinking_level", "thinking_budget", "thinking_config"), "reasoning_effort"
     )
     schema_parameters = Vendor.schema_parameters | {"output_config", "response_json_schema", "response_mime_type"}
+
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:
+        """OpenAI itself has one."""
+        return _BATCHES if type(credentials) is OpenAICredentials else None
 
     def has_tier(self, provider: str, credentials: ModelCredentials | None) -> bool:
         """OpenAI has it, and OpenRouter passes it on; each bills the tier that it says it has served.
@@ -145,7 +203,7 @@ class OpenAI(Vendor):
             prompt = "\n\n".join(message.content for message in request.messages)
             settings = {name: value for name, value in settings.items() if name not in _NOT_OF_COMPLETIONS}
             return {"model": request.model, "prompt": prompt, "extra_body": settings | request.sampling.extra}
-        messages = [message.model_dump() for message in request.messages]
+        messages = [turn(message, _form) for message in request.messages]
         if request.response_schema is not None:
             if repairs.schema_mode == 0:
                 schema = {"name": "answer", "schema": self.schema(request), "strict": True}
@@ -219,12 +277,72 @@ class OpenAI(Vendor):
         reported = field_of(response, "usage", "cost")
         return replace(reply, doubts=("cost",)) if reported is not None and reply.cost_usd is None else reply
 
+    async def sees(self, client: Any, model: str, timeout: float) -> frozenset[str] | None:
+        """Ask OpenRouter and Mistral, whose lists of models say it; OpenRouter reads a PDF for every model."""
+        if urlsplit(str(client.base_url)).hostname == "api.openai.com":
+            return None
+        listed = [one async for one in client.models.list(timeout=timeout) if one.id == model]
+        said = (listed[0].model_extra or {}) if listed else {}
+        inputs = (said.get("architecture") or {}).get("input_modalities")
+        vision = (said.get("capabilities") or {}).get("vision")
+        if not isinstance(inputs, list) and not isinstance(vision, bool):
+            return None
+        return frozenset({"pdf", *(["image"] if vision is True or "image" in (inputs or ()) else [])})
+
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the list of models."""
         return [model.id async for model in client.models.list(timeout=timeout)]
 
 
 VENDOR = OpenAI()
+_BATCHES = OpenAIBatches()
+
+
+def _line(line: BatchLine) -> dict[str, Any]:
+    body = {name: value for name, value in line.body.items() if name != "extra_body"} | line.body["extra_body"]
+    return {"custom_id": line.id, "method": "POST", "url": _CHAT, "body": body}
+
+
+def _job(batch: Any) -> BatchJob:
+    """Read a batch. One that has ended without a file that its counts speak of is late."""
+    counts = batch.request_counts
+    done, failed = field_of(counts, "completed") or 0, field_of(counts, "failed") or 0
+    over = batch.status not in _RUNNING
+    late = over and bool((done and not batch.output_file_id) or (failed and not batch.error_file_id))
+    errors = field_of(batch.errors, "data") or []
+    faults = [
+        Fault(400, body={"error": {"code": one.code}}, message=one.message or one.code or "refused") for one in errors
+    ]
+    whole = faults[0] if faults else Fault(400, message="the batch failed its validation")
+    return BatchJob(
+        batch.id,
+        ended=over and not late,
+        status=batch.status,
+        late=late,
+        cut=batch.status in {"expired", "cancelled"},
+        done=done + failed,
+        fault=whole if batch.status == "failed" else None,
+        full=any(one.code == _FULL for one in errors),
+        refused={one.line - 1: fault for one, fault in zip(errors, faults, strict=True) if one.line},
+        tokens=field_of(batch.usage, "total_tokens"),
+        source=batch,
+    )
+
+
+def _line_result(said: dict[str, Any]) -> LineResult:
+    from openai.types.chat import ChatCompletion
+
+    of, response, error = said["custom_id"], said.get("response"), said.get("error")
+    if response is None:
+        if error is not None and error.get("code") in _NOT_EXECUTED:
+            return LineResult(of)
+        return LineResult(of, fault=fault_in_body(error or {}))
+    body, status = response["body"], response["status_code"]
+    if status >= 400:
+        found = body.get("error") if isinstance(body, dict) else None
+        message = found.get("message") if isinstance(found, dict) else None
+        return LineResult(of, fault=Fault(status, body=body, message=str(message or "error")))
+    return LineResult(of, response=ChatCompletion.construct(**body))
 
 
 def _read_chat(response: Any) -> Reply:
@@ -333,6 +451,13 @@ def _usage(response: Any) -> tuple[Usage | None, float | None]:
     details = field_of(usage, "cost_details")
     upstream = charged((details.get("upstream_inference_cost") if isinstance(details, Mapping) else None) or 0.0)
     return counted, None if upstream is None else cost + upstream
+
+
+def _form(attachment: Attachment) -> dict[str, Any]:
+    """Write an attachment as a part of a message."""
+    if attachment.kind == "image":
+        return {"type": "image_url", "image_url": {"url": data_url(attachment)}}
+    return {"type": "file", "file": {"filename": attachment.name, "file_data": data_url(attachment)}}
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:

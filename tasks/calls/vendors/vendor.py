@@ -22,10 +22,11 @@ from consensus_flows.blocks.credentials import ModelCredentials
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls import failures
 from consensus_flows.tasks.calls.failures import Fault, Verdict, refusal_of
-from consensus_flows.tasks.calls.request import CallKind, FinishReason, Request
+from consensus_flows.tasks.calls.request import CallKind, FinishReason, Message, Request
+from consensus_flows.tasks.calls.vendors.batch_api import BatchAPI
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.prompts import fill
-from consensus_flows.tasks.record import Usage
+from consensus_flows.tasks.record import Attachment, Usage
 
 GROUP = "consensus_flows.vendors"
 Write = Callable[[str], Awaitable[None]]
@@ -128,8 +129,18 @@ class Vendor(ABC):
     """Names under which its errors speak of parameters."""
     schema_parameters: ClassVar[frozenset[str]] = frozenset({"response_format", "json_schema", "json_mode"})
     """Names under which its errors speak of structured output."""
+    attachment_kinds: ClassVar[frozenset[str]] = frozenset()
+    """What its API has a form for beside text: `image`, `pdf`."""
+    image_tokens: ClassVar[int] = 10_000
+    """The most tokens that an image counts, however large it is."""
+    page_tokens: ClassVar[int] = 5_000
+    """The most tokens that a page of a PDF counts, with its text and as an image."""
     sent_limit: ClassVar[int | None] = None
     """The limit of output tokens that is sent for a call without one of its own; None where none is needed."""
+
+    def batch_api(self, credentials: ModelCredentials | None) -> BatchAPI | None:  # noqa: ARG002  # for subclasses
+        """Return the batch API for chats that these credentials lead to; None where there is none."""
+        return None
 
     @abstractmethod
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
@@ -161,6 +172,16 @@ class Vendor(ABC):
     @abstractmethod
     async def list_models(self, client: Any, timeout: float) -> list[str]:
         """Ask for the names of all models, which is not paid for; none where a server has no such list."""
+
+    async def sees(self, client: Any, model: str, timeout: float) -> frozenset[str] | None:  # noqa: ARG002  # for subclasses
+        """Ask which kinds of attachments a model takes, which is not paid for; None where the vendor does not say."""
+        return None
+
+    def attachment_tokens(self, attachment: Attachment) -> int:
+        """Return the most tokens that an attachment counts."""
+        if attachment.kind == "text":  # a token a byte, as of every text
+            return attachment.size
+        return self.image_tokens if attachment.kind == "image" else (attachment.pages or 1) * self.page_tokens
 
     def fault_of(self, error: BaseException) -> Fault:
         """Read what went wrong from an exception of the SDK."""
@@ -353,10 +374,31 @@ def schema_instruction(request: Request) -> str:
     return fill("json_only", schema=json.dumps(request.response_schema, ensure_ascii=False))
 
 
-def system_and_turns(request: Request) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the system messages and the other turns apart."""
+Form = Callable[[Attachment], dict[str, Any]]
+"""Writes an image or a PDF as a part of a turn, in a vendor's own form."""
+
+
+def system_and_turns(request: Request, form: Form) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the system messages and the other turns apart.
+
+    Args:
+        request: The request.
+        form: Writes files.
+    """
     system = [message.content for message in request.messages if message.role == "system"]
-    return system, [message.model_dump() for message in request.messages if message.role != "system"]
+    return system, [turn(message, form) for message in request.messages if message.role != "system"]
+
+
+def turn(message: Message, form: Form) -> dict[str, Any]:
+    """Return a turn; its content is a text, or parts where files belong to it, these first.
+
+    Args:
+        message: The turn.
+        form: Writes files.
+    """
+    parts = [form(one) for one in message.attachments]
+    content = [*parts, {"type": "text", "text": message.content}] if parts else message.content
+    return {"role": message.role, "content": content}
 
 
 def cut_off() -> ConnectionError:

@@ -17,6 +17,7 @@ from consensus_flows.tasks.counting.extraction.numbers import (
     undecided,
     whole_number,
 )
+from consensus_flows.tasks.readers import UnreadableError, json_object
 
 Value = str | Exact | tuple[str, Exact]
 """What is compared: a text, a number, or a number with its sign where the sign makes a difference."""
@@ -65,9 +66,19 @@ def _read(text: str, extraction: Extraction) -> Reading | Number | None:
             return _name(chosen_letter(text, extraction.labels or None))
         case "label":
             return _name(chosen_label(text, extraction.labels))
+        case "json":
+            return _object(text)
         case "exact":
             return _name(exact(text.strip("\r\n")))
     return _normalised(text)
+
+
+def _object(text: str) -> Reading | None:
+    """Return the JSON object in a text, as one answer."""
+    try:
+        return _name(written(json_object(text)) or None)
+    except UnreadableError:
+        return None
 
 
 def _read_field(value: Any, kind: Kind) -> Reading | Number | None:

@@ -1,0 +1,268 @@
+"""Batches through the vendors' batch APIs: waves over all rows, at half the price; nothing is executed twice, and nothing is lost."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.vote import VoteConfig
+from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.tasks.batches.source import Source
+from tests.kits.batch_kit import column, environment_of, kill_when, prompts, start
+from tests.vendors import ANY, LoopbackVendors, Reply, Usage, faults
+from tests.vendors.batch_jobs import JobFault
+
+pytestmark = [
+    pytest.mark.usefixtures("results"),
+    pytest.mark.filterwarnings("ignore:Logger .prefect.task_runs. attempted"),
+]
+THREE = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "google/gemini-2.5-flash"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSENSUS_BATCH_POLL_S", "0.05")
+
+
+def vote_of(source: Path, output: Path, **options: Any) -> Batch:
+    config = VoteConfig.model_validate({"members": THREE, "extract": "text"} | options.pop("config", {}))
+    options = {"vendor_batch": True} | options
+    return Batch(source=Source(str(source)), output=str(output), algorithm="vote", config=config, **options)
+
+
+async def test_three_vendors_answer_by_batches_at_half_the_price(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=1000, output=100)))
+    source, out = prompts(tmp_path, 20), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out))
+    assert (summary.status, summary.done, summary.failed) == ("finished", 20, 0)
+    assert column(out, "answer") == ["yes"] * 20
+    assert vendors.count() == 60
+    assert sum(vendors.jobs.executions.values()) == 57, "but for the first call of each model"
+    at_once = await run_batch(vote_of(source, tmp_path / "again.jsonl", vendor_batch=False, config={"fresh": True}))
+    assert summary.cost_usd is not None and at_once.cost_usd is not None
+    assert summary.cost_usd == pytest.approx(at_once.cost_usd * (57 * 0.5 + 3) / 60)
+    assert all(model.batch_calls == 19 for model in summary.models)
+
+
+async def test_no_wait_submits_and_ends_and_the_next_run_collects(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.jobs.hold = True
+    source, out = prompts(tmp_path, 10), tmp_path / "out.jsonl"
+    for _ in range(2):
+        summary = await run_batch(vote_of(source, out, wait=False))
+        # The calls by which the models were tried may be all of one row.
+        assert (summary.status, summary.done + summary.not_started) == ("waiting", 10)
+        assert summary.done <= 1
+    assert [len(job.lines) for job in vendors.jobs.jobs] == [9, 9, 9], "submitted once"
+    vendors.jobs.finish()
+    summary = await run_batch(vote_of(source, out, wait=False))
+    assert (summary.status, summary.done, summary.cached_calls) == ("finished", 10, 3)
+    assert set(vendors.jobs.executions.values()) == {1}
+    assert summary.sent_calls == 30
+    assert summary.possibly_billed == 0
+
+
+async def test_waves_of_a_consortium_of_two_iterations(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """Members of all rows, arbiters of all rows, and both again: four waves, whoever is in them."""
+    answers = iter(range(10_000))
+
+    def judged(seen: Any) -> Reply:
+        if seen.schema is None:
+            return Reply(text=f"answer {next(answers)}")
+        return Reply()
+
+    vendors.script(ANY, then=judged)
+    config = ConsortiumConfig.model_validate(
+        {"members": ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"], "arbiter": "google/gemini-2.5-flash"}
+        | {"max_iterations": 2, "min_iterations": 2}
+    )
+    source, out = prompts(tmp_path, 6), tmp_path / "out.jsonl"
+    summary = await run_batch(
+        Batch(Source(str(source)), str(out), algorithm="consortium", config=config, vendor_batch=True)
+    )
+    assert (summary.status, summary.done) == ("finished", 6)
+    made = [(job.vendor, len(job.lines)) for job in vendors.jobs.jobs]
+    assert [sorted(made[:2]), made[2:3], sorted(made[3:5]), made[5:]] == [
+        [("anthropic", 5), ("openai", 5)],
+        [("google", 5)],
+        [("anthropic", 6), ("openai", 6)],
+        [("google", 6)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        JobFault(expires=True),
+        JobFault(lost=2),
+        JobFault(doubled=3),
+        JobFault(unknown=2),
+        JobFault(late=3),
+        JobFault(fails="invalid_request"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vendor", THREE)
+async def test_every_line_is_ticked_off(vendors: LoopbackVendors, tmp_path: Path, vendor: str, fault: JobFault) -> None:
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=100, output=10)))
+    vendors.jobs.faults.append(fault)
+    # Google's expired jobs show nothing of what was done.
+    vendors.jobs.done_share = 0.0 if vendor.startswith("google") else 0.5
+    source, out = prompts(tmp_path, 8), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out, config={"members": [vendor], "quorum": 1}))
+    assert summary.status == "finished"
+    if fault.fails:
+        # OpenAI names the line, and the others go out again without it.
+        assert (summary.done, summary.failed) == ((7, 1) if vendor.startswith("openai") else (1, 7))
+        return
+    assert (summary.done, summary.failed) == (8, 0)
+    assert summary.possibly_billed == fault.lost
+    wanted = Counter({1: 7}) if not fault.lost else Counter({1: 5, 2: 2})
+    assert Counter(vendors.jobs.executions.values()) == wanted
+
+
+async def test_by_its_end_what_has_not_come_is_asked_at_once(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=100, output=10)))
+    vendors.jobs.hold = True
+    source, out = prompts(tmp_path, 9), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out, ends_at=time.time() + 4))
+    assert (summary.status, summary.done) == ("finished", 9)
+    assert [job.state for job in vendors.jobs.jobs] == ["cancelled"] * 3
+    assert vendors.count() == 27, "nothing twice"
+    assert sum(model.batch_calls for model in summary.models) == sum(vendors.jobs.executions.values()) == 12
+
+
+async def test_a_refused_reply_of_an_accepted_batch(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """The vendor has accepted it, and nobody heard of it: it is found, by its mark or by the ids of its results."""
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.script("/batches/create", *[faults.close_before()] * 3)
+    source, out = prompts(tmp_path, 6), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out))
+    assert (summary.status, summary.done) == ("finished", 6)
+    assert len(vendors.jobs.jobs) == 3
+    assert set(vendors.jobs.executions.values()) == {1}
+
+
+async def test_a_full_queue_is_waited_for_or_the_batch_is_halved(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.jobs.capacity = 4
+    source, out = prompts(tmp_path, 12), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out))
+    assert (summary.status, summary.done) == ("finished", 12)
+    assert set(vendors.jobs.executions.values()) == {1}
+    assert max(len(job.lines) for job in vendors.jobs.jobs if job.state == "completed") <= 4
+
+
+async def test_a_queue_that_is_found_full_later(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.jobs.capacity, vendors.jobs.refuses_late = 4, True
+    source, out = prompts(tmp_path, 9), tmp_path / "out.jsonl"
+    summary = await run_batch(vote_of(source, out, config={"members": THREE[:1], "quorum": 1}))
+    assert (summary.status, summary.done) == ("finished", 9)
+    assert set(vendors.jobs.executions.values()) == {1}
+
+
+async def test_a_parameter_that_is_refused_is_known_before_the_lines_go_out(
+    vendors: LoopbackVendors, tmp_path: Path
+) -> None:
+    """The first call of a model is made at once: what it refuses costs one call, and not a wave."""
+
+    def picky(seen: Any) -> Reply:
+        if "max_tokens" in seen.params:
+            said = {"code": "unsupported_parameter", "param": "max_tokens", "type": "invalid_request_error"}
+            said["message"] = "Unsupported parameter: 'max_tokens' is not supported with this model."
+            return Reply(status=400, body={"error": said})
+        return Reply(text="yes")
+
+    vendors.script(ANY, then=picky)
+    config = {"members": THREE[:1], "quorum": 1, "sampling": {"max_output_tokens": 9}}
+    summary = await run_batch(vote_of(prompts(tmp_path, 6), tmp_path / "out.jsonl", config=config))
+    assert (summary.status, summary.done, vendors.count()) == ("finished", 6, 7)
+    assert [len(job.lines) for job in vendors.jobs.jobs] == [5]
+
+
+async def test_errors_of_lines_mean_the_same_as_those_of_calls(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """A line that fails for a while goes out with a later wave; one that is refused is final."""
+    first = Counter[str]()
+
+    def moody(seen: Any) -> Reply:
+        first[seen.prompt] += 1
+        if "3" in seen.prompt:
+            return Reply(text="", finish="content_filter")
+        if "4" in seen.prompt and first[seen.prompt] == 1:
+            return Reply(status=500)
+        return Reply(text="yes")
+
+    vendors.script(ANY, then=moody)
+    config = {"members": THREE[:1], "quorum": 1}
+    summary = await run_batch(vote_of(prompts(tmp_path, 6), tmp_path / "out.jsonl", config=config))
+    assert (summary.status, summary.done, summary.failed) == ("finished", 5, 1)
+    assert summary.models[0].errors == {"content_filter": 1}
+    assert first["What is 4?"] == 2
+    assert [len(job.lines) for job in vendors.jobs.jobs] == [5, 1]
+
+
+@pytest.mark.parametrize("step", [faults.end_early(), faults.server_error()], ids=["truncated", "server_error"])
+async def test_results_that_break_off_are_read_again(vendors: LoopbackVendors, tmp_path: Path, step: Any) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.script("/batches/results", step)
+    config = {"members": THREE[:2]}
+    summary = await run_batch(vote_of(prompts(tmp_path, 6), tmp_path / "out.jsonl", config=config))
+    assert (summary.status, summary.done, summary.possibly_billed) == ("finished", 6, 0)
+    assert set(vendors.jobs.executions.values()) == {1}
+
+
+async def test_without_a_batch_api_calls_are_made_at_once(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes"))
+    vendors.script("/batches/create", then=Reply(status=404))
+    vendors.script("/batches/upload", then=Reply(status=404))
+    summary = await run_batch(vote_of(prompts(tmp_path, 5), tmp_path / "out.jsonl"))
+    assert (summary.status, summary.done, vendors.count()) == ("finished", 5, 15)
+    assert vendors.jobs.executions == Counter()
+
+
+async def test_a_budget_holds_at_the_price_of_batches(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=1000, output=100)))
+    config = {"members": THREE[:1], "quorum": 1, "sampling": {"max_output_tokens": 100}}
+    source, out = prompts(tmp_path, 12), tmp_path / "out.jsonl"
+    for _ in range(2):
+        summary = await run_batch(vote_of(source, out, config=config, budget=Budget(max_calls=7)))
+        assert (summary.status, summary.done, vendors.count()) == ("budget", 7, 7)
+
+
+KILLED_AT = {
+    "before the upload": ("/batches/upload", faults.hang()),
+    "between the accept and its reply": ("/batches/create", faults.hang()),
+    "while it is polled": ("/batches/retrieve", faults.hang()),
+    "in the middle of the results": ("/batches/results", faults.stall()),
+}
+
+
+@pytest.mark.parametrize("vendor", THREE)
+@pytest.mark.parametrize("at", KILLED_AT)
+def test_sigkill_executes_no_line_twice(vendors: LoopbackVendors, tmp_path: Path, vendor: str, at: str) -> None:
+    action, step = KILLED_AT[at]
+    if not vendor.startswith("openai") and action == "/batches/upload":
+        pytest.skip("there is no upload")
+    if vendor.startswith("google") and action == "/batches/results":
+        pytest.skip("results are inside the job")
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=100, output=10)))
+    vendors.script(action, step)
+    source, out = prompts(tmp_path, 8), tmp_path / "out.jsonl"
+    panel = ["--flow", "vote", "-m", vendor, "--extract", "text", "--quorum", "1", "--no-probe", "--vendor-batch"]
+    environment = environment_of(tmp_path) | {"CONSENSUS_BATCH_POLL_S": "0.05"}
+    process = start([source, "-o", out, *panel], environment)
+    assert kill_when(process, lambda: vendors.count(action, kind="batches") > 0)
+    done = start([source, "-o", out, *panel, "--json"], environment)
+    said, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    summary = json.loads(said)
+    assert (summary["status"], summary["done"]) == ("finished", 8)
+    assert set(vendors.jobs.executions.values()) == {1}
+    assert vendors.count() == 8
+    assert summary["sent_calls"] == 8
