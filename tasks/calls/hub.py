@@ -4,11 +4,12 @@
 cache that all programs of the hub share, and its variables hold: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def find(repo: str, quant: str | None, token: str | None = None) -> HubFile:
         # In the cache may be another quantization than the one that would be chosen.
         if here is None or (quant is None and _quant_of(here.names[0]) != PREFERRED[0]):
             try:
-                best = _on_hub(repo, quant, token)
+                best = _on_hub(repo, partial(choose, quant=quant), token)
                 here = best if here is None or here.names != best.names else here
             except _UnreachableError as error:
                 if here is None:
@@ -122,6 +123,50 @@ def find(repo: str, quant: str | None, token: str | None = None) -> HubFile:
                     ) from None
         _found[repo, quant] = here
     return _found[repo, quant]
+
+
+def find_model(repo: str, token: str | None = None) -> HubFile:
+    """Find the files of a model that transformers loads: in the cache, else on the hub.
+
+    Args:
+        repo: The repository.
+        token: A token of the hub; None for the environment's.
+
+    Raises:
+        HubError: If there is none, or it cannot be seen.
+    """
+    if (repo, "") not in _found:
+        snapshot = _snapshot(repo)
+        names = [path.name for path in snapshot.iterdir()] if snapshot and snapshot.is_dir() else []
+        here = HubFile(repo, snapshot.name, tuple(names)) if snapshot and _is_whole(snapshot) else None
+        if here is None:
+            try:
+                here = _on_hub(repo, _files_of_model, token)
+            except _UnreachableError as error:
+                raise HubError(f"hf/{repo} is not in the cache, and {error}") from None
+        _found[repo, ""] = here
+    return _found[repo, ""]
+
+
+def _files_of_model(files: Iterable[str], repo: str) -> tuple[str, ...]:
+    """Choose the files that transformers reads: the configuration first, and of the weights one form."""
+    names = sorted(name for name in files if "/" not in name)
+    safe = [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    weights = safe or [name for name in names if name.startswith("pytorch_model") and name.endswith(".bin")]
+    if "config.json" not in names or not weights:
+        raise HubError(f"{repo} has no model that transformers loads: it needs a config.json and weights")
+    others = [name for name in names if name.endswith((".json", ".jinja", ".model", ".txt", ".tiktoken"))]
+    return ("config.json", *(name for name in others if name != "config.json"), *weights)
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Tell whether a model's configuration and all of its weights are in the cache."""
+    if not (snapshot / "config.json").is_file():
+        return False
+    index = snapshot / "model.safetensors.index.json"
+    if index.is_file():
+        return all((snapshot / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+    return any(snapshot.glob("*.safetensors")) or any(snapshot.glob("pytorch_model*.bin"))
 
 
 def fetch(file: HubFile) -> Path:
@@ -163,11 +208,21 @@ def in_cache() -> list[tuple[str, int]]:
     return list(found.items())
 
 
+def models_in_cache() -> list[str]:
+    """List the models in the cache that transformers can load."""
+    if find_spec("huggingface_hub") is None:
+        return []
+    repos = [
+        folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(_cache().glob("models--*--*"))
+    ]
+    return [repo for repo in repos if (snapshot := _snapshot(repo)) and _is_whole(snapshot)]
+
+
 class _UnreachableError(Exception):
     """The hub does not answer."""
 
 
-def _on_hub(repo: str, quant: str | None, token: str | None) -> HubFile:
+def _on_hub(repo: str, wanted: Callable[[Iterable[str], str], tuple[str, ...]], token: str | None) -> HubFile:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -189,7 +244,7 @@ def _on_hub(repo: str, quant: str | None, token: str | None) -> HubFile:
     except Exception as error:
         raise _UnreachableError(f"the Hugging Face hub cannot be reached: {_short(error)}") from None
     siblings = {one.rfilename: one.size for one in info.siblings or ()}
-    names = choose(siblings, repo, quant)
+    names = wanted(siblings, repo)
     sizes = [siblings[name] for name in names]
     stated = next((tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")), None)
     whole = sum(size for size in sizes if size is not None) if None not in sizes else None

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
+from consensus_flows.tasks.calls.local_model import SMOLLM2
 from consensus_flows.tasks.calls.probe import offered
 from consensus_flows.tasks.calls.providers import built_in, close_clients, endpoint_of, is_self_hosted
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
@@ -62,6 +63,6 @@ async def _models(provider: str | None) -> dict[str, Found]:
 
 async def _offered(provider: str) -> Found:
     try:
-        return await offered(await endpoint_of(provider, "smollm2"))
+        return await offered(await endpoint_of(provider, SMOLLM2 if provider == "local" else ""))
     except (ConfigurationError, ModelError) as error:
         return error
