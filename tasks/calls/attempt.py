@@ -205,7 +205,7 @@ def _with_texts(message: Message) -> Message:
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
-    async with pace.turn(), endpoint.vendor.turn(client, request) as ready:
+    async with endpoint.vendor.turn(client, request) as ready, pace.turn():
         reservation = await reserve(request, endpoint, pace.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.

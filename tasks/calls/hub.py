@@ -1,7 +1,8 @@
-"""GGUF files of the Hugging Face hub: which one a name means, and where it is once it has been downloaded.
+"""Models of the Hugging Face hub: which files a name means, and where they are once they have been downloaded.
 
-`local/OWNER/NAME` is a good file of that repository, `local/OWNER/NAME:QUANT` the one of that quantization. Files lie in the
-cache that all programs of the hub share, and its variables hold: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
+`local/OWNER/NAME` is a good GGUF file of that repository, `local/OWNER/NAME:QUANT` the one of that quantization, and
+`hf/OWNER/NAME` what transformers loads. Files lie in the cache that all programs of the hub share, and its variables hold:
+HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 import json
@@ -44,12 +45,12 @@ class HubError(ValueError):
 
 @dataclass(frozen=True)
 class HubFile:
-    """A GGUF file of the hub, at one commit.
+    """A GGUF file of the hub, or the files of a model of transformers, at one commit.
 
     Attributes:
         repo: Its repository.
         commit: The commit.
-        names: Its name there; of a file in parts the names of all, in order.
+        names: Its name there; of several files the names of all, in order.
         size: Its bytes; None where that is not known.
         license: What the repository says; None where that is not known.
         token: The token to download it with; None for the one that the environment or the hub's login holds.
@@ -137,14 +138,13 @@ def find_model(repo: str, token: str | None = None) -> HubFile:
     """
     if (repo, "") not in _found:
         snapshot = _snapshot(repo)
-        names = [path.name for path in snapshot.iterdir()] if snapshot and snapshot.is_dir() else []
-        here = HubFile(repo, snapshot.name, tuple(names)) if snapshot and _is_whole(snapshot) else None
-        if here is None:
+        if snapshot and _is_whole(snapshot):
+            _found[repo, ""] = HubFile(repo, snapshot.name, ("config.json",))
+        else:
             try:
-                here = _on_hub(repo, _files_of_model, token)
+                _found[repo, ""] = _on_hub(repo, _files_of_model, token)
             except _UnreachableError as error:
                 raise HubError(f"hf/{repo} is not in the cache, and {error}") from None
-        _found[repo, ""] = here
     return _found[repo, ""]
 
 
@@ -195,8 +195,7 @@ def in_cache() -> list[tuple[str, int]]:
     if find_spec("huggingface_hub") is None:
         return []
     found: dict[str, int] = {}
-    for folder in sorted(_cache().glob("models--*--*")):
-        repo = folder.name.removeprefix("models--").replace("--", "/")
+    for repo in _repos_in_cache():
         snapshot = _snapshot(repo)
         names = _names_in(snapshot) if snapshot else []
         for quant in sorted({_quant_of(name) or "" for name in names}):
@@ -210,12 +209,12 @@ def in_cache() -> list[tuple[str, int]]:
 
 def models_in_cache() -> list[str]:
     """List the models in the cache that transformers can load."""
-    if find_spec("huggingface_hub") is None:
-        return []
-    repos = [
-        folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(_cache().glob("models--*--*"))
-    ]
-    return [repo for repo in repos if (snapshot := _snapshot(repo)) and _is_whole(snapshot)]
+    return [repo for repo in _repos_in_cache() if (snapshot := _snapshot(repo)) and _is_whole(snapshot)]
+
+
+def _repos_in_cache() -> list[str]:
+    folders = sorted(_cache().glob("models--*--*"))
+    return [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
 
 
 class _UnreachableError(Exception):
@@ -238,7 +237,7 @@ def _on_hub(repo: str, wanted: Callable[[Iterable[str], str], tuple[str, ...]], 
             f"the Hugging Face hub has no model {repo}, or it is private: check the name, or {how}"
         ) from None
     except HFValidationError:
-        raise HubError(f"{repo!r} is no name of a repository: write local/OWNER/NAME[:QUANT]") from None
+        raise HubError(f"{repo!r} is no name of a repository: write OWNER/NAME") from None
     except HfHubHTTPError as error:
         raise _UnreachableError(f"the Hugging Face hub does not tell of it: {_short(error)}") from None
     except Exception as error:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
-import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from consensus_flows.blocks import MixtureOfAgentsConfig, ModelName, Sampling
+from consensus_flows.blocks import MixtureOfAgentsConfig, ModelName, OpenAICompatibleCredentials, Sampling
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents
-from consensus_flows.tasks.calls import hf_model
-from consensus_flows.tasks.calls.hf_model import HFModelError, folder_id
+from consensus_flows.tasks.calls import hub, model_server, providers
 from consensus_flows.tasks.calls.local_model import gguf_path
-from consensus_flows.tasks.calls.providers import check_models, endpoint_of
+from consensus_flows.tasks.calls.model_server import ModelServer
+from consensus_flows.tasks.calls.providers import check_models, close_clients, endpoint_of, prepare
 from consensus_flows.tasks.calls.request import Message, Request
-from consensus_flows.tasks.calls.vendors.hf import VENDOR
+from consensus_flows.tasks.calls.vendors import hf
+from consensus_flows.tasks.calls.vendors.hf import VENDOR, folder_id
 from consensus_flows.tasks.calls.vendors.vendor import Repairs
 from consensus_flows.tasks.errors import ConfigurationError
-from tests.kits.asking import forget, question
+from tests.kits.asking import answer, forget, outcome, question
+from tests.kits.hub import TOKEN, Hub, serving
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed: make test-hf")
 BEAMS: dict[str, Any] = {"num_beams": 5, "early_stopping": True, "no_repeat_ngram_size": 5, "do_sample": True}
@@ -30,7 +35,8 @@ SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "require
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Folders of the same weights."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -42,8 +48,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     model.save_pretrained(folder / "one")
     tokenizer.save_pretrained(folder / "one")
     for name in ("two", "three"):
-        shutil.copytree(folder / "one", folder / name)
-    return [str(folder / name) for name in ("one", "two", "three")]
+        shutil.copytree(folder / "one", folder / name, copy_function=os.link)
+    yield [str(folder / name) for name in ("one", "two", "three")]
+    hf._free()
 
 
 def generation(**settings: Any) -> dict[str, Any]:
@@ -81,11 +88,12 @@ def test_a_schema_is_in_the_prompt_and_beams_are_not_streamed() -> None:
 
 
 def test_a_folder_is_known_by_its_files(tmp_path: Path) -> None:
-    with pytest.raises(HFModelError, match="has no model that can be read"):
+    with pytest.raises(ValueError, match="has no model that can be read"):
         folder_id(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"1")
     before = folder_id(tmp_path)
+    assert VENDOR.address(str(tmp_path)) == f"hf:{before}"
     (tmp_path / "model.safetensors").write_bytes(b"12")
     assert folder_id(tmp_path) != before
 
@@ -94,24 +102,50 @@ async def test_without_pytorch_the_extra_is_named(
     results: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     forget()
-    monkeypatch.setattr("consensus_flows.tasks.calls.vendors.hf.missing", lambda: "torch")
+    monkeypatch.setattr(hf, "find_spec", lambda name: None if name == "torch" else find_spec("os"))
     with pytest.raises(ConfigurationError, match=r"torch is not installed: pip install 'consensus-flows\[hf\]'"):
         await endpoint_of("hf", str(tmp_path))
 
 
+async def test_a_model_is_loaded_once_for_all_calls_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    async def load(model: str) -> str:
+        await asyncio.sleep(0)
+        if loaded[-1:] != [model]:
+            loaded.append(model)
+        return model
+
+    async def call(model: str) -> None:
+        async with room.of(model) as base_url:
+            await asyncio.sleep(0.01)
+            assert base_url == loaded[-1] == model
+
+    monkeypatch.setattr(hf, "_load", load)
+    room = hf._Room()
+    await asyncio.gather(*map(call, ["a", "b", "c", "a", "b", "a", "c"]))
+    assert loaded == ["a", "b", "c"]
+    given_up = asyncio.create_task(call("d"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await call("a")
+    assert loaded[-1] == "a"
+
+
 @needs_torch
 @pytest.mark.timeout(3600)
-async def test_a_mixture_of_three_models_needs_the_memory_of_one(results: str, models: list[str]) -> None:
+async def test_a_mixture_of_three_models_needs_the_memory_of_one(
+    results: str, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     forget()
     loaded: list[str] = []
-    most = 0
-    start = hf_model._Server.__init__
+    at_once: list[int] = []
+    wait = ModelServer.wait
 
-    def counted(self: Any, model: str) -> None:
-        nonlocal most
-        start(self, model)
-        loaded.append(model)
-        most = max(most, len(hf_model._running))
+    def counted(self: ModelServer) -> None:
+        loaded.append(self.settings["model"])
+        at_once.append(sum(server.runs for server in model_server._started if "model" in server.settings))
+        wait(self)
 
     def sampling(temperature: float, top_k: int, top_p: float, tokens: int) -> Sampling:
         return Sampling(
@@ -121,7 +155,7 @@ async def test_a_mixture_of_three_models_needs_the_memory_of_one(results: str, m
     one, two, three = (f"hf/{model}" for model in models)
     config = MixtureOfAgentsConfig(
         layers=[
-            {"members": [one, two], "sampling": sampling(0.3, 20, 0.9, 128)},
+            {"members": [one, two, one], "sampling": sampling(0.3, 20, 0.9, 128)},
             {"members": [three], "sampling": sampling(0.2, 20, 0.9, 128)},
         ],
         aggregator=one,
@@ -129,22 +163,75 @@ async def test_a_mixture_of_three_models_needs_the_memory_of_one(results: str, m
         system="Answer in one short sentence.",
         timeout=900,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf_model._Server, "__init__", counted)
-        record = await mixture_of_agents("What is the capital of France?", config)
-    assert record.answer and record.calls == 4 and record.cost_usd == 0.0
-    assert sorted(loaded) == sorted([*models, models[0]]) and most == 1
-    assert {response.model for one in record.iterations for response in one.responses} >= {*models[:2]}
+    monkeypatch.setattr(ModelServer, "wait", counted)
+    record = await mixture_of_agents("What is the capital of France?", config)
+    assert record.answer and record.calls == 5 and record.cost_usd == 0.0
+    assert loaded == [*models, models[0]] and set(at_once) == {1}
+    said = [response for one in record.iterations for response in one.responses]
+    assert {one.model for one in said} == {*models} and {one.model_served for one in said} == {*models}
 
 
 @needs_torch
+@pytest.mark.timeout(600)
+async def test_a_gated_model_of_the_hub_is_opened_by_a_saved_key(
+    results: str, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget()
+    files = {path.name: path for path in Path(models[0]).iterdir()} | {"README.md": b"#", "tf_model.h5": b"x"}
+    name = ModelName("hf", "their/Gated-Model")
+    with serving(Hub({name.model: files}, gated=(name.model,))) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        with pytest.raises(ConfigurationError, match="their/Gated-Model is gated"):
+            await endpoint_of(*name)
+        key = OpenAICompatibleCredentials(base_url="https://router.huggingface.co/v1", api_key=SecretStr(TOKEN))
+        providers._saved[providers._saved_key("huggingface")] = (float("inf"), key)
+        await prepare(await check_models([name]))
+        assert {*served.downloaded} == {path.name for path in Path(models[0]).iterdir()}
+    assert hub.models_in_cache() == [name.model]
+    brief = Message(role="system", content="Answer in one short sentence.")
+    asked = Message(role="user", content="What is the capital of France?")
+    request = question(name.provider, model=name.model, sampling=Sampling(max_output_tokens=64, temperature=0.0))
+    given = await answer(request.model_copy(update={"messages": (brief, asked)}))
+    await close_clients()
+    assert "Paris" in given.text and given.finish_reason == "stop" and given.usage.input_tokens > 10
+    forget()
+
+
+@needs_torch
+@pytest.mark.timeout(600)
+async def test_what_transformers_refuses_is_said_once_and_in_its_words(results: str, models: list[str]) -> None:
+    forget()
+    refused = {
+        "GenerationConfig has no num_beam": {"num_beam": 5},
+        "early_stopping": {"early_stopping": "soon", "num_beams": 2},
+    }
+    for said, extra in refused.items():
+        failed, log = await outcome(question("hf", model=models[0], sampling=Sampling(extra=extra)))
+        assert failed.kind == "bad_request" and said in failed.message and len(log.attempts) == 1
+    await close_clients()
+
+
+@needs_torch
+@pytest.mark.timeout(600)
+async def test_an_answer_that_is_given_up_is_not_waited_for(
+    results: str, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget()
+    monkeypatch.setenv("CONSENSUS_RETRIES", "0")
+    never = Sampling(max_output_tokens=4000, extra={"min_new_tokens": 4000})
+    failed, _ = await outcome(question("hf", model=models[0], sampling=never, timeout=3))
+    assert failed.kind == "timeout"
+    assert hf._loaded is not None and not hf._loaded.runs
+    await close_clients()
+
+
+@needs_torch
+@pytest.mark.timeout(600)
 async def test_a_folder_that_transformers_cannot_load_says_why(results: str, tmp_path: Path) -> None:
     forget()
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     name = ModelName("hf", str(tmp_path))
     await check_models([name])
-    begun = time.monotonic()
-    with pytest.raises(HFModelError, match="transformers cannot serve"):
-        async with hf_model.room().of(str(tmp_path)):
-            pass
-    assert time.monotonic() - begun < 120
+    failed, _ = await outcome(question("hf", model=str(tmp_path)))
+    assert f"transformers cannot serve {tmp_path}: " in failed.message and "no-such-model" in failed.message
+    await close_clients()

@@ -15,7 +15,6 @@ from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.saved_algorithm import DEFAULT, with_panels
-from consensus_flows.tasks.calls.local_model import SMOLLM2
 from consensus_flows.tasks.calls.probe import offered, probe
 from consensus_flows.tasks.calls.providers import (
     built_in,
@@ -125,7 +124,7 @@ async def _providers(*, offline: bool) -> bool:
 async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str]:
     """Return whether all is well, and what to say: nothing of a server of one's own that does not run."""
     try:
-        endpoint = await endpoint_of(name, SMOLLM2 if name == "local" else "")
+        endpoint = await endpoint_of(name, "")
     except ConfigurationError as error:
         # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
         return not saved, error.message

@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from consensus_flows.deployments.commands.settings.keys import saved as saved_keys
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
-from consensus_flows.tasks.calls.local_model import SMOLLM2
 from consensus_flows.tasks.calls.probe import offered
 from consensus_flows.tasks.calls.providers import built_in, close_clients, endpoint_of, is_self_hosted
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
@@ -63,6 +62,6 @@ async def _models(provider: str | None) -> dict[str, Found]:
 
 async def _offered(provider: str) -> Found:
     try:
-        return await offered(await endpoint_of(provider, SMOLLM2 if provider == "local" else ""))
+        return await offered(await endpoint_of(provider, ""))
     except (ConfigurationError, ModelError) as error:
         return error

@@ -1,30 +1,41 @@
-"""Models of Hugging Face's transformers on this machine: no key, no cost, `transformers serve` behind OpenAI's format."""
+"""Models of Hugging Face's transformers on this machine: no key, no cost, `transformers serve` behind OpenAI's format.
+
+Settings, read when a server starts:
+    CONSENSUS_HF_DEVICE: Where models run, as `--device` of `transformers serve`; default auto.
+    CONSENSUS_HF_DTYPE: Type of the weights, as its `--dtype`; default auto, that of the file.
+"""
 
 import asyncio
+import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from consensus_flows.blocks.credentials import ModelCredentials, openai_client
 from consensus_flows.tasks.calls import hub
-from consensus_flows.tasks.calls.hf_model import INSTALL_HINT, HFModelError, folder_id, missing, room
+from consensus_flows.tasks.calls.model_server import MAX_ANSWER_TOKENS, ModelServer
 from consensus_flows.tasks.calls.request import CallKind, Request
 from consensus_flows.tasks.calls.vendors.openai import OpenAI
-from consensus_flows.tasks.calls.vendors.vendor import Provider, Repairs
+from consensus_flows.tasks.calls.vendors.vendor import Provider, Repairs, Reply, Vendor
 from consensus_flows.tasks.errors import ConfigurationError
 
-MAX_ANSWER_TOKENS = 1024
-"""Without a limit of its own, transformers stops after 20 tokens."""
+_PACKAGES = ("transformers", "torch", "accelerate")
+_BESIDE = ("seed", "stop", "chat_template_kwargs")
+"""What `transformers serve` takes beside the fields of a `GenerationConfig`."""
 
 
 class HF(OpenAI):
-    """`hf/OWNER/NAME` of the hub, or the folder `hf//path`; what `extra` holds are settings of `GenerationConfig`."""
+    """`hf/OWNER/NAME` of the hub, or the folder `hf//path`; what `extra` holds are fields of `GenerationConfig`."""
 
     name = "hf"
     blocks = ()
+    attachment_kinds = frozenset()
     # The server generates one answer at a time, while the timeout of those that wait would run.
     providers: ClassVar[Mapping[str, Provider]] = {"hf": Provider(None, max_concurrency=1)}
     kinds = frozenset({"chat"})
@@ -34,14 +45,17 @@ class HF(OpenAI):
         "service_tier": None,
     }
     alternatives: ClassVar[Mapping[str, str]] = {}
+    sent_limit = MAX_ANSWER_TOKENS
 
     async def find(self, model: str, token: str | None) -> None:
         """Find what a name means, and that there is what runs it."""
-        if package := missing():
-            raise HFModelError(f"models of transformers need the extra hf, {package} is not installed: {INSTALL_HINT}")
+        if package := next((name for name in _PACKAGES if find_spec(name) is None), None):
+            raise ValueError(
+                f"models of transformers need the extra hf, {package} is not installed: pip install 'consensus-flows[hf]'"
+            )
         if model and not model.startswith("/"):
             if model.count("/") != 1:
-                raise HFModelError(f"{model!r} is no model of the hub or folder: write hf/OWNER/NAME or hf//path")
+                raise ValueError(f"{model!r} is no model of the hub or folder: write hf/OWNER/NAME or hf//path")
             await asyncio.to_thread(hub.find_model, model, token)
 
     def address(self, model: str) -> str:
@@ -73,32 +87,37 @@ class HF(OpenAI):
 
     @asynccontextmanager
     async def turn(self, client: Any, request: Request) -> AsyncIterator[Any]:
-        """Have the model loaded; another is freed for it."""
-        try:
-            async with room().of(_folder(request.model)) as base_url:
-                yield client.with_options(base_url=base_url)
-        except HFModelError as error:
-            raise ConfigurationError(str(error)) from None
+        """Have the model loaded, in the place of another."""
+        room = _rooms.setdefault(asyncio.get_running_loop(), _Room())
+        async with room.of(_folder(request.model)) as base_url:
+            yield client.with_options(base_url=base_url)
 
     def build(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Build the arguments: all settings in one configuration of the generation; the server ignores schemas."""
         built = super().build(request, replace(repairs, schema_mode=2))
-        settings = built.pop("extra_body")
-        seed, stop = settings.pop("seed", None), settings.pop("stop", None)
-        sampled = settings.get("temperature") != 0 and not {"temperature", "top_p", "top_k"}.isdisjoint(settings)
+        settings = built["extra_body"]
+        beside = {name: settings.pop(name) for name in _BESIDE if name in settings}
         if settings.get("temperature") == 0:
             del settings["temperature"]
             settings.setdefault("do_sample", False)
-        elif sampled:
+        elif not {"temperature", "top_p", "top_k"}.isdisjoint(settings):
             settings.setdefault("do_sample", True)
-        settings.setdefault("max_new_tokens", MAX_ANSWER_TOKENS)
-        beside = {"seed": seed, "stop": list(stop) if stop else None}
-        return {
-            **built,
-            "model": _folder(request.model),
-            "extra_body": {name: value for name, value in beside.items() if value is not None}
-            | {"generation_config": json.dumps(settings)},
-        }
+        settings.setdefault("max_new_tokens", self.sent_limit)
+        beside["generation_config"] = json.dumps(settings)
+        return built | {"model": _folder(request.model), "extra_body": beside}
+
+    async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
+        """Send one request. The server would finish an answer that is given up, and is stopped instead."""
+        try:
+            return await super().send(client, request, body)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or self.fault_of(error).transport == "timeout":
+                _free()
+            raise
+
+    def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:
+        """Read a response, in which the model's name is its folder."""
+        return replace(super().read(request, body, response), model=request.model)
 
     def notes(self, request: Request, repairs: Repairs) -> tuple[str, ...]:
         """Say that a schema is in the prompt."""
@@ -106,7 +125,7 @@ class HF(OpenAI):
 
     def unsent(self, request: Request) -> tuple[str, ...]:
         """Name what has no parameter."""
-        return super(OpenAI, self).unsent(request)
+        return Vendor.unsent(self, request)
 
     def stream_arguments(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Ask for a stream, but where beams are searched, which are not known before the end."""
@@ -119,6 +138,81 @@ class HF(OpenAI):
 
 
 VENDOR = HF()
+
+
+class _Room:
+    """Memory for one model in one event loop: whoever asks another waits until nobody asks this one.
+
+    A model is so loaded once for all calls to it that are waiting, and not anew for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._model, self._users = "", 0
+        self._left, self._loading = asyncio.Event(), asyncio.Lock()
+
+    @asynccontextmanager
+    async def of(self, model: str) -> AsyncIterator[str]:
+        """Have a model loaded in the block; yield the base URL of its server."""
+        while self._users and self._model != model:
+            await self._left.wait()
+        self._model, self._users = model, self._users + 1
+        self._left.clear()
+        try:
+            async with self._loading:
+                base_url = await _load(model)
+            yield base_url
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._left.set()
+
+
+_rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
+_loaded: ModelServer | None = None
+
+
+async def _load(model: str) -> str:
+    """Load a model unless it is loaded, in the place of another.
+
+    Raises:
+        ConfigurationError: If it cannot be loaded.
+    """
+    global _loaded
+    if _loaded is None or not _loaded.runs or _loaded.settings["model"] != model:
+        _free()
+        device, dtype = (os.environ.get(f"CONSENSUS_HF_{name}") or "auto" for name in ("DEVICE", "DTYPE"))
+        _loaded = ModelServer("transformers", model=model, device=device, dtype=dtype)
+        try:
+            await asyncio.to_thread(_loaded.wait)
+        except asyncio.CancelledError:
+            _free()
+            raise
+        except ValueError as error:
+            raise ConfigurationError(f"transformers cannot serve {model}: {error}") from None
+    return _loaded.base_url
+
+
+def _free() -> None:
+    if _loaded is not None:
+        _loaded.stop()
+
+
+def folder_id(folder: Path) -> str:
+    """Name the model in a folder for cache keys: by its files, their sizes and times, and what its configuration says.
+
+    Raises:
+        ValueError: If there is no model in it.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        # One sentence for all: a deployed run shall not find out which files there are.
+        raise ValueError(f"{folder} has no model that can be read: give OWNER/NAME or a folder with a config.json")
+    digest = hashlib.sha256(config.read_bytes())
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            about = path.stat()
+            digest.update(f"{path.name}:{about.st_size}:{about.st_mtime_ns};".encode())
+    return f"{folder.name}:{digest.hexdigest()}"
 
 
 def _folder(model: str) -> str:
