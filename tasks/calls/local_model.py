@@ -39,11 +39,15 @@ class _State:
     """What this process has started. A forked child gets a new one: its parent's servers are not its own."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
         self.lock = threading.Lock()
         self.servers: dict[tuple[Path, bool], ModelServer] = {}
 
 
 _state = _State()
+os.register_at_fork(after_in_child=_state.renew)
 
 
 def gguf_path(model: str) -> Path:
@@ -171,11 +175,3 @@ def _start(path: Path, *, embedding: bool) -> ModelServer:
             f"llama.cpp cannot serve {path}: {error}; is the file whole, and its model supported?"
         ) from None
     return server
-
-
-def _after_fork() -> None:
-    global _state
-    _state = _State()
-
-
-os.register_at_fork(after_in_child=_after_fork)

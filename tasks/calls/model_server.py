@@ -188,7 +188,8 @@ def _serve(runtime: str, settings: dict[str, Any]) -> None:
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no report
     try:
-        server, address = {"llama.cpp": _llama_cpp, "transformers": _transformers}[runtime](settings)
+        # Named, because a server that nobody holds ends.
+        _server, address = {"llama.cpp": _llama_cpp, "transformers": _transformers}[runtime](settings)
         said = {"address": address}
     except Exception as error:
         said = {"error": f"{type(error).__name__}: {error}"}

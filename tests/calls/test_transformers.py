@@ -36,7 +36,7 @@ SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "require
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Folders of the same weights."""
+    """Return folders of the same weights."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -50,7 +50,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     for name in ("two", "three"):
         shutil.copytree(folder / "one", folder / name, copy_function=os.link)
     yield [str(folder / name) for name in ("one", "two", "three")]
-    hf._free()
+    hf._memory.free()
+
+
+@pytest.fixture(scope="module")
+def files(models: list[str]) -> dict[str, Path]:
+    return {path.name: path for path in Path(models[0]).iterdir()}
 
 
 def generation(**settings: Any) -> dict[str, Any]:
@@ -121,7 +126,7 @@ async def test_a_model_is_loaded_once_for_all_calls_that_wait(monkeypatch: pytes
             await asyncio.sleep(0.01)
             assert base_url == loaded[-1] == model
 
-    monkeypatch.setattr(hf, "_load", load)
+    monkeypatch.setattr(hf._memory, "load", load)
     room = hf._Room()
     await asyncio.gather(*map(call, ["a", "b", "c", "a", "b", "a", "c"]))
     assert loaded == ["a", "b", "c"]
@@ -174,19 +179,19 @@ async def test_a_mixture_of_three_models_needs_the_memory_of_one(
 @needs_torch
 @pytest.mark.timeout(600)
 async def test_a_gated_model_of_the_hub_is_opened_by_a_saved_key(
-    results: str, models: list[str], monkeypatch: pytest.MonkeyPatch
+    results: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget()
-    files = {path.name: path for path in Path(models[0]).iterdir()} | {"README.md": b"#", "tf_model.h5": b"x"}
     name = ModelName("hf", "their/Gated-Model")
-    with serving(Hub({name.model: files}, gated=(name.model,))) as served:
+    others = {"README.md": b"#", "tf_model.h5": b"x"}
+    with serving(Hub({name.model: files | others}, gated=(name.model,))) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         with pytest.raises(ConfigurationError, match="their/Gated-Model is gated"):
             await endpoint_of(*name)
         key = OpenAICompatibleCredentials(base_url="https://router.huggingface.co/v1", api_key=SecretStr(TOKEN))
         providers._saved[providers._saved_key("huggingface")] = (float("inf"), key)
         await prepare(await check_models([name]))
-        assert {*served.downloaded} == {path.name for path in Path(models[0]).iterdir()}
+        assert {*served.downloaded} == {*files}
     assert hub.models_in_cache() == [name.model]
     brief = Message(role="system", content="Answer in one short sentence.")
     asked = Message(role="user", content="What is the capital of France?")
@@ -221,7 +226,7 @@ async def test_an_answer_that_is_given_up_is_not_waited_for(
     never = Sampling(max_output_tokens=4000, extra={"min_new_tokens": 4000})
     failed, _ = await outcome(question("hf", model=models[0], sampling=never, timeout=3))
     assert failed.kind == "timeout"
-    assert hf._loaded is not None and not hf._loaded.runs
+    assert hf._memory.server is not None and not hf._memory.server.runs
     await close_clients()
 
 

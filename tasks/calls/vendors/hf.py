@@ -112,7 +112,7 @@ class HF(OpenAI):
             return await super().send(client, request, body)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) or self.fault_of(error).transport == "timeout":
-                _free()
+                _memory.free()
             raise
 
     def read(self, request: Request, body: Mapping[str, Any], response: Any) -> Reply:
@@ -140,8 +140,43 @@ class HF(OpenAI):
 VENDOR = HF()
 
 
+class _Memory:
+    """Holds one model at a time."""
+
+    def __init__(self) -> None:
+        self.server: ModelServer | None = None
+
+    async def load(self, model: str) -> str:
+        """Load a model unless it is loaded, in the place of another; return the base URL of its server.
+
+        Raises:
+            ConfigurationError: If it cannot be loaded.
+        """
+        server = self.server
+        if server is None or not server.runs or server.settings["model"] != model:
+            self.free()
+            device, dtype = (os.environ.get(f"CONSENSUS_HF_{name}") or "auto" for name in ("DEVICE", "DTYPE"))
+            self.server = server = ModelServer("transformers", model=model, device=device, dtype=dtype)
+            try:
+                await asyncio.to_thread(server.wait)
+            except asyncio.CancelledError:
+                server.stop()
+                raise
+            except ValueError as error:
+                raise ConfigurationError(f"transformers cannot serve {model}: {error}") from None
+        return server.base_url
+
+    def free(self) -> None:
+        """End the process of the model that is loaded."""
+        if self.server is not None:
+            self.server.stop()
+
+
+_memory = _Memory()
+
+
 class _Room:
-    """Memory for one model in one event loop: whoever asks another waits until nobody asks this one.
+    """The calls of one event loop that want the memory: those to another model wait until nobody asks this one.
 
     A model is so loaded once for all calls to it that are waiting, and not anew for each of them.
     """
@@ -159,7 +194,7 @@ class _Room:
         self._left.clear()
         try:
             async with self._loading:
-                base_url = await _load(model)
+                base_url = await _memory.load(model)
             yield base_url
         finally:
             self._users -= 1
@@ -168,33 +203,6 @@ class _Room:
 
 
 _rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = WeakKeyDictionary()
-_loaded: ModelServer | None = None
-
-
-async def _load(model: str) -> str:
-    """Load a model unless it is loaded, in the place of another.
-
-    Raises:
-        ConfigurationError: If it cannot be loaded.
-    """
-    global _loaded
-    if _loaded is None or not _loaded.runs or _loaded.settings["model"] != model:
-        _free()
-        device, dtype = (os.environ.get(f"CONSENSUS_HF_{name}") or "auto" for name in ("DEVICE", "DTYPE"))
-        _loaded = ModelServer("transformers", model=model, device=device, dtype=dtype)
-        try:
-            await asyncio.to_thread(_loaded.wait)
-        except asyncio.CancelledError:
-            _free()
-            raise
-        except ValueError as error:
-            raise ConfigurationError(f"transformers cannot serve {model}: {error}") from None
-    return _loaded.base_url
-
-
-def _free() -> None:
-    if _loaded is not None:
-        _loaded.stop()
 
 
 def folder_id(folder: Path) -> str:
