@@ -166,7 +166,6 @@ def _transformers(settings: dict[str, Any]) -> tuple[object, str]:
     server = Loaded(settings["model"], device=settings["device"], dtype=settings["dtype"], non_blocking=True).server
     known = set(GenerationConfig().to_dict())
 
-    @server.config.app.middleware("http")
     async def answer(request: Any, call_next: Any) -> Any:
         """Name what is wrong, where transformers would ignore an unknown setting, or say `Internal Server Error`."""
         try:
@@ -178,6 +177,7 @@ def _transformers(settings: dict[str, Any]) -> tuple[object, str]:
         except Exception as error:
             return JSONResponse({"error": {"message": f"{type(error).__name__}: {error}"}}, 400)
 
+    server.config.app.middleware("http")(answer)
     at = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True).start()
     return server, f"http://127.0.0.1:{at.getsockname()[1]}"
