@@ -154,6 +154,9 @@ def _llama_cpp(settings: dict[str, Any]) -> tuple[object, str]:
 
 def _transformers(settings: dict[str, Any]) -> tuple[object, str]:
     """Load the model in a folder, and return the server of `transformers serve` and its address."""
+    # As for llama.cpp: with a thread a core, one other busy process makes an answer many times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+
     from fastapi.responses import JSONResponse
     from transformers import GenerationConfig  # type: ignore[import-not-found, unused-ignore]
     from transformers.cli.serve import Serve  # type: ignore[import-not-found, unused-ignore]

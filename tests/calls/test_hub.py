@@ -44,10 +44,17 @@ def own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "their/Gated-GGUF": {"gated.Q4_K_M.gguf": b"GGUF"},
         "their/In-Parts": {f"Q4_K_M/in-parts-Q4_K_M-0000{n}-of-00002.gguf": b"GGUF" + b"%d" % n for n in (1, 2)},
         "their/Safetensors": {"model.safetensors": b"x"},
-        "their/Model": dict.fromkeys(
-            ["README.md", "config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx"],
-            b"{}",
-        ),
+        "their/Model": {
+            name: name.encode()
+            for name in (
+                "README.md",
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors",
+                "pytorch_model.bin",
+                "onnx/model.onnx",
+            )
+        },
         "their/Large-Only": {"large-Q8_0.gguf": b"GGUF"},
     }
     monkeypatch.setattr(hub, "_cache", lambda: tmp_path / "cache")

@@ -155,8 +155,12 @@ class _Memory:
         server = self.server
         if server is None or not server.runs or server.settings["model"] != model:
             self.free()
-            device, dtype = (os.environ.get(f"CONSENSUS_HF_{name}") or "auto" for name in ("DEVICE", "DTYPE"))
-            self.server = server = ModelServer("transformers", model=model, device=device, dtype=dtype)
+            self.server = server = ModelServer(
+                "transformers",
+                model=model,
+                device=os.environ.get("CONSENSUS_HF_DEVICE") or "auto",
+                dtype=os.environ.get("CONSENSUS_HF_DTYPE") or "auto",
+            )
             try:
                 await asyncio.to_thread(server.wait)
             except asyncio.CancelledError:
