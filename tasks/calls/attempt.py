@@ -207,7 +207,7 @@ def _with_texts(message: Message) -> Message:
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
-    async with pace.turn():
+    async with endpoint.vendor.turn(client, request) as ready, pace.turn():
         reservation = await reserve(request, endpoint, pace.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
@@ -215,7 +215,7 @@ async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[st
         usage: Usage | None = None
         started = time.monotonic()
         try:
-            said = await _exchange(request, endpoint, client, body)
+            said = await _exchange(request, endpoint, ready, body)
             sent, usage = await received(request, endpoint, said, entry, time.monotonic() - started)
         finally:
             # Before anyone looks at what came back: whatever is in it, the request is in the log.
