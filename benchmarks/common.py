@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def vendors(delay: float) -> Iterator[str]:
+def vendors(delay: float, *options: str) -> Iterator[str]:
     """Start the loopback vendors with a fixed delay a request, in seconds; gives their address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.vendors", "--port", "0", "--delay", str(delay)],
+        [sys.executable, "-m", "tests.vendors", "--port", "0", "--delay", str(delay), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

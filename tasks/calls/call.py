@@ -21,7 +21,7 @@ from consensus_flows.tasks.calls.attempt import CallLog, call_log, delivered
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
-from consensus_flows.tasks.calls.task_run import run_call
+from consensus_flows.tasks.calls.task_runs import run_call
 from consensus_flows.tasks.calls.waves import Waves, waves_now
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ModelError, OutputError

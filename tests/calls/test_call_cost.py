@@ -24,7 +24,7 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from consensus_flows.blocks import Budget
-from consensus_flows.tasks.calls import task_run
+from consensus_flows.tasks.calls import task_runs
 from consensus_flows.tasks.calls.ask import _ended
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Caller
@@ -93,7 +93,7 @@ async def test_every_call_is_a_task_run_and_a_short_one_is_one_event(server: Loo
 async def test_a_call_that_lasts_or_fails_is_told_of_when_it_runs(
     server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_run, "LASTS_S", 0.05)
+    monkeypatch.setattr(task_runs, "LASTS_S", 0.05)
     slow, wrong, again = question(label="slow"), question(label="wrong"), question(label="again")
     server.script(slow.model, then=Reply(delay=0.3))
     server.script(wrong.model, then=faults.bad_request())
@@ -113,8 +113,8 @@ async def test_a_call_that_lasts_or_fails_is_told_of_when_it_runs(
 async def test_of_many_calls_at_once_the_server_is_told_later(
     server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_run, "LASTS_S", 0.05)
-    monkeypatch.setattr(task_run, "MOST_TOLD", 0.05)
+    monkeypatch.setattr(task_runs, "LASTS_S", 0.05)
+    monkeypatch.setattr(task_runs, "MOST_TOLD", 0.05)
     model = question().model
     server.script(model, then=Reply(delay=0.3))
 
@@ -124,7 +124,7 @@ async def test_of_many_calls_at_once_the_server_is_told_later(
         return flow_run.id
 
     assert [states for _, states in (await _task_runs(await asks(), 1)).values()] == [["COMPLETED"]]
-    assert task_run.CallEngine.under_way == 0
+    assert task_runs.CallEngine.under_way == 0
 
 
 async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
