@@ -24,6 +24,7 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from consensus_flows.blocks import Budget
+from consensus_flows.blocks.http_client import ModelClient
 from consensus_flows.tasks.calls import task_runs
 from consensus_flows.tasks.calls.ask import _ended
 from consensus_flows.tasks.calls.budget import spending
@@ -125,6 +126,16 @@ async def test_of_many_calls_at_once_the_server_is_told_later(
 
     assert [states for _, states in (await _task_runs(await asks(), 1)).values()] == [["COMPLETED"]]
     assert task_runs.CallEngine.under_way == 0
+
+
+async def test_the_connections_of_many_calls_at_once_are_kept() -> None:
+    with LoopbackVendors(delay=0.2) as vendors:
+        url = f"{vendors.openai_url}/chat/completions"
+        body = {"model": "any", "messages": [{"role": "user", "content": "hello"}]}
+        async with ModelClient(vendors.openai_url, timeout=30, max_response_mb=1) as client:
+            await asyncio.gather(*(client.post(url, json=body) for _ in range(120)))
+            await asyncio.sleep(0.2)
+            assert len(vendors._connections) == 120
 
 
 async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
