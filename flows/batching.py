@@ -347,8 +347,8 @@ class _Run:
         self._function = batch.function or partial(run_enough, algorithm(batch.algorithm))
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
-        self._present: set[int] = set()
-        """Rows that are in the input now; a journal may know others, of an input that was longer."""
+        self._present = bytearray()
+        """By the number of a row, whether it is in the input now; a journal may know others, of an input that was longer."""
         self._failures: list[tuple[Row, str | None]] = []
         self._stop: str | None = None
         self._changed: str | None = None
@@ -424,10 +424,10 @@ class _Run:
         seen, why = Fingerprint(), ""
         try:
             for row in self._batch.source.rows():
-                seen.add(row)
+                text = seen.add(row)
                 if self._mine(row):
-                    self._present.add(row.number)
-                    if not self._journal.holds(row):
+                    self._present.extend(bytes(row.number - len(self._present)) + b"\1")
+                    if not self._journal.holds(row, text):
                         yield row
         except ConfigurationError as error:
             why = error.message.removeprefix("input: ")
@@ -596,7 +596,8 @@ class _Run:
         # An input that has changed is not read a third time: what is finished of it is all that can be said.
         only_finished = summary.status == "finished" or self._changed is not None
         for one in self._journal.finished() if only_finished else self._with_those_left():
-            if not only_finished or (one.number in self._present and one.number not in self._left):
+            present = one.number < len(self._present) and self._present[one.number]
+            if not only_finished or (present and one.number not in self._left):
                 shown = one if reviewer is None else reviewer.reviewed(one)
                 summary.add(shown.result)
                 yield shown

@@ -186,6 +186,11 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigurationError(f"input: duplicate column {min(twice)!r}")
 
 
+def row_text(row: Row) -> bytes:
+    """Return what of a row is compared with other readings of an input: its id, its prompt and its columns."""
+    return json.dumps([row.id, row.prompt, row.columns]).encode()
+
+
 class Fingerprint:
     """Counts the rows of one reading of an input and hashes the usable ones, so that a later reading can be compared."""
 
@@ -194,13 +199,15 @@ class Fingerprint:
         self.bad_rows = 0
         self._digest = hashlib.sha256()
 
-    def add(self, row: Row | BadRow) -> None:
-        """Add the next row."""
+    def add(self, row: Row | BadRow) -> bytes:
+        """Add the next row; return what `row_text` makes of it."""
         if isinstance(row, BadRow):
             self.bad_rows += 1
-            return
+            return b""
         self.rows += 1
-        self._digest.update(json.dumps([row.id, row.prompt, row.columns]).encode() + b"\n")
+        text = row_text(row)
+        self._digest.update(text + b"\n")
+        return text
 
     def sha256(self) -> str:
         """Return the digest of the rows so far: of the id, the prompt and the own columns of each, in order."""

@@ -23,7 +23,7 @@ from consensus_flows.tasks.calls.budget import (
     reserve,
     spending,
 )
-from consensus_flows.tasks.calls.pacing import Pace
+from consensus_flows.tasks.calls.pace import Pace
 from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.request import Usage as Tokens
