@@ -25,7 +25,7 @@ from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
 from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
-from consensus_flows.tasks.batches.journal import Finished, Journal
+from consensus_flows.tasks.batches.journal import Finished, Journal, peek
 from consensus_flows.tasks.batches.output import (
     check_output,
     check_records,
@@ -239,7 +239,8 @@ async def checked(batch: Batch) -> Inventory:
         )
     if same_place(batch.source.address, batch.output):
         raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
-    inventory = await asyncio.to_thread(batch.source.inspect)
+    found = await asyncio.to_thread(peek, journal_path(batch.output), batch.plan())
+    inventory = await asyncio.to_thread(batch.source.inspect, found.holds if found is not None else None)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
     if inventory.files.problems and not batch.skip_bad:
@@ -422,17 +423,25 @@ class _Run:
     def _rows(self) -> Iterator[Row]:
         """Yield the rows that are not finished; at the end it is known whether the input is still what was inspected."""
         seen, why = Fingerprint(), ""
+        first = {row.number: row for row in self._inventory.left if self._mine(row) and not self._journal.holds(row)}
+        for number in first:
+            self._note_present(number)
+        yield from first.values()
         try:
             for row in self._batch.source.rows():
                 text = seen.add(row)
                 if self._mine(row):
-                    self._present.extend(bytes(row.number - len(self._present)) + b"\1")
-                    if not self._journal.holds(row, text):
+                    self._note_present(row.number)
+                    if row.number not in first and not self._journal.holds(row, text):
                         yield row
         except ConfigurationError as error:
             why = error.message.removeprefix("input: ")
         if why or not seen.matches(self._inventory):
             self._changed = input_changed(self._batch.source.address, why or seen.difference(self._inventory))
+
+    def _note_present(self, number: int) -> None:
+        self._present.extend(bytes(max(0, number + 1 - len(self._present))))
+        self._present[number] = 1
 
     def _all(self) -> Iterator[Row]:
         return (row for row in self._batch.source.rows() if self._mine(row))

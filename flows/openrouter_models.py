@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
-from consensus_flows.tasks.calls.pacing import Pace, pace_of
+from consensus_flows.tasks.calls.pace import Pace, pace_of
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.files import place
 from consensus_flows.tasks.openrouter import (

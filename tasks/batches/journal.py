@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import stat
 import time
@@ -97,12 +98,13 @@ class Journal:
         path: Its file; made if it is not there.
         plan: What the rows depend on: the flow, its configuration, how prompts are made. Another plan is another batch.
         rows: Digest of the input with which it begins; one that has changed since is no other batch.
+        look: Whether only to look at what is in it, also while another process is at work on it.
 
     Raises:
         ConfigurationError: If the file belongs to another batch, is in use by another process, or cannot be written.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None) -> None:
+    def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None, *, look: bool = False) -> None:
         self.path = path
         self.totals = Totals()
         self.jobs: dict[str, SentJob] = {}
@@ -113,10 +115,14 @@ class Journal:
         """The files that rows which have begun are about, as they were when they were read first."""
         self._rows = _Places()
         self._crc = 0
-        self._file = self._opened()
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if look else self._opened()
         try:
             self._size = self._read(plan)
             self.found = len(self._rows)
+            if look:
+                return
+            os.ftruncate(self._file, self._size)
+            self.end_interrupted()  # whoever has sent these is no more
             if not self._size:
                 self._write({"batch": plan, "format": FORMAT, "rows": rows})
             self._begin_span()
@@ -345,27 +351,22 @@ class Journal:
             os.close(file)
 
     def _read(self, plan: dict[str, Any]) -> int:
-        """Read what is there, and cut off what was not written to the end; return the size that remains."""
-        size = 0
-        unread: list[tuple[int, bytes]] = []
-        with open(self._file, "rb", closefd=False) as file:
-            file.seek(0)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    if size == 0 and not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
-                        self._refuse()
-                    break
-                if size == 0:
-                    self._check(line, plan)
-                elif line.startswith(_INDEX):
-                    self._note_index(line, unread)
-                    unread.clear()
-                else:
-                    unread.append((size, line))
-                size += len(line)
-        self._note(unread)
-        os.ftruncate(self._file, size)
-        self.end_interrupted()  # whoever has sent these is no more
+        """Read what is there; return the size without what was not written to the end."""
+        if not os.fstat(self._file).st_size:
+            return 0
+        with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
+            first, size = data.find(b"\n") + 1, data.rfind(b"\n") + 1
+            if not first:
+                if not (data[: len(_BEGINNING)] == _BEGINNING or _BEGINNING.startswith(data[:])):
+                    self._refuse()
+                return 0
+            self._check(data[:first], plan)
+            at = first
+            while (index := data.find(b"\n" + _INDEX, at - 1, size) + 1) > 0:
+                end = data.find(b"\n", index) + 1
+                self._note_index(data, at, index, end)
+                at = end
+            self._note(data, at, size)
         return size
 
     def _check(self, line: bytes, plan: dict[str, Any]) -> None:
@@ -382,22 +383,28 @@ class Journal:
     def _refuse(self) -> NoReturn:
         raise ConfigurationError(f"output: {self.path} is not a batch journal: move it away, or use another output")
 
-    def _note(self, lines: Iterable[tuple[int, bytes]]) -> None:
-        for offset, line in lines:
-            entry = _parsed(line)
+    def _note(self, data: mmap.mmap, begin: int, end: int) -> None:
+        """Take note of what lines say, one after the other."""
+        while begin < end:
+            after = data.find(b"\n", begin) + 1
+            entry = _parsed(data[begin:after])
             # A damaged line is skipped, like one that is not JSON: its row is done again, from cached answers.
             with suppress(KeyError, TypeError, ValueError, AttributeError):
-                self._enter(entry, offset)
+                self._enter(entry, begin)
+            begin = after
 
-    def _note_index(self, line: bytes, before: list[tuple[int, bytes]]) -> None:
-        """Take an index in place of the lines that it is about, if it is about the lines before it as they are."""
-        entry = _parsed(line)
-        begin, text = entry.get("index"), str(entry.get("says"))
-        about = [one for offset, one in before if isinstance(begin, int) and offset >= begin]
-        if zlib.crc32(b"".join([*about, text.encode("utf-8", "replace")])) != entry.get("crc"):
-            self._note(before)
+    def _note_index(self, data: mmap.mmap, begin: int, index: int, end: int) -> None:
+        """Take an index in place of the lines that it is about, if they are as it says."""
+        entry = _parsed(data[index:end])
+        of, text = entry.get("index"), str(entry.get("says"))
+        with memoryview(data) as whole:
+            about = whole[of:index] if isinstance(of, int) and begin <= of <= index else whole[:0]
+            is_right = zlib.crc32(text.encode("utf-8", "replace"), zlib.crc32(about)) == entry.get("crc")
+            about.release()
+        if not is_right:
+            self._note(data, begin, index)
             return
-        self._note(before[: len(before) - len(about)])
+        self._note(data, begin, of)
         said = json.loads(text)
         digests = bytes.fromhex(said["digests"])
         for at, (number, offset) in enumerate(zip(said["numbers"], said["offsets"], strict=True)):
@@ -436,6 +443,16 @@ class Journal:
             raise self.error from None
         self._size += len(line)
         self._crc = zlib.crc32(line, self._crc)
+
+
+def peek(path: Path, plan: dict[str, Any]) -> Journal | None:
+    """Return what a journal holds, without locking it; None where there is none, or none that can be read."""
+    try:
+        found = Journal(path, plan, look=True)
+    except (OSError, ConfigurationError):  # whoever opens it says why
+        return None
+    found.close()
+    return found
 
 
 def open_jobs(path: Path) -> list[SentJob]:

@@ -94,6 +94,7 @@ class Inventory(NamedTuple):
         columns: Names of the rows' own columns, in the order in which they are first seen.
         sha256: Over the id, the prompt and the own columns of each row that can be used, in order.
         files: What is known of the files that the prompts are about.
+        left: The first rows that are not finished, where it was told which ones are.
     """
 
     rows: int
@@ -103,6 +104,7 @@ class Inventory(NamedTuple):
     columns: tuple[str, ...]
     sha256: str
     files: Files = Files()
+    left: tuple[Row, ...] = ()
 
 
 class Item(NamedTuple):
@@ -138,6 +140,10 @@ def fault_in(value: Any) -> str | None:
 
     Values are visited without recursion, so no nesting is too deep for it.
     """
+    if isinstance(value, dict) and all(type(one) is str for one in value.values()):  # as every row of a CSV file
+        text = "".join([*value, *value.values()])
+        if len(value) + len(text) <= MAX_ROW_CHARACTERS and fault_in_text(text) is None:
+            return None
     size = 0
     left = [(value, 1)]
     while left:

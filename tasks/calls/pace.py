@@ -282,9 +282,9 @@ def _seconds(text: str | None) -> float | None:
     """Read `6m0s` and `120ms` as OpenAI writes them, a number of seconds, and a time as Anthropic does."""
     if not text:
         return None
-    if parts := _PARTS.findall(text):
-        if "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    parts = _PARTS.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
     try:
         return float(text)
     except ValueError:

@@ -372,7 +372,7 @@ def old_files(folder: Path, seconds: float, pattern: str = PATTERN, *, delete: b
             if found.st_mtime >= before or not stat.S_ISREG(found.st_mode):
                 continue
             if delete:
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
         except FileNotFoundError:  # another one was faster
             continue
         number, size = number + 1, size + found.st_size

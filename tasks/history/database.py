@@ -123,7 +123,7 @@ runs = Table(
 )
 IS_BATCH = runs.c.position == literal_column("0")
 """Whether a run is a batch as a whole; spelled as in the index, which SQLite uses only where the number is in the query."""
-Index("runs_batches", runs.c.flow_run_id, sqlite_where=IS_BATCH, postgresql_where=IS_BATCH)
+Index("runs_batches", runs.c.flow_run_id, runs.c.position, sqlite_where=IS_BATCH, postgresql_where=IS_BATCH)
 
 iterations = Table(
     "iterations",

@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, false, func, literal_column, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import HistoryError
-from consensus_flows.tasks.history.database import IS_BATCH, calls, conversations, runs, turns
+from consensus_flows.tasks.history.database import calls, conversations, runs, turns
 from consensus_flows.tasks.history.writing import BATCH, Conversation, Row, username
 from consensus_flows.tasks.record import known_cost
 
@@ -89,7 +101,7 @@ def list_runs(connection: Connection, wanted: Filter, limit: int, *, answers: bo
 
 def list_batches(connection: Connection, limit: int) -> list[Row]:
     """Return the latest batches with their summaries, newest first."""
-    query = select(runs).where(IS_BATCH, runs.c.flow == BATCH).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(limit)
+    query = select(runs).where(runs.c.flow == BATCH).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(limit)
     found = [_plain(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - that is its public name
     return [row | {"record": json.loads(row["record"])} for row in found]
 
@@ -223,22 +235,21 @@ class ModelStats:
 
 def model_stats(connection: Connection, wanted: Filter) -> list[ModelStats]:
     """Return how each model did, most called first."""
-    found = []
-    for row in connection.execute(_sums(wanted)):
-        found.append(
-            ModelStats(
-                model=f"{row.provider}/{row.model}",
-                runs=row.runs,
-                calls=row.calls,
-                failures=row.failures,
-                cached=row.cached,
-                p50_s=_latency(connection, wanted, row, 0.50),
-                p95_s=_latency(connection, wanted, row, 0.95),
-                cost_usd=None if row.unpriced or row.cost is None else known_cost(round(row.cost, 10), row.lost),
-                wins=row.wins,
-                agreement=None if row.agreement is None else round(row.agreement, 4),
-            )
+    found = [
+        ModelStats(
+            model=f"{row.provider}/{row.model}",
+            runs=row.runs,
+            calls=row.calls,
+            failures=row.failures,
+            cached=row.cached,
+            p50_s=_latency(connection, wanted, row, 0.50),
+            p95_s=_latency(connection, wanted, row, 0.95),
+            cost_usd=None if row.unpriced or row.cost is None else known_cost(round(row.cost, 10), row.lost),
+            wins=row.wins,
+            agreement=None if row.agreement is None else round(row.agreement, 4),
         )
+        for row in connection.execute(_sums(wanted)).all()
+    ]
     return sorted(found, key=lambda one: (-one.calls, one.model))
 
 
@@ -272,7 +283,10 @@ def _latency(connection: Connection, wanted: Filter, of: Any, share: float) -> f
     """Return the latency that `share` of a model's answers do not exceed, the nearest rank; found in the index, not in memory."""
     number = of.asked
     query = _of_runs(select(calls.c.latency_s), wanted).where(
-        calls.c.provider == of.provider, calls.c.model == of.model, calls.c.error_kind.is_(None), calls.c.cached == false()
+        calls.c.provider == of.provider,
+        calls.c.model == of.model,
+        calls.c.error_kind.is_(None),
+        calls.c.cached == false(),
     )
     ranked = query.order_by(calls.c.latency_s).offset(nearest_rank(number, share) - 1).limit(1)
     found = connection.execute(ranked).scalar() if number else None

@@ -150,7 +150,9 @@ def test_an_index_stands_for_the_lines_before_it(tmp_path, monkeypatch):
     assert len(said(path)[0]) == 8
 
 
-@pytest.mark.parametrize(("at", "damage"), [(4, (b":", b";")), (12, (b":", b";")), (9, (b":", b";")), (18, (b"1", b"2"))])
+@pytest.mark.parametrize(
+    ("at", "damage"), [(4, (b":", b";")), (13, (b":", b";")), (9, (b":", b";")), (18, (b"1", b"2"))]
+)
 def test_what_is_damaged_is_found_in_spite_of_an_index(tmp_path, at, damage):
     """Of a row that is damaged no other line says what it was; of an index the lines say it themselves."""
     path = indexed(tmp_path / "out.partial")

@@ -12,13 +12,15 @@ def upgrade() -> None:
     op.drop_index("runs_started_at", "runs")
     op.create_index("runs_started_at", "runs", ["started_at", "id", "flow", "flow_run_id"])
     batches = sa.text("position = 0")
-    op.create_index("runs_batches", "runs", ["flow_run_id"], sqlite_where=batches, postgresql_where=batches)
+    op.create_index("runs_batches", "runs", ["flow_run_id", "position"], sqlite_where=batches, postgresql_where=batches)
     op.drop_index("calls_model", "calls")
     op.create_index(
         "calls_model",
         "calls",
-        ["provider", "model", "error_kind", "cached", "latency_s", "role"]
-        + ["cost_usd", "won", "agreement", "output_tokens", "run_id"],
+        [
+            *("provider", "model", "error_kind", "cached", "latency_s", "role"),
+            *("cost_usd", "won", "agreement", "output_tokens", "run_id"),
+        ],
     )
 
 
