@@ -205,9 +205,8 @@ def _with_texts(message: Message) -> Message:
 
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
-    pace = pace_of(endpoint)
-    async with pace.turn(request.model) as turn:
-        reservation = await reserve(request, endpoint, pace.released)
+    async with pace_of(endpoint).turn(request.model) as turn:
+        reservation = await reserve(request, endpoint, turn.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
         sent = Sent(Reply(fault=Fault(transport="timeout")), entry=entry)

@@ -48,7 +48,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass
 class Bucket:
-    """A token bucket, as a provider keeps one. Calls that have to wait are in debt: each knows at once when it may start."""
+    """A token bucket, as a provider keeps one; as long as nothing is known of it, it is never empty."""
 
     per_s: float = math.inf
     most: float = math.inf
@@ -57,10 +57,10 @@ class Bucket:
     """Whether the provider has said how large it is."""
     _at: float = field(default_factory=time.monotonic)
     _found: tuple[float, float] | None = None
-    """The rate that was found, and when."""
+    """The rate that was found by a refusal, and when."""
 
-    def take(self, amount: float) -> float:
-        """Take so much out; return the seconds until it was in."""
+    def ready_in(self, amount: float) -> float:
+        """Return the seconds until so much is in it."""
         now = time.monotonic()
         if self._found is not None:
             per_s, since = self._found
@@ -68,22 +68,28 @@ class Bucket:
         if self.per_s < math.inf:
             self.level = min(self.most, self.level + (now - self._at) * self.per_s)
         self._at = now
-        self.level -= amount
-        return max(0.0, -self.level / self.per_s) if self.level < 0 else 0.0
+        return 0.0 if self.level >= min(amount, self.most) else (amount - self.level) / self.per_s
 
-    def tell(self, limit: float, remaining: float, reset_s: float | None, pending: float) -> None:
-        """Take what a provider says of its bucket; it may not have seen yet what is `pending`."""
-        self.take(0)
+    def tell(self, limit: float, remaining: float, reset_s: float | None, least: float) -> None:
+        """Take what a provider says of its bucket.
+
+        Args:
+            limit: How large it is.
+            remaining: What is in it.
+            reset_s: Seconds until it is full.
+            least: What is left of that when all has arrived that is under way.
+        """
+        self.ready_in(0)
         self.told, self.most, self._found = True, limit, None
         self.per_s = limit / 60
         if reset_s and limit > remaining:  # of a limit a day
             self.per_s = min(self.per_s, (limit - remaining) / reset_s)
-        self.level = min(remaining, max(self.level, remaining - pending))
+        self.level = min(remaining, max(self.level, least))
 
     def find(self, per_s: float) -> None:
         """Take a rate that was found by a refusal."""
-        self.take(0)
-        self.per_s, self.most, self.level, self._found = per_s, 1.0, min(self.level, 0.0), (per_s, self._at)
+        self.ready_in(0)
+        self.per_s, self.most, self.level, self._found = per_s, 1.0, 0.0, (per_s, self._at)
 
 
 class _Rates:
@@ -91,35 +97,58 @@ class _Rates:
 
     def __init__(self) -> None:
         self.buckets = {"requests": Bucket(), "tokens": Bucket()}
-        self.pending = 0
+        self.gate = asyncio.Lock()
+        """Calls pass it one after the other, the first first."""
+        self.under_way = 0
+        """Calls that were sent and have not ended."""
         self.tokens = 0.0
         """Of an answer, on average."""
         self._served, self._since = 0, time.monotonic()
+        self._refused = 0.0
 
-    def take(self) -> float:
-        """Take what a call needs; return the seconds until it may start."""
-        self.pending += 1
-        return max(self.buckets["requests"].take(1), self.buckets["tokens"].take(self.tokens))
+    def ready_in(self) -> float:
+        """Return the seconds until a call may be sent."""
+        return max(self.buckets["requests"].ready_in(1), self.buckets["tokens"].ready_in(self.tokens))
 
-    def tell(self, headers: Mapping[str, str]) -> None:
-        """Take what the headers of a response say."""
+    def send(self) -> None:
+        """Take what a call needs."""
+        self.under_way += 1
+        self.buckets["requests"].level -= 1
+        self.buckets["tokens"].level -= self.tokens
+
+    def tell(self, headers: Mapping[str, str], of_others: int | None) -> None:
+        """Take what the headers of a response say.
+
+        Args:
+            headers: The headers.
+            of_others: Calls of other models under way, where these share the limit.
+        """
         for kind, limit, remaining, reset_s in said(headers):
-            pending = self.pending * (1.0 if kind == "requests" else self.tokens)
-            self.buckets[kind].tell(limit, remaining, reset_s, pending)
+            bucket, a_call = self.buckets[kind], 1.0 if kind == "requests" else self.tokens
+            least = remaining - (self.under_way + (of_others or 0)) * a_call
+            if of_others is not None:
+                bucket.level = -math.inf  # nobody knows what others have taken
+            bucket.tell(limit, remaining, reset_s, least)
 
     def serve(self, tokens: int) -> None:
         """Count an answer."""
         self._served += 1
         self.tokens += (tokens - self.tokens) / min(self._served, FEW)
 
-    def refuse(self) -> bool:
-        """Find the rate by what was taken since the last refusal, if the provider does not tell it; False if that is too little."""
+    def refuse(self, began: float, held_s: float = 0.0) -> bool:
+        """Find the rate by what was taken since the last refusal, if the provider does not tell it; False if that is too little.
+
+        Args:
+            began: When the call was sent.
+            held_s: For how long no call will be sent now.
+        """
         now, requests = time.monotonic(), self.buckets["requests"]
-        if self._served < FEW and not requests.told:
+        if began < self._refused or requests.told:
+            return True
+        if self._served < FEW:
             return False
-        if not requests.told:
-            requests.find(self._served / max(now - self._since, 1.0))
-        self._served, self._since = 0, now
+        requests.find(self._served / max(now - self._since, 1.0))
+        self._served, self._since, self._refused = 0, now + held_s, now
         return True
 
 
@@ -127,23 +156,51 @@ class Turn:
     """The turn of one call."""
 
     def __init__(self, pace: "Pace", model: str) -> None:
-        self._pace, self._model = pace, model
-        self.began = time.monotonic()
+        self._pace, self._model, self.rates = pace, model, pace.rates(model)
+        self.began = 0.0
         self.held_back = False
         """Whether the rate has held it back, and not the number of calls at once."""
 
+    async def released(self, late: bool = False) -> None:
+        """Wait until a call whose turn it is may go: a `hold` may have begun while it waited for something else.
+
+        Args:
+            late: Whether its time to start has passed meanwhile. It then takes another one, or all that waited together
+                would go at the same instant.
+        """
+        if late:
+            await self.start()
+        await self._pace.released()
+
+    async def start(self) -> None:
+        """Wait for the time to start, and take it."""
+        async with self.rates.gate:
+            while (
+                wait := max(self._pace.start_in(), self.rates.ready_in())
+            ) > 0:  # for the clock, which others may put off
+                self.held_back = True
+                await _sleep(wait)
+            if self.began:
+                self.rates.under_way -= 1
+            self.rates.send()
+            self._pace.take_start()
+            self.began = time.monotonic()
+
     def told(self, headers: Mapping[str, str]) -> None:
         """Take note of the headers of its response."""
-        self._pace.rates(self._model).tell(headers)
+        self.rates.tell(headers, self._pace.sent - self.rates.under_way if self._pace.shared else None)
 
     def ended(self, failed: ErrorKind | None, tokens: int = 0) -> None:
         """Take note of what came of it."""
-        if failed in {"rate_limit", "overloaded"}:
-            self._pace.push_back(self._model, self.began, overloaded=failed == "overloaded")
-        elif failed is None:
-            self._pace.rates(self._model).serve(tokens)
+        if failed is None:
+            self.rates.serve(tokens)
             if not self.held_back:
                 self._pace.grow()
+        elif failed == "overloaded" or (failed == "rate_limit" and not self.rates.refuse(self.began)):
+            self._pace.shrink(self.began)
+        elif failed == "rate_limit":
+            # By its headers it was not full: others fill it too.
+            self._pace.shared = self._pace.shared or self.rates.buckets["requests"].told
 
 
 class Pace:
@@ -158,11 +215,11 @@ class Pace:
         self._most = most or MOST
         self.at_once = float(min(self._most, START))
         """How many calls may be under way."""
-        self._found = False
-        """Whether the provider was overloaded before."""
-        self._spacing = 60 / per_minute if per_minute else 0.0
-        self._next_start = self._held_until = self._cut = 0.0
+        self.shared = False
+        """Whether the models share the limits a minute."""
         self.under_way: Counter[str] = Counter()
+        self._spacing = 60 / per_minute if per_minute else 0.0
+        self._next_start = self._held_until = self._shrunk = 0.0
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._rates: dict[str, _Rates] = {}
 
@@ -175,54 +232,56 @@ class Pace:
         self._held_until = max(self._held_until, time.monotonic() + seconds)
 
     @property
+    def sent(self) -> int:
+        """Calls that were sent and have not ended."""
+        return sum(rates.under_way for rates in self._rates.values())
+
+    @property
     def held_s(self) -> float:
         """Seconds for which calls are still held back."""
         return max(0.0, self._held_until - time.monotonic())
 
-    def push_back(self, model: str, began: float, *, overloaded: bool) -> None:
-        """Go slower. A call that began before that was done the last time tells nothing new."""
-        if began < self._cut:
-            return
-        self._cut = time.monotonic()
-        if overloaded or not self.rates(model).refuse():
-            self._found = True
+    async def released(self) -> None:
+        """Wait until no `hold` is on."""
+        while self.held_s > 0:
+            await _sleep(self.start_in())
+
+    def start_in(self) -> float:
+        """Return the seconds until a call may start."""
+        now = time.monotonic()
+        if self._held_until > now:
+            # Spread the calls that were held back, so that they do not all arrive at the same instant.
+            return self._held_until - now + random.uniform(0, 0.05)
+        return self._next_start - now
+
+    def take_start(self) -> None:
+        """Put off the start of the next call."""
+        if self._spacing:
+            self._next_start = max(self._next_start, time.monotonic()) + self._spacing
+
+    def shrink(self, began: float) -> None:
+        """Let fewer calls go at once. One that began before that was done the last time tells nothing new."""
+        if began >= self._shrunk:
+            self._shrunk = time.monotonic()
             self.at_once = max(1.0, min(self.at_once, self.under_way.total()) * LESS)
 
     def grow(self) -> None:
         """Let more calls go at once, if it is that what holds them back."""
         if any(self._waiting.values()):
-            self.at_once = min(self._most, self.at_once + (1 / self.at_once if self._found else 1))
+            self.at_once = min(self._most, self.at_once + (1 / self.at_once if self._shrunk else 1))
             self._serve()
-
-    async def released(self, late: bool = False) -> None:
-        """Wait until a call whose turn it is may go: a `hold` may have begun while it waited for something else.
-
-        Args:
-            late: Whether its time to start has passed meanwhile. It then takes another one, or all that waited together
-                would go at the same instant.
-        """
-        if late:
-            await self._start()
-        while self.held_s > 0:
-            await _sleep(self._wait())
 
     @asynccontextmanager
     async def turn(self, model: str = "") -> AsyncIterator[Turn]:
         """Wait for a free slot and for the time to start, and keep the slot until the end of the block."""
         await self._slot(model)
+        turn = Turn(self, model)
         try:
-            rates = self.rates(model)
-            turn = Turn(self, model)
-            try:
-                if (wait := rates.take()) > 0:
-                    turn.held_back = True
-                    await _sleep(wait)
-                await self._start()
-                turn.began = time.monotonic()
-                yield turn
-            finally:
-                rates.pending -= 1
+            await turn.start()
+            yield turn
         finally:
+            if turn.began:
+                turn.rates.under_way -= 1
             self.under_way[model] -= 1
             self._serve()
 
@@ -249,20 +308,6 @@ class Pace:
             if not slot.done():
                 self.under_way[model] += 1
                 slot.set_result(None)
-
-    async def _start(self) -> None:
-        """Wait for the time to start, and take it."""
-        while (wait := self._wait()) > 0:  # for the clock, which another call may put off
-            await _sleep(wait)
-        if self._spacing:
-            self._next_start = max(self._next_start, time.monotonic()) + self._spacing
-
-    def _wait(self) -> float:
-        now = time.monotonic()
-        if self._held_until > now:
-            # Spread the calls that were held back, so that they do not all arrive at the same instant.
-            return self._held_until - now + random.uniform(0, 0.05)
-        return self._next_start - now
 
 
 def said(headers: Mapping[str, str]) -> Iterator[tuple[str, float, float, float | None]]:

@@ -50,7 +50,7 @@ async def test_more_go_at_once_until_the_provider_is_overloaded_and_then_fewer()
     assert pace.at_once == START + 3 == pace.under_way.total()
     began = time.monotonic()
     for _ in range(3):
-        pace.push_back("m", began, overloaded=True)
+        pace.shrink(began)
     assert pace.at_once == pytest.approx((START + 3) * LESS), "one round of refusals counts once"
     before = pace.at_once
     pace.grow()
@@ -113,16 +113,21 @@ def test_headers_of_anthropic_and_of_nobody() -> None:
     assert list(said({})) == list(said(openai(-1, 0, "1s"))) == []
 
 
-def test_a_bucket_is_what_the_provider_says_less_what_it_has_not_seen() -> None:
+def test_a_bucket_is_what_the_provider_says_less_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     bucket = Bucket()
-    assert bucket.take(1000) == 0, "nothing is known"
-    bucket.tell(600, 5, 59.5, pending=3)
-    assert bucket.per_s == 10 and bucket.level == pytest.approx(5, abs=0.1)
-    assert [bucket.take(1) for _ in range(5)] == [0] * 5
-    assert bucket.take(1) == pytest.approx(0.1, abs=0.02) and bucket.take(1) == pytest.approx(0.2, abs=0.02)
-    bucket.tell(600, 5, 59.5, pending=3)
-    assert bucket.level == 2, "it has seen four of the seven at least"
-    bucket.tell(14400, 14370, 180, pending=0)
+    assert bucket.ready_in(1000) == 0, "nothing is known"
+    bucket.tell(600, 5, 59.5, least=2)
+    assert (bucket.per_s, bucket.level) == (10, 5)
+    bucket.level -= 7
+    bucket.tell(600, 5, 59.5, least=2)
+    assert bucket.level == 2, "four of the seven at least have arrived"
+    bucket.level -= 2
+    assert bucket.ready_in(1) == pytest.approx(0.1)
+    now += 0.1
+    assert bucket.ready_in(1) == 0
+    bucket.tell(14400, 14370, 180, least=0)
     assert bucket.per_s == pytest.approx(1 / 6), "of a limit a day"
 
 
@@ -130,22 +135,33 @@ async def test_a_rate_that_is_not_said_is_found_by_refusals(monkeypatch: pytest.
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     rates = Pace().rates("m")
-    assert not rates.refuse(), "nothing tells it yet"
+    assert not rates.refuse(now), "nothing tells it yet"
     for _ in range(100):
-        assert rates.take() == 0
+        assert rates.ready_in() == 0
+        rates.send()
         rates.serve(10)
     now += 10
-    assert rates.refuse()
+    assert rates.refuse(now)
     requests = rates.buckets["requests"]
-    assert requests.per_s == 10
-    assert [rates.take() for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    assert requests.per_s == 10 and rates.ready_in() == pytest.approx(0.1)
+    assert rates.refuse(now - 1) and requests.per_s == 10, "it was sent before that was known"
     now += 20
-    rates.take()
-    assert 10 < requests.per_s < 10.5, "hardly more at first"
+    assert rates.ready_in() == 0 and 10 < requests.per_s < 10.5, "hardly more at first"
     now += 40
-    rates.take()
-    assert requests.per_s == 20, "and soon more, as long as nobody is refused"
+    assert rates.ready_in() == 0 and requests.per_s == 20, "and soon more, as long as nobody is refused"
     assert rates.tokens == 10 and rates.buckets["tokens"].per_s == math.inf
+
+
+async def test_models_that_share_a_limit_are_found_out() -> None:
+    pace = Pace()
+    async with pace.turn("a") as one, pace.turn("b") as other, pace.turn("b"):
+        one.told(openai(600, 5, "59s"))
+        assert one.rates.buckets["requests"].level == pytest.approx(5, abs=0.1)
+        one.ended("rate_limit")
+        assert pace.shared and pace.at_once == START
+        one.told(openai(600, 5, "59s"))
+        assert one.rates.buckets["requests"].level == 2, "three are under way"
+        assert other.rates.buckets["requests"].level == math.inf
 
 
 async def test_calls_keep_to_the_headers_of_the_responses(vendors: LoopbackVendors, results: str) -> None:
@@ -169,4 +185,4 @@ async def test_a_provider_that_is_overloaded_gets_fewer_calls(vendors: LoopbackV
     vendors.script(request.model, faults.overloaded(), then=Reply(text="fine"))
     await answer(request)
     pace = pace_of(await endpoint_of(request.provider, request.model))
-    assert pace.at_once < START and pace._found
+    assert pace.at_once < START
