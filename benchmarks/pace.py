@@ -3,7 +3,7 @@
     python benchmarks/pace.py
 
 Three providers on loopback, each asked for two models, through the SDK and the pace of `tasks/calls/pace.py`, with the retries
-of the `ask` task, without a Prefect server. Each has more to do than it takes, for a minute:
+of the `ask` task, without a Prefect server. Each has more to do than it takes, for two minutes:
 
 - one takes 600 requests a minute and bursts of 60, and says so in its headers, as OpenAI and Anthropic do;
 - one takes as many and says nothing but 429 and Retry-After;
@@ -174,5 +174,5 @@ async def main(seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=120)
     asyncio.run(main(parser.parse_args().seconds))

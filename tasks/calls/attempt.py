@@ -216,7 +216,7 @@ async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[st
         try:
             said = await _exchange(request, endpoint, client, body)
             sent, usage = await received(request, endpoint, said, entry, time.monotonic() - started)
-            failed = endpoint.vendor.classify(said.fault).kind if said.fault else None
+            failed = endpoint.vendor.classify(said.fault) if said.fault else None
             turn.ended(failed, usage.input_tokens + usage.output_tokens if usage else 0)
         finally:
             told.reset(telling)

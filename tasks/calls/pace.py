@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from consensus_flows.tasks.calls.budget import check_wait
+from consensus_flows.tasks.calls.failures import Verdict
 from consensus_flows.tasks.calls.providers import Endpoint
-from consensus_flows.tasks.errors import ErrorKind
 
 START = 32
 """Calls at once to begin with."""
@@ -190,15 +190,16 @@ class Turn:
         """Take note of the headers of its response."""
         self.rates.tell(headers, self._pace.sent - self.rates.under_way if self._pace.shared else None)
 
-    def ended(self, failed: ErrorKind | None, tokens: int = 0) -> None:
+    def ended(self, failed: Verdict | None, tokens: int = 0) -> None:
         """Take note of what came of it."""
+        kind = failed and failed.kind
         if failed is None:
             self.rates.serve(tokens)
             if not self.held_back:
                 self._pace.grow()
-        elif failed == "overloaded" or (failed == "rate_limit" and not self.rates.refuse(self.began)):
+        elif kind == "overloaded" or (kind == "rate_limit" and not self.rates.refuse(self.began, failed.wait_s or 0)):
             self._pace.shrink(self.began)
-        elif failed == "rate_limit":
+        elif kind == "rate_limit":
             # By its headers it was not full: others fill it too.
             self._pace.shared = self._pace.shared or self.rates.buckets["requests"].told
 

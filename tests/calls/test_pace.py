@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from consensus_flows.tasks.calls.failures import Verdict
 from consensus_flows.tasks.calls.pace import LESS, START, Bucket, Pace, pace_of, said
 from consensus_flows.tasks.calls.providers import endpoint_of
 from tests.kits.asking import answer, question
@@ -157,7 +158,7 @@ async def test_models_that_share_a_limit_are_found_out() -> None:
     async with pace.turn("a") as one, pace.turn("b") as other, pace.turn("b"):
         one.told(openai(600, 5, "59s"))
         assert one.rates.buckets["requests"].level == pytest.approx(5, abs=0.1)
-        one.ended("rate_limit")
+        one.ended(Verdict("rate_limit"))
         assert pace.shared and pace.at_once == START
         one.told(openai(600, 5, "59s"))
         assert one.rates.buckets["requests"].level == 2, "three are under way"
