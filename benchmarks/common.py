@@ -2,10 +2,11 @@
 
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def vendors(delay: float) -> Iterator[str]:
+def vendors(delay: float, *options: str) -> Iterator[str]:
     """Start the loopback vendors with a fixed delay a request, in seconds; gives their address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.vendors", "--port", "0", "--delay", str(delay)],
+        [sys.executable, "-m", "tests.vendors", "--port", "0", "--delay", str(delay), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -69,3 +70,28 @@ def requests_seen(vendors_url: str) -> int:
     import httpx
 
     return int(httpx.get(f"{vendors_url}/_seen").json()["count"])
+
+
+class Targets:
+    """Prints each figure with its target. A ratio that no round has reached is missed; a figure is the machine's, too."""
+
+    def __init__(self) -> None:
+        self.met = True
+
+    def ratio(self, what: str, rounds: Sequence[float], least: float) -> None:
+        """Print a ratio of the same run, which is to be `least` or more; where even the best round is below, it is missed."""
+        missed = max(rounds) < least
+        self.met = self.met and not missed
+        word = "missed" if missed else "met" if statistics.median(rounds) >= least else "met by the best round only"
+        print(f"{what}: {_rounds(rounds)}, target at least {least:g}: {word}")
+
+    def figure(self, what: str, rounds: Sequence[float], most: float) -> None:
+        """Print a figure of this machine, which should be `most` or less."""
+        if rounds:
+            word = "met" if statistics.median(rounds) <= most else "not met here"
+            print(f"{what}: {_rounds(rounds)}, target at most {most:g}: {word}")
+
+
+def _rounds(rounds: Sequence[float]) -> str:
+    shown = f"{statistics.median(rounds):.2f}"
+    return shown if len(rounds) == 1 else f"{shown} ({min(rounds):.2f} to {max(rounds):.2f})"

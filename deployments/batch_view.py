@@ -165,7 +165,12 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
         took = "" if model.p50_s is None else f", p50 {model.p50_s:.2f} s, p95 {model.p95_s:.2f} s"
         errors = "".join(f", {count} {kind}" for kind, count in model.errors.items())
         stored = f", {model.stored} from the cache" if model.stored else ""
-        say(f"  {model.model}: {plural(model.calls, 'call')} sent{took}{errors}{stored}")
+        kept = (
+            f", {model.cached_input_tokens:,} of {model.input_tokens:,} input tokens from the vendor's prompt cache"
+            if model.cached_input_tokens
+            else ""
+        )
+        say(f"  {model.model}: {plural(model.calls, 'call')} sent{took}{errors}{stored}{kept}")
     for name in summary.never_answered:
         say(f"  ! {name} never answered")
     for out in summary.taken_out:

@@ -7,9 +7,11 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, CycloptsError, CycloptsPanel, Group, Parameter
+from cyclopts.completion.install import create_install_completion_command
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
@@ -228,7 +230,24 @@ for _title, _members in COMMANDS.items():
         _flags = _NO_FLAGS if _target in {_save, _batch, _schedule, _evaluate} else {}
         app.command(_target, name=_name, help=_text, group=_group, sort_key=_place, **_flags)
 
-app.register_install_completion_command(help="Install completion for your shell, then exit.")
+
+def _install_completion(**where: Any) -> Path:
+    """Install a script that knows, for the commands made for one algorithm, the options they have with the main one."""
+    from consensus_flows.deployments.algorithm_commands import save_command
+    from consensus_flows.deployments.commands import evaluate, schedules
+    from consensus_flows.deployments.commands.algorithms import batch
+
+    app["save"].default_command = save_command(algorithm(MAIN))
+    for name, module in (("batch", batch), ("schedule", schedules), ("evaluate", evaluate)):
+        app[name].default_command = module.command(MAIN)
+    return app.install_completion(**where)
+
+
+app.command(
+    create_install_completion_command(_install_completion, add_to_startup=True),
+    name="--install-completion",
+    help="Install completion for your shell, then exit.",
+)
 _options = Group.create_ordered("Options")
 for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options

@@ -90,6 +90,29 @@ class Algorithm:
         return self.block_class().model_fields["config"].annotation
 
 
+def takes(config: Any, models: Iterable[Any]) -> tuple[int, int]:
+    """Return how often calls that are made together are waited for: once, or as often as the run of a panel among them waits.
+
+    Args:
+        config: The configuration in which the panels are.
+        models: Who is asked.
+
+    Returns:
+        The numbers at least and at most.
+    """
+    from consensus_flows.blocks.member import PANEL
+
+    panels = (config.panels.get(model.model) for model in models if model.provider == PANEL)
+    found = [(1, 1), *(waves_of(panel) for panel in panels if panel is not None)]
+    return max(least for least, _ in found), max(most for _, most in found)
+
+
+def waves_of(panel: Any) -> tuple[int, int]:
+    """Return how often the run of a saved panel waits for its calls, at least and at most; once if nobody says."""
+    one = algorithm(panel.flow)
+    return one.waves(one.config_class().model_validate(panel.config)) or (1, 1)
+
+
 def _with_panels(plans: Iterable[Any], config: Any) -> Iterator[Any]:
     """Put the calls of its run in the place of each call of a panel."""
     from consensus_flows.blocks.member import PANEL
@@ -128,6 +151,12 @@ BUILT_IN = (
         "moa",
         "MixtureOfAgents",
         "Ask models in layers; each layer improves the answers of the one before.",
+    ),
+    _built_in(
+        "swarm",
+        "",
+        "Swarm",
+        "Split a task into parts that models or panels answer at once, and join the answers.",
     ),
     _built_in("vote", "", "Vote", "Ask many models and count their answers, or rank them in pairs."),
 )

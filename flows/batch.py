@@ -21,14 +21,16 @@ from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, with_panels
+from consensus_flows.tasks.addresses import confined
 from consensus_flows.tasks.attachments import attach
-from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run, next_time
+from consensus_flows.tasks.batches.addresses import dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.batches.unfinished import unfinished
+from consensus_flows.tasks.calls.task_runs import TaskRuns
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport, of_batch
@@ -113,6 +115,7 @@ async def batch(
     by: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = None,
     within: Annotated[float, Field(gt=0)] | None = None,
     wait: bool = True,
+    task_runs: TaskRuns = "all",
     timezone: str | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row of a file. Killed half-way, it is simply run again, and continues where it was.
@@ -154,6 +157,7 @@ async def batch(
             for at once.
         within: The same as a number of seconds from now.
         wait: Wait for the vendors' batches; without it the run submits what can be submitted, and a later one goes on.
+        task_runs: Which calls are task runs in Prefect: all, those that failed, or none. The history has every call.
         timezone: Time zone of the time in `by` and of the day in `{date}`, for example Europe/Berlin; empty: that of the machine where the run is.
     """
     name, settings = await settings_of(flow, config, MAIN)
@@ -205,6 +209,7 @@ async def batch(
         vendor_batch=vendor_batch,
         ends_at=ends_at,
         wait=wait,
+        task_runs=task_runs,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
         inventory = await checked(work)

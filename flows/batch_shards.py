@@ -28,7 +28,8 @@ from prefect.states import Crashed
 
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import SHOWN, Batch
-from consensus_flows.tasks.batches.addresses import Place, day_of_run, place_of
+from consensus_flows.tasks.addresses import Place, place_of
+from consensus_flows.tasks.batches.addresses import day_of_run
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import merged, write_output
 from consensus_flows.tasks.batches.review_file import Reviewer
@@ -259,6 +260,7 @@ class _Shards:
                 "by": None,
                 "within": None,
                 "wait": True,
+                "task_runs": batch.task_runs,
                 "timezone": None,  # the output has its day
             },
             timeout=0,

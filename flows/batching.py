@@ -23,8 +23,9 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
+from consensus_flows.tasks.addresses import place_of
 from consensus_flows.tasks.attachments import attached, check_size
-from consensus_flows.tasks.batches.addresses import journal_path, place_of, same_place
+from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal, peek
 from consensus_flows.tasks.batches.output import (
     check_output,
@@ -55,6 +56,7 @@ from consensus_flows.tasks.calls.providers import (
 )
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Request
+from consensus_flows.tasks.calls.task_runs import TaskRuns, showing
 from consensus_flows.tasks.calls.waves import Waves
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, OutputError
 from consensus_flows.tasks.plain_text import plural
@@ -101,6 +103,7 @@ class Batch:
         vendor_batch: Whether calls go through the vendors' batch APIs.
         ends_at: Until when batches are waited for, in seconds since the epoch; then the rest is asked at once.
         wait: Whether to wait for the vendors' batches.
+        task_runs: Which calls are task runs of Prefect.
     """
 
     source: Source
@@ -127,6 +130,7 @@ class Batch:
     vendor_batch: bool = False
     ends_at: float | None = None
     wait: bool = True
+    task_runs: TaskRuns = "all"
 
     def members(self) -> list[str] | None:
         """Return the members that have columns of their own, by their names in the output."""
@@ -243,11 +247,8 @@ async def checked(batch: Batch) -> Inventory:
     inventory = await asyncio.to_thread(batch.source.inspect, found.holds if found is not None else None)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
-    if inventory.files.problems and not batch.skip_bad:
-        shown = "\n".join(f"  {problem}" for problem in inventory.files.problems[:SHOWN])
-        raise ConfigurationError(
-            f"{len(inventory.files.problems)} files cannot be attached:\n{shown}", field="attach_column"
-        )
+    if not batch.skip_bad:
+        check_files(inventory.files)
     if not (batch.overwrite or batch.part[1] > 1 or journal_path(batch.output).exists()):
         await asyncio.to_thread(check_replaced, batch.output, batch.source, inventory)
     endpoints = await check_models(batch.config.all_models(), batch.config.embedding())
@@ -265,6 +266,17 @@ async def checked(batch: Batch) -> Inventory:
     if batch.probe:
         await _check_answering(endpoints, batch.config.embedding())
     return inventory
+
+
+def check_files(files: Files) -> None:
+    """Refuse files that cannot be sent.
+
+    Raises:
+        ConfigurationError: Naming them with their rows.
+    """
+    if files.problems:
+        shown = "\n".join(f"  {problem}" for problem in files.problems[:SHOWN])
+        raise ConfigurationError(f"{len(files.problems)} files cannot be attached:\n{shown}", field="attach_column")
 
 
 def _examples(files: Files) -> list[Attachment]:
@@ -386,7 +398,12 @@ class _Run:
         )
         await emit("batch_started", self._progress)
         rows = self._rows()
-        with watched_by(self._journal), models_checked(), spending(batch.budget, self._journal) as spent:
+        with (
+            watched_by(self._journal),
+            models_checked(),
+            showing(batch.task_runs),
+            spending(batch.budget, self._journal) as spent,
+        ):
             spent.calls, spent.tokens, spent.cost_usd = self._journal.totals.spent
             if self._waves is None:
                 await self._workers(rows, spent)
@@ -529,7 +546,7 @@ class _Run:
         try:
             if self._batch.reference_column is not None:
                 given["reference"] = recorded_answers(row.columns.get(self._batch.reference_column))
-            if files := await asyncio.to_thread(self._files, row):
+            if files := await self._files(row):
                 given["conversation"] = tuple(attaching(files))
             with self._waves.row() if self._waves is not None else nullcontext():
                 record = await self._function(row.prompt, self._config, Labelled(self._call, row.id), **given)
@@ -540,20 +557,20 @@ class _Run:
             record = Record(flow=self._batch.algorithm, prompt=row.prompt, status="failed", error=redact(message))
         return record
 
-    def _files(self, row: Row) -> list[Attachment]:
+    async def _files(self, row: Row) -> list[Attachment]:
         """Read the files of a row; where an earlier run of this batch has read them, these very ones are sent again.
 
         Raises:
             ConfigurationError: If one cannot be read or sent.
         """
-        source = self._batch.source
-        found = list(self._batch.attachments)
-        for name in source.files_of(row.columns) if source.attach_column else ():
-            kept = self._journal.kept.get(name)
-            if kept is None:
-                kept = attached(name, "attach_column", folder=source.folder)
-                self._journal.keep(name, kept)
-            found.append(kept)
+        source, kept = self._batch.source, self._journal.kept
+        names = source.files_of(row.columns) if source.attach_column else []
+        new = [name for name in names if name not in kept]
+        read = await asyncio.to_thread(lambda: [attached(source.whole(name), "attach_column") for name in new])
+        for name, file in zip(new, read, strict=True):  # not in the thread: the journal is written in one place alone
+            if name not in kept:
+                self._journal.keep(name, file)
+        found = [*self._batch.attachments, *(kept[name] for name in names)]
         check_size(sum(one.size for one in found), "attach_column")
         return found
 

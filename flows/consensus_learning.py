@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearning, ConsensusLearningConfig, PromptType
+from consensus_flows.flows.algorithms import takes
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
 from consensus_flows.tasks.calls.call import Call
@@ -309,5 +310,7 @@ def plan(config: ConsensusLearningConfig) -> Iterator[Planned]:
 def waves(config: ConsensusLearningConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
     calls = [*plan(config)]
-    each = 1 + any(one.task == "aggregator" for one in calls)
-    return each * min(one.least for one in calls if one.role == "member"), each * (config.iterations + 1)
+    each = [takes(config, [one.model for one in calls if one.role == "member"])]
+    each += [takes(config, [one.model]) for one in calls if one.task == "aggregator"]
+    rounds = min(one.least for one in calls if one.role == "member")
+    return rounds * sum(least for least, _ in each), (config.iterations + 1) * sum(most for _, most in each)

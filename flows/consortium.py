@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.consortium import Consortium, ConsortiumConfig
+from consensus_flows.flows.algorithms import takes
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import Turns, guidance
 from consensus_flows.tasks.batches.planning import (
@@ -217,5 +218,7 @@ def plan(config: ConsortiumConfig) -> Iterator[Planned]:
 
 def waves(config: ConsortiumConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
+    members, arbiter = takes(config, [one.name for one in config.panel()]), takes(config, config.arbiters()[:1])
     # Long answers are written in a call of their own, after the verdict.
-    return 2 * config.min_iterations, (2 if config.judging_method == "rank" else 3) * config.max_iterations
+    judged = 1 if config.judging_method == "rank" else 2
+    return config.min_iterations * (members[0] + arbiter[0]), config.max_iterations * (members[1] + judged * arbiter[1])

@@ -12,6 +12,7 @@ from prefect import flow
 
 from consensus_flows.blocks.layer import Layer
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents, MixtureOfAgentsConfig
+from consensus_flows.flows.algorithms import takes
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import ask_members, missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, judge_calls, member_calls, prompt_length
@@ -255,5 +256,7 @@ def plan(config: MixtureOfAgentsConfig) -> Iterator[Planned]:
 
 def waves(config: MixtureOfAgentsConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
-    layers = len(config.proposer_layers())
-    return layers + 1, layers + 1
+    asked = [[one.name for one in layer.panel()] for layer in config.proposer_layers()]
+    parts = windows(len(asked[-1]), config.window, config.reserved)  # one after the other
+    each = [takes(config, models) for models in (*asked, *[config.aggregators()[:1]] * len(parts))]
+    return sum(least for least, _ in each), sum(most for _, most in each)

@@ -11,14 +11,16 @@ from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.grading import run_enough
 from consensus_flows.tasks.calls.ask import Straggler
 from consensus_flows.tasks.calls.budget import spending
-from consensus_flows.tasks.calls.call import Call, forget_result, sampled_apart
+from consensus_flows.tasks.calls.call import Call, Caller, forget_result, sampled_apart
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
+from consensus_flows.tasks.calls.task_runs import shows_all
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ErrorKind
 from consensus_flows.tasks.readers import UnreadableError, check_readable
-from consensus_flows.tasks.record import CallError, Record, Response, RunWarning, Usage
+from consensus_flows.tasks.record import CallError, NoAnswerError, Record, Response, RunWarning, Usage
 from consensus_flows.tasks.recording import add_answers
 from consensus_flows.tasks.watch import emit, within_panel
 
@@ -89,7 +91,10 @@ class _PanelRun:
         self.response.latency_s = round(time.monotonic() - started, 4)
 
     async def _run_flow(self, shift: int) -> Any:
-        """Run the flow as one within this one; return its record, or the error with which it ended."""
+        """Run the flow as one within this one; return its record, or the error with which it ended.
+
+        A batch that does not show each call does not show each panel's run either.
+        """
         request, panel = self.request, self.around.panels[self.request.model]
         one = algorithm(panel.flow)
         changes: dict[str, Any] = {"order_seed": panel.config.get("order_seed", 0) + shift, "attestation": {}}
@@ -103,11 +108,25 @@ class _PanelRun:
         *earlier, asked = request.messages
         if asked.attachments:
             earlier.append(Message(role="user", content="", attachments=asked.attachments))
+        if not shows_all():
+            record = await run_enough(one, asked.content, config, self._labelled(config), conversation=earlier)
+            if record.answer is None:
+                raise NoAnswerError(record.error or "no member gave an answer", record)
+            return record
         flow = one.flow().with_options(flow_run_name=lambda: request.title)
         state = await flow(asked.content, config, conversation=earlier, return_state=True)
         result = await state.aresult(raise_on_failure=False)
         forget_result(state, result)
         return result
+
+    def _labelled(self, config: RunConfig) -> Call:
+        """Return what makes the panel's calls, each named after the call that the panel stands for."""
+        caller, title = Caller.of(config), self.request.title
+
+        async def call(request: Request, **options: Any) -> Response:
+            return await caller(request.model_copy(update={"label": f"{title} · {request.title}"}), **options)
+
+        return call
 
     def _uncancel(self) -> None:
         task = asyncio.current_task()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from consensus_flows.blocks.prefer import Prefer, PreferConfig
+from consensus_flows.flows.algorithms import takes
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
 from consensus_flows.tasks.asking import new_samples
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, member_calls, prompt_length
@@ -189,4 +190,5 @@ def plan(config: PreferConfig) -> Iterator[Planned]:
 
 def waves(config: PreferConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
-    return 2 * config.rounds, 2 * config.rounds
+    least, most = takes(config, [member.name for member in config.panel()])
+    return 2 * config.rounds * least, 2 * config.rounds * most

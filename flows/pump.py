@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from prefect import flow
 
 from consensus_flows.blocks.pump import Pump, PumpConfig
+from consensus_flows.flows.algorithms import takes
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, begin, run_as_flow
 from consensus_flows.tasks.asking import missed_quorum
 from consensus_flows.tasks.batches.planning import Planned, member_calls
@@ -116,6 +117,6 @@ def plan(config: PumpConfig) -> Iterator[Planned]:
     yield from member_calls(config, config.panel(), (1, 1))
 
 
-def waves(config: PumpConfig) -> tuple[int, int]:  # noqa: ARG001  # as for all
+def waves(config: PumpConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
-    return 1, 1
+    return takes(config, config.models())

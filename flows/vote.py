@@ -12,9 +12,9 @@ from prefect import flow
 
 from consensus_flows.blocks.calibration import SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
-from consensus_flows.blocks.member import Member, parse_member
+from consensus_flows.blocks.member import Member, named, parse_member
 from consensus_flows.blocks.vote import Vote, VoteConfig
-from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.algorithms import algorithm, takes, waves_of
 from consensus_flows.flows.field_vote import vote_on_fields
 from consensus_flows.flows.pairwise_vote import compare, judge_plan, judge_request
 from consensus_flows.flows.run import FLOW, Attachments, ConfigOrName, Run, begin, run_as_flow
@@ -443,8 +443,13 @@ def _until_settled(config: VoteConfig, waves: Sequence[Sequence[Member]]) -> int
 
 def waves(config: VoteConfig) -> tuple[int, int]:
     """Return how often a run waits for calls that depend on those before, at least and at most."""
-    if config.pairwise_judge is not None:
-        return 2, 2
-    asked = config.in_waves()
-    each = 1 + (config.extractor is not None)
-    return each * _until_settled(config, asked), each * (len(asked) + bool(config.behind()))
+    reads = config.pairwise_judge or config.extractor
+    read = takes(config, named(reads)) if reads else (0, 0)
+    asked = (
+        [config.panel()] if config.pairwise_judge else [wave for wave in (*config.in_waves(), config.behind()) if wave]
+    )
+    each = [takes(config, [member.name for member in wave]) for wave in asked]
+    sure = 1 if config.pairwise_judge else _until_settled(config, config.in_waves())
+    if isinstance(config.saved_panel, SavedPanel):
+        each.append(waves_of(config.saved_panel))
+    return sum(least + read[0] for least, _ in each[:sure]), sum(most + read[1] for _, most in each)

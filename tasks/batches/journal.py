@@ -202,6 +202,8 @@ class Journal:
                     "usd": value.cost_usd,
                     "requests": value.attempts,
                     "tokens": value.spent.input_tokens + value.spent.output_tokens,
+                    "input": value.spent.input_tokens,
+                    "cached": value.spent.cached_input_tokens,
                     "error": value.error.kind if value.error else None,
                     "tier": value.service_tier,
                     "possibly_billed": value.possibly_billed,

@@ -3,14 +3,14 @@
 import lzma
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from consensus_flows.tasks.attachments import is_url, local_file, looked_at
-from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.addresses import Place, place_of
+from consensus_flows.tasks.attachments import local_file, looked_at
 from consensus_flows.tasks.batches.columns import Columns, Template
 from consensus_flows.tasks.batches.parquet import read_parquet
 from consensus_flows.tasks.batches.rows import (
@@ -181,9 +181,17 @@ class Source:
         return path if self._folder else path.parent
 
     def files_of(self, own: dict[str, Any]) -> list[str]:
-        """Return the paths and URLs of the files of a row that `rows` has yielded."""
+        """Return the files of a row that `rows` has yielded, as the row names them."""
         assert self._columns is not None
         return self._columns.files(own)
+
+    def whole(self, file: str) -> str:
+        """Return the path or URL of a file that a row names, as it holds wherever one stands."""
+        if "://" in file or file.startswith("data:"):
+            return file
+        if self.folder is not None:
+            return str(self.folder / Path(file).expanduser())
+        return f"{self.address.rstrip('/') if self._folder else self.address.rpartition('/')[0]}/{file}"
 
     def inspect(self, held: Callable[[Row, bytes], bool] | None = None) -> Inventory:
         """Read everything once, and return what is there.
@@ -210,23 +218,29 @@ class Source:
             size += most_tokens(row.prompt)
             columns.update(dict.fromkeys(row.columns))
             if self.attach_column is not None:
-                files = files.and_also(self._looked_at(row))
+                files = files.and_also(self.look_at(row.id, self.files_of(row.columns)))
             if held is not None and room > 0 and not held(row, text):
                 left.append(row)
                 room -= len(text)
         return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files, tuple(left))
 
-    def _looked_at(self, row: Row) -> Files:
-        """Look at the files of a row; none is copied before the row is begun."""
+    def look_at(self, row: str, files: Iterable[str]) -> Files:
+        """Look at the files of a row; none is copied before the row is begun.
+
+        Args:
+            row: The row's id.
+            files: Its files, as it names them.
+        """
         found = Files()
-        for source in self.files_of(row.columns):
-            if source.startswith("data:") or is_url(source):
+        for source in files:
+            whole = self.whole(source)
+            if whole.startswith("data:") or "://" in whole:
                 found = found.and_also(Files(remote=1))
                 continue
             try:
                 one = looked_at(local_file(source, "attach_column", self.folder), "attach_column")
             except ConfigurationError as error:
-                found = found.and_also(Files(problems=(f"row {row.id}: {error.reason}",)))
+                found = found.and_also(Files(problems=(f"row {row}: {error.reason}",)))
                 continue
             found = found.and_also(files_of(one))
         return found

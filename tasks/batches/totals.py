@@ -33,6 +33,9 @@ class ModelSummary(BaseModel):
     """Failed calls by kind; those of the kind `interrupted` are requests of calls that never ended."""
     stored: int = 0
     """Answers that came from the cache in this run."""
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    """Those of them that the vendor has read from its prompt cache, at a lower price."""
     batch_calls: int = 0
     """Calls that the vendor's batch API has answered."""
     batch_usd: float = 0.0
@@ -54,6 +57,8 @@ class _Model:
     possibly_billed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     stored: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
     batch_calls: int = 0
     batch_usd: float = 0.0
 
@@ -127,6 +132,8 @@ class Totals:
             model.cost_usd += usd
         elif lost < requests:
             model.unpriced += 1
+        model.input_tokens += call.get("input", 0)
+        model.cached_input_tokens += call.get("cached", 0)
         if call.get("tier") == BATCH:
             model.batch_calls += 1
             model.batch_usd += usd or 0.0
@@ -182,6 +189,8 @@ class Totals:
             model.possibly_billed += found.get("possibly_billed", 0)
             model.errors.update(found["errors"])
             model.stored += found.get("stored", 0)
+            model.input_tokens += found.get("input_tokens", 0)
+            model.cached_input_tokens += found.get("cached_input_tokens", 0)
             model.batch_calls += found.get("batch_calls", 0)
             model.batch_usd += found.get("batch_usd", 0.0)
 
@@ -266,6 +275,8 @@ class Totals:
                     possibly_billed=model.possibly_billed,
                     errors=dict(model.errors.most_common()),
                     stored=model.stored,
+                    input_tokens=model.input_tokens,
+                    cached_input_tokens=model.cached_input_tokens,
                     batch_calls=model.batch_calls,
                     batch_usd=round(model.batch_usd, 10),
                 )

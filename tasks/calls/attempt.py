@@ -16,6 +16,7 @@ from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
 from consensus_flows.tasks.calls.pace import pace_of
 from consensus_flows.tasks.calls.pricing import price
+from consensus_flows.tasks.calls.prompt_cache import noted
 from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import is_distinctive, redact, redact_secrets
 from consensus_flows.tasks.calls.request import Answer, Message, Request
@@ -113,14 +114,14 @@ async def attempt(request: Request, endpoint: Endpoint) -> Answer:
         _loaded.add(vendor.name)
     came, left_out = delivered.get(), tuple[str, ...]()
     if came is not None:
-        request, sent, repairs = sent_as(request, None), came.sent, came.repairs
+        request, sent, repairs = sent_as(request, endpoint, None), came.sent, came.repairs
         if log is not None:
             log.attempts.append(attempt_of(sent))
     else:
         tier = endpoint.tier(request.service_tier, request.kind)
         if tier != request.service_tier:
             left_out = (f"{request.name} has no {request.service_tier} tier: not asked for",)
-        request = sent_as(request, tier)
+        request = sent_as(request, endpoint, tier)
         sent, repairs = await _repaired(request, endpoint)
     verdict, detail = _judge(request, endpoint, sent.reply)
     detail = redact(detail, endpoint.secrets)  # at once: a traceback with variables would show it
@@ -187,11 +188,12 @@ def attempt_of(sent: Sent) -> Attempt:
     return Attempt(sent.reply.usage, sent.cost_usd, False, sent.lost, sent.entry)
 
 
-def sent_as(request: Request, service_tier: str | None) -> Request:
-    """Return a request as vendors are sent it: in a tier that the vendor has, and with its text files in its texts."""
-    return request.model_copy(
+def sent_as(request: Request, endpoint: Endpoint, service_tier: str | None) -> Request:
+    """Return a request as its vendor is sent it: in a tier that it has, and with its text files in its texts."""
+    sent = request.model_copy(
         update={"service_tier": service_tier, "messages": tuple(map(_with_texts, request.messages))}
     )
+    return noted(sent, endpoint.address) if endpoint.vendor.marks_repeated else sent
 
 
 def _with_texts(message: Message) -> Message:

@@ -50,9 +50,12 @@ def worst_case(request: Request, endpoint: Endpoint) -> Usage:
     texts = [message.content for message in request.messages]
     if request.response_schema is not None:
         texts.append(json.dumps(request.response_schema))
+    read = sum(most_tokens(text) + MESSAGE_TOKENS for text in texts) + sum(
+        endpoint.vendor.attachment_tokens(one) + MESSAGE_TOKENS for one in request.attachments
+    )
     return Usage(
-        input_tokens=sum(most_tokens(text) + MESSAGE_TOKENS for text in texts)
-        + sum(endpoint.vendor.attachment_tokens(one) + MESSAGE_TOKENS for one in request.attachments),
+        input_tokens=read,
+        cache_write_tokens=read if request.repeated else 0,
         output_tokens=request.sampling.max_output_tokens or endpoint.vendor.sent_limit or ASSUMED_OUTPUT_TOKENS,
     )
 

@@ -1,31 +1,27 @@
 """One call of the `ask` task, turned into an entry of the run's record: a failure is data, not an exception."""
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
-from prefect.context import AsyncClientContext, FlowRunContext
+from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.states import Failed
-from prefect.task_engine import run_task_async
-from prefect.tasks import Task
-from prefect.utilities.annotations import quote
 from pydantic import JsonValue
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.sampling import ServiceTier
 from consensus_flows.tasks.calls.ask import ask_task, is_retried, most_retries
 from consensus_flows.tasks.calls.attempt import CallLog, call_log, delivered
-from consensus_flows.tasks.calls.pacing import throttle
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, CallKind, Request
 from consensus_flows.tasks.calls.storage import holds, was_rejected
+from consensus_flows.tasks.calls.task_runs import run_call
 from consensus_flows.tasks.calls.waves import Waves, waves_now
 from consensus_flows.tasks.calls.writing import Writer
 from consensus_flows.tasks.errors import ConfigurationError, ConsensusError, ModelError, OutputError
@@ -232,35 +228,3 @@ def _error_of(result: object) -> CallError:
     if isinstance(result, ConfigurationError):
         return CallError(kind="bad_request", message=result.message)
     return CallError(kind="unknown", message=redact(f"{type(result).__name__}: {result}"))
-
-
-_ours: set[str] = set()
-"""Names of the tasks that make calls."""
-
-
-async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
-    """Run `task` for `request`, as `task(request, return_state=True)` would, and return its final state.
-
-    Prefect is given a task run that it has made itself a moment before, and then leaves out the event of the pending
-    one. The request is quoted, or Prefect would look three times through all of it for results of other tasks.
-    """
-    _ours.add(task.name)
-    await throttle()
-    async with AsyncClientContext.get_or_create():
-        run = await task.create_local_run()
-        state = await run_task_async(task, task_run=run, parameters={"request": quote(request)}, return_type="state")
-    return cast("State[Any]", state)
-
-
-class _FinishedLines(logging.Filter):
-    """Drops the line "Finished in state Completed()" of a call: its state says so, and a batch has 100,000s of them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return (
-            record.levelno != logging.INFO
-            or getattr(record, "task_name", None) not in _ours
-            or not record.getMessage().startswith("Finished in state ")
-        )
-
-
-logging.getLogger("prefect.task_runs").addFilter(_FinishedLines())

@@ -37,7 +37,7 @@ class Request(BaseModel):
     """One call of a model.
 
     Credentials travel by name: `provider` is looked up inside the task. What decides the answer is in the cache key;
-    `label`, `timeout`, `service_tier` and `answer_in` are not.
+    `label`, `timeout`, `service_tier`, `repeated` and `answer_in` are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +61,8 @@ class Request(BaseModel):
     """Seconds that one attempt may take."""
     service_tier: ServiceTier | None = None
     """The tier in which it should be served; it decides price and time, not the answer."""
+    repeated: Literal["", "system", "files"] = ""
+    """How much of its beginning its model was sent a short while ago: the system prompt, or the files after it too."""
     answer_in: str | None = None
     """Where in the text that is written the answer of the run stands, so that it can be read while it is written: a field of
     the JSON object, or empty for all of it. None where it may not become the answer."""
@@ -98,7 +100,7 @@ VERSION = 1
 """Raised when the meaning of a stored answer changes."""
 
 KEYED = frozenset({"provider", "model", "messages", "sampling", "response_schema", "reader", "sample", "kind"})
-LEFT_OUT = frozenset({"label", "timeout", "service_tier", "answer_in"})
+LEFT_OUT = frozenset({"label", "timeout", "service_tier", "repeated", "answer_in"})
 
 
 def request_key(request: Request, address: str) -> str:

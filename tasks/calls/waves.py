@@ -34,7 +34,8 @@ from consensus_flows.tasks.calls.budget import (
     until_deadline,
 )
 from consensus_flows.tasks.calls.jobs import Job, JobLog, Line, NotAnswered, Outcome, SentJob, poll_s
-from consensus_flows.tasks.calls.providers import Endpoint, endpoint_of
+from consensus_flows.tasks.calls.prompt_cache import beginning
+from consensus_flows.tasks.calls.providers import Endpoint, endpoint_of, setting
 from consensus_flows.tasks.calls.request import Request, request_key
 from consensus_flows.tasks.calls.storage import is_stored
 from consensus_flows.tasks.calls.vendors.vendor import Repairs
@@ -241,6 +242,7 @@ class Waves:
     async def _line(self, request: Request, endpoint: Endpoint, id: str) -> Delivered | None:
         """Wait until a call has come as a line; None if it is to be made at once."""
         api = endpoint.vendor.batch_api(endpoint.credentials)
+        request = sent_as(request, endpoint, None)
         tried = lost = 0
         while api is not None and endpoint.address not in self._no_api and lost < 2 and tried < TRIES:
             if self._failure is not None:
@@ -300,7 +302,6 @@ class Waves:
             self._waiting.pop(id, None)
 
     def _made(self, request: Request, endpoint: Endpoint, id: str, reservation: Reservation) -> Line:
-        request = sent_as(request, None)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         return _built(Line(id, request, endpoint, reservation, {}, Repairs(), future))
 
@@ -353,12 +354,16 @@ class Waves:
             groups.setdefault((line.endpoint.address, line.request.model), []).append(line)
         cut = False
         for source, lines in groups.items():
+            lines.sort(key=lambda line: beginning(line.request))  # for the vendor's prompt cache
             full = source in self._most
             if source in self._trials or (
                 full and (now < self._full_until.get(source, 0.0) or any(job.source == source for job in self._jobs))
             ):
                 continue
-            if source not in self._tried and source not in OVERRUNS:
+            if len(lines) < setting("BATCH_MIN_LINES", 1):
+                cut = True
+                self._release(lines)
+            elif source not in self._tried and source not in OVERRUNS:
                 # By one call it is known what the model refuses, and that the key is good, before thousands go out.
                 cut = True
                 self._tried.add(source)

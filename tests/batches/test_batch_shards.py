@@ -244,7 +244,7 @@ async def test_without_a_deployment_it_says_how_to_make_one(vendors, tmp_path):
 async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(vendors, tmp_path, monkeypatch):
     """A shard whose budget ended is started again; killed then, its old summary must not count."""
     from consensus_flows.flows import batch_shards
-    from consensus_flows.tasks.batches.addresses import place_of
+    from consensus_flows.tasks.addresses import place_of
 
     work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
     folder = place_of(str(tmp_path), "output")

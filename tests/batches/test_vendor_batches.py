@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
+from consensus_flows.blocks.credentials import OpenAICredentials
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.algorithms import algorithm
@@ -370,3 +372,95 @@ async def test_a_disabled_model_gets_no_more_lines(vendors: LoopbackVendors, tmp
     )
     assert (summary.status, summary.done) == ("finished", 6)
     assert vendors.count("claude-haiku-4-5") == 6
+
+
+LONG = "You read letters to the editor. " + "State the town, the date and the name, and nothing else. " * 400
+"""A system prompt of some 5,800 tokens: every model of the three vendors keeps as much."""
+
+
+@pytest.mark.parametrize("vendor_batch", [True, False])
+async def test_a_long_system_prompt_is_read_from_the_vendors_prompt_caches(
+    vendors: LoopbackVendors, tmp_path: Path, vendor_batch: bool
+) -> None:
+    config = {"system": LONG, "quorum": 1, "fresh": True}
+    given: dict[str, Any] = {"vendor_batch": vendor_batch, "concurrency": 1, "config": config}
+    vendors.script(ANY, then=Reply(text="yes"))
+    summary = await run_batch(vote_of(prompts(tmp_path, 10), tmp_path / "out.jsonl", **given))
+    assert (summary.done, vendors.count()) == (10, 30)
+    for model in summary.models:
+        # Anthropic keeps what is marked, from the second call on; the others find by themselves what was there before.
+        least = 0.75 if model.model.startswith("anthropic") and not vendor_batch else 0.85
+        assert model.cached_input_tokens > least * model.input_tokens, model
+    asked = summary.models[0].input_tokens // 10
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=asked, output=1)))
+    plain = await run_batch(vote_of(prompts(tmp_path, 10), tmp_path / "plain.jsonl", **given))
+    assert summary.cost_usd is not None and plain.cost_usd is not None
+    assert summary.cost_usd < 0.4 * plain.cost_usd
+
+
+async def test_small_waves_are_asked_at_once_where_that_is_wanted(
+    vendors: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSENSUS_BATCH_MIN_LINES", "6")
+    vendors.script(ANY, then=Reply(text="yes"))
+    for rows, lines in ((7, [6]), (5, [])):  # the first call of a model is none
+        vendors.jobs.executions.clear()
+        config = {"members": THREE[:1], "quorum": 1, "fresh": True}
+        before = len(vendors.jobs.jobs)
+        summary = await run_batch(vote_of(prompts(tmp_path, rows), tmp_path / f"{rows}.jsonl", config=config))
+        assert (summary.status, summary.done) == ("finished", rows)
+        assert [len(job.lines) for job in vendors.jobs.jobs[before:]] == lines
+
+
+async def test_an_address_without_a_batch_api_is_remembered(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """It is asked for one once, and not in every wave."""
+
+    def said(seen: Any) -> Reply:
+        return Reply() if seen.schema else Reply(text=f"answer {seen.prompt}")
+
+    vendors.script(ANY, then=said)
+    vendors.script("/batches/upload", then=Reply(status=404))
+    config = ConsortiumConfig.model_validate(
+        {"members": THREE[:1], "arbiter": "openai/gpt-4o", "quorum": 1, "max_iterations": 2, "min_iterations": 2}
+    )
+    source = Source(str(prompts(tmp_path, 6)))
+    summary = await run_batch(
+        Batch(source, str(tmp_path / "out.jsonl"), algorithm="consortium", config=config, vendor_batch=True)
+    )
+    assert (summary.status, summary.done, vendors.count()) == ("finished", 6, 24)
+    assert vendors.count("/batches/upload", kind="batches") == 1
+
+
+def test_the_run_of_a_panel_in_a_panel_is_waited_for(vendors: LoopbackVendors) -> None:
+    inner = {"flow": "consortium", "config": {"members": THREE[:2], "arbiter": THREE[2], "max_iterations": 2}}
+    panels = {"panels": {"night": inner}}
+    members = ["panel/night", THREE[0], THREE[1]]
+    for name, config, wanted in (
+        ("pump", {"members": members}, (2, 6)),
+        ("vote", {"members": members, "extract": "number"}, (2, 6)),
+        ("vote", {"members": members[1:], "extract": "llm", "extractor": "panel/night"}, (3, 7)),
+        ("prefer", {"members": members}, (4, 12)),
+        ("consortium", {"members": members, "arbiter": THREE[0], "max_iterations": 1}, (3, 8)),
+        ("consortium", {"members": members[1:], "arbiter": "panel/night", "max_iterations": 1}, (3, 13)),
+        (
+            "mixture-of-agents",
+            {"layers": [{"members": members}, {"members": members[1:]}], "aggregator": THREE[0]},
+            (4, 8),
+        ),
+    ):
+        one = algorithm(name)
+        assert one.waves(one.config_class().model_validate(config | panels)) == wanted, name
+
+
+async def test_a_server_with_openais_batch_api_is_used_like_openai(vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """Its key is saved as one for OpenAI, at its own address."""
+    vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=100, output=10)))
+    saved = OpenAICredentials(api_key=SecretStr("sk-elsewhere"), base_url=vendors.openai_url)
+    await saved.save("elsewhere", overwrite=True)
+    try:
+        config = {"members": ["elsewhere/llama"], "quorum": 1, "prices": ["elsewhere/llama=1/1"]}
+        summary = await run_batch(vote_of(prompts(tmp_path, 6), tmp_path / "out.jsonl", config=config))
+    finally:
+        await OpenAICredentials.adelete("elsewhere")
+    assert (summary.status, summary.done, sum(vendors.jobs.executions.values())) == ("finished", 6, 5)
+    assert summary.cost_usd == pytest.approx((1 + 5 * 0.5) * 110e-6)

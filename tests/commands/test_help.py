@@ -1,5 +1,9 @@
 """What the help of the commands shows."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -53,3 +57,21 @@ def test_every_command_is_in_a_group_of_the_help(capsys):
         for name in ([names] if isinstance(names, str) else names)
     }
     assert named == {name for name in app if not name.startswith("-")}
+
+
+def test_bash_completes_the_options_of_the_commands_that_are_made_by_flow(tmp_path):
+    script = tmp_path / "completion.bash"
+    install = [sys.executable, "-m", "consensus_flows.deployments.cli", "--install-completion", "--shell", "bash"]
+    subprocess.run([*install, "--output", str(script)], check=True, env={**os.environ, "HOME": str(tmp_path)})
+    function = re.findall(r"complete .*-F (\w+)", script.read_text())[-1]
+    wanted = {
+        "batch --ven": "--vendor-batch",
+        "save --arb": "--arbiter",
+        "schedule --eve": "--every",
+        "evaluate --lab": "--label",
+    }
+    for typed, option in wanted.items():
+        complete = f'COMP_WORDS=(consensus {typed}); COMP_CWORD=2; {function}; echo "${{COMPREPLY[@]}}"'
+        bash = ["bash", "-c", f"source {script}; {complete}"]
+        shown = subprocess.run(bash, check=True, capture_output=True, text=True)
+        assert option in shown.stdout.split(), typed

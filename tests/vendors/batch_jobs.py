@@ -280,7 +280,7 @@ class Jobs:
             body = render(seen, reply, [])[1]
             if isinstance(body, bytes) and body.startswith(b"{"):
                 line.status, line.body = reply.status, json.loads(body)
-        seen.status = line.status
+        self._ledger.answered(seen, line.status)
 
     def summary(self) -> list[dict[str, Any]]:
         """All jobs as plain JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from .prompt_cache import PromptCache
 from .script import Kind, Script, SeenRequest, Step
 
 LISTING = "/models"
@@ -27,6 +28,7 @@ class Ledger:
         self._scripts: dict[str, Script] = {}
         self._seen: list[SeenRequest] = []
         self._counts: dict[tuple[Kind, str], int] = {}
+        self._prompts = PromptCache()
 
     def script(self, model: str, *steps: Step, then: Step | None = None) -> Script:
         """Say what requests for a model are answered, replacing what was said before.
@@ -70,6 +72,7 @@ class Ledger:
             self._scripts.clear()
             self._seen.clear()
             self._counts.clear()
+            self._prompts = PromptCache()
             self.in_flight_peak = self.in_flight
             self.together = 0
 
@@ -95,6 +98,8 @@ class Ledger:
             seen.index = self._counts.get(key, 0)
             self._counts[key] = seen.index + 1
             self._seen.append(seen)
+            if seen.kind == "chat":
+                self._prompts.count(seen)
             if seen.kind == "models":
                 script = self._scripts.get(LISTING)
             elif seen.kind == "batches":
@@ -116,4 +121,11 @@ class Ledger:
     def end(self, seen: SeenRequest, status: int) -> None:
         """Count a request as over; server's thread only."""
         self.in_flight -= 1
+        self.answered(seen, status)
+
+    def answered(self, seen: SeenRequest, status: int) -> None:
+        """Note how a request was answered, and keep its prompt if it was."""
         seen.status = status
+        if seen.kind == "chat" and status == 200:
+            with self._lock:
+                self._prompts.keep(seen)

@@ -42,6 +42,8 @@ class SeenRequest:
         stream: Whether the answer is to come as a stream of events.
         query: The query of the path.
         batch: Id of the batch job that it is a line of; for "batches" the id of the job or file in the path.
+        cached: Tokens of its beginning that are in the vendor's prompt cache.
+        written: Tokens after those that are written into it, where its vendor charges for that.
     """
 
     vendor: Vendor
@@ -60,6 +62,8 @@ class SeenRequest:
     stream: bool = False
     query: str = ""
     batch: str = ""
+    cached: int = 0
+    written: int = 0
 
     @property
     def prompt(self) -> str:

@@ -107,7 +107,13 @@ def resolve(reply: Reply, seen: SeenRequest) -> Answer:
         asked = tokens(seen.system or "") + sum(tokens(message["content"]) for message in seen.messages)
         said = (text or "") + ("" if tool_input is None else json.dumps(tool_input))
         thought = tokens(reply.thoughts) if reply.thoughts else 0
-        usage = Usage(input=asked, output=tokens(said) + thought, reasoning=thought)
+        usage = Usage(
+            input=asked,
+            output=tokens(said) + thought,
+            cached=seen.cached,
+            cache_write=seen.written,
+            reasoning=thought,
+        )
     return Answer(
         text=text,
         tool=(seen.tool or "answer") if tool_input is not None else None,

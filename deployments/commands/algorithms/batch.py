@@ -1,6 +1,7 @@
 """`consensus batch`: an algorithm over every row of a file."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rich.text import Text
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
+from consensus_flows.deployments.commands.algorithms.questions import RowFileOptions
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
@@ -34,6 +36,7 @@ from consensus_flows.tasks.batches.frames import InputFormat, guess_format, kept
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.providers import close_clients, warm_up
+from consensus_flows.tasks.calls.task_runs import TaskRuns
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.watch import Watcher, watched_by
@@ -44,12 +47,13 @@ BUDGET_OPTIONS = {
     "max_cost_usd": "--max-cost",
     "max_seconds": "--deadline",
 }
+NICENESS = 10
 FROM_1 = validators.Number(gte=1, lte=1000)
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class BatchOptions:
+class BatchOptions(RowFileOptions):
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")]
@@ -62,12 +66,6 @@ class BatchOptions:
     """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
-    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
-    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
-    attach: Annotated[
-        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
-    ] = None
-    """File or URL that every prompt is about. May be repeated."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -114,6 +112,8 @@ class BatchOptions:
     """The same as a time from now, for example 4h or 90m."""
     wait: Annotated[bool, Parameter(group=OUTPUT)] = True
     """Wait for the vendors' batches; --no-wait submits what can be submitted, and the same command later collects."""
+    task_runs: Annotated[TaskRuns, Parameter(group=OUTPUT)] = "all"
+    """Which calls to show in Prefect as task runs: all, those that failed, or none. The history has every call."""
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
     """Print the summary as JSON on stdout, and nothing else."""
 
@@ -125,12 +125,6 @@ class BatchOptions:
             "attachments": self.attachments() or None,
             "within": None if self.within is None else self.within.total_seconds(),
         }
-
-    def attachments(self) -> list[str]:
-        """Return where the files of every prompt are, as it holds for workers too."""
-        return [
-            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
-        ]
 
 
 def command(flow: str | None) -> Callable[..., Exit]:
@@ -224,6 +218,8 @@ def run_batch_flow(
     """
     warm_up(model.provider for model in config.models())
     info = connect()
+    # Many questions give way to the server and to a single one: beside rows from the cache it would take three times as long.
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     close = getattr(view, "close", lambda: None)
 
     def reported(summary: BatchSummary) -> Exit:

@@ -45,6 +45,9 @@ _STATUS = {
     "overloaded_error": 529,
 }
 """The status that goes with an error object, for one that comes with status 200."""
+_MARK = "cache_control"
+_MARKED = {_MARK: {"type": "ephemeral"}}
+"""Marks the end of what the prompt cache is to keep."""
 _ARGUMENTS = ("max_tokens", "stop_sequences")
 """Settings for which the SDK has arguments; models that still take the others read them from the body."""
 
@@ -104,6 +107,7 @@ class Anthropic(Vendor):
     attachment_kinds = frozenset({"image", "pdf"})
     image_tokens = 4_784
     page_tokens = 3_000 + image_tokens
+    marks_repeated = True
     sent_limit = 8192
     """The API wants a limit. Above about 21,000 the SDK refuses to wait without streaming."""
 
@@ -125,8 +129,14 @@ class Anthropic(Vendor):
             else:
                 system.append(schema_instruction(request))
         arguments = {name: settings.pop(name) for name in _ARGUMENTS if name in settings}
+        instructions: str | list[dict[str, Any]] = "\n\n".join(system)
+        if request.repeated and _MARK not in repairs.dropped:
+            if instructions:
+                instructions = [{"type": "text", "text": instructions, **_MARKED}]
+            if request.repeated == "files":  # the text of the turn comes after them
+                turns[0]["content"][-2] |= _MARKED
         optional = {
-            "system": "\n\n".join(system),
+            "system": instructions,
             "output_config": output,
             "extra_body": settings | request.sampling.extra,
         }
@@ -145,6 +155,8 @@ class Anthropic(Vendor):
 
     def refused(self, fault: Fault, sent: Collection[str]) -> str | None:
         """Return the refused parameter; `output_config` holds the effort beside the format."""
+        if fault.status == 400 and _MARK in fault.message:  # a gateway or an old model without a prompt cache
+            return _MARK
         name = super().refused(fault, sent)
         if name == "output_config" and "effort" in sent and ("format" not in sent or "effort" in fault.message):
             return "effort"

@@ -134,6 +134,8 @@ class Vendor(ABC):
     """The most tokens that an image counts, however large it is."""
     page_tokens: ClassVar[int] = 5_000
     """The most tokens that a page of a PDF counts, with its text and as an image."""
+    marks_repeated: ClassVar[bool] = False
+    """Whether its prompt cache keeps only what is marked in a request."""
     sent_limit: ClassVar[int | None] = None
     """The limit of output tokens that is sent for a call without one of its own; None where none is needed."""
 
