@@ -184,7 +184,7 @@ class Batch:
 async def run_batch(
     batch: Batch,
     call: Call | None = None,
-    leave: Callable[[BatchSummary, Inventory], None] | None = None,
+    leave: Callable[[BatchSummary, Inventory, tuple[int, int, float]], None] | None = None,
     inventory: Inventory | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row that is not finished yet.
@@ -211,7 +211,7 @@ async def run_batch(
         summary = await run.work()
         await asyncio.to_thread(run.write, summary)
         if leave is not None:
-            await asyncio.to_thread(leave, summary, inventory)
+            await asyncio.to_thread(leave, summary, inventory, journal.totals.spent)
         await emit("batch_written", summary)
         if summary.status == "finished":
             # Whoever is killed before finds the rows and the bill in it, and ends what was left.

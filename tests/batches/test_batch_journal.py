@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.flows.batch_shards import share
+from consensus_flows.flows.batch_shards import number_of_parts, share
 from consensus_flows.tasks.batches import addresses
 from consensus_flows.tasks.batches import journal as batches_journal
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, journal_path, same_place
@@ -422,9 +422,21 @@ def test_sums_are_put_together():
 
 
 def test_a_budget_is_shared_to_the_last_call():
-    shares = share(Budget(max_calls=11, max_tokens=100, max_cost_usd=1.5, max_seconds=60), 3)
-    assert [one.max_calls for one in shares] == [4, 4, 3] and sum(one.max_tokens or 0 for one in shares) == 100
-    assert {(one.max_cost_usd, one.max_seconds) for one in shares} == {(0.5, 60)}
-    assert share(Budget(), 2) == [Budget(), Budget()]
+    budget, taken = Budget(max_calls=11, max_tokens=100, max_cost_usd=1.5, max_seconds=60), []
+    for of in (3, 2, 1):
+        taken.append(share(budget, taken, of))
+    assert [calls for calls, _, _ in taken] == [4, 4, 3] and sum(tokens for _, tokens, _ in taken) == 100
+    assert sum(usd for _, _, usd in taken) == 1.5
+    taken[0] = (1, 10, 0.1)  # so much is what it has spent
+    assert share(budget, taken, 1) == (3, 24, pytest.approx(0.4)), "what one leaves is there for the next"
+    assert (
+        share(Budget(), taken, 2) == (0, 0, 0.0) == share(Budget(max_calls=1, max_tokens=1, max_cost_usd=1), taken, 1)
+    )
     with pytest.raises(ConfigurationError, match="max_calls: 2 cannot be shared among 3 shards"):
-        share(Budget(max_calls=2), 3)
+        number_of_parts(1000, 3, Budget(max_calls=2))
+
+
+def test_many_rows_are_more_parts_than_runs_at_once():
+    assert [number_of_parts(rows, 4, Budget()) for rows in (7, 1000, 1500, 1_000_000)] == [4, 4, 6, 32]
+    assert number_of_parts(1_000_000, 4, Budget(max_calls=9)) == 9, "each part has a call"
+    assert number_of_parts(1_000_000, 4, Budget(max_seconds=60)) == 4, "all end by then"
