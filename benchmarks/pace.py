@@ -22,10 +22,9 @@ from common import ROOT  # noqa: F401  # it makes this checkout importable
 from pydantic import SecretStr
 
 from consensus_flows.blocks import OpenAICompatibleCredentials
-from consensus_flows.tasks.calls.ask import BACKOFF_S
 from consensus_flows.tasks.calls.attempt import attempt
 from consensus_flows.tasks.calls.pace import pace_of
-from consensus_flows.tasks.calls.providers import Endpoint
+from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 from consensus_flows.tasks.errors import ModelError

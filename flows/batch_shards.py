@@ -146,7 +146,7 @@ def number_of_parts(rows: int, shards: int, budget: Budget) -> int:
     Raises:
         ConfigurationError: If the budget does not suffice for one of each.
     """
-    limits = {name: getattr(budget, name) for name in ("max_calls", "max_tokens")}
+    limits: dict[str, int | None] = {name: getattr(budget, name) for name in ("max_calls", "max_tokens")}
     for name, limit in limits.items():
         if limit is not None and limit < shards:
             raise ConfigurationError(

@@ -78,7 +78,8 @@ async def try_models(
 
     async def start() -> None:
         await pace.released()  # while the server asks to wait, or all would go at once afterwards
-        await starts.released(late=True)
+        async with starts.turn():
+            pass
 
     async def one(model: str, endpoint: Api) -> None:
         for patience in range(PATIENCE):

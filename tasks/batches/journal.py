@@ -399,8 +399,9 @@ class Journal:
         """Take an index in place of the lines that it is about, if they are as it says."""
         entry = _parsed(data[index:end])
         of, text = entry.get("index"), str(entry.get("says"))
+        of = of if isinstance(of, int) and begin <= of <= index else index
         with memoryview(data) as whole:
-            about = whole[of:index] if isinstance(of, int) and begin <= of <= index else whole[:0]
+            about = whole[of:index]
             is_right = zlib.crc32(text.encode("utf-8", "replace"), zlib.crc32(about)) == entry.get("crc")
             about.release()
         if not is_right:
