@@ -207,7 +207,8 @@ def _with_texts(message: Message) -> Message:
 
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
-    async with pace_of(endpoint).turn(request.model) as turn:
+    pace = pace_of(endpoint)
+    async with endpoint.vendor.turn(client, request) as ready, pace.turn(request.model) as turn:
         reservation = await reserve(request, endpoint, turn.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
@@ -216,7 +217,7 @@ async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[st
         started = time.monotonic()
         telling = told.set(turn.told)
         try:
-            said = await _exchange(request, endpoint, client, body)
+            said = await _exchange(request, endpoint, ready, body)
             sent, usage = await received(request, endpoint, said, entry, time.monotonic() - started)
             failed = endpoint.vendor.classify(said.fault) if said.fault else None
             turn.ended(failed, usage.input_tokens + usage.output_tokens if usage else 0)

@@ -277,7 +277,7 @@ def _known_endpoint(provider: str, model: str) -> Endpoint:
         return _endpoint(provider, from_environment(provider))
     vendor = _vendor_of(provider, None)
     try:
-        return Endpoint(provider, vendor, vendor.address(model), KEYLESS_CONCURRENCY)
+        return Endpoint(provider, vendor, vendor.address(model), known.max_concurrency or KEYLESS_CONCURRENCY)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 
