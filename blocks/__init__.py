@@ -17,6 +17,7 @@ from consensus_flows.blocks.prefer import Prefer, PreferConfig
 from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.swarm import Swarm, SwarmConfig
 from consensus_flows.blocks.vote import Vote, VoteConfig
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "PumpConfig",
     "RunConfig",
     "Sampling",
+    "Swarm",
+    "SwarmConfig",
     "Vote",
     "VoteConfig",
     "parse_member",

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import Member, ModelName, named, parse_member
-from consensus_flows.blocks.panel import PanelConfig, StandIn
+from consensus_flows.blocks.panel import OneModel, PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings, saved_config
 
@@ -80,11 +80,11 @@ class Snowflake(Settings):
 class ConsensusLearningConfig(PanelConfig):
     """Who is asked, how the answers are aggregated, and how the aggregate goes back."""
 
-    aggregator: str | None = Field(
+    aggregator: OneModel | None = Field(
         None,
         description="Model that merges the answers, as provider/model; required by centralized_llm.",
     )
-    fallback_aggregators: list[str] = Field(
+    fallback_aggregators: list[OneModel] = Field(
         default_factory=list,
         description="Models to use, in order, if the aggregator fails.",
     )
@@ -161,14 +161,6 @@ class ConsensusLearningConfig(PanelConfig):
     def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of `below` without those that an approach given over them does not use."""
         return {name: value for name, value in below.items() if is_used(name, given.get("approach"))}
-
-    @field_validator("aggregator", "fallback_aggregators")
-    @classmethod
-    def _check_aggregators(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for name in [value] if isinstance(value, str) else value or []:
-            if parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} must not have a count: a single instance aggregates")
-        return value
 
     @field_validator("aggregator_prompt")
     @classmethod

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from consensus_flows.blocks.member import ModelName, named, parse_member
-from consensus_flows.blocks.panel import PanelConfig, StandIn
+from consensus_flows.blocks.panel import OneModel, PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -13,8 +13,8 @@ from consensus_flows.blocks.settings import saved_config
 class ConsortiumConfig(PanelConfig):
     """Who is asked, who judges, and when to stop."""
 
-    arbiter: str = Field(description="Model that merges or ranks the answers, as provider/model.")
-    fallback_arbiters: list[str] = Field(
+    arbiter: OneModel = Field(description="Model that merges or ranks the answers, as provider/model.")
+    fallback_arbiters: list[OneModel] = Field(
         default_factory=list,
         description="Models to use, in order, if the arbiter fails.",
     )
@@ -43,14 +43,6 @@ class ConsortiumConfig(PanelConfig):
         description="Iteration to return: the one of the highest confidence, or the last one.",
     )
     arbiter_settings: Sampling = Field(default_factory=Sampling, description="Sampling settings of the arbiter.")
-
-    @field_validator("arbiter", "fallback_arbiters")
-    @classmethod
-    def _check_arbiters(cls, value: str | list[str]) -> str | list[str]:
-        for name in [value] if isinstance(value, str) else value:
-            if parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} must not have a count: a single instance judges")
-        return value
 
     @model_validator(mode="after")
     def _check(self) -> "ConsortiumConfig":

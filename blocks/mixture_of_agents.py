@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from consensus_flows.blocks.layer import Layer, MixturePrompts, NamedLayer
 from consensus_flows.blocks.member import Member, ModelName, named, parse_member
-from consensus_flows.blocks.panel import PanelConfig, RunConfig, StandIn
+from consensus_flows.blocks.panel import OneModel, PanelConfig, RunConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -23,7 +23,7 @@ class MixtureOfAgentsConfig(RunConfig):
         "",
         description="Model that writes the final answer, as provider/model; default: the model of self_moa.",
     )
-    fallback_aggregators: list[str] = Field(
+    fallback_aggregators: list[OneModel] = Field(
         default_factory=list,
         description="Models to use, in order, if the aggregator fails.",
     )
@@ -69,12 +69,11 @@ class MixtureOfAgentsConfig(RunConfig):
         }
         return {name: value for name, value in below.items() if name not in gone}
 
-    @field_validator("aggregator", "fallback_aggregators", "self_moa")
+    @field_validator("aggregator", "self_moa")
     @classmethod
-    def _check_names(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for name in value if isinstance(value, list) else [value or ""]:
-            if name and parse_member(name)[1] > 1:
-                raise ValueError(f"{name!r} must not have a count; for self_moa, set samples")
+    def _check_names(cls, value: str | None) -> str | None:
+        if value and parse_member(value)[1] > 1:
+            raise ValueError(f"{value!r} must not have a count; for self_moa, set samples")
         return value
 
     @model_validator(mode="after")

@@ -19,15 +19,17 @@ FLEX_TIMEOUT_S = 900.0
 """Seconds that a request of the flex tier may take, where nothing is said: what OpenAI advises."""
 
 
-def _single(name: str | None) -> str | None:
-    if name is not None and parse_member(name)[1] > 1:
-        raise ValueError(f"{name!r} must not have a count: a single instance answers")
+def _single(name: str) -> str:
+    if parse_member(name)[1] > 1:
+        raise ValueError(f"{name!r} must not have a count: a single instance is asked")
     return name
 
 
+SINGLE = AfterValidator(_single)
+OneModel = Annotated[str, SINGLE]
+"""A setting that names one model, as provider/model."""
 StandIn = Annotated[
-    str | None,
-    AfterValidator(_single),
+    OneModel | None,
     Field(
         description=(
             "Model that answers if no judge can, as provider/model: the answer of a member is taken as it is, another model is "
@@ -90,7 +92,7 @@ class RunConfig(Settings):
         None,
         description="JSON schema of the answer: members, arbiter and aggregator write it as structured output. Default: free text.",
     )
-    embedding_model: str | None = Field(
+    embedding_model: OneModel | None = Field(
         None,
         description=(
             "Embedding model that measures the similarity of texts, as provider/model: OpenAI, Google, a "
@@ -134,13 +136,6 @@ class RunConfig(Settings):
     def under(cls, below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
         """Return the settings of `below` without those that have no place beside the settings that are given over them."""
         return dict(below)
-
-    @field_validator("embedding_model")
-    @classmethod
-    def _check_embedding_model(cls, value: str | None) -> str | None:
-        if value is not None and parse_member(value)[1] > 1:
-            raise ValueError(f"{value!r} must not have a count: a single instance embeds")
-        return value
 
     @model_validator(mode="after")
     def _check_own_settings(self) -> Self:
@@ -254,11 +249,14 @@ class PanelConfig(RunConfig):
         return names
 
     @model_validator(mode="after")
+    def _check_quorum(self) -> Self:
+        if self.quorum is not None and self.quorum > len(self.panel()):
+            raise ValueError(f"quorum is {self.quorum}, but there are only {len(self.panel())} members")
+        return self
+
+    @model_validator(mode="after")
     def _check_panel(self) -> Self:
-        members = self.panel()
-        if self.quorum is not None and self.quorum > len(members):
-            raise ValueError(f"quorum is {self.quorum}, but there are only {len(members)} members")
-        known = {str(member.name) for member in members}
+        known = {str(member.name) for member in self.panel()}
         for name in self.member_settings:
             if name not in known:
                 raise ValueError(f"member_settings: {name!r} is not a member: use one of {', '.join(sorted(known))}")

@@ -78,7 +78,7 @@ _ELSEWHERE = {
     "system": re.compile(r"^system(prompt|instructions?|messages?)?$"),
     "a count, as in provider/model:3": re.compile(
         r"^(n|bestof|candidatecount|ncmpl|n(um)?(choices|completions|generations|responses|candidates|samples)|"
-        r"numreturnsequences|numbeams|beamwidth|usebeamsearch)$"
+        r"numreturnsequences|beamwidth|usebeamsearch)$"
     ),
     "max_output_tokens": re.compile(
         r"max(?!thinking|reasoning|thought|prompt|input|context)\w*tokens|max(gen)?(len|length)$|^n(um)?predict$|"

@@ -12,7 +12,7 @@ from consensus_flows.blocks.answer_schema import schema_fault
 from consensus_flows.blocks.calibration import VOTE, Calibration, Cascade, LearnedVote, SavedPanel
 from consensus_flows.blocks.extraction import parse_extraction
 from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, named, parse_member
-from consensus_flows.blocks.panel import PanelConfig, StandIn
+from consensus_flows.blocks.panel import OneModel, PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
 
@@ -83,7 +83,7 @@ class VoteConfig(PanelConfig):
         ),
         examples=["number", "json:answer"],
     )
-    extractor: str | None = Field(
+    extractor: OneModel | None = Field(
         None,
         description="Model that reads the answers, as provider/model; required if extract is llm.",
     )
@@ -133,7 +133,7 @@ class VoteConfig(PanelConfig):
         None,
         description="The labeled rows on which the panel was calibrated, and how good it was on them.",
     )
-    pairwise_judge: str | None = Field(
+    pairwise_judge: OneModel | None = Field(
         None,
         description="Model that ranks the answers in pairs instead of counting votes, as provider/model.",
     )
@@ -143,7 +143,7 @@ class VoteConfig(PanelConfig):
         ge=1,
         description="Maximum number of pairs to compare; default: all.",
     )
-    fuse: str | None = Field(
+    fuse: OneModel | None = Field(
         None,
         description="Model that writes one answer from the best ones, as provider/model; requires a pairwise judge.",
     )
@@ -166,13 +166,6 @@ class VoteConfig(PanelConfig):
     @classmethod
     def _check_extract(cls, value: str) -> str:
         parse_extraction(value)
-        return value
-
-    @field_validator("extractor", "pairwise_judge", "fuse")
-    @classmethod
-    def _check_model(cls, value: str | None) -> str | None:
-        if value is not None and parse_member(value)[1] > 1:
-            raise ValueError(f"{value!r} must not have a count: a single instance is asked")
         return value
 
     @field_validator("weights")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from consensus_flows.blocks.history import HistoryDatabase as HistoryDatabase
     from consensus_flows.blocks.mixture_of_agents import MixtureOfAgents as MixtureOfAgents
     from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig as MixtureOfAgentsConfig
+    from consensus_flows.blocks.panel import OneModel as OneModel
     from consensus_flows.blocks.panel import PanelConfig as PanelConfig
     from consensus_flows.blocks.panel import RunConfig as RunConfig
     from consensus_flows.blocks.prefer import Prefer as Prefer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from consensus_flows.blocks.sampling import Sampling as Sampling
     from consensus_flows.blocks.settings import Budget as Budget
     from consensus_flows.blocks.settings import saved_config as saved_config
+    from consensus_flows.blocks.swarm import Swarm as Swarm
+    from consensus_flows.blocks.swarm import SwarmConfig as SwarmConfig
     from consensus_flows.blocks.vote import Vote as Vote
     from consensus_flows.blocks.vote import VoteConfig as VoteConfig
     from consensus_flows.deployments.ask import ask as ask
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from consensus_flows.flows.run import Run as Run
     from consensus_flows.flows.run import begin as begin
     from consensus_flows.flows.run import run_as_flow as run_as_flow
+    from consensus_flows.flows.swarm import run_swarm as run_swarm
+    from consensus_flows.flows.swarm import swarm as swarm
     from consensus_flows.flows.vote import run_vote as run_vote
     from consensus_flows.flows.vote import vote as vote
     from consensus_flows.tasks.batches.planning import Planned as Planned
@@ -81,11 +86,12 @@ _NAMES = {
     ),
     "blocks.history": ("HistoryDatabase",),
     "blocks.mixture_of_agents": ("MixtureOfAgents", "MixtureOfAgentsConfig"),
-    "blocks.panel": ("PanelConfig", "RunConfig"),
+    "blocks.panel": ("OneModel", "PanelConfig", "RunConfig"),
     "blocks.prefer": ("Prefer", "PreferConfig"),
     "blocks.pump": ("Pump", "PumpConfig"),
     "blocks.sampling": ("Sampling",),
     "blocks.settings": ("Budget", "saved_config"),
+    "blocks.swarm": ("Swarm", "SwarmConfig"),
     "blocks.vote": ("Vote", "VoteConfig"),
     "deployments.ask": ("ask",),
     "deployments.server": ("connect",),
@@ -97,6 +103,7 @@ _NAMES = {
     "flows.prefer": ("prefer", "run_prefer"),
     "flows.pump": ("pump", "run_pump"),
     "flows.run": ("FLOW", "Run", "begin", "run_as_flow"),
+    "flows.swarm": ("run_swarm", "swarm"),
     "flows.vote": ("run_vote", "vote"),
     "tasks.batches.planning": ("Planned", "member_calls"),
     "tasks.batches.summary": ("BatchSummary",),

@@ -17,6 +17,7 @@ from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.algorithm_commands import Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1, show_estimate
+from consensus_flows.deployments.commands.algorithms.questions import RowFileOptions
 from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import COUNT, OUTPUT, options
@@ -37,13 +38,23 @@ RECORDED = {"members", COUNT, "extract"}
 """Settings that mean something where no call is made."""
 NEED_LABELS = {"anyway", "baseline", "by", "goal", "margin", "plan", "save", "seed", "split"}
 """Options that mean nothing without labels."""
-NEED_CALLS = {"concurrency", "limit", "probe", "prompt_column", "prompt_template", "sample", "sample_seed"}
+NEED_CALLS = {
+    "attach",
+    "attach_column",
+    "concurrency",
+    "limit",
+    "probe",
+    "prompt_column",
+    "prompt_template",
+    "sample",
+    "sample_seed",
+}
 """Options that mean nothing where no call is made."""
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class LabeledOptions:
+class LabeledOptions(RowFileOptions):
     """What is read, and how it is asked."""
 
     label: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
@@ -97,6 +108,7 @@ class LabeledOptions:
             prompt_column=self.prompt_column,
             prompt_template=self.prompt_template,
             id_column=self.id_column,
+            attach_column=self.attach_column,
             selection=Selection(self.limit, self.sample, self.sample_seed),
         )
 
@@ -106,6 +118,7 @@ class LabeledOptions:
             "prompt_column",
             "prompt_template",
             "id_column",
+            "attach_column",
             "by",
             "limit",
             "sample",
@@ -113,7 +126,7 @@ class LabeledOptions:
             "concurrency",
             "probe",
         )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"attachments": self.attachments() or None}
 
 
 def recorded_panel(source: str | None, given: Given, names: Sequence[str]) -> tuple[list[str], str | None]:

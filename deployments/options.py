@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from consensus_flows.blocks.member import counted
-from consensus_flows.blocks.panel import PanelConfig, RunConfig
+from consensus_flows.blocks.panel import SINGLE, OneModel, PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
 from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
@@ -66,15 +66,9 @@ SchemaFile = Annotated[
 
 FLAGS = {
     "members": Flag(("--member", "--model", "-m"), PANEL, metavar="MODEL"),
-    "arbiter": Flag(group=PANEL, metavar="MODEL"),
-    "fallback_arbiters": Flag(group=PANEL, metavar="MODEL"),
-    "stand_in": Flag(group=PANEL, metavar="MODEL"),
-    "aggregator": Flag(group=PANEL, metavar="MODEL"),
-    "fallback_aggregators": Flag(group=PANEL, metavar="MODEL"),
-    "extractor": Flag(metavar="MODEL"),
-    "pairwise_judge": Flag(metavar="MODEL"),
-    "fuse": Flag(metavar="MODEL"),
-    "embedding_model": Flag(metavar="MODEL"),
+    "extractor": Flag(group=JUDGING),
+    "pairwise_judge": Flag(group=JUDGING),
+    "fuse": Flag(group=JUDGING),
     "system": Flag(("--system", "-s")),
     "answer_schema": Flag(
         ("--schema",),
@@ -190,9 +184,9 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
         kind = flag.type if flag and flag.type else _scalar(inner)
         if kind is None or (above and flag is None and above[0] not in GROUPS):
             continue
-        group = (
-            GROUPS[above[0]] if above and above[0] in GROUPS else PANEL if name in RunConfig.model_fields else JUDGING
-        )
+        model = _names_model(field)
+        panel = model or name in RunConfig.model_fields
+        group = GROUPS[above[0]] if above and above[0] in GROUPS else PANEL if panel else JUDGING
         listed = kind == list[str]
         names = (f"--{(name.removesuffix('s') if listed else name).replace('_', '-')}",)
         text = (flag and flag.help) or _help(field)
@@ -202,7 +196,7 @@ def _options(config: type[RunConfig], settings: type[Settings], above: tuple[str
             kind,
             (flag and flag.group) or group,
             f"{text} May be repeated." if listed else text,
-            (flag and flag.metavar) or METAVARS.get(kind),
+            (flag and flag.metavar) or ("MODEL" if model else METAVARS.get(kind)),
         )
         if name == "members":
             yield Option(
@@ -223,9 +217,16 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
+def _names_model(field: FieldInfo) -> bool:
+    """Tell whether a field names a model, or a list of models, each of which is asked once."""
+    return SINGLE in field.metadata or _plain(field.annotation) in (OneModel, list[OneModel])
+
+
 def _scalar(kind: Any) -> Any:
     """Return the type of an option for a field of this type; None if it cannot be given as one."""
-    if kind is str:
+    if kind == list[OneModel]:
+        return list[str]
+    if kind in (str, OneModel):
         return Text
     return kind if kind in {int, float, bool, list[str]} or get_origin(kind) is Literal else None
 

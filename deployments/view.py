@@ -77,6 +77,8 @@ class LiveTable:
             self._done[value.member] = value
         elif event == "iterating":
             self._done, self._number, self._started, self._text = {}, value.number, time.monotonic(), ""
+        elif event == "asking":  # not all members, or others
+            self._members, self._done, self._started = list(value), {}, time.monotonic()
         elif event == "wrote":
             self._text = value.after(self._text)
         elif event == "iterated" and self._live:
@@ -126,9 +128,14 @@ class LiveTable:
 
 
 def _heading(iteration: Iteration) -> str:
-    synthesis = iteration.synthesis
-    confidence = synthesis.confidence if synthesis else None
-    return f"Iteration {iteration.number}: {_confidence(confidence, ', ')}agreement {percent(iteration.agreement)}"
+    synthesis, parts = iteration.synthesis, []
+    if synthesis and synthesis.confidence is not None:
+        parts.append(f"confidence {percent(synthesis.confidence)}")
+    if iteration.agreement is not None:
+        parts.append(f"agreement {percent(iteration.agreement)}")
+    elif iteration.responses:  # they are not compared
+        parts.append(f"{len(iteration.answered())} of {len(iteration.responses)} answered")
+    return f"Iteration {iteration.number}" + (f": {', '.join(parts)}" if parts else "")
 
 
 def _confidence(value: float | None, end: str, measure: str = "confidence") -> str:
@@ -138,17 +145,17 @@ def _confidence(value: float | None, end: str, measure: str = "confidence") -> s
 
 def summary(record: Record, ui_url: str | None) -> None:
     """Say on stderr who said what, what it cost, and where the run can be seen."""
-    iteration = next((one for one in record.iterations if one.number == record.best_iteration), None)
-    if iteration is None and record.iterations:
-        iteration = record.iterations[-1]
+    iteration, parts = record.answering(), {part.member: f"{part}, " for part in record.parts}
     if iteration is not None and record.answer is not None:
         say("\nWho said what:")
         for response in iteration.responses:
             text = " ".join((response.text or "").split())
             shown = text if len(text) <= 160 else f"{text[:159]}…"
-            say(f"  {response.member} ({state(response)})" + (f": {shown}" if response.error is None else ""))
-        if iteration.synthesis and iteration.synthesis.dissent.strip():
-            say(f"Dissent: {' '.join(iteration.synthesis.dissent.split())}")
+            who = f"{parts.get(response.member, '')}{response.member}"
+            say(f"  {who} ({state(response)})" + (f": {shown}" if response.error is None else ""))
+        made = record.iterations[(record.best_iteration or 0) - 1].synthesis
+        if made and made.dissent.strip():
+            say(f"Dissent: {' '.join(made.dissent.split())}")
     if record.citations:
         say("Sources that were named (nobody has looked them up):")
         for citation in record.citations:

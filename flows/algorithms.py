@@ -152,6 +152,12 @@ BUILT_IN = (
         "MixtureOfAgents",
         "Ask models in layers; each layer improves the answers of the one before.",
     ),
+    _built_in(
+        "swarm",
+        "",
+        "Swarm",
+        "Split a task into parts that models or panels answer at once, and join the answers.",
+    ),
     _built_in("vote", "", "Vote", "Ask many models and count their answers, or rank them in pairs."),
 )
 

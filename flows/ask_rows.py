@@ -3,6 +3,7 @@
 Calls of such a panel that a member has answered already come from the cache.
 """
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.algorithms import algorithm
-from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.flows.batching import Batch, check_files, run_batch
 from consensus_flows.flows.saved_algorithm import load_saved, validated, with_panels
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.output import record_name
 from consensus_flows.tasks.batches.results import ANSWERS, MemberAnswer, member_key
+from consensus_flows.tasks.batches.rows import Files, files_of
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.batches.summary import BatchSummary
 from consensus_flows.tasks.calls.budget import most_tokens
@@ -39,11 +42,13 @@ from consensus_flows.tasks.evaluation.labelled import (
 )
 from consensus_flows.tasks.evaluation.rows import known_sum
 from consensus_flows.tasks.prompting.prompt_sets import prompt_set
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Attachment, Record
 from consensus_flows.tasks.recording import record_runs
 from consensus_flows.tasks.reports.batch_report import BatchReport
 
 VOTE = "vote"
+FILES = "files"
+"""The column of the files that a question is about, in the rows that are asked."""
 
 
 class Panel(NamedTuple):
@@ -62,11 +67,15 @@ class Plan:
         labelled: The rows.
         asking: Asks each member of the panel once.
         panels: What is really asked, beside that.
+        source: Where the rows were read.
+        attachments: Files that every row is about, beside its own.
     """
 
     labelled: Labelled
     asking: VoteConfig
     panels: tuple[Panel, ...]
+    source: Source
+    attachments: tuple[Attachment, ...] = ()
 
     def batches(self) -> list[Panel]:
         """Return all that is asked each row."""
@@ -83,6 +92,7 @@ async def planned(
     extract: str | None = None,
     by: str | None = None,
     anyway: bool = False,
+    attachments: Sequence[str | Attachment] = (),
 ) -> Plan:
     """Read the rows, and find out who is asked.
 
@@ -95,6 +105,7 @@ async def planned(
         extract: How answers are read, where the panel's algorithm reads none.
         by: The column of the category.
         anyway: Whether rows are judged on which a panel was calibrated.
+        attachments: Files that every row is about, beside its own.
 
     Raises:
         ConfigurationError: Before any call, naming what cannot be used.
@@ -123,7 +134,7 @@ async def planned(
                 f"be too good: {', '.join(known[:SHOWN])}{', ...' * (len(known) > SHOWN)}; use other rows, or anyway"
             )
         labelled.notes.append(Note(kind="calibrated", count=len(known), ids=known[:SHOWN], members=[panel.name]))
-    return Plan(labelled, voting, tuple(panels))
+    return Plan(labelled, voting, tuple(panels), source, await asyncio.to_thread(attach, attachments))
 
 
 def asking(config: RunConfig, extract: str | None) -> VoteConfig:
@@ -165,11 +176,16 @@ def _refuse_examples(labelled: Labelled, configs: Sequence[RunConfig]) -> None:
 
 async def estimates(plan: Plan) -> list[tuple[str, Estimate]]:
     """Estimate what it takes to ask, for the members once and for each panel that is really asked. No model is called."""
-    size = sum(most_tokens(one.prompt or "") for one in plan.labelled.questions)
+    questions, files = plan.labelled.questions, Files()
+    size = sum(most_tokens(one.prompt or "") for one in questions)
+    for question in questions:
+        files = files.and_also(plan.source.look_at(question.id, question.files))
+    check_files(files)
+    files = files.and_also(files_of(*plan.attachments), times=len(questions))
     return [
         (
             one.name,
-            await estimate(one.config, algorithm(one.algorithm).plan(one.config), len(plan.labelled.questions), size),
+            await estimate(one.config, algorithm(one.algorithm).plan(one.config), len(questions), size, files),
         )
         for one in plan.batches()
     ]
@@ -190,25 +206,26 @@ async def run_plan(plan: Plan, *, concurrency: int = 8, probe: bool = True) -> t
         BudgetError: If the budget ends before all rows are done.
         QuorumError: If nobody answers.
     """
-    asked = plan.labelled.questions
+    asked, whole = plan.labelled.questions, plan.source.whole
+    attach_column = plan.source.attach_column and FILES
     with tempfile.TemporaryDirectory(prefix="consensus-evaluate-") as name:
         folder = Path(name)
         rows = folder / "rows.jsonl"
-        rows.write_text(
-            "".join(json.dumps({"id": one.id, "prompt": one.prompt}) + "\n" for one in asked), encoding="utf-8"
-        )
+        written = [{"id": one.id, "prompt": one.prompt, FILES: [whole(file) for file in one.files]} for one in asked]
+        rows.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
         for number, one in enumerate(plan.batches()):
             async with record_runs(BatchReport(), in_conversation=False, many=True):
                 check_whole(
                     await run_batch(
                         Batch(
-                            source=Source(str(rows)),
+                            source=Source(str(rows), attach_column=attach_column),
                             output=str(folder / f"{number}.jsonl"),
                             records=str(folder / str(number)),
                             algorithm=one.algorithm,
                             config=one.config.model_copy(update={"budget": Budget()}),
                             concurrency=concurrency,
                             probe=probe,
+                            attachments=plan.attachments,
                         )
                     ),
                     one.name,

@@ -21,8 +21,9 @@ from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, with_panels
+from consensus_flows.tasks.addresses import confined
 from consensus_flows.tasks.attachments import attach
-from consensus_flows.tasks.batches.addresses import confined, dated, day_of_run, next_time
+from consensus_flows.tasks.batches.addresses import dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
 from consensus_flows.tasks.batches.output import check_output
 from consensus_flows.tasks.batches.rows import Inventory

@@ -19,8 +19,9 @@ from consensus_flows.blocks.vote import COUNTING, VoteConfig
 from consensus_flows.flows.agreement import end_with_agreement
 from consensus_flows.flows.ask_rows import VOTE, Plan, planned, run_plan
 from consensus_flows.flows.evaluate import run_name
+from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, validated
-from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.addresses import confined
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.calls.budget import spending
@@ -38,6 +39,7 @@ from consensus_flows.tasks.evaluation.labelled import (
 )
 from consensus_flows.tasks.evaluation.rows import LabelledRow
 from consensus_flows.tasks.files import place
+from consensus_flows.tasks.record import Attachment
 from consensus_flows.tasks.reports.agreement_report import of_agreement
 from consensus_flows.tasks.reports.calibration_page import write_calibrations
 from consensus_flows.tasks.reports.calibration_report import findings, of_calibrations, sentence
@@ -185,7 +187,14 @@ def from_recorded(
     return fit(answered, config, goal, prompts=None, by=by is not None)
 
 
-async def planned_for(source: Source, label: str | None, config: VoteConfig, *, by: str | None = None) -> Plan:
+async def planned_for(
+    source: Source,
+    label: str | None,
+    config: VoteConfig,
+    *,
+    by: str | None = None,
+    attachments: Sequence[str | Attachment] = (),
+) -> Plan:
     """Read the rows, and find out who is asked; no panel, whatever its settings, but each member once.
 
     Raises:
@@ -194,7 +203,7 @@ async def planned_for(source: Source, label: str | None, config: VoteConfig, *, 
     if config.pairwise_judge is not None:
         raise ConfigurationError("votes are counted, so it would have no effect: remove it", field="pairwise_judge")
     plain = validated(VoteConfig, config.model_dump(mode="json", exclude_defaults=True, exclude={*FITTED}))
-    return await planned(source, label, plain, VOTE, by=by)
+    return await planned(source, label, plain, VOTE, by=by, attachments=attachments)
 
 
 def _state(made: list[CalibratedPanel] | Agreement) -> Verdict:
@@ -219,6 +228,8 @@ async def calibrate(
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
+    attach_column: str | None = None,
+    attachments: Attachments = None,
     by: str | None = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     sample: Annotated[int, Field(ge=1)] | None = None,
@@ -241,6 +252,9 @@ async def calibrate(
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        attach_column: The column of images, PDFs and text files that the prompt is about: a path or URL, a JSON list of
+            them, or one a line. Paths begin at the folder of the input.
+        attachments: Files that every prompt is about: paths or URLs.
         by: The column of the category; each one with 100 rows gets a panel of its own.
         limit: Take only the first rows, at most this many.
         sample: Take only this many rows, drawn at random.
@@ -257,9 +271,10 @@ async def calibrate(
         prompt_column=prompt_column,
         prompt_template=prompt_template,
         id_column=id_column,
+        attach_column=attach_column,
         selection=Selection(limit, sample, sample_seed),
     )
-    plan = await planned_for(source, label, given, by=by)
+    plan = await planned_for(source, label, given, by=by, attachments=attachments or ())
     with spending(budget or given.budget):
         answered, _ = await run_plan(plan, concurrency=concurrency, probe=probe)
     folder = None if report is None else place(report, "report")

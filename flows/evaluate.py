@@ -17,8 +17,9 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.agreement import end_with_agreement
 from consensus_flows.flows.algorithms import FlowName
 from consensus_flows.flows.ask_rows import VOTE, planned, run_plan
+from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of
-from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.addresses import confined
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.errors import ConfigurationError
@@ -127,6 +128,8 @@ async def evaluate(
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
+    attach_column: str | None = None,
+    attachments: Attachments = None,
     by: str | None = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     sample: Annotated[int, Field(ge=1)] | None = None,
@@ -155,6 +158,9 @@ async def evaluate(
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        attach_column: The column of images, PDFs and text files that the prompt is about: a path or URL, a JSON list of
+            them, or one a line. Paths begin at the folder of the input.
+        attachments: Files that every prompt is about: paths or URLs.
         by: The column of the category, for the report.
         limit: Take only the first rows, at most this many.
         sample: Take only this many rows, drawn at random.
@@ -181,9 +187,20 @@ async def evaluate(
         prompt_column=prompt_column,
         prompt_template=prompt_template,
         id_column=id_column,
+        attach_column=attach_column,
         selection=Selection(limit, sample, sample_seed),
     )
-    plan = await planned(source, label, settings, one, names or (), extract=extract, by=by, anyway=anyway)
+    plan = await planned(
+        source,
+        label,
+        settings,
+        one,
+        names or (),
+        extract=extract,
+        by=by,
+        anyway=anyway,
+        attachments=attachments or (),
+    )
     folder = None if report is None else place(report, "report")
     with spending(budget or settings.budget):
         answered, runs = await run_plan(plan, concurrency=concurrency, probe=probe)

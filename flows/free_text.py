@@ -25,9 +25,9 @@ from consensus_flows.flows.algorithms import FlowName
 from consensus_flows.flows.ask_rows import check_whole
 from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
-from consensus_flows.flows.run import Run, begin
+from consensus_flows.flows.run import Attachments, Run, begin
 from consensus_flows.flows.text_plan import planned_text, read_text_baseline, refuse_own_judges
-from consensus_flows.tasks.batches.addresses import confined
+from consensus_flows.tasks.addresses import confined
 from consensus_flows.tasks.batches.output import record_name
 from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.rows import Row
@@ -258,6 +258,8 @@ async def evaluate_text(
     prompt_column: str | None = None,
     prompt_template: str | None = None,
     id_column: str | None = None,
+    attach_column: str | None = None,
+    attachments: Attachments = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     sample: Annotated[int, Field(ge=1)] | None = None,
     sample_seed: int = 0,
@@ -278,6 +280,9 @@ async def evaluate_text(
         prompt_column: The column that is the prompt; empty: prompt, question, or the only one.
         prompt_template: The prompt as a text with {column} in it, instead of a column.
         id_column: The column that tells rows apart; empty: id where there is one, else the row number.
+        attach_column: The column of images, PDFs and text files that the prompt is about: a path or URL, a JSON list of
+            them, or one a line. Paths begin at the folder of the input.
+        attachments: Files that every prompt is about: paths or URLs.
         limit: Take only the first rows, at most this many.
         sample: Take only this many rows, drawn at random.
         sample_seed: Draws other rows.
@@ -298,6 +303,8 @@ async def evaluate_text(
         prompt_column=prompt_column,
         prompt_template=prompt_template,
         id_column=id_column,
+        attach_column=attach_column,
+        attachments=attachments or (),
     )
     before = None if baseline is None else read_text_baseline(place(baseline, "baseline"), plan)
     folder = None if report is None else place(report, "report")
@@ -313,6 +320,7 @@ async def evaluate_text(
                 config=plan.config.model_copy(update={"budget": Budget()}),
                 concurrency=concurrency,
                 probe=probe,
+                attachments=plan.attachments,
             )
             rows = await asked_text(batch, records)
         made = await compare_free_text(rows, plan.judges, anyway=anyway)

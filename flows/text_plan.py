@@ -1,5 +1,6 @@
 """What an evaluation of free text asks, and of whom: found out, checked and estimated before any call."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from consensus_flows.blocks.member import Member, ModelName, named
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.flows.batching import check_files
 from consensus_flows.flows.evaluate import RESULT
 from consensus_flows.flows.saved_algorithm import settings_of, with_panels
+from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.columns import ID, PREFERRED
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.planning import SCHEMA_CHARACTERS, Planned, judge_calls, prompt_length
 from consensus_flows.tasks.batches.results import ANSWERS
-from consensus_flows.tasks.batches.rows import Row
+from consensus_flows.tasks.batches.rows import Row, files_of
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.budget import most_tokens
 from consensus_flows.tasks.errors import ConfigurationError
@@ -29,6 +32,7 @@ from consensus_flows.tasks.evaluation.free_text import (
     comparable,
 )
 from consensus_flows.tasks.labelled_pairs import shipped_pairs
+from consensus_flows.tasks.record import Attachment
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class TextPlan:
         source: The questions, where a panel is asked.
         algorithm: That of the panel.
         config: Its settings.
+        attachments: Files that every question is about, beside its own; the judges are not sent them.
     """
 
     judges: FreeTextConfig
@@ -48,6 +53,7 @@ class TextPlan:
     source: Source | None = None
     algorithm: str = ""
     config: RunConfig | None = None
+    attachments: tuple[Attachment, ...] = ()
 
     def questions(self) -> dict[str, str]:
         """Return the questions by id."""
@@ -65,6 +71,7 @@ async def planned_text(
     limit: int | None = None,
     sample: int | None = None,
     sample_seed: int = 0,
+    attachments: Sequence[str | Attachment] = (),
     **columns: str | None,
 ) -> TextPlan:
     """Find out what is judged, and who is asked for it.
@@ -77,6 +84,7 @@ async def planned_text(
         limit: Take only the first rows.
         sample: Take only this many rows, drawn at random.
         sample_seed: Draws other rows.
+        attachments: Files that every question is about, beside its own.
         columns: Those of a `Source`.
 
     Raises:
@@ -95,6 +103,7 @@ async def planned_text(
         source=Source(address, selection=Selection(limit, sample, sample_seed), **columns),
         algorithm=one,
         config=settings,
+        attachments=await asyncio.to_thread(attach, attachments),
     )
 
 
@@ -108,9 +117,11 @@ async def text_estimates(plan: TextPlan) -> list[tuple[str, Estimate]]:
     size = sum(map(most_tokens, questions.values()))
     pairs = [(row, text) for row in plan.recorded for text in row.members.values() if text != row.panel]
     judged, read, count = sum(most_tokens(row.question + row.panel + text) for row, text in pairs), 0, len(pairs)
-    if plan.config is not None:
-        planned = algorithm(plan.algorithm).plan(plan.config)
-        made.append(("panel", await estimate(plan.config, planned, len(questions), size)))
+    if plan.config is not None and plan.source is not None:
+        planned, files = algorithm(plan.algorithm).plan(plan.config), plan.source.inspect().files
+        check_files(files)
+        files = files.and_also(files_of(*plan.attachments), times=len(questions))
+        made.append(("panel", await estimate(plan.config, planned, len(questions), size, files)))
         members = len(first_members(plan.config))
         judged, read, count = size * members, 2, len(questions) * members
     adversarial = [pair for pair in shipped_pairs() if pair.kind == ADVERSARIAL]

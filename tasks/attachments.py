@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import httpx
 from prefect.settings import get_current_settings
 
+from consensus_flows.tasks.addresses import confined, place_of
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.files import atomic_write, deployed, place
 from consensus_flows.tasks.record import PDF, Attachment
@@ -45,22 +46,19 @@ def attachments_folder() -> Path:
     return get_current_settings().home / "consensus-attachments"
 
 
-def attach(
-    sources: Sequence[str | Attachment], parameter: str = "attachments", *, folder: Path | None = None
-) -> tuple[Attachment, ...]:
+def attach(sources: Sequence[str | Attachment], parameter: str = "attachments") -> tuple[Attachment, ...]:
     """Read files and keep them.
 
     Args:
-        sources: Paths, http(s) or data URLs; what is kept already stays as it is.
+        sources: Paths, http(s) or data URLs, addresses that fsspec understands; what is kept already stays as it is.
         parameter: What they were given as; errors name it.
-        folder: Where relative paths begin; None for the folder where this process runs.
 
     Raises:
         ConfigurationError: If one cannot be read or sent to any model, or they are too large together.
     """
     found = []
     for source in sources:
-        found.append(source if isinstance(source, Attachment) else attached(source, parameter, folder=folder))
+        found.append(source if isinstance(source, Attachment) else attached(source, parameter))
         check_size(sum(one.size for one in found), parameter)
     return tuple(found)
 
@@ -237,28 +235,18 @@ def local_file(source: str, parameter: str, folder: Path | None = None) -> Path:
     Raises:
         ConfigurationError: If it is none, or a deployed run must not read it.
     """
-    if "://" in source:
-        raise ConfigurationError(f"{source}: use a path, or an http, https or data URL", field=parameter)
     path = place(source if folder is None else folder / Path(source).expanduser(), parameter)
     if not path.is_file():
         raise ConfigurationError(f"no such file: {source}", field=parameter)
     return path
 
 
-def attached(
-    source: str,
-    parameter: str,
-    *,
-    folder: Path | None = None,
-    media_type: str | None = None,
-    anywhere: bool | None = None,
-) -> Attachment:
+def attached(source: str, parameter: str, *, media_type: str | None = None, anywhere: bool | None = None) -> Attachment:
     """Read a file and keep it.
 
     Args:
-        source: A path, or an http(s) or data URL.
+        source: A path, an http(s) or data URL, or an address that fsspec understands.
         parameter: What it was given as; errors name it.
-        folder: Where a relative path begins.
         media_type: Its media type; None to find it out.
         anywhere: Whether it may be fetched from any host; None for all but deployed runs.
 
@@ -272,12 +260,39 @@ def attached(
         data = fetched(source, parameter, anywhere=not deployed() if anywhere is None else anywhere)
         url = urlsplit(source)
         return keep(data, PurePosixPath(url.path).name or str(url.hostname), media_type, parameter=parameter)
-    path = local_file(source, parameter, folder)
+    if "://" in source:
+        data = stored(source, parameter)
+        return keep(data, PurePosixPath(urlsplit(source).path).name or source, media_type, parameter=parameter)
+    path = local_file(source, parameter)
     check_size(path.stat().st_size, parameter)
     try:
         return keep(path.read_bytes(), path.name, media_type, parameter=parameter)
     except OSError as error:
         raise ConfigurationError(f"{source} cannot be read: {error.strerror or error}", field=parameter) from None
+
+
+def stored(address: str, parameter: str) -> bytes:
+    """Read a file of a store, such as s3://bucket/chart.png.
+
+    Args:
+        address: An address that fsspec understands.
+        parameter: What it was given as; errors name it.
+
+    Raises:
+        ConfigurationError: If it cannot be read, or a deployed run must not read it.
+    """
+    place = place_of(confined(address, parameter), parameter)
+    try:
+        check_size(place.fs.size(place.path) or 0, parameter)
+        return bytes(place.fs.cat_file(place.path))
+    except FileNotFoundError:
+        raise ConfigurationError(f"no such file: {address}", field=parameter) from None
+    except ConfigurationError:
+        raise
+    except Exception as error:  # whatever the client of a store raises: no credentials, no network, no such bucket
+        raise ConfigurationError(
+            f"{address} cannot be read: {type(error).__name__}: {str(error)[:200]}", field=parameter
+        ) from None
 
 
 def fetched(url: str, parameter: str, *, anywhere: bool) -> bytes:

@@ -342,6 +342,23 @@ CALIBRATED = "calibrated"
 Outcome = Literal["first", "second", "tie"]
 
 
+class Part(BaseModel):
+    """A part of a task that was split, and who was asked for it."""
+
+    number: int
+    title: str
+    task: str
+    """What was to be done, as the orchestrator wrote it."""
+    member: str
+    """Who was asked; its answer is among the responses."""
+    error: ErrorKind | None = None
+    """Why there is no answer, if there is none."""
+
+    def __str__(self) -> str:
+        """Name it."""
+        return f"part {self.number} ({' '.join(self.title.split())[:80]})"
+
+
 class Comparison(BaseModel):
     """Two answers that a judge compared in both orders."""
 
@@ -642,6 +659,8 @@ class Record(BaseModel):
     """Those votes counted: the panel's answer, then the others from most to fewest votes."""
     fields: list[FieldVote] = Field(default_factory=list)
     """The votes on each field of the answer, where the fields of JSON answers are voted on by themselves."""
+    parts: list[Part] = Field(default_factory=list, exclude_if=lambda found: not found)
+    """The parts into which the task was split, where it was."""
     not_asked: list[str] = Field(default_factory=list)
     """The members, and the saved panel behind a cascade, that did not have to be asked because the answer was settled."""
     tie: bool | None = None

@@ -94,7 +94,7 @@ def _run(source: str | None, wanted: CalibrateOptions, given: Given) -> Exit:
     budget = budget_of(given)
     _, config = choose(wanted.name, given, VOTE)
     if wanted.dry_run:
-        plan = planned_for(wanted.source(source), wanted.label, config, by=wanted.by)
+        plan = planned_for(wanted.source(source), wanted.label, config, by=wanted.by, attachments=wanted.attachments())
         return show_estimates(estimated(plan), json=wanted.json)
     made: list[CalibratedPanel] = []
 

@@ -153,6 +153,7 @@ def _run(source: str, wanted: EvaluateOptions, given: Given, flow: str | None) -
                     extract=reading,
                     by=wanted.by,
                     anyway=wanted.anyway,
+                    attachments=wanted.attachments(),
                 )
             ),
             json=wanted.json,

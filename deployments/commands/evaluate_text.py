@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from consensus_flows.blocks.check_judges import FreeTextConfig
 from consensus_flows.deployments.algorithm_commands import Flow, Given, Name, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, FROM_1
+from consensus_flows.deployments.commands.algorithms.questions import RowFileOptions
 from consensus_flows.deployments.findings_view import show
 from consensus_flows.deployments.labeled_rows import ask, say_where, show_estimates
 from consensus_flows.deployments.options import JUDGING, OUTPUT, SENTENCE, options, options_type
@@ -35,7 +36,7 @@ _PARTS = {
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class TextOptions:
+class TextOptions(RowFileOptions):
     """Who judges what, and what is printed."""
 
     judge: Annotated[list[str], Parameter(group=JUDGING, metavar="MODEL", negative="")]
@@ -111,6 +112,7 @@ def _run(source: str | None, text: TextOptions, given: Given, flow: str | None, 
         named = {option.path[0]: option.name for option in options(algorithm(flow or MAIN).config_class())}
         useless = [named.get(field, f"--{field}") for field in given if field not in OF_JUDGES]
         useless += ["--name"] * (name is not None) + ["--sample"] * (text.sample is not None)
+        useless += ["--attach"] * bool(text.attach) + ["--attach-column"] * (text.attach_column is not None)
         if useless:
             raise Stop(f"--from: the panel is not asked, so {', '.join(useless)} would have no effect")
     else:
@@ -123,6 +125,8 @@ def _run(source: str | None, text: TextOptions, given: Given, flow: str | None, 
             "sample_seed": text.sample_seed,
             "prompt_template": text.prompt_template,
             "id_column": text.id_column,
+            "attach_column": text.attach_column,
+            "attachments": text.attachments(),
         }
     address = source or text.recorded or ""
     asked |= {"prompt_column": text.prompt_column, "limit": text.limit}

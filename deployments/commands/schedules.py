@@ -37,7 +37,8 @@ from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.batch import batch as flow_of_batch
 from consensus_flows.flows.batching import Batch, checked
 from consensus_flows.flows.saved_algorithm import with_panels
-from consensus_flows.tasks.batches.addresses import dated, day_of_run, place_of
+from consensus_flows.tasks.addresses import place_of
+from consensus_flows.tasks.batches.addresses import dated, day_of_run
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.providers import built_in
 from consensus_flows.tasks.plain_text import plural

@@ -1,7 +1,7 @@
 """What all tools of an MCP server share: the Prefect server, the budget, and the work under way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -13,9 +13,11 @@ from consensus_flows.deployments.server import ServerInfo, connect
 from consensus_flows.flows.algorithms import Algorithm
 from consensus_flows.tasks.batches.estimate import Estimate, estimate
 from consensus_flows.tasks.batches.planning import span
+from consensus_flows.tasks.batches.rows import files_of
 from consensus_flows.tasks.calls.budget import BudgetTracker, within
 from consensus_flows.tasks.calls.providers import close_clients
 from consensus_flows.tasks.errors import ConfigurationError
+from consensus_flows.tasks.record import Attachment
 from consensus_flows.tasks.watch import Watcher, watched_by
 
 T = TypeVar("T")
@@ -77,15 +79,22 @@ class Session:
             cost_usd_left=usd_left,
         )
 
-    async def check(self, one: Algorithm, config: RunConfig, prompt: str) -> None:
+    async def check(self, one: Algorithm, config: RunConfig, prompt: str, files: Sequence[Attachment] = ()) -> None:
         """Refuse a run that takes more than is left, before its first call.
+
+        Args:
+            one: The algorithm.
+            config: Its settings.
+            prompt: The question.
+            files: What it is about.
 
         Raises:
             ConfigurationError: Saying what it takes and what is left.
         """
         limits = self._budget.limits
         if limits.max_calls is not None or limits.max_cost_usd is not None:
-            self.check_estimate(await estimate(config, one.plan(config), 1, len(prompt.encode())), "this run")
+            found = await estimate(config, one.plan(config), 1, len(prompt.encode()), files_of(*files))
+            self.check_estimate(found, "this run")
 
     def check_estimate(self, found: Estimate, what: str) -> None:
         """Refuse what takes more than is left.

@@ -25,13 +25,15 @@ from consensus_flows.deployments.terminal import explained
 from consensus_flows.deployments.view import state
 from consensus_flows.flows.algorithms import Algorithm, algorithm, algorithms
 from consensus_flows.flows.batch import batch
+from consensus_flows.flows.run import attaching
 from consensus_flows.flows.saved_algorithm import DEFAULT, load_saved, settings_of, with_panels
+from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.planning import calls_in_words
 from consensus_flows.tasks.batches.summary import BatchSummary, Progress
 from consensus_flows.tasks.errors import ConfigurationError, QuorumError
 from consensus_flows.tasks.history.reading import list_runs, named, read_run
 from consensus_flows.tasks.history.writing import BATCH, Conversation, continuing
-from consensus_flows.tasks.record import Record
+from consensus_flows.tasks.record import Attachment, Record
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -59,6 +61,15 @@ SettingsOf = Annotated[
         description=(
             'Further settings of the algorithm, for example {"arbiter": "provider/model"} for consortium, or '
             '{"aggregator": "provider/model", "layers": [["provider/model"]]} for mixture-of-agents. A wrong one is named.'
+        )
+    ),
+]
+Files = Annotated[
+    list[str],
+    Field(
+        description=(
+            "Images, PDFs and text files that the question is about: paths on the server's machine, data: URLs, or addresses such "
+            "as s3://bucket/chart.png. Other URLs only from the hosts that the server allows."
         )
     ),
 ]
@@ -134,6 +145,7 @@ class Tools:
         *,
         prompt: Prompt,
         panel: PanelName = DEFAULT,
+        attachments: Files | None = None,
         continue_from: Continued = None,
         texts: Texts = False,
     ) -> Annotated[CallToolResult, RunResult]:
@@ -144,7 +156,9 @@ class Tools:
         with _sentences():
             await self._session.connect()
             one, config = await self._panel(panel)
-            return await self._run(context, one, config, prompt, continue_from, texts=texts)
+            return await self._run(
+                context, one, config, prompt, attachments=attachments, continue_from=continue_from, texts=texts
+            )
 
     async def run_algorithm(
         self,
@@ -154,6 +168,7 @@ class Tools:
         prompt: Prompt,
         models: Models | None = None,
         settings: SettingsOf | None = None,
+        attachments: Files | None = None,
         continue_from: Continued = None,
         texts: Texts = False,
     ) -> Annotated[CallToolResult, RunResult]:
@@ -165,7 +180,9 @@ class Tools:
         with _sentences():
             one, config = await _given(algorithm, models, settings)
             await self._session.connect()
-            return await self._run(context, one, config, prompt, continue_from, texts=texts)
+            return await self._run(
+                context, one, config, prompt, attachments=attachments, continue_from=continue_from, texts=texts
+            )
 
     async def list_panels(self) -> Annotated[CallToolResult, PanelList]:
         """List the saved panels: algorithm, models, and how many calls a question takes. Calls no model."""
@@ -242,6 +259,10 @@ class Tools:
         ] = None,
         prompt_template: Annotated[str | None, Field(description="Prompt with {column} placeholders, instead.")] = None,
         id_column: Annotated[str | None, Field(description="Column that identifies a row; default: id.")] = None,
+        attach_column: Annotated[
+            str | None, Field(description="Column of images, PDFs and text files that the prompt is about.")
+        ] = None,
+        attachments: Files | None = None,
         limit: Annotated[int | None, Field(ge=1, description="Run only the first rows, to try.")] = None,
         concurrency: Annotated[int, Field(ge=1, le=1000, description="Rows to work on concurrently.")] = 8,
         skip_bad: Annotated[bool, Field(description="Skip invalid rows.")] = False,
@@ -259,11 +280,14 @@ class Tools:
         with _sentences():
             await self._session.connect()
             one, config = await (_given(algorithm, models, settings) if algorithm else self._panel(panel))
+            await asyncio.to_thread(_kept, attachments)
             options = BatchOptions(
                 output=output,
                 prompt_column=prompt_column,
                 prompt_template=prompt_template,
                 id_column=id_column,
+                attach_column=attach_column,
+                attach=attachments,
                 limit=limit,
                 concurrency=concurrency,
                 skip_bad=skip_bad,
@@ -353,12 +377,14 @@ class Tools:
         one: Algorithm,
         config: RunConfig,
         prompt: str,
-        continue_from: str | None,
         *,
+        attachments: list[str] | None,
+        continue_from: str | None,
         texts: bool,
     ) -> CallToolResult:
         config = await with_panels(config)
-        await self._session.check(one, config, prompt)
+        files = await asyncio.to_thread(_kept, attachments)
+        await self._session.check(one, config, prompt, files)
         conversation = Conversation()
         if continue_from is not None:
             conversation = await asyncio.to_thread(from_history, lambda connection: named(connection, continue_from))
@@ -368,7 +394,8 @@ class Tools:
 
         async def work() -> Record:
             with continuing(conversation):
-                return await ended(one.flow()(prompt, config, conversation=list(conversation.messages)))
+                turns = [*conversation.messages, *attaching(files)]
+                return await ended(one.flow()(prompt, config, conversation=turns))
 
         record = await self._session.run(work, watcher)
         info = await self._session.connect()
@@ -429,6 +456,17 @@ async def _given(name: str, models: list[str] | None, settings: dict[str, Any] |
         told = error.message.replace("config.members", "models").replace("config.", "settings.")
         raise ConfigurationError(told.replace("flow:", "algorithm:", 1)) from None
     return one, config
+
+
+def _kept(files: list[str] | None) -> list[Attachment]:
+    """Read the files that a tool was given. A model names them, which must not reach what only this machine can.
+
+    Raises:
+        ConfigurationError: If one cannot be read or sent.
+    """
+    found = [attached(one, "attachments", anywhere=False) for one in files or ()]
+    check_size(sum(one.size for one in found))
+    return found
 
 
 @contextmanager

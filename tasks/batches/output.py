@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
 from consensus_flows.tasks.batches.results import ANSWERS, BY_MEMBER, RESULT_COLUMNS, flat_answers

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
-from consensus_flows.tasks.batches.addresses import journal_path, place_of
+from consensus_flows.tasks.addresses import place_of
+from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import check_output, ending_of, write_file, write_rows
 from consensus_flows.tasks.batches.results import flat_answers

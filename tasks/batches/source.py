@@ -3,14 +3,14 @@
 import lzma
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from consensus_flows.tasks.attachments import is_url, local_file, looked_at
-from consensus_flows.tasks.batches.addresses import Place, place_of
+from consensus_flows.tasks.addresses import Place, place_of
+from consensus_flows.tasks.attachments import local_file, looked_at
 from consensus_flows.tasks.batches.columns import Columns, Template
 from consensus_flows.tasks.batches.parquet import read_parquet
 from consensus_flows.tasks.batches.rows import (
@@ -44,6 +44,8 @@ ENDINGS = (".md", ".txt")
 """Of the files of a folder that are prompts."""
 BAD_KEPT = 100
 """Bad rows that an inventory holds; all are counted."""
+LEFT_BYTES = 1_000_000
+"""Of the rows that come with an inventory."""
 LOOKED_AT = 100
 """Rows by which the column of the prompt is chosen where a format does not name its columns."""
 
@@ -179,12 +181,24 @@ class Source:
         return path if self._folder else path.parent
 
     def files_of(self, own: dict[str, Any]) -> list[str]:
-        """Return the paths and URLs of the files of a row that `rows` has yielded."""
+        """Return the files of a row that `rows` has yielded, as the row names them."""
         assert self._columns is not None
         return self._columns.files(own)
 
-    def inspect(self) -> Inventory:
+    def whole(self, file: str) -> str:
+        """Return the path or URL of a file that a row names, as it holds wherever one stands."""
+        if "://" in file or file.startswith("data:"):
+            return file
+        if self.folder is not None:
+            return str(self.folder / Path(file).expanduser())
+        return f"{self.address.rstrip('/') if self._folder else self.address.rpartition('/')[0]}/{file}"
+
+    def inspect(self, held: Callable[[Row, bytes], bool] | None = None) -> Inventory:
         """Read everything once, and return what is there.
+
+        Args:
+            held: Tells whether a row is finished, by what `row_text` makes of it. The first ones that are not come with the
+                inventory, so that nobody has to read all the others again to find them.
 
         Raises:
             ConfigurationError: As `rows`.
@@ -192,9 +206,11 @@ class Source:
         size, files = 0, Files()
         bad: list[BadRow] = []
         columns: dict[str, None] = {}
+        left: list[Row] = []
+        room = LEFT_BYTES
         seen = Fingerprint()
         for row in self.rows():
-            seen.add(row)
+            text = seen.add(row)
             if isinstance(row, BadRow):
                 if len(bad) < BAD_KEPT:
                     bad.append(row)
@@ -202,20 +218,29 @@ class Source:
             size += most_tokens(row.prompt)
             columns.update(dict.fromkeys(row.columns))
             if self.attach_column is not None:
-                files = files.and_also(self._looked_at(row))
-        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files)
+                files = files.and_also(self.look_at(row.id, self.files_of(row.columns)))
+            if held is not None and room > 0 and not held(row, text):
+                left.append(row)
+                room -= len(text)
+        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files, tuple(left))
 
-    def _looked_at(self, row: Row) -> Files:
-        """Look at the files of a row; none is copied before the row is begun."""
+    def look_at(self, row: str, files: Iterable[str]) -> Files:
+        """Look at the files of a row; none is copied before the row is begun.
+
+        Args:
+            row: The row's id.
+            files: Its files, as it names them.
+        """
         found = Files()
-        for source in self.files_of(row.columns):
-            if source.startswith("data:") or is_url(source):
+        for source in files:
+            whole = self.whole(source)
+            if whole.startswith("data:") or "://" in whole:
                 found = found.and_also(Files(remote=1))
                 continue
             try:
                 one = looked_at(local_file(source, "attach_column", self.folder), "attach_column")
             except ConfigurationError as error:
-                found = found.and_also(Files(problems=(f"row {row.id}: {error.reason}",)))
+                found = found.and_also(Files(problems=(f"row {row}: {error.reason}",)))
                 continue
             found = found.and_also(files_of(one))
         return found

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from prefect.runtime import flow_run
 
-from consensus_flows.tasks.batches.addresses import DATE, Place, dated, journal_path, place_of
+from consensus_flows.tasks.addresses import Place, place_of
+from consensus_flows.tasks.batches.addresses import DATE, dated, journal_path
 
 AT_WORK_S = 12 * 3600.0
 """Seconds after which no run continues the batch of the day before on its own: half of what is between two nights."""

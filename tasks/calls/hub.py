@@ -1,14 +1,16 @@
-"""GGUF files of the Hugging Face hub: which one a name means, and where it is once it has been downloaded.
+"""Models of the Hugging Face hub: which files a name means, and where they are once they have been downloaded.
 
-`local/OWNER/NAME` is a good file of that repository, `local/OWNER/NAME:QUANT` the one of that quantization. Files lie in the
-cache that all programs of the hub share, and its variables hold: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
+`local/OWNER/NAME` is a good GGUF file of that repository, `local/OWNER/NAME:QUANT` the one of that quantization, and
+`hf/OWNER/NAME` what transformers loads. Files lie in the cache that all programs of the hub share, and its variables hold:
+HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,12 +45,12 @@ class HubError(ValueError):
 
 @dataclass(frozen=True)
 class HubFile:
-    """A GGUF file of the hub, at one commit.
+    """A GGUF file of the hub, or the files of a model of transformers, at one commit.
 
     Attributes:
         repo: Its repository.
         commit: The commit.
-        names: Its name there; of a file in parts the names of all, in order.
+        names: Its name there; of several files the names of all, in order.
         size: Its bytes; None where that is not known.
         license: What the repository says; None where that is not known.
         token: The token to download it with; None for the one that the environment or the hub's login holds.
@@ -113,7 +115,7 @@ def find(repo: str, quant: str | None, token: str | None = None) -> HubFile:
         # In the cache may be another quantization than the one that would be chosen.
         if here is None or (quant is None and _quant_of(here.names[0]) != PREFERRED[0]):
             try:
-                best = _on_hub(repo, quant, token)
+                best = _on_hub(repo, partial(choose, quant=quant), token)
                 here = best if here is None or here.names != best.names else here
             except _UnreachableError as error:
                 if here is None:
@@ -122,6 +124,49 @@ def find(repo: str, quant: str | None, token: str | None = None) -> HubFile:
                     ) from None
         _found[repo, quant] = here
     return _found[repo, quant]
+
+
+def find_model(repo: str, token: str | None = None) -> HubFile:
+    """Find the files of a model that transformers loads: in the cache, else on the hub.
+
+    Args:
+        repo: The repository.
+        token: A token of the hub; None for the environment's.
+
+    Raises:
+        HubError: If there is none, or it cannot be seen.
+    """
+    if (repo, "") not in _found:
+        snapshot = _snapshot(repo)
+        if snapshot and _is_whole(snapshot):
+            _found[repo, ""] = HubFile(repo, snapshot.name, ("config.json",))
+        else:
+            try:
+                _found[repo, ""] = _on_hub(repo, _files_of_model, token)
+            except _UnreachableError as error:
+                raise HubError(f"hf/{repo} is not in the cache, and {error}") from None
+    return _found[repo, ""]
+
+
+def _files_of_model(files: Iterable[str], repo: str) -> tuple[str, ...]:
+    """Choose the files that transformers reads: the configuration first, and of the weights one form."""
+    names = sorted(name for name in files if "/" not in name)
+    safe = [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    weights = safe or [name for name in names if name.startswith("pytorch_model") and name.endswith(".bin")]
+    if "config.json" not in names or not weights:
+        raise HubError(f"{repo} has no model that transformers loads: it needs a config.json and weights")
+    others = [name for name in names if name.endswith((".json", ".jinja", ".model", ".txt", ".tiktoken"))]
+    return ("config.json", *(name for name in others if name != "config.json"), *weights)
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Tell whether a model's configuration and all of its weights are in the cache."""
+    if not (snapshot / "config.json").is_file():
+        return False
+    index = snapshot / "model.safetensors.index.json"
+    if index.is_file():
+        return all((snapshot / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+    return any(snapshot.glob("*.safetensors")) or any(snapshot.glob("pytorch_model*.bin"))
 
 
 def fetch(file: HubFile) -> Path:
@@ -150,8 +195,7 @@ def in_cache() -> list[tuple[str, int]]:
     if find_spec("huggingface_hub") is None:
         return []
     found: dict[str, int] = {}
-    for folder in sorted(_cache().glob("models--*--*")):
-        repo = folder.name.removeprefix("models--").replace("--", "/")
+    for repo in _repos_in_cache():
         snapshot = _snapshot(repo)
         names = _names_in(snapshot) if snapshot else []
         for quant in sorted({_quant_of(name) or "" for name in names}):
@@ -163,11 +207,21 @@ def in_cache() -> list[tuple[str, int]]:
     return list(found.items())
 
 
+def models_in_cache() -> list[str]:
+    """List the models in the cache that transformers can load."""
+    return [repo for repo in _repos_in_cache() if (snapshot := _snapshot(repo)) and _is_whole(snapshot)]
+
+
+def _repos_in_cache() -> list[str]:
+    folders = sorted(_cache().glob("models--*--*"))
+    return [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
+
+
 class _UnreachableError(Exception):
     """The hub does not answer."""
 
 
-def _on_hub(repo: str, quant: str | None, token: str | None) -> HubFile:
+def _on_hub(repo: str, wanted: Callable[[Iterable[str], str], tuple[str, ...]], token: str | None) -> HubFile:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -183,13 +237,13 @@ def _on_hub(repo: str, quant: str | None, token: str | None) -> HubFile:
             f"the Hugging Face hub has no model {repo}, or it is private: check the name, or {how}"
         ) from None
     except HFValidationError:
-        raise HubError(f"{repo!r} is no name of a repository: write local/OWNER/NAME[:QUANT]") from None
+        raise HubError(f"{repo!r} is no name of a repository: write OWNER/NAME") from None
     except HfHubHTTPError as error:
         raise _UnreachableError(f"the Hugging Face hub does not tell of it: {_short(error)}") from None
     except Exception as error:
         raise _UnreachableError(f"the Hugging Face hub cannot be reached: {_short(error)}") from None
     siblings = {one.rfilename: one.size for one in info.siblings or ()}
-    names = choose(siblings, repo, quant)
+    names = wanted(siblings, repo)
     sizes = [siblings[name] for name in names]
     stated = next((tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")), None)
     whole = sum(size for size in sizes if size is not None) if None not in sizes else None

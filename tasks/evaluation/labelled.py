@@ -61,10 +61,12 @@ class Question(NamedTuple):
     group: str | None
     said: Mapping[str, MemberAnswer]
     """By member, what was recorded."""
+    files: Sequence[str] = ()
+    """The files that it is about, as the row names them."""
 
     def key(self) -> str:
         """Return what two writings of one question have in common."""
-        return self.id if self.prompt is None else normalized(self.prompt)
+        return self.id if self.prompt is None else "\n".join((normalized(self.prompt), *self.files))
 
     def hashes(self) -> tuple[bytes, bytes]:
         """Return what a calibration knows the question by: its text; its id where the text was not known."""
@@ -126,7 +128,14 @@ def read_questions(source: Source, label: str | None, extract: str, by: str | No
         named = "\n".join(describe(row) for row in bad[:SHOWN])
         raise ConfigurationError(f"input: {len(bad)} of {len(rows)} rows are invalid:\n{named}")
     return _questions(
-        ((row.id, row.prompt, row.columns, {}) for row in rows if not isinstance(row, BadRow)), label, extract, by
+        (
+            (row.id, row.prompt, row.columns, {}, source.files_of(row.columns) if source.attach_column else ())
+            for row in rows
+            if not isinstance(row, BadRow)
+        ),
+        label,
+        extract,
+        by,
     )
 
 
@@ -148,7 +157,7 @@ def read_recorded(
     return _questions(_recorded(address, id_column), label, extract or "text", by)
 
 
-Found = tuple[str, str | None, Mapping[str, Any], Mapping[str, MemberAnswer]]
+Found = tuple[str, str | None, Mapping[str, Any], Mapping[str, MemberAnswer], Sequence[str]]
 
 
 def _recorded(address: str, id_column: str | None) -> Iterator[Found]:
@@ -170,7 +179,7 @@ def _recorded(address: str, id_column: str | None) -> Iterator[Found]:
                 f"from: row {name}: {ANSWERS}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             ) from None
         prompt = next((str(row[column]) for column in PREFERRED if row.get(column)), None)
-        yield name, prompt, row, said
+        yield name, prompt, row, said, ()
 
 
 def _plain(said: Any) -> Any:
@@ -191,7 +200,7 @@ def _questions(rows: Iterator[Found], label: str | None, extract: str, by: str |
     columns = dict[str, None]()
     ids, keys = set[str](), dict[str, str]()
     duplicates = list[str]()
-    for name, prompt, row, said in rows:
+    for name, prompt, row, said, files in rows:
         columns.update(dict.fromkeys(row))
         if name in ids:
             raise ConfigurationError(f"id_column: two rows have the id {name!r}")
@@ -206,7 +215,7 @@ def _questions(rows: Iterator[Found], label: str | None, extract: str, by: str |
                 unreadable.append(f"row {name}: {str(value)[:60]!r}")
                 continue
         group = None if by is None or row.get(by) is None else str(row[by])
-        question = Question(name, prompt, reading, group, said)
+        question = Question(name, prompt, reading, group, said, files)
         # Asked twice, it could be fitted on and judged; and it would count twice.
         if keys.setdefault(question.key(), name) != name:
             duplicates.append(name)

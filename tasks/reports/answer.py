@@ -37,13 +37,24 @@ def _members(record: Record, best: Iteration) -> Iterator[str]:
     """Write a table of who said what, those that agree with the answer first where that is counted."""
     votes = {vote.member: vote for vote in record.votes}
     ranking = best.synthesis.ranking if best.synthesis else []
-    heads = ["member", *(["votes for"] if votes else []), *(["rank"] if ranking else []), "seconds", "cost USD", "says"]
+    parts = {part.member: part for part in record.parts}
+    heads = [
+        "member",
+        *(["part"] if parts else []),
+        *(["votes for"] if votes else []),
+        *(["rank"] if ranking else []),
+        "seconds",
+        "cost USD",
+        "says",
+    ]
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
     order = [member for option in record.tally for member in option.members] or ranking
     listed = responses(record) or best.responses
     for one in sorted(listed, key=lambda one: order.index(one.member) if one.member in order else len(order)):
         row = [f"`{cell(one.member)}`"]
+        if parts:
+            row.append(cell(parts[one.member].title))
         if votes:
             vote = votes.get(one.member)
             row.append(cell(vote.answer)[:EXCERPT] if vote and vote.answer is not None else "no vote")

@@ -131,6 +131,8 @@ def _lead(record: Record) -> str:
         return f"{record.tally[0].votes:g} of {cast:g} votes"
     if record.confidence is not None:
         return f"{'confident' if record.status == 'confident' else 'confidence'} {percent(record.confidence)}"
+    if record.parts:
+        return f"{sum(part.error is None for part in record.parts)} of {len(record.parts)} parts answered"
     if _side_by_side(record):
         asked = responses(record)
         return f"{sum(one.answered for one in asked)} of {len(asked)} members answered"

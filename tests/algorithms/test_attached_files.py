@@ -6,16 +6,19 @@ import base64
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from consensus_flows.blocks.consensus_learning import ConsensusLearningConfig
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.swarm import SwarmConfig
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.deployments.cli import main
 from consensus_flows.flows.consensus_learning import consensus_learning
@@ -23,13 +26,14 @@ from consensus_flows.flows.consortium import consortium
 from consensus_flows.flows.mixture_of_agents import mixture_of_agents
 from consensus_flows.flows.prefer import prefer
 from consensus_flows.flows.pump import pump
+from consensus_flows.flows.swarm import swarm
 from consensus_flows.flows.vote import vote
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.batch_kit import read
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import ARBITER, asked, config, judged, say
-from tests.vendors import LoopbackVendors, Reply, SeenRequest
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, json_reply
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -90,6 +94,9 @@ async def test_whoever_judges_sees_it(panel: LoopbackVendors, chart: str) -> Non
     await consensus_learning("What is it, in rounds?", learning, attachments=[chart])
     mixture = MixtureOfAgentsConfig(layers=[MEMBERS], aggregator="openai/two")
     await mixture_of_agents("What is it, in layers?", mixture, attachments=[chart])
+    panel.script("lead", then=json_reply({"parts": [{"title": one, "task": "Say it."} for one in ("a", "b")]}))
+    parted = SwarmConfig(members=MEMBERS[:2], orchestrator="openai/lead", aggregator="openai/two")
+    assert (await swarm("What is it, in parts?", parted, attachments=[chart])).parts
     with pytest.raises(ConfigurationError, match="no such file"):
         await prefer("What is it?", PreferConfig(members=MEMBERS), attachments=["none.png"])
     chats = [seen for seen in panel.seen if seen.kind == "chat"]
@@ -183,7 +190,7 @@ def test_standard_input_and_types(
     [
         (["-a", "none.png"], "--attach: no such file: none.png"),
         (["-a", "-", "-p", "-"], "standard input is the attachment"),
-        (["-a", "ftp://x/y.png"], "--attach: ftp://x/y.png: use a path"),
+        (["-a", "nowhere://x/y.png"], "--attach: nowhere://x/y.png cannot be used: Protocol not known"),
     ],
 )
 def test_what_cannot_be_attached(given: list[str], cause: str, consensus: Command, panel: LoopbackVendors) -> None:
@@ -232,6 +239,29 @@ def test_a_batch_that_resumes_sends_the_bytes_with_which_it_began(
     assert [images(seen) for seen in asked(panel, "one")] == [[0], [0]]
 
 
+def test_the_journal_of_a_batch_is_not_written_by_the_threads_that_read_its_files(
+    consensus: Command, panel: LoopbackVendors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that are written at the same time are not where the journal takes them to be, and the rows are lost."""
+    from consensus_flows.tasks.batches.journal import Journal
+
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(PNG + bytes(number))
+    source, output = tmp_path / "rows.csv", tmp_path / "answers.jsonl"
+    source.write_text("id,prompt,file\n" + "".join(f"r{n},What?,{n}.png\n" for n in range(12)))
+    write, threads = Journal._write, set[int]()
+
+    def written(self: Journal, entry: dict[str, Any]) -> None:
+        threads.add(threading.get_ident())
+        write(self, entry)
+
+    monkeypatch.setattr(Journal, "_write", written)
+    arguments = ["batch", source, "--flow", "pump", "-m", "openai/one", "--attach-column", "file", "-o", output]
+    assert consensus(*arguments).code == 0
+    assert threads == {threading.get_ident()}
+    assert len(read(output)) == 12
+
+
 def test_files_of_a_batch_that_are_not_there(consensus: Command, panel: LoopbackVendors, tmp_path: Path) -> None:
     source = tmp_path / "rows.csv"
     source.write_text("id,prompt,files\nr1,What?,a.png\nr2,Why?,\nr3,How?,b.png\n")
@@ -240,6 +270,18 @@ def test_files_of_a_batch_that_are_not_there(consensus: Command, panel: Loopback
     assert (ran.code, panel.count()) == (2, 0)
     assert "--attach-column: 2 files cannot be attached:\n  row r1: no such file: a.png\n  row r3" in ran.err
     assert "no column 'pictures'" in consensus(*arguments, "--attach-column", "pictures").err
+
+
+def test_paths_in_an_input_of_a_store_begin_at_its_folder(
+    consensus: Command, panel: LoopbackVendors, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/receipts/scans/r1.png", PNG)
+    store.pipe("/receipts/rows.csv", b"id,prompt,scan\nr1,What?,scans/r1.png\nr2,Why?,memory://receipts/scans/r1.png\n")
+    output = tmp_path / "out.jsonl"
+    arguments = ["batch", "memory://receipts/rows.csv", "--flow", "pump", "-m", "openai/one", "-o", output]
+    assert consensus(*arguments, "--attach-column", "scan").code == 0
+    assert [images(seen) for seen in asked(panel, "one")] == [[0], [0]]
 
 
 def test_the_estimate_of_a_batch_counts_images(

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow_async
+from prefect.utilities.callables import parameter_schema
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.blocks.grading import Grading
@@ -179,3 +182,27 @@ async def test_a_saved_panel_answers_what_is_easy(panel: LoopbackVendors) -> Non
     assert record.grade is not None
     assert record.grade.answered_by == "panel/cheap"
     assert ("openai/small", 1, 1) in {(str(one.model), one.least, one.most) for one in plans}
+
+
+async def test_a_run_of_a_deployment_grades(panel: LoopbackVendors) -> None:
+    """As the form sends it: the server checks the parameters against the schema of the flow first."""
+    given = config(grading=GRADING | {"medium": "openai/middle"}).model_dump(mode="json", exclude_defaults=True)
+    async with get_client() as client:
+        deployment = await client.create_deployment(
+            flow_id=await client.create_flow(consortium),
+            name="graded",
+            parameter_openapi_schema=parameter_schema(consortium).model_dump_for_openapi(),
+            enforce_parameter_schema=True,
+        )
+        for prompt, level, answer in (
+            ("The capital of France?", "easy", "It is 7."),
+            ("It takes four stages.", "medium", "It is 8."),
+            ("Prove it.", "hard", "the synthesis"),
+        ):
+            made = await client.create_flow_run_from_deployment(
+                deployment, parameters={"prompt": prompt, "config": given}
+            )
+            state = await run_flow_async(consortium, flow_run=made, parameters=made.parameters, return_type="state")
+            record = await state.result()
+            assert (record.grade.level, record.answer) == (level, answer)
+        await client.delete_deployment(deployment)

@@ -14,6 +14,7 @@ from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.panel import PanelConfig, RunConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.swarm import SwarmConfig
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.algorithms import algorithm_of
 from consensus_flows.flows.consensus_learning import run_consensus_learning
@@ -21,6 +22,7 @@ from consensus_flows.flows.consortium import run_consortium
 from consensus_flows.flows.mixture_of_agents import run_mixture_of_agents
 from consensus_flows.flows.prefer import run_prefer
 from consensus_flows.flows.pump import run_pump
+from consensus_flows.flows.swarm import run_swarm
 from consensus_flows.flows.vote import run_vote
 from consensus_flows.tasks.batches.estimate import OUTPUT_TOKENS, Estimate, estimate
 from consensus_flows.tasks.batches.planning import Planned, calls_in_words
@@ -31,7 +33,7 @@ from consensus_flows.tasks.record import Usage
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import judged
 from tests.kits.history_kit import entry, record, response
-from tests.vendors import Reply, SeenRequest
+from tests.vendors import Reply, SeenRequest, json_reply
 
 MEMBERS = ["openai/one", "openai/two", "openai/three"]
 LUNA, HAIKU = "openai/gpt-6-luna", "anthropic/claude-haiku-4-5"
@@ -45,6 +47,7 @@ RUNS = {
     VoteConfig: run_vote,
     PumpConfig: run_pump,
     PreferConfig: run_prefer,
+    SwarmConfig: run_swarm,
 }
 
 
@@ -75,6 +78,9 @@ async def made(config: RunConfig, vendors, question: str = "Why?") -> Counter[st
         vendors.script(model, then=partial(_says, f"the answer is {number}"))
     vendors.script("arbiter", then=judged(5, ranking=["A", "B", "C"]))
     vendors.script("judge", then=Reply(text=json.dumps({"better": "first"})))
+    parts = [{"title": f"part {number}", "task": "Do it."} for number in range(3)]
+    vendors.script("whole", then=json_reply({"parts": []}))
+    vendors.script("split", json_reply({"parts": parts}))
     await RUNS[type(config)](question, config)
     return Counter(seen.model for seen in vendors.seen if seen.kind in {"chat", "embeddings"})
 
@@ -130,6 +136,8 @@ FOUR = [*MEMBERS, "openai/four"]
         (PumpConfig(members=MEMBERS, embedding_model="openai/embedder"), "most"),
         (PumpConfig(members=["openai/one:3"], embedding_model="openai/embedder"), "least"),
         (PreferConfig(members=MEMBERS, embedding_model="openai/embedder", rounds=2), "most"),
+        (SwarmConfig(members=MEMBERS, orchestrator="openai/whole"), "least"),
+        (SwarmConfig(members=["openai/one:2"], orchestrator="openai/split", max_parts=3), "most"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

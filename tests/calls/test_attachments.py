@@ -8,11 +8,13 @@ import http.server
 import io
 import json
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from pypdf import PdfWriter
 
@@ -196,6 +198,21 @@ def test_a_url_is_fetched_once_and_kept(web: str) -> None:
     assert (file.name, file.type, file.sha256) == ("cat.png", "image/png", hashlib.sha256(PNG).hexdigest())
     with pytest.raises(ConfigurationError, match="HTTP 404"):
         attach([f"{web}/dog.png"])
+
+
+def test_a_file_of_a_store_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/pictures/cat.png", PNG)
+    (file,) = attach(["memory://pictures/cat.png"])
+    assert (file.name, file.type, file.sha256) == ("cat.png", "image/png", hashlib.sha256(PNG).hexdigest())
+    with pytest.raises(ConfigurationError, match=r"attachments: no such file: memory://pictures/dog\.png"):
+        attach(["memory://pictures/dog.png"])
+    monkeypatch.setenv("CONSENSUS_MAX_ATTACHMENT_MB", "0.00001")
+    with pytest.raises(ConfigurationError, match="more than 1e-05 MB"):
+        attach(["memory://pictures/cat.png"])
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'consensus-flows\[s3\]'"):
+        attach(["s3://pictures/cat.png"])
 
 
 def test_who_asks_over_a_server_reaches_named_hosts_alone(web: str, monkeypatch: pytest.MonkeyPatch) -> None:

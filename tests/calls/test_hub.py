@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from consensus_flows.blocks import ModelName, OpenAICompatibleCredentials, Sampling, parse_member
 from consensus_flows.deployments.commands.operations.check import _provider
 from consensus_flows.tasks.calls import hub, providers
-from consensus_flows.tasks.calls.hub import HubError, choose, find, in_cache, split_name
+from consensus_flows.tasks.calls.hub import HubError, choose, find, find_model, in_cache, models_in_cache, split_name
 from consensus_flows.tasks.calls.local_model import INSTALL_HINT, LocalModelError, gguf_path
 from consensus_flows.tasks.calls.providers import check_models, close_clients, endpoint_of, prepare
 from consensus_flows.tasks.calls.request import Message
@@ -44,6 +44,17 @@ def own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "their/Gated-GGUF": {"gated.Q4_K_M.gguf": b"GGUF"},
         "their/In-Parts": {f"Q4_K_M/in-parts-Q4_K_M-0000{n}-of-00002.gguf": b"GGUF" + b"%d" % n for n in (1, 2)},
         "their/Safetensors": {"model.safetensors": b"x"},
+        "their/Model": {
+            name: name.encode()
+            for name in (
+                "README.md",
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors",
+                "pytorch_model.bin",
+                "onnx/model.onnx",
+            )
+        },
         "their/Large-Only": {"large-Q8_0.gguf": b"GGUF"},
     }
     monkeypatch.setattr(hub, "_cache", lambda: tmp_path / "cache")
@@ -184,6 +195,22 @@ def test_without_the_hub_another_quantization_will_do_only_where_none_is_named(
     assert find("their/Large-Only", None).is_here
     with pytest.raises(HubError, match="their/Large-Only:Q4_0 is not in the cache"):
         find("their/Large-Only", "Q4_0")
+
+
+def test_a_model_of_transformers_is_its_configuration_its_tokenizer_and_one_form_of_its_weights(
+    own_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(HubError, match="their/Safetensors has no model that transformers loads"):
+        find_model("their/Safetensors")
+    found = find_model("their/Model")
+    assert models_in_cache() == [] and not found.is_here
+    assert hub.fetch(found).name == "config.json"
+    assert own_hub.downloaded == ["config.json", "tokenizer.json", "model.safetensors"]
+    gone(own_hub, monkeypatch)
+    assert find_model("their/Model").commit == found.commit and find_model("their/Model").is_here
+    assert models_in_cache() == ["their/Model"] and in_cache() == []
+    with pytest.raises(HubError, match="hf/their/Gated-GGUF is not in the cache, and"):
+        find_model("their/Gated-GGUF")
 
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from consensus_flows.tasks.calls.local_model import (
     local_base_url,
     weights_id,
 )
+from consensus_flows.tasks.calls.model_server import MAX_ANSWER_TOKENS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -127,7 +128,7 @@ def test_an_answer_ends_without_max_tokens(client):
         model="smollm2", messages=CAPITAL, temperature=0, extra_body={"ignore_eos": True}
     )
     assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.completion_tokens == local_model.MAX_ANSWER_TOKENS
+    assert answer.usage.completion_tokens == MAX_ANSWER_TOKENS
 
 
 @needs_model

@@ -1,5 +1,6 @@
 """An evaluation that asks: each member once for each row, over HTTP; saved panels from the cache; refusals before any call."""
 
+import base64
 import json
 
 import pytest
@@ -12,12 +13,13 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.flows.calibrate import calibrate
 from consensus_flows.flows.evaluate import evaluate
+from consensus_flows.flows.free_text import evaluate_text
 from consensus_flows.tasks.errors import BudgetError, ConfigurationError
 from consensus_flows.tasks.evaluation.evaluation import SINGLE
 from consensus_flows.tasks.evaluation.labelled import ids_digest, today
 from tests.kits.command_kit import commands
 from tests.kits.evaluation_kit import write_rows
-from tests.vendors import ANY, Reply
+from tests.vendors import ANY, Reply, json_reply
 
 pytestmark = [
     pytest.mark.usefixtures("results"),
@@ -160,3 +162,54 @@ def test_the_estimate_says_what_is_really_asked(labeled, vendors, monkeypatch, c
     found = json.loads(tried.out)
     assert list(found) == ["members", "consortium"] and vendors.count() == 0
     assert found["consortium"]["calls_least"] >= ROWS * 4
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def pictures(vendors, tmp_path):
+    """Rows of one question, each about a picture of its own."""
+
+    def read(seen):
+        (url,) = [part["image_url"]["url"] for part in seen.params["messages"][-1]["content"] if "image_url" in part]
+        return Reply(text=f"It is {len(base64.b64decode(url.partition(',')[2])) - len(PNG)}.")
+
+    vendors.script(ANY, then=read)
+    for n in range(ROWS):
+        (tmp_path / f"{n}.png").write_bytes(PNG + bytes(n))
+    rows = [{"id": f"r{n}", "question": "How many?", "gold": n, "scan": f"{n}.png"} for n in range(ROWS)]
+    return write_rows(tmp_path / "pictures.jsonl", rows)
+
+
+@pytest.mark.parametrize("run", [evaluate, calibrate])
+async def test_rows_may_be_about_files(pictures, vendors, run):
+    made = await run(str(pictures), "gold", config=CONFIG, attach_column="scan")
+    assert vendors.count() == ROWS * len(MEMBERS)
+    if run is evaluate:
+        assert [member.right for member in made.members] == [ROWS] * 3
+
+
+async def test_free_text_may_be_about_files(pictures, vendors):
+    judges = {"members": ["openai/judge"]}
+    vendors.script("judge", then=json_reply({"better": "first"}))
+    made = await evaluate_text(
+        str(pictures), judges, flow="pump", config={"members": MEMBERS}, attach_column="scan", limit=2, anyway=True
+    )
+    assert made.rows == 2
+    assert {seen.model for seen in vendors.seen if "image_url" in json.dumps(seen.params)} == {*WRONG}
+
+
+def test_the_command_attaches_files(pictures, vendors, monkeypatch, capsys, tmp_path):
+    consensus = commands(monkeypatch, capsys)
+    members = [word for member in MEMBERS for word in ("-m", member)]
+    arguments = ["evaluate", pictures, "--label", "gold", "--extract", "number", *members]
+    vendors.script(ANY, then=Reply(text="It is 1."))
+    picture = tmp_path / "1.png"
+    assert consensus(*arguments, "--attach", picture, "--id-column", "id").code == 2, "one question, asked 24 times"
+    (tmp_path / "3.png").unlink()
+    ran = consensus(*arguments, "--attach-column", "scan", "--dry-run")
+    assert (ran.code, vendors.count()) == (2, 0)
+    assert "--attach-column: 1 files cannot be attached:\n  row r3: no such file: 3.png" in ran.err

@@ -30,6 +30,7 @@ from consensus_flows.blocks import (
     Prefer,
     Pump,
     Sampling,
+    Swarm,
     Vote,
     parse_member,
     parse_model,
@@ -51,6 +52,7 @@ SLUGS = {
     Vote: "vote",
     Pump: "pump",
     Prefer: "prefer",
+    Swarm: "swarm",
 }
 CREDENTIALS: list[type[ModelCredentials]] = [
     OpenAICredentials,

@@ -28,6 +28,14 @@ for line in sys.stdin.readlines():
 """
 
 
+DEPLOYED = """
+from prefect.flows import load_flow_from_entrypoint
+from consensus_flows.deployments.commands.operations import up
+*_, last = up._deployments()
+print(last["name"], load_flow_from_entrypoint(last["entrypoint"], use_placeholder_flow=False).name, *last["tags"])
+"""
+
+
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The package, installed as pip installs it, in a folder of its own."""
@@ -87,3 +95,5 @@ def test_it_is_listed_asked_saved_batched_and_found(
     assert "4 calls: member 4" in texts[4]
     assert [json.loads(line)["answer"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [best] * 2
     assert "\tshortest\t" in texts[7]
+    deployed = subprocess.check_output([sys.executable, "-c", DEPLOYED], cwd=tmp_path, env=environment, text=True)
+    assert deployed.split() == ["shortest", "shortest", "consensus", "answer"]

@@ -24,6 +24,7 @@ from consensus_flows.blocks.member import members_of, parse_member
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.swarm import SwarmConfig
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.tasks.batches.source import Source
 from consensus_flows.tasks.check_cases import read_cases
@@ -124,7 +125,15 @@ FORMS = [
     parse_extraction(form)
     for form in ("number", "choice:A-J", "json:answer", "label:yes,no", "text", "exact", "exact:answer")
 ]
-CONFIGS = [ConsortiumConfig, VoteConfig, PumpConfig, PreferConfig, MixtureOfAgentsConfig, ConsensusLearningConfig]
+CONFIGS = [
+    ConsortiumConfig,
+    VoteConfig,
+    PumpConfig,
+    PreferConfig,
+    MixtureOfAgentsConfig,
+    ConsensusLearningConfig,
+    SwarmConfig,
+]
 READERS = (
     TEXT,
     "embedding",
@@ -136,6 +145,7 @@ READERS = (
     "comparison",
     "extraction",
     "fusion",
+    "split:2",
 )
 
 

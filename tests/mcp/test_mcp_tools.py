@@ -1,10 +1,12 @@
 """The tools of the MCP server, called by a client of the protocol in this process."""
 
+import base64
 import json
 
 import pytest
 from mcp import Client
 
+from consensus_flows.blocks.pump import Pump, PumpConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.blocks.vote import Vote, VoteConfig
 from consensus_flows.deployments.mcp.session import Session
@@ -13,6 +15,9 @@ from consensus_flows.tasks.history.writing import close_writers
 from tests.kits.consortium_kit import asked, judged, say
 from tests.vendors import faults
 
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 MODELS = ["openai/one", "openai/two", "openai/three"]
 
 
@@ -206,3 +211,34 @@ async def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(Stop, match=r"consensus-flows\[mcp\]"):
         mcp()
+
+
+async def test_files_reach_the_members(serve, vendors, tmp_path):
+    say(vendors, one="a cat", two="a cat")
+    (tmp_path / "cat.png").write_bytes(PNG)
+    given = {"algorithm": "pump", "models": MODELS[:2], "prompt": "What is it?"}
+    async with serve(max_calls=20) as call:
+        await call.data("run_algorithm", **given, attachments=[str(tmp_path / "cat.png")])
+        sent = [json.dumps(seen.params) for model in ("one", "two") for seen in asked(vendors, model)]
+        assert len(sent) == 2 and all(base64.b64encode(PNG).decode() in one for one in sent)
+        await Pump(config=PumpConfig(members=MODELS[:1])).save("mcp-seers", overwrite=True)
+        try:
+            url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+            await call.data("ask", panel="mcp-seers", prompt="And this?", attachments=[url])
+        finally:
+            await Pump.adelete("mcp-seers")
+        assert "image_url" in json.dumps(asked(vendors, "one")[-1].params)
+        assert "no such file" in await call.refusal("run_algorithm", **given, attachments=["none.png"])
+        why = await call.refusal("run_algorithm", **given, attachments=["http://127.0.0.1:1/cat.png"])
+        assert "nothing is fetched from 127.0.0.1" in why
+        (tmp_path / "rows.csv").write_text("prompt,scan\nWhat?,cat.png\n")
+        made = await call.data(
+            "start_batch",
+            input=str(tmp_path / "rows.csv"),
+            output=str(tmp_path / "out.jsonl"),
+            algorithm="pump",
+            models=MODELS[:1],
+            attach_column="scan",
+        )
+        await call.data("watch_batch", id=made["batch_id"])
+        assert "image_url" in json.dumps(asked(vendors, "one")[-1].params)

@@ -28,6 +28,7 @@ from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.blocks.mixture_of_agents import MixtureOfAgentsConfig
 from consensus_flows.blocks.prefer import PreferConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.swarm import SwarmConfig
 from consensus_flows.blocks.vote import VoteConfig
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.check_models import check_models
@@ -38,6 +39,7 @@ from consensus_flows.flows.mixture_of_agents import mixture_of_agents
 from consensus_flows.flows.openrouter_models import openrouter_working_models
 from consensus_flows.flows.prefer import prefer
 from consensus_flows.flows.pump import pump
+from consensus_flows.flows.swarm import swarm
 from consensus_flows.flows.vote import vote
 from tests.kits.asking import asking
 from tests.safety.test_canary import BUILT_IN, CANARY, arrived, echo, key_of
@@ -64,6 +66,7 @@ def flows(folder: Path, members: list[str], judge: str) -> dict[str, Any]:
             MixtureOfAgentsConfig.model_validate({"layers": [",".join(members)], "aggregator": judge}),
             return_state=True,
         ),
+        "swarm": lambda: swarm(Q, SwarmConfig(members=members, orchestrator=judge), return_state=True),
         "check": lambda: check_models(CheckModelsConfig(members=members), return_state=True),
         "completion": lambda: completion(Q, PumpConfig(members=members[:1]), return_state=True),
         "prompts": lambda: batch(

@@ -20,6 +20,7 @@ from rich.text import Text
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.batch_view import BatchLines, BatchTable, batch_summary
+from consensus_flows.deployments.commands.algorithms.questions import RowFileOptions
 from consensus_flows.deployments.last_word import LastWord
 from consensus_flows.deployments.options import OUTPUT, SENTENCE, PanelOptions, options_type
 from consensus_flows.deployments.server import connect
@@ -52,7 +53,7 @@ FROM_1 = validators.Number(gte=1, lte=1000)
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class BatchOptions:
+class BatchOptions(RowFileOptions):
     """What is read and written, and how much at once."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], group=OUTPUT, allow_leading_hyphen=True, metavar="FILE")]
@@ -65,12 +66,6 @@ class BatchOptions:
     """Template of the prompt with {column} placeholders, instead of a column."""
     id_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
     """Column that identifies a row; default: id if there is one, else the row number."""
-    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
-    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
-    attach: Annotated[
-        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
-    ] = None
-    """File or URL that every prompt is about. May be repeated."""
     concurrency: Annotated[int, Parameter(group=OUTPUT, validator=FROM_1, metavar="N")] = 8
     """Number of rows to work on concurrently."""
     skip_bad: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False
@@ -130,12 +125,6 @@ class BatchOptions:
             "attachments": self.attachments() or None,
             "within": None if self.within is None else self.within.total_seconds(),
         }
-
-    def attachments(self) -> list[str]:
-        """Return where the files of every prompt are, as it holds for workers too."""
-        return [
-            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
-        ]
 
 
 def command(flow: str | None) -> Callable[..., Exit]:

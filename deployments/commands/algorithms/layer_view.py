@@ -1,7 +1,6 @@
 """What a person sees on stderr of a run in layers."""
 
 import sys
-import time
 from typing import Any
 
 from consensus_flows.deployments.terminal import put, say
@@ -27,10 +26,7 @@ class LayerTable(LiveTable):
 
     async def on_event(self, event: str, value: Any) -> None:
         """Bring the table up to date."""
-        if event == "asking":
-            self._members = list(value)
-            self._done, self._started = {}, time.monotonic()
-        elif event == "iterated" and self._live:
+        if event == "iterated" and self._live:
             self._live.console.print(heading(value), markup=False, highlight=False)
             self._members, self._done, self._number = [], {}, None
         else:

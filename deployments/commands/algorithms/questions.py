@@ -111,6 +111,25 @@ class QuestionOptions(PromptOptions):
         return dict.fromkeys(self.attach or ()) | dict(self.at or ())
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class RowFileOptions:
+    """The files that many prompts are about."""
+
+    attach_column: Annotated[str | None, Parameter(group=OUTPUT, metavar="COLUMN")] = None
+    """Column of images, PDFs and text files: a path from the input's folder, a URL, or a JSON list of them."""
+    attach: Annotated[
+        list[str] | None, Parameter(name=["--attach", "-a"], group=OUTPUT, negative="", metavar="FILE")
+    ] = None
+    """File or URL that every prompt is about. May be repeated."""
+
+    def attachments(self) -> list[str]:
+        """Return where the files of every prompt are, as it holds for workers too."""
+        return [
+            one if "://" in one or one.startswith("data:") else str(Path(one).absolute()) for one in self.attach or ()
+        ]
+
+
 def folder(path: Path, option: str) -> Path:
     """Return a folder to write into, which is made if it does not exist.
 

@@ -124,13 +124,13 @@ async def _providers(*, offline: bool) -> bool:
 async def _provider(name: str, *, saved: bool, offline: bool) -> tuple[bool, str]:
     """Return whether all is well, and what to say: nothing of a server of one's own that does not run."""
     try:
-        endpoint = await endpoint_of(name, "smollm2")
+        endpoint = await endpoint_of(name, "")
     except ConfigurationError as error:
         # A built-in provider that cannot be asked, such as a local model that is not installed, is no fault.
         return not saved, error.message
     beside = endpoint.base_url.describe()
     if endpoint.credentials is None:
-        return True, f"models that run here: {', '.join(await offered(endpoint))}"
+        return True, f"models that run here: {', '.join(await offered(endpoint)) or 'none yet'}"
     where = f"{endpoint.address} ({'saved' if saved else 'environment'}{beside and '; '}{beside})"
     if offline:
         return True, where

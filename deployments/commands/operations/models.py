@@ -62,6 +62,6 @@ async def _models(provider: str | None) -> dict[str, Found]:
 
 async def _offered(provider: str) -> Found:
     try:
-        return await offered(await endpoint_of(provider, "smollm2"))
+        return await offered(await endpoint_of(provider, ""))
     except (ConfigurationError, ModelError) as error:
         return error

@@ -66,10 +66,12 @@ async def deploy() -> None:
     """Make the work pool, the block types and the deployments."""
     async with get_client() as client:
         await make_pool(client)
-        for kind in vars(blocks).values():
-            if Block.is_block_class(kind):
-                await kind.register_type_and_schema(client=client)
-    for one in yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]:
+        for kind in {
+            *filter(Block.is_block_class, vars(blocks).values()),
+            *(one.block_class() for one in algorithms().values()),
+        }:
+            await kind.register_type_and_schema(client=client)
+    for one in _deployments():
         flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
         limit = one["concurrency_limit"]
         made = await flow.ato_deployment(
@@ -83,6 +85,25 @@ async def deploy() -> None:
         )
         await made.aapply()
     await offer()
+
+
+def _deployments() -> list[dict[str, Any]]:
+    """Return the deployments of the repository, and one of each other algorithm: of an installed package."""
+    document = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = document["deployments"]
+    named, shared = {one["name"] for one in found}, document["definitions"]
+    return found + [
+        {
+            "name": one.name,
+            "entrypoint": f"{one.module}.{one.identifier}",
+            "description": one.summary,
+            "tags": [shared["tag"], "answer"],
+            "concurrency_limit": shared["limit"],
+            "parameters": {},
+        }
+        for one in algorithms().values()
+        if one.name not in named
+    ]
 
 
 async def _with_saved_config(name: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,8 @@ from typing import Any, ClassVar
 
 from consensus_flows.blocks.credentials import ModelCredentials, openai_client
 from consensus_flows.tasks.calls import hub
-from consensus_flows.tasks.calls.local_model import (
-    MAX_ANSWER_TOKENS,
-    SMOLLM2,
-    LocalModelError,
-    alocal_base_url,
-    gguf_path,
-    weights_id,
-)
+from consensus_flows.tasks.calls.local_model import SMOLLM2, LocalModelError, alocal_base_url, gguf_path, weights_id
+from consensus_flows.tasks.calls.model_server import MAX_ANSWER_TOKENS
 from consensus_flows.tasks.calls.request import CallKind, Request
 from consensus_flows.tasks.calls.vendors.openai import OpenAI
 from consensus_flows.tasks.calls.vendors.vendor import Provider
@@ -28,8 +22,8 @@ class Local(OpenAI):
     providers: ClassVar[Mapping[str, Provider]] = {"local": Provider(None)}
 
     def address(self, model: str) -> str:
-        """Name the weights."""
-        return f"local:{weights_id(model)}"
+        """Name the weights; without a model, those that a package carries."""
+        return f"local:{weights_id(model or SMOLLM2)}"
 
     async def find(self, model: str, token: str | None) -> None:
         """Find which file of the hub a name means."""

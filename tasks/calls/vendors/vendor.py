@@ -8,7 +8,8 @@ import json
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -233,6 +234,15 @@ class Vendor(ABC):
         if credentials is None:
             raise ValueError(f"{self.name} needs credentials to make a {kind} call to {model}")
         return credentials.get_client(max_response_mb=max_response_mb)
+
+    @asynccontextmanager
+    async def turn(self, client: Any, request: Request) -> AsyncIterator[Any]:  # noqa: ARG002  # for subclasses
+        """Have everything ready for one request before its time runs; yield the client to send it with.
+
+        Raises:
+            ConfigurationError: If that is not possible.
+        """
+        yield client
 
     def load(self) -> None:
         """Import the SDK."""
