@@ -32,7 +32,8 @@ def quoted(text: str) -> str:
 def prose(text: str) -> str:
     """Return model text as a quotation that can be read: wrapped, with its lists, tables, code and emphasis.
 
-    It is parsed and written anew, with all else that markdown or HTML would act on as character references.
+    It is parsed and written anew, with all else that markdown or HTML would act on behind a backslash. Prefect's UI shows character
+    references as they are written.
     """
     tree = SyntaxTreeNode(_PARSER.parse(visible(_cut(text))))
     return "\n".join(f"> {line}".rstrip() for line in _blocks(tree.children) or [""])
@@ -97,7 +98,6 @@ def _items(node: SyntaxTreeNode) -> Iterator[str]:
 def _rows(node: SyntaxTreeNode) -> Iterator[str]:
     for part in node.children:
         for row in part.children:
-            # Prefect's UI shows character references in cells as they are written.
             cells = [cell("".join(text.content for text in one.walk() if not text.children)) for one in row.children]
             yield f"| {' | '.join(cells)} |"
         if part.type == "thead":
@@ -106,9 +106,7 @@ def _rows(node: SyntaxTreeNode) -> Iterator[str]:
 
 def _inline(node: SyntaxTreeNode) -> str:
     written = "".join(map(_span, node.children))
-    return "\n".join(
-        _AT_START.sub(_reference, line, count=1) if _starts(line) else line for line in written.split("\n")
-    )
+    return "\n".join(_AT_START.sub(_escaped, line, count=1) if _starts(line) else line for line in written.split("\n"))
 
 
 def _starts(line: str) -> bool:
@@ -129,8 +127,8 @@ def _span(node: SyntaxTreeNode) -> str:
         return "\n"
     if node.type == "hardbreak":
         return "\\\n"
-    return _ACTIVE.sub(_reference, node.content)
+    return _ACTIVE.sub(_escaped, node.content)
 
 
-def _reference(found: re.Match[str]) -> str:
-    return f"&#{ord(found[0])};"
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"

@@ -382,7 +382,7 @@ async def test_rounds_are_shown_with_model_text_inert(vendors):
     record = await run_consensus_learning("2+2?", closed("majority"))
     shown = page(record.iterations[0])
     assert "by majority: the answer of `openai/one#1`" in shown
-    assert "> 4 &#60;script&#62;" in shown and "> 4 &#96;&#96;&#96;" in shown
+    assert "> 4 \\<script\\>" in shown and "> 4 \\`\\`\\`" in shown
     assert f"4: {NAMES[0]}, {NAMES[1]}" in shown
     record = await run_consensus_learning("2+2?", closed())
     settled = record.iterations[0].settlement.settled

@@ -169,7 +169,7 @@ def test_it_is_in_the_artifacts():
     iteration.synthesis = Synthesis(text="fine")
     shown = page(iteration)
     assert "## Looked like an attack\n\n```text\nopenai/one#1: fence, direction\n```" in shown
-    assert "a&#60;U+202E&#62;b" in shown and "\u202e" not in shown
+    assert "a\\<U+202E\\>b" in shown and "\u202e" not in shown
 
 
 class Terminal(io.StringIO):
