@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from consensus_flows.blocks.addresses import proxy_for
+from consensus_flows.blocks.response_headers import told
 
 _MB = 1_000_000
 _ERROR_BYTES = 256 * 1024
@@ -79,6 +80,8 @@ class ModelClient(httpx2.AsyncClient):
         events = stream and response.is_success and is_event_stream(response)
         body = _Body(response, self.max_bytes)
         headers = response.headers.copy()
+        if (tell := told.get()) is not None:
+            tell(headers)
         for name in ("content-encoding", "content-length", "transfer-encoding"):
             headers.pop(name, None)
         return httpx2.Response(

@@ -159,7 +159,7 @@ async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
 def test_a_stored_answer_is_its_owners_alone_and_whole(server: LoopbackVendors) -> None:
     asyncio.run(Caller()(question()))
     folder = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
-    files = list(folder.glob("answer-*"))
+    files = list(folder.rglob("answer-*"))
     assert files
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert not list(folder.glob("*.part"))
