@@ -34,6 +34,8 @@ LESS = 0.7
 """What is left of the calls at once after a provider was overloaded."""
 DOUBLED_S = 60.0
 """Seconds in which a rate that was found by a refusal doubles, by the cube of the time: hardly at first, and soon for good."""
+LOOK_S, LOOK_AGAIN_S = 0.001, 0.1
+"""Seconds between two looks at the clock, at least and at most: a response may say meanwhile that a call may go earlier."""
 FEW = 10
 """So few answers tell no rate."""
 NAMES = (
@@ -179,7 +181,8 @@ class Turn:
                 wait := max(self._pace.start_in(), self.rates.ready_in())
             ) > 0:  # for the clock, which others may put off
                 self.held_back = True
-                await _sleep(wait)
+                check_wait(wait)
+                await asyncio.sleep(min(max(wait, LOOK_S), LOOK_AGAIN_S))
             if self.began:
                 self.rates.under_way -= 1
             self.rates.send()
