@@ -85,11 +85,12 @@ class Targets:
         word = "missed" if missed else "met" if statistics.median(rounds) >= least else "met by the best round only"
         print(f"{what}: {_rounds(rounds)}, target at least {least:g}: {word}")
 
-    def figure(self, what: str, rounds: Sequence[float], most: float) -> None:
-        """Print a figure of this machine, which should be `most` or less."""
+    def figure(self, what: str, rounds: Sequence[float], target: float, *, least: bool = False) -> None:
+        """Print a figure of this machine, which should be no more than its target; or no less, with `least`."""
         if rounds:
-            word = "met" if statistics.median(rounds) <= most else "not met here"
-            print(f"{what}: {_rounds(rounds)}, target at most {most:g}: {word}")
+            middle = statistics.median(rounds)
+            word = "met" if (middle >= target if least else middle <= target) else "not met here"
+            print(f"{what}: {_rounds(rounds)}, target at {'least' if least else 'most'} {target:g}: {word}")
 
 
 def _rounds(rounds: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from common import ROOT, free_port, prefect_server, vendors
+from common import ROOT, Targets, free_port, prefect_server, vendors
 
 DELAY = 0.2
 MEMBERS = ("a", "b", "c")
@@ -134,6 +134,10 @@ def main() -> None:
             f"{name:<28} {min(walls):.3f} s, median {statistics.median(walls):.3f}; beyond the models {min(beyond):.3f} s, "
             f"median {statistics.median(beyond):.3f}; CPU {min(cpus):.3f} s, median {statistics.median(cpus):.3f}"
         )
+    targets = Targets()
+    for times, most in ((beside, 0.5), (alone, 1.5)):
+        what = "beside a gateway" if times is beside else "by itself"
+        targets.figure(f"seconds beyond the models, {what}", [one.wall - calls * DELAY for one in times[1:]], most)
     ratio = statistics.median(one.wall / two.wall for one, two in zip(beside[1:], alone[1:], strict=True))
     print(f"beside a gateway             {ratio:.2f} x the time of the command by itself, median of the rounds")
 

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from common import prefect_server, requests_seen, vendors
+from common import Targets, prefect_server, requests_seen, vendors
 
 DELAY = 0.2
 MEMBERS = ("a", "b", "c")
@@ -241,6 +241,7 @@ def main(rows: int, concurrency: int, growth: list[int]) -> None:
             f"{again['cpu'] / rows / CALLS * 1e3:.1f} ms of CPU a call, "
             f"{requests_seen(url) - before} requests sent, {again['cached']} calls from the store"
         )
+        Targets().figure("rows/s, all answers stored", [rows / again["seconds"]], 300, least=True)
         took = child("panel", 1, 1, "panel")
         print(
             f"five members, one of them {SLOW_S:.0f} s slow, quorum of three: answer after {took['2.0']:.2f} s with "

@@ -50,11 +50,11 @@ class ModelCredentials(CredentialsBlock):
         title="Allowed http hosts",
         description="Hosts other than this machine that may receive the key over plain http.",
     )
-    max_concurrency: int = Field(
-        default=32,
+    max_concurrency: int | None = Field(
+        default=None,
         ge=1,
         title="Maximum concurrency",
-        description="Maximum number of concurrent calls in each process.",
+        description="Maximum number of concurrent calls in each process. Default: as many as the provider takes.",
     )
     requests_per_minute: int | None = Field(
         default=None,

@@ -12,11 +12,13 @@ from typing import Any
 import httpx2
 
 from consensus_flows.blocks.addresses import proxy_for
+from consensus_flows.blocks.response_headers import told
 
 _MB = 1_000_000
 _ERROR_BYTES = 256 * 1024
 """How much of an error page is read: its first words say what is wrong, and all of it is searched for codes and keys."""
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+# All are kept: with more calls at once than are kept, each call would open a connection anew.
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
 # An answer that takes minutes is silent until it comes, and routers forget a silent connection.
 _KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -78,6 +80,8 @@ class ModelClient(httpx2.AsyncClient):
         events = stream and response.is_success and is_event_stream(response)
         body = _Body(response, self.max_bytes)
         headers = response.headers.copy()
+        if (tell := told.get()) is not None:
+            tell(headers)
         for name in ("content-encoding", "content-length", "transfer-encoding"):
             headers.pop(name, None)
         return httpx2.Response(

@@ -83,6 +83,7 @@ def serve(listener: socket.socket) -> None:
         timeout_keep_alive=settings.api.keepalive_timeout,
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
+        ws_per_message_deflate=False,  # Mostly events from this machine, compressed and unpacked one by one.
         log_level=settings.logging_level.lower(),
     )
     uvicorn.Server(config).run(sockets=[listener])

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -267,6 +268,22 @@ def work(environment: dict[str, str]) -> tuple[str, str]:
     return question, run_of(consensus(environment, *batch))
 
 
+@contextmanager
+def at_the_vendors(environment: dict[str, str], vendors: LoopbackVendors) -> Iterator[None]:
+    """Leave the rows in two vendors' batches, which go on as long as the block does."""
+    vendors.jobs.hold = True
+    panel = ("-m", "openai/gpt-6-nano", "-m", "anthropic/claude-haiku-5-5")
+    night = ("batch", "capitals.csv", "-o", "night.jsonl", "--flow", "vote", *panel, "--fresh", "--vendor-batch")
+    command = [sys.executable, "-m", "consensus_flows.deployments.cli", *night, "--json"]
+    given = environment | {"CONSENSUS_BATCH_POLL_S": "1"}
+    process = subprocess.Popen(command, env=given, cwd=environment["PREFECT_HOME"], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        vendors.jobs.finish()
+        process.wait()
+
+
 class Server:
     """The Prefect server, as the pictures need it."""
 
@@ -277,6 +294,14 @@ class Server:
         self._client = httpx.Client(base_url=f"{self.ui}/api", auth=(user, secret), timeout=60)
         token = self._client.get("/csrf-token", params={"client": "screenshots"}).json()["token"]
         self._client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "screenshots"})
+
+    def running(self) -> str:
+        """Return the address of the flow run that goes on, as soon as both vendors' batches show how far they are."""
+        progress = {"artifacts": {"type": {"any_": ["progress"]}, "key": {"like_": "vendor-batch-"}}}
+        while len(self._client.post("/artifacts/filter", json=progress).json()) < 2:
+            time.sleep(1)
+        going = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        return f"/runs/flow-run/{self._client.post('/flow_runs/filter', json=going).json()[0]['id']}"
 
     def artifact(self, key: str) -> str:
         """Return the address of the newest artifact with a key."""
@@ -312,6 +337,9 @@ def main() -> None:
                 "runs": ("/runs", "capitals", 900),
             }
             asyncio.run(take(server, pages, folder, page))
+            with at_the_vendors(environment, vendors):
+                pages["vendor-batches"] = (server.running(), "Beginning", 640)
+                asyncio.run(take(server, {"vendor-batches": pages["vendor-batches"]}, folder, page))
     if shutil.which("pngquant"):
         files = [str(path) for name in pages for path in folder.glob(f"{name}*.png")]
         subprocess.run(["pngquant", "--force", "--ext", ".png", "--skip-if-larger", *files], check=False)

@@ -1,5 +1,9 @@
 """A batch in shards: deployment runs of the batch flow, each with every n-th row, on as many workers as there are.
 
+There are more parts than runs at once where there are many rows. A run that has ended makes room for the next part, so that a
+slow machine does fewer of them, and those of one that is gone go to the others. The budget is one: a part reserves its share of
+what is left when it starts, and what it has not spent is there for the parts that follow.
+
 The shards share a folder beside the output. What a shard has done is there when it is done; a shard that dies is run
 again alone, finds its journal if it can see it, and its calls in the result store. The flow that has started the shards
 may die too: started again it finds those that are done, goes on waiting for those that run, and starts the others.
@@ -9,7 +13,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -44,6 +49,10 @@ from consensus_flows.tasks.watch import emit
 
 DEPLOYMENT = "batch/batch"
 """What is run when the flow that starts the shards was not started by a deployment itself."""
+PARTS_A_SHARD = 8
+"""Parts for each run at once, at most: the last ones end together but for one of them."""
+ROWS_A_PART = 250
+"""Rows of a part, at least, where there are more parts than runs at once: a run takes seconds to start."""
 TRIES = 3
 """How often a shard is started at most."""
 PAUSE_S = 2.0
@@ -72,6 +81,10 @@ class _Shard:
     heard: float = 0.0
     waits: str = ""
     """While no worker has taken the run: the name of its state."""
+    share: Budget | None = None
+    """What it may spend in all its runs; None before it has started."""
+    spent: tuple[int, int, float] | None = None
+    """The calls, tokens and US dollars that its last run has left as spent."""
     done: dict[str, Any] | None = None
 
 
@@ -92,17 +105,17 @@ async def run_shards(
         OutputError: If a shard has failed time and again, or the output cannot be written.
     """
     started = time.monotonic()
-    shares = share(batch.budget, shards)
+    parts = number_of_parts(inventory.rows, shards, batch.budget)
     # The numbers of rows count bad ones too: with others among them every shard has other rows.
     bad = [inventory.bad_rows, *(row.number for row in inventory.bad)]
-    plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), shards], sort_keys=True)
+    plan = json.dumps([batch.plan(), inventory.sha256, bad, list(inventory.columns), parts], sort_keys=True)
     ending = f".shards-{_short(plan)}"
     if (found := await asyncio.to_thread(unfinished_shards, address, ending, today or day_of_run())) is not None:
         get_run_logger().warning("%s", found.describe(batch.output))
         await emit("notice", found.describe(batch.output))
         batch = replace(batch, output=found.output)
     folder = _folder(f"{batch.output}{ending}")
-    work = _Shards(batch, shares, folder, inventory)
+    work = _Shards(batch, shards, parts, folder, inventory)
     await emit("batch_started", work.progress)
     try:
         await work.finish()
@@ -122,40 +135,52 @@ async def run_shards(
     return summary
 
 
-def share(budget: Budget, shards: int) -> list[Budget]:
-    """Return each shard's part of the budget; seconds are not shared, because shards go on at the same time.
+def number_of_parts(rows: int, shards: int, budget: Budget) -> int:
+    """Return into how many parts the rows of a batch are split.
+
+    Args:
+        rows: How many there are.
+        shards: Runs at once.
+        budget: What the batch may spend.
 
     Raises:
-        ConfigurationError: If it does not suffice for one of each.
+        ConfigurationError: If the budget does not suffice for one of each.
     """
-    for name in ("max_calls", "max_tokens"):
-        limit = getattr(budget, name)
+    limits: dict[str, int | None] = {name: getattr(budget, name) for name in ("max_calls", "max_tokens")}
+    for name, limit in limits.items():
         if limit is not None and limit < shards:
             raise ConfigurationError(
                 f"budget.{name}: {limit} cannot be shared among {shards} shards: give at least {shards}"
             )
+    if budget.max_seconds is not None:  # it is that of each run, and those that came later would have their own
+        return shards
+    most = min(shards * PARTS_A_SHARD, *(limit for limit in limits.values() if limit is not None), rows // ROWS_A_PART)
+    return max(shards, most)
 
-    def part(limit: int | None, number: int) -> int | None:
-        return None if limit is None else limit // shards + (number < limit % shards)
 
-    return [
-        Budget(
-            max_calls=part(budget.max_calls, number),
-            max_tokens=part(budget.max_tokens, number),
-            max_cost_usd=None if budget.max_cost_usd is None else budget.max_cost_usd / shards,
-            max_seconds=budget.max_seconds,
-        )
-        for number in range(shards)
-    ]
+def share(budget: Budget, taken: Iterable[tuple[int, int, float]], of: int) -> tuple[int, int, float]:
+    """Return the calls, tokens and US dollars that one of so many parts may take of what is left; 0 where there is no limit.
+
+    Args:
+        budget: That of the batch.
+        taken: What each part has spent, or has reserved.
+        of: Parts that wait for a share.
+    """
+    calls, tokens, usd = (sum(one) for one in zip((0, 0, 0.0), *taken, strict=True))
+    return (
+        max(0, -(-(budget.max_calls - calls) // of)) if budget.max_calls is not None else 0,
+        max(0, -(-(budget.max_tokens - tokens) // of)) if budget.max_tokens is not None else 0,
+        max(0.0, (budget.max_cost_usd - usd) / of) if budget.max_cost_usd is not None else 0.0,
+    )
 
 
 class _Shards:
     """The shards of one batch, and what is known of their runs."""
 
-    def __init__(self, batch: Batch, shares: list[Budget], folder: Place, inventory: Inventory) -> None:
+    def __init__(self, batch: Batch, at_once: int, parts: int, folder: Place, inventory: Inventory) -> None:
         self._batch = batch
         self._inventory = inventory
-        self._shares = shares
+        self._at_once = at_once
         # By their place: another batch of the same rows, with another output, has runs of its own.
         self._tag = f"consensus-batch-{_short(folder.address)}"
         self._folder = folder
@@ -163,31 +188,88 @@ class _Shards:
         place = None if batch.records is None else place_of(batch.records, "records")
         # The shards may stand elsewhere.
         self._records = place and (place.path if place.local else place.address)
-        of = len(shares)
         self._pool: str | None = None
         self._notice = time.monotonic() + WAITING_S
         self.shards = [
-            _Shard(number, f"{folder.address}/{number:04d}-of-{of:04d}.jsonl") for number in range(1, of + 1)
+            _Shard(number, f"{folder.address}/{number:04d}-of-{parts:04d}.jsonl") for number in range(1, parts + 1)
         ]
+        self._waiting = deque[_Shard]()
+        """Those that are to be started."""
 
     async def finish(self) -> None:
         """Start what is not done, and wait until everything is."""
         async with get_client() as client:
             for shard in self.shards:
+                shard.share = self._noted_share(shard)
+                if (before := self._done(shard)) is not None:
+                    shard.spent = _spent(before)
                 shard.done = self._done(shard, finished=True)
-                if shard.done is None:
-                    shard.run = await self._running(client, shard) or await self._start(shard)
-                else:
+                if shard.done is not None:
                     await self._ended(shard.done)
+                else:
+                    shard.run = await self._running(client, shard)
+                    if shard.run is None:
+                        self._waiting.append(shard)
             while any(shard.done is None for shard in self.shards):
+                await self._start_more()
                 await asyncio.sleep(PAUSE_S)
                 for shard in self.shards:
-                    if shard.done is None:
+                    if shard.done is None and shard.run is not None:
                         try:
                             await self._look(client, shard)
                         except HTTPError as error:  # the shards go on without the server for a while, and so do we
                             get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
                 await self._report_waiting()
+
+    async def _start_more(self) -> None:
+        """Start the parts for which there is room."""
+        going = sum(shard.done is None and shard.run is not None for shard in self.shards)
+        while self._waiting and going < self._at_once:
+            if self._waiting[0].share is None or self._waiting[0].spent is not None:
+                self._reserve(self._waiting[0])
+            shard = self._waiting.popleft()
+            shard.run = await self._start(shard)
+            going += 1
+
+    def _reserve(self, shard: _Shard) -> None:
+        """Add to what a part has spent its share of what is left."""
+        spent = shard.spent or (0, 0, 0.0)
+        calls, tokens, usd = (sum(one) for one in zip(spent, self._share(shard), strict=True))
+        budget = self._batch.budget
+        shard.share = Budget(
+            max_calls=None if budget.max_calls is None else int(calls),
+            max_tokens=None if budget.max_tokens is None else int(tokens),
+            max_cost_usd=None if budget.max_cost_usd is None else usd,
+            max_seconds=budget.max_seconds,
+        )
+
+    def _share(self, shard: _Shard) -> tuple[int, int, float]:
+        """Return what a part may have beside what it has spent."""
+        taken = [
+            one.spent
+            if one.spent is not None and (one.done is not None or one in self._waiting or one is shard)
+            else _amounts(one.share)
+            for one in self.shards
+        ]
+        return share(self._batch.budget, taken, max(1, len(self._waiting)))
+
+    def _may_go_on(self, shard: _Shard, before: tuple[int, int, float] | None) -> bool:
+        """Tell whether a part whose share is used up may have more, and has come further by what it had."""
+        budget = self._batch.budget
+        limits = (budget.max_calls, budget.max_tokens, budget.max_cost_usd)
+        more = self._share(shard)
+        return (
+            budget.max_seconds is None
+            and shard.spent != (before or (0, 0, 0.0))
+            and all(limit is None or one > 0 for limit, one in zip(limits, more, strict=True))
+        )
+
+    def _noted_share(self, shard: _Shard) -> Budget | None:
+        """Return what an earlier run of this batch has reserved for a part, which it may have spent."""
+        try:
+            return Budget.model_validate_json(_read(place_of(f"{shard.address}.share", "output")))
+        except ValueError:
+            return None
 
     async def _ended(self, done: dict[str, Any]) -> None:
         self.progress.add_shard(done)
@@ -224,6 +306,9 @@ class _Shards:
         batch, of = self._batch, len(self.shards)
         # What an earlier run has left would be taken for the end of this one if it were killed.
         _remove(place_of(f"{shard.address}.done", "output"))
+        share = place_of(f"{shard.address}.share", "output")
+        assert shard.share is not None
+        share.fs.pipe_file(share.path, shard.share.model_dump_json().encode())
         shard.tries += 1
         shard.heard = time.monotonic()
         prompt_column, prompt_template, id_column = batch.prompts
@@ -247,7 +332,7 @@ class _Shards:
                 "abstain_below": None,
                 "review": None,
                 "review_below": None,
-                "budget": self._shares[shard.number - 1].model_dump(mode="json"),
+                "budget": shard.share.model_dump(mode="json"),
                 "limit": batch.source.selection.limit,
                 "sample": batch.source.selection.sample,
                 "sample_seed": batch.source.selection.seed,
@@ -288,7 +373,12 @@ class _Shards:
             await client.set_flow_run_state(shard.run, state, force=True)
         shard.done = self._done(shard)
         if shard.done is not None:
-            await self._ended(shard.done)
+            before, shard.spent = shard.spent, _spent(shard.done)
+            if shard.done["status"] == "budget" and self._may_go_on(shard, before):
+                shard.done, shard.run, shard.tries = None, None, 0
+                self._waiting.append(shard)
+            else:
+                await self._ended(shard.done)
         elif shard.tries >= TRIES:
             raise OutputError(
                 f"shard {shard.number} of {len(self.shards)} has ended without a result {shard.tries} times, the last time "
@@ -319,6 +409,17 @@ class _Shards:
         if finished and (found["status"] != "finished" or not _of_same_input(found, self._inventory)):
             return None
         return found
+
+
+def _spent(done: Mapping[str, Any]) -> tuple[int, int, float]:
+    calls, tokens, usd = done.get("spent") or (0, 0, 0.0)
+    return calls, tokens, usd
+
+
+def _amounts(budget: Budget | None) -> tuple[int, int, float]:
+    return (
+        (0, 0, 0.0) if budget is None else (budget.max_calls or 0, budget.max_tokens or 0, budget.max_cost_usd or 0.0)
+    )
 
 
 def _of_same_input(done: dict[str, Any], inventory: Inventory) -> bool:
@@ -425,14 +526,16 @@ async def alive(output: str | None) -> AsyncIterator[None]:
         task.cancel()
 
 
-def leave_summary(output: str, summary: BatchSummary, inventory: Inventory) -> None:
-    """Say beside the file of a shard how it has ended, and of which input it is a part.
+def leave_summary(
+    output: str, summary: BatchSummary, inventory: Inventory, spent: tuple[int, int, float] = (0, 0, 0.0)
+) -> None:
+    """Say beside the file of a shard how it has ended, of which input it is a part, and what it has spent of its budget.
 
     Raises:
         OutputError: If that cannot be written.
     """
     place = place_of(f"{output}.done", "output")
-    done = summary.model_dump(mode="json") | {"input_sha256": inventory.sha256}
+    done = summary.model_dump(mode="json") | {"input_sha256": inventory.sha256, "spent": spent}
     try:
         place.fs.pipe_file(place.path, json.dumps(done).encode())
     except Exception as error:  # a store's client has errors of its own

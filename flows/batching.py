@@ -26,7 +26,7 @@ from consensus_flows.flows.run import attaching
 from consensus_flows.tasks.addresses import place_of
 from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, same_place
-from consensus_flows.tasks.batches.journal import Finished, Journal
+from consensus_flows.tasks.batches.journal import Finished, Journal, peek
 from consensus_flows.tasks.batches.output import (
     check_output,
     check_records,
@@ -184,7 +184,7 @@ class Batch:
 async def run_batch(
     batch: Batch,
     call: Call | None = None,
-    leave: Callable[[BatchSummary, Inventory], None] | None = None,
+    leave: Callable[[BatchSummary, Inventory, tuple[int, int, float]], None] | None = None,
     inventory: Inventory | None = None,
 ) -> BatchSummary:
     """Run an algorithm on every row that is not finished yet.
@@ -211,7 +211,7 @@ async def run_batch(
         summary = await run.work()
         await asyncio.to_thread(run.write, summary)
         if leave is not None:
-            await asyncio.to_thread(leave, summary, inventory)
+            await asyncio.to_thread(leave, summary, inventory, journal.totals.spent)
         await emit("batch_written", summary)
         if summary.status == "finished":
             # Whoever is killed before finds the rows and the bill in it, and ends what was left.
@@ -243,7 +243,8 @@ async def checked(batch: Batch) -> Inventory:
         )
     if same_place(batch.source.address, batch.output):
         raise ConfigurationError(f"output: {batch.output} is the input, which would be lost: name another file")
-    inventory = await asyncio.to_thread(batch.source.inspect)
+    found = await asyncio.to_thread(peek, journal_path(batch.output), batch.plan())
+    inventory = await asyncio.to_thread(batch.source.inspect, found.holds if found is not None else None)
     if inventory.bad_rows and not batch.skip_bad:
         raise ConfigurationError(_bad(inventory))
     if not batch.skip_bad:
@@ -359,8 +360,8 @@ class _Run:
         self._function = batch.function or partial(run_enough, algorithm(batch.algorithm))
         self._left: dict[int, dict[str, Any]] = {}
         """Rows that the end of the budget or of the batch has cut: they are shown, and done by the next run."""
-        self._present: set[int] = set()
-        """Rows that are in the input now; a journal may know others, of an input that was longer."""
+        self._present = bytearray()
+        """By the number of a row, whether it is in the input now; a journal may know others, of an input that was longer."""
         self._failures: list[tuple[Row, str | None]] = []
         self._stop: str | None = None
         self._changed: str | None = None
@@ -439,17 +440,25 @@ class _Run:
     def _rows(self) -> Iterator[Row]:
         """Yield the rows that are not finished; at the end it is known whether the input is still what was inspected."""
         seen, why = Fingerprint(), ""
+        first = {row.number: row for row in self._inventory.left if self._mine(row) and not self._journal.holds(row)}
+        for number in first:
+            self._note_present(number)
+        yield from first.values()
         try:
             for row in self._batch.source.rows():
-                seen.add(row)
+                text = seen.add(row)
                 if self._mine(row):
-                    self._present.add(row.number)
-                    if not self._journal.holds(row):
+                    self._note_present(row.number)
+                    if row.number not in first and not self._journal.holds(row, text):
                         yield row
         except ConfigurationError as error:
             why = error.message.removeprefix("input: ")
         if why or not seen.matches(self._inventory):
             self._changed = input_changed(self._batch.source.address, why or seen.difference(self._inventory))
+
+    def _note_present(self, number: int) -> None:
+        self._present.extend(bytes(max(0, number + 1 - len(self._present))))
+        self._present[number] = 1
 
     def _all(self) -> Iterator[Row]:
         return (row for row in self._batch.source.rows() if self._mine(row))
@@ -613,7 +622,8 @@ class _Run:
         # An input that has changed is not read a third time: what is finished of it is all that can be said.
         only_finished = summary.status == "finished" or self._changed is not None
         for one in self._journal.finished() if only_finished else self._with_those_left():
-            if not only_finished or (one.number in self._present and one.number not in self._left):
+            present = one.number < len(self._present) and self._present[one.number]
+            if not only_finished or (present and one.number not in self._left):
                 shown = one if reviewer is None else reviewer.reviewed(one)
                 summary.add(shown.result)
                 yield shown

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.free_models import FreeModelsConfig
-from consensus_flows.tasks.calls.pacing import Pace, pace_of
+from consensus_flows.tasks.calls.pace import Pace, pace_of
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.files import place
 from consensus_flows.tasks.openrouter import (
@@ -78,7 +78,8 @@ async def try_models(
 
     async def start() -> None:
         await pace.released()  # while the server asks to wait, or all would go at once afterwards
-        await starts.released(late=True)
+        async with starts.turn():
+            pass
 
     async def one(model: str, endpoint: Api) -> None:
         for patience in range(PATIENCE):

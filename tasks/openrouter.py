@@ -18,7 +18,7 @@ from consensus_flows.blocks.free_models import FreeModelsConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.tasks.calls.ask import ask_task
 from consensus_flows.tasks.calls.attempt import RETRY_AFTER_CAP_S
-from consensus_flows.tasks.calls.pacing import pace_of
+from consensus_flows.tasks.calls.pace import pace_of
 from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, client_of, endpoint_of, setting
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Answer, Message, Request

@@ -3,22 +3,28 @@
 A row is in the file or it is not: each is written by one call, and half a line at the end of the file, which a crash may
 leave, is cut off when the file is opened again. Calls have lines too, so that the bill is right after a crash in the
 middle of a row; and so has each request before it goes out, so that what nobody could settle is not forgotten.
+
+After every thousand rows comes an index of what the lines before it say, so that a run which resumes need not parse them. It
+holds for those very lines only, by their checksum; without one that holds, they are read one by one.
 """
 
 import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import stat
 import time
 import uuid
+import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from consensus_flows.tasks.batches.rows import Row
+from consensus_flows.tasks.batches.rows import Row, row_text
 from consensus_flows.tasks.batches.totals import Totals
 from consensus_flows.tasks.calls.jobs import SentJob
 from consensus_flows.tasks.errors import ConfigurationError, OutputError
@@ -28,6 +34,12 @@ FORMAT = 1
 """Version of what a line means."""
 _BEGINNING = b'{"batch": '
 """What every journal begins with, also one whose first line was not written to its end."""
+_INDEX = b'{"index": '
+INDEXED = 1000
+"""Rows between two indexes."""
+_CHUNK = 1024
+_DIGEST = 16
+"""Bytes of a row's digest."""
 
 
 class Finished(NamedTuple):
@@ -38,9 +50,45 @@ class Finished(NamedTuple):
     own: dict[str, Any]
 
 
-class _Place(NamedTuple):
-    digest: str
-    offset: int
+class _Places:
+    """Where the line of each finished row is, with the digest of the row: 24 bytes a row, in chunks of consecutive numbers."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, tuple[array[int], bytearray]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        for chunk in sorted(self._chunks):
+            yield from (chunk * _CHUNK + at for at, offset in enumerate(self._chunks[chunk][0]) if offset)
+
+    def offset(self, number: int) -> int:
+        """Return where the line begins; 0, where the first line of every journal is, for a row that is not finished."""
+        chunk, at = divmod(number, _CHUNK)
+        return self._chunks[chunk][0][at] if chunk in self._chunks else 0
+
+    def holds(self, number: int, digest: bytes) -> bool:
+        """Tell whether a row is finished that has this digest."""
+        chunk, at = divmod(number, _CHUNK)
+        return bool(self.offset(number)) and self._chunks[chunk][1][at * _DIGEST : (at + 1) * _DIGEST] == digest
+
+    def put(self, number: int, digest: bytes, offset: int) -> None:
+        """Enter a row, with its offset, or take it out, with 0.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        if number < 0 or len(digest) != _DIGEST:
+            raise ValueError(f"{number} {digest!r} is no row")
+        chunk, at = divmod(number, _CHUNK)
+        if chunk not in self._chunks:
+            self._chunks[chunk] = array("q", bytes(8 * _CHUNK)), bytearray(_DIGEST * _CHUNK)
+        offsets, digests = self._chunks[chunk]
+        self._count += bool(offset) - bool(offsets[at])
+        offsets[at] = offset
+        digests[at * _DIGEST : (at + 1) * _DIGEST] = digest
 
 
 class Journal:
@@ -50,12 +98,13 @@ class Journal:
         path: Its file; made if it is not there.
         plan: What the rows depend on: the flow, its configuration, how prompts are made. Another plan is another batch.
         rows: Digest of the input with which it begins; one that has changed since is no other batch.
+        look: Whether only to look at what is in it, also while another process is at work on it.
 
     Raises:
         ConfigurationError: If the file belongs to another batch, is in use by another process, or cannot be written.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None) -> None:
+    def __init__(self, path: Path, plan: dict[str, Any], rows: str | None = None, *, look: bool = False) -> None:
         self.path = path
         self.totals = Totals()
         self.jobs: dict[str, SentJob] = {}
@@ -64,13 +113,19 @@ class Journal:
         """Why a line could not be written: what enters calls and requests takes no notice of that."""
         self.kept: dict[str, Attachment] = {}
         """The files that rows which have begun are about, as they were when they were read first."""
-        self._rows: dict[int, _Place] = {}
-        self._file = self._opened()
+        self._rows = _Places()
+        self._crc = 0
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if look else self._opened()
         try:
             self._size = self._read(plan)
             self.found = len(self._rows)
+            if look:
+                return
+            os.ftruncate(self._file, self._size)
+            self.end_interrupted()  # whoever has sent these is no more
             if not self._size:
                 self._write({"batch": plan, "format": FORMAT, "rows": rows})
+            self._begin_span()
         except BaseException:
             os.close(self._file)
             raise
@@ -78,10 +133,14 @@ class Journal:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def holds(self, row: Row) -> bool:
-        """Tell whether this very row is finished: of this number, with this id, this prompt and these columns."""
-        place = self._rows.get(row.number)
-        return place is not None and place.digest == digest(row)
+    def holds(self, row: Row, text: bytes | None = None) -> bool:
+        """Tell whether this very row is finished: of this number, with this id, this prompt and these columns.
+
+        Args:
+            row: The row.
+            text: What `row_text` makes of it, if that is at hand.
+        """
+        return bool(self._rows.offset(row.number)) and self._rows.holds(row.number, digest(row, text))
 
     def add(self, row: Row, result: Mapping[str, Any]) -> None:
         """Enter a finished row.
@@ -89,9 +148,26 @@ class Journal:
         Raises:
             OutputError: If it cannot be written; the file is then as it was.
         """
-        place = _Place(digest(row), self._size)
-        self._write({"row": row.number, "digest": place.digest, "result": result, "own": row.columns})
-        self._rows[row.number] = place
+        found, offset = digest(row), self._size
+        self._write({"row": row.number, "digest": found.hex(), "result": result, "own": row.columns})
+        self._rows.put(row.number, found, offset)
+        self._span.append((row.number, found.hex(), offset))
+        if len(self._span) >= INDEXED and not self.jobs:
+            self._write_index()
+
+    def _write_index(self) -> None:
+        numbers, digests, offsets = zip(*self._span, strict=True)
+        totals = self.totals.since(self._latencies)
+        said = {"numbers": numbers, "offsets": offsets, "digests": "".join(digests), "totals": totals}
+        text = json.dumps(said, separators=(",", ":"))
+        self._write({"index": self._begin, "crc": zlib.crc32(text.encode(), self._crc), "says": text})
+        self._begin_span()
+
+    def _begin_span(self) -> None:
+        """Begin what the next index is about."""
+        self._begin, self._crc = self._size, 0
+        self._span: list[tuple[int, str, int]] = []
+        self._latencies = self.totals.counts()
 
     def keep(self, source: str, attachment: Attachment) -> None:
         """Enter a file of rows, so that a run which resumes sends the same.
@@ -101,11 +177,14 @@ class Journal:
         """
         self._write({"attached": source, "file": attachment.model_dump(mode="json")})
         self.kept[source] = attachment
+        self._begin_span()  # no index has these
 
     def forget(self, number: int) -> None:
         """Let the next run do a row again."""
-        if self._rows.pop(number, None) is not None:
+        if self._rows.offset(number):
+            self._rows.put(number, bytes(_DIGEST), 0)
             self._write({"forget": number})
+            self._begin_span()
 
     async def on_event(self, event: str, value: Any) -> None:
         """Enter a call for which something was sent, when it ends and not when its row does.
@@ -183,6 +262,7 @@ class Journal:
         self._write(entry)
         self.sync()
         self._add_job(entry)
+        self._begin_span()
         return self.jobs[mark]
 
     def accepted(self, job: "SentJob", id: str) -> None:
@@ -208,6 +288,7 @@ class Journal:
         entry = {"vendor_batch": job.mark, **entry}
         self._write(entry)
         self._add_job(entry)
+        self._begin_span()
 
     def _add_job(self, entry: dict[str, Any]) -> None:
         for number, (_, tokens, usd) in enumerate(entry.get("lines", ()), entry.get("first", 0)):
@@ -226,8 +307,8 @@ class Journal:
     def finished(self) -> Iterator[Finished]:
         """Read every finished row, in the order of the input."""
         with self.path.open("rb") as file:
-            for number in sorted(self._rows):
-                file.seek(self._rows[number].offset)
+            for number in self._rows:
+                file.seek(self._rows.offset(number))
                 entry = json.loads(file.readline())
                 yield Finished(number, entry["result"], entry["own"])
 
@@ -272,22 +353,22 @@ class Journal:
             os.close(file)
 
     def _read(self, plan: dict[str, Any]) -> int:
-        """Read what is there, and cut off what was not written to the end; return the size that remains."""
-        size = 0
-        with open(self._file, "rb", closefd=False) as file:
-            file.seek(0)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    if size == 0 and not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
-                        self._refuse()
-                    break
-                if size == 0:
-                    self._check(line, plan)
-                else:
-                    self._note(line, size)
-                size += len(line)
-        os.ftruncate(self._file, size)
-        self.end_interrupted()  # whoever has sent these is no more
+        """Read what is there; return the size without what was not written to the end."""
+        if not os.fstat(self._file).st_size:
+            return 0
+        with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
+            first, size = data.find(b"\n") + 1, data.rfind(b"\n") + 1
+            if not first:
+                if not (data[: len(_BEGINNING)] == _BEGINNING or _BEGINNING.startswith(data[:])):
+                    self._refuse()
+                return 0
+            self._check(data[:first], plan)
+            at = first
+            while (index := data.find(b"\n" + _INDEX, at - 1, size) + 1) > 0:
+                end = data.find(b"\n", index) + 1
+                self._note_index(data, at, index, end)
+                at = end
+            self._note(data, at, size)
         return size
 
     def _check(self, line: bytes, plan: dict[str, Any]) -> None:
@@ -304,11 +385,34 @@ class Journal:
     def _refuse(self) -> NoReturn:
         raise ConfigurationError(f"output: {self.path} is not a batch journal: move it away, or use another output")
 
-    def _note(self, line: bytes, offset: int) -> None:
-        entry = _parsed(line)
-        # A damaged line is skipped, like one that is not JSON: its row is done again, from cached answers.
-        with suppress(KeyError, TypeError, ValueError, AttributeError):
-            self._enter(entry, offset)
+    def _note(self, data: mmap.mmap, begin: int, end: int) -> None:
+        """Take note of what lines say, one after the other."""
+        while begin < end:
+            after = data.find(b"\n", begin) + 1
+            entry = _parsed(data[begin:after])
+            # A damaged line is skipped, like one that is not JSON: its row is done again, from cached answers.
+            with suppress(KeyError, TypeError, ValueError, AttributeError):
+                self._enter(entry, begin)
+            begin = after
+
+    def _note_index(self, data: mmap.mmap, begin: int, index: int, end: int) -> None:
+        """Take an index in place of the lines that it is about, if they are as it says."""
+        entry = _parsed(data[index:end])
+        of, text = entry.get("index"), str(entry.get("says"))
+        of = of if isinstance(of, int) and begin <= of <= index else index
+        with memoryview(data) as whole:
+            about = whole[of:index]
+            is_right = zlib.crc32(text.encode("utf-8", "replace"), zlib.crc32(about)) == entry.get("crc")
+            about.release()
+        if not is_right:
+            self._note(data, begin, index)
+            return
+        self._note(data, begin, of)
+        said = json.loads(text)
+        digests = bytes.fromhex(said["digests"])
+        for at, (number, offset) in enumerate(zip(said["numbers"], said["offsets"], strict=True)):
+            self._rows.put(number, digests[at * _DIGEST : (at + 1) * _DIGEST], offset)
+        self.totals.go_on(said["totals"])
 
     def _enter(self, entry: dict[str, Any], offset: int) -> None:
         if isinstance(entry.get("call"), str):
@@ -322,9 +426,10 @@ class Journal:
         elif isinstance(entry.get("attached"), str):
             self.kept[entry["attached"]] = Attachment.model_validate(entry["file"])
         elif "forget" in entry:
-            self._rows.pop(entry["forget"], None)
+            if self._rows.offset(entry["forget"]):
+                self._rows.put(entry["forget"], bytes(_DIGEST), 0)
         elif isinstance(entry.get("row"), int) and isinstance(entry["result"], dict) and isinstance(entry["own"], dict):
-            self._rows[entry["row"]] = _Place(entry["digest"], offset)
+            self._rows.put(entry["row"], bytes.fromhex(entry["digest"]), offset)
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
@@ -340,6 +445,17 @@ class Journal:
             )
             raise self.error from None
         self._size += len(line)
+        self._crc = zlib.crc32(line, self._crc)
+
+
+def peek(path: Path, plan: dict[str, Any]) -> Journal | None:
+    """Return what a journal holds, without locking it; None where there is none, or none that can be read."""
+    try:
+        found = Journal(path, plan, look=True)
+    except (OSError, ConfigurationError):  # whoever opens it says why
+        return None
+    found.close()
+    return found
 
 
 def open_jobs(path: Path) -> list[SentJob]:
@@ -367,10 +483,9 @@ def _note_job(jobs: dict[str, SentJob], entry: dict[str, Any]) -> None:
         del jobs[mark]
 
 
-def digest(row: Row) -> str:
+def digest(row: Row, text: bytes | None = None) -> bytes:
     """Return what tells this row from another one that took its place in the input, or from what it was."""
-    whole = json.dumps([row.id, row.prompt, row.columns])
-    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+    return hashlib.sha256(row_text(row) if text is None else text).digest()[:_DIGEST]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

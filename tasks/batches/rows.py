@@ -94,6 +94,7 @@ class Inventory(NamedTuple):
         columns: Names of the rows' own columns, in the order in which they are first seen.
         sha256: Over the id, the prompt and the own columns of each row that can be used, in order.
         files: What is known of the files that the prompts are about.
+        left: The first rows that are not finished, where it was told which ones are.
     """
 
     rows: int
@@ -103,6 +104,7 @@ class Inventory(NamedTuple):
     columns: tuple[str, ...]
     sha256: str
     files: Files = Files()
+    left: tuple[Row, ...] = ()
 
 
 class Item(NamedTuple):
@@ -138,6 +140,10 @@ def fault_in(value: Any) -> str | None:
 
     Values are visited without recursion, so no nesting is too deep for it.
     """
+    if isinstance(value, dict) and all(type(one) is str for one in value.values()):  # as every row of a CSV file
+        text = "".join([*value, *value.values()])
+        if len(value) + len(text) <= MAX_ROW_CHARACTERS and fault_in_text(text) is None:
+            return None
     size = 0
     left = [(value, 1)]
     while left:
@@ -186,6 +192,11 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigurationError(f"input: duplicate column {min(twice)!r}")
 
 
+def row_text(row: Row) -> bytes:
+    """Return what of a row is compared with other readings of an input: its id, its prompt and its columns."""
+    return json.dumps([row.id, row.prompt, row.columns]).encode()
+
+
 class Fingerprint:
     """Counts the rows of one reading of an input and hashes the usable ones, so that a later reading can be compared."""
 
@@ -194,13 +205,15 @@ class Fingerprint:
         self.bad_rows = 0
         self._digest = hashlib.sha256()
 
-    def add(self, row: Row | BadRow) -> None:
-        """Add the next row."""
+    def add(self, row: Row | BadRow) -> bytes:
+        """Add the next row; return what `row_text` makes of it."""
         if isinstance(row, BadRow):
             self.bad_rows += 1
-            return
+            return b""
         self.rows += 1
-        self._digest.update(json.dumps([row.id, row.prompt, row.columns]).encode() + b"\n")
+        text = row_text(row)
+        self._digest.update(text + b"\n")
+        return text
 
     def sha256(self) -> str:
         """Return the digest of the rows so far: of the id, the prompt and the own columns of each, in order."""

@@ -44,6 +44,8 @@ ENDINGS = (".md", ".txt")
 """Of the files of a folder that are prompts."""
 BAD_KEPT = 100
 """Bad rows that an inventory holds; all are counted."""
+LEFT_BYTES = 1_000_000
+"""Of the rows that come with an inventory."""
 LOOKED_AT = 100
 """Rows by which the column of the prompt is chosen where a format does not name its columns."""
 
@@ -191,8 +193,12 @@ class Source:
             return str(self.folder / Path(file).expanduser())
         return f"{self.address.rstrip('/') if self._folder else self.address.rpartition('/')[0]}/{file}"
 
-    def inspect(self) -> Inventory:
+    def inspect(self, held: Callable[[Row, bytes], bool] | None = None) -> Inventory:
         """Read everything once, and return what is there.
+
+        Args:
+            held: Tells whether a row is finished, by what `row_text` makes of it. The first ones that are not come with the
+                inventory, so that nobody has to read all the others again to find them.
 
         Raises:
             ConfigurationError: As `rows`.
@@ -200,9 +206,11 @@ class Source:
         size, files = 0, Files()
         bad: list[BadRow] = []
         columns: dict[str, None] = {}
+        left: list[Row] = []
+        room = LEFT_BYTES
         seen = Fingerprint()
         for row in self.rows():
-            seen.add(row)
+            text = seen.add(row)
             if isinstance(row, BadRow):
                 if len(bad) < BAD_KEPT:
                     bad.append(row)
@@ -211,7 +219,10 @@ class Source:
             columns.update(dict.fromkeys(row.columns))
             if self.attach_column is not None:
                 files = files.and_also(self.look_at(row.id, self.files_of(row.columns)))
-        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files)
+            if held is not None and room > 0 and not held(row, text):
+                left.append(row)
+                room -= len(text)
+        return Inventory(seen.rows, seen.bad_rows, tuple(bad), size, tuple(columns), seen.sha256(), files, tuple(left))
 
     def look_at(self, row: str, files: Iterable[str]) -> Files:
         """Look at the files of a row; none is copied before the row is begun.

@@ -194,6 +194,33 @@ class Totals:
             model.batch_calls += found.get("batch_calls", 0)
             model.batch_usd += found.get("batch_usd", 0.0)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many latencies there are of each model, for `since`."""
+        return {name: len(model.latencies) for name, model in self._models.items()}
+
+    def since(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """Return the sums as plain JSON for `go_on`, with no latencies but those that have come since."""
+        return {
+            "models": {
+                name: {**vars(model), "latencies": list(model.latencies[counts.get(name, 0) :])}
+                for name, model in self._models.items()
+            },
+            "spent": self.spent,
+            "open": {number: vars(request) for number, request in self._open.items()},
+            "last": self._last,
+        }
+
+    def go_on(self, since: Mapping[str, Any]) -> None:
+        """Take the sums of `since` for these, and add the latencies to what is known."""
+        for name, found in since["models"].items():
+            before = self._models.get(name, _Model())
+            before.latencies.extend(found["latencies"])
+            known = {"latencies": before.latencies, "errors": Counter(found["errors"]), "stored": before.stored}
+            self._models[name] = _Model(**(found | known))
+        self._requests, self._tokens, self._paid_usd = since["spent"]
+        self._open = {int(number): SentRequest(**request) for number, request in since["open"].items()}
+        self._last = since["last"]
+
     def dump(self) -> dict[str, Any]:
         """Return the sums as plain JSON, for `add`."""
         return {

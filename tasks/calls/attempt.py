@@ -10,10 +10,11 @@ from typing import Any
 
 from prefect.logging import get_logger
 
+from consensus_flows.blocks.response_headers import told
 from consensus_flows.tasks.attachments import text_of
 from consensus_flows.tasks.calls.budget import reserve
 from consensus_flows.tasks.calls.failures import Fault, Verdict, judge_answer
-from consensus_flows.tasks.calls.pacing import pace_of
+from consensus_flows.tasks.calls.pace import pace_of
 from consensus_flows.tasks.calls.pricing import price
 from consensus_flows.tasks.calls.prompt_cache import noted
 from consensus_flows.tasks.calls.providers import Endpoint, client_of, setting
@@ -207,17 +208,21 @@ def _with_texts(message: Message) -> Message:
 
 async def _send(request: Request, endpoint: Endpoint, client: Any, body: dict[str, Any]) -> Sent:
     pace = pace_of(endpoint)
-    async with endpoint.vendor.turn(client, request) as ready, pace.turn():
-        reservation = await reserve(request, endpoint, pace.released)
+    async with endpoint.vendor.turn(client, request) as ready, pace.turn(request.model) as turn:
+        reservation = await reserve(request, endpoint, turn.released)
         entry = reservation.entry if reservation else None
         # If nobody says what became of it, it stays booked at its worst case, and the record says that it may be billed.
         sent = Sent(Reply(fault=Fault(transport="timeout")), entry=entry)
         usage: Usage | None = None
         started = time.monotonic()
+        telling = told.set(turn.told)
         try:
             said = await _exchange(request, endpoint, ready, body)
             sent, usage = await received(request, endpoint, said, entry, time.monotonic() - started)
+            failed = endpoint.vendor.classify(said.fault) if said.fault else None
+            turn.ended(failed, usage.input_tokens + usage.output_tokens if usage else 0)
         finally:
+            told.reset(telling)
             # Before anyone looks at what came back: whatever is in it, the request is in the log.
             log = call_log.get()
             if log is not None:

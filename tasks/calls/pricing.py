@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -100,6 +101,8 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
     if known is not None and known.price_id is not None:
         places.append({"provider_id": known.price_id})
     for place in places:
+        if not _is_listed(model, **place):
+            continue
         try:
             standard = float(prices.calc_price(wanted, model_ref=model, **place).total_price)
             if service_tier is None:
@@ -111,6 +114,19 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         # A tier that the table does not have comes at its standard price.
         return standard * _factor(endpoint, service_tier) if listed == standard else listed
     return None
+
+
+@lru_cache(maxsize=1024)
+def _is_listed(model: str, **place: str) -> bool:
+    """Tell whether the table may have the price of a model there. It remembers what it has, and looks for the rest in vain each time."""
+    prices = import_module("genai_prices")
+    try:
+        prices.calc_price(prices.Usage(), model_ref=model, **place)
+    except LookupError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _factor(endpoint: Endpoint, service_tier: str | None) -> float:

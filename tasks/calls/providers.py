@@ -80,7 +80,7 @@ class Endpoint:
         provider: Name of the provider.
         vendor: Whose API it speaks.
         address: Base URL, or the identity of local weights; part of the cache key.
-        max_concurrency: Maximum number of concurrent calls.
+        max_concurrency: Maximum number of concurrent calls; None for as many as the provider takes.
         requests_per_minute: Maximum number of calls started per minute; None for no limit.
         credentials: The block to make a client from; None where none are needed, and calls cost nothing.
         saved: Whether the credentials are a saved block.
@@ -90,7 +90,7 @@ class Endpoint:
     provider: str
     vendor: Vendor
     address: str
-    max_concurrency: int
+    max_concurrency: int | None
     requests_per_minute: int | None = None
     credentials: ModelCredentials | None = None
     saved: bool = False

@@ -6,18 +6,22 @@ plain data, and is left to Prefect only when it is exactly what `ask` stores. On
 counts as missing in other storage, a bucket for example.
 
 Prefect's own folder finds out anew where it is, eight times a call, and reads a record in two more threads: together a
-tenth of what a call costs. `PrivateFolder` does neither, and hands on the very bytes that were checked.
+tenth of what a call costs. `PrivateFolder` does neither, and hands on the very bytes that were checked. It keeps answers in
+256 folders, named after the beginning of their keys: a million files in one are slow to list, and some tools give up.
 """
 
 import inspect
 import json
 import os
+import re
 import shutil
 import stat
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any
 from uuid import UUID
@@ -43,6 +47,9 @@ AT_HAND = 256
 """Records that a folder keeps at hand from the moment they are checked until Prefect has read them."""
 PATTERN = "answer-*"
 """Names of cached answers, and of those that were moved aside."""
+_KEY = re.compile(r"answer-([0-9a-f]{2})[0-9a-f]{62}")
+_SHARD = re.compile(r"[0-9a-f]{2}")
+"""The folders of answers, in that of the results."""
 _ANSWER = to_qualified_name(Answer)
 MOST_REJECTED = 10_000
 """Records remembered at most that were not used: of a call that is never made nobody takes the note away."""
@@ -113,9 +120,15 @@ class PrivateFolder(LocalFileSystem):
             _folders[place] = made
         return _folders[place]
 
+    def found_at(self, key: str) -> Path:
+        """Return the file in which the record of `key` is kept, if it is: one of an earlier version is not in a folder of its own."""
+        path, old = self.path_of(key), self._folder / key
+        return old if old != path and not path.exists() and old.exists() else path
+
     def path_of(self, key: str) -> Path:
-        """Return the file in which the record of `key` is kept."""
-        return self._folder / key
+        """Return the file to which the record of `key` is written."""
+        found = _KEY.fullmatch(key)
+        return self._folder / found[1] / key if found else self._folder / key
 
     def check(self, key: str) -> None:
         """Check the folder, and the record of `key` before Prefect reads it; a record that is none is moved aside.
@@ -127,8 +140,9 @@ class PrivateFolder(LocalFileSystem):
         if now - self._looked > LOOKED_S:
             private_folder(self._folder)
             self._looked = now
-        self._at_hand.pop(self._folder / key, None)
-        self._checked(self._folder / key)
+        path = self.path_of(key)
+        self._at_hand.pop(path, None)
+        self._checked(path)
 
     async def aread_path(self, path: str) -> bytes:
         """Return the record at `path`; only one that was checked."""
@@ -141,7 +155,8 @@ class PrivateFolder(LocalFileSystem):
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write a record as a whole or not at all, for its owner's eyes only."""
         resolved = self._resolve_path(path)
-        if not resolved.parent.exists():  # cleaned away while the model answered
+        if not resolved.parent.exists():  # the first of its folder, or cleaned away while the model answered
+            private_folder(self._folder)
             private_folder(resolved.parent)
         # Not in a thread: that costs ten times as much as writing these few bytes, and a kill meanwhile the answer.
         part = f"{resolved.name}.{os.urandom(6).hex()}.part"
@@ -157,11 +172,16 @@ class PrivateFolder(LocalFileSystem):
     def _resolve_path(self, path: str) -> Path:
         # Prefect passes the folder, a key, or a path that it got for a key.
         name = path.removeprefix(f"{self._folder}{os.sep}") if path else ""
+        known = _KEY.fullmatch(name.rpartition(os.sep)[2])
+        if known and name in {known[0], f"{known[1]}{os.sep}{known[0]}"}:
+            return self._folder / known[1] / known[0]
         if name and (os.sep in name or name in {".", ".."} or name.startswith("~")):
             return super()._resolve_path(path)
         return self._folder / name
 
-    def _checked(self, path: Path) -> bytes | None:
+    def _checked(self, place: Path) -> bytes | None:
+        """Return the record that belongs at `place`, and keep it at hand."""
+        path = self.found_at(place.name) if place == self.path_of(place.name) else place
         try:
             # A link would lead out of the folder.
             with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
@@ -180,7 +200,7 @@ class PrivateFolder(LocalFileSystem):
                 "Foreign file %s in the answer cache, quarantined as %s", path.name, aside.name
             )
             return None
-        self._keep_at_hand(path, content)
+        self._keep_at_hand(place, content)
         return content
 
     def _keep_at_hand(self, path: Path, content: bytes) -> None:
@@ -261,9 +281,17 @@ def guard(store: ResultStore | None, key: str) -> None:
 
 
 def path_of(store: ResultStore | None, key: str) -> Path | None:
-    """Return the file in which `store` keeps the answer of `key`; None where it keeps none in a local folder."""
+    """Return the file to which `store` writes the answer of `key`; None where it keeps none in a local folder."""
     storage = store.result_storage if store is not None else None
     return PrivateFolder.of(storage).path_of(key) if isinstance(storage, LocalFileSystem) else None
+
+
+async def is_stored(store: ResultStore, key: str) -> bool:
+    """Tell whether `store` has the answer of `key`."""
+    storage = store.result_storage
+    if isinstance(storage, LocalFileSystem):
+        return PrivateFolder.of(storage).found_at(key).exists()
+    return await store.aexists(key)
 
 
 def holds(path: Path, answer: Answer) -> bool:
@@ -328,7 +356,7 @@ class Files:
 def old_files(folder: Path, seconds: float, pattern: str = PATTERN, *, delete: bool) -> Files:
     """Find, or delete, the files in a folder that were written longer ago: the cached answers, if not told otherwise.
 
-    What else is in the folder, results of flows for example, is left alone.
+    What else is in the folder, results of flows for example, is left alone. Names are not collected: there may be millions.
 
     Args:
         folder: The folder.
@@ -338,14 +366,24 @@ def old_files(folder: Path, seconds: float, pattern: str = PATTERN, *, delete: b
     """
     before = time.time() - seconds
     number = size = 0
-    for path in sorted(folder.glob(pattern)):
+    for entry in _entries(folder, pattern):
         try:
-            found = path.lstat()
-            if found.st_mtime >= before or not path.is_file() or path.is_symlink():
+            found = entry.stat(follow_symlinks=False)
+            if found.st_mtime >= before or not stat.S_ISREG(found.st_mode):
                 continue
             if delete:
-                path.unlink()
+                Path(entry.path).unlink()
         except FileNotFoundError:  # another one was faster
             continue
         number, size = number + 1, size + found.st_size
     return Files(number, size)
+
+
+def _entries(folder: Path | str, pattern: str) -> Iterator["os.DirEntry[str]"]:
+    """List what is called so in a folder and in its folders of answers."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        for entry in found:
+            if _SHARD.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path, pattern)
+            elif fnmatchcase(entry.name, pattern):
+                yield entry

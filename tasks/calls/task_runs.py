@@ -1,19 +1,21 @@
-"""Whether a call is a task run on the Prefect server.
+"""Whether a call is a task run on the Prefect server, and how much the server is told of it.
 
-A task run costs its server some 6 ms of CPU and 15 kB of its database. What makes it visible is the events of its states:
-Prefect's engine runs a task without its server. So a call that is not shown is run by the same engine, which keeps its
-states to itself: it is stored, retried and cancelled like any other.
+A task run costs its server some 6 ms of CPU and 15 kB of its database. What makes it visible is the events of its states, and
+each of them goes through this process's queue and a web socket, is read by four services, and becomes rows: Prefect's engine
+runs a task without its server. So a short call is one event, and one that is not shown is none; it is run by the same
+engine, and stored, retried and cancelled like any other.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext
-from prefect.task_engine import AsyncTaskRunEngine, run_task_async
+from prefect.task_engine import AsyncTaskRunEngine
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 from prefect.utilities.engine import emit_task_run_state_change_event
@@ -23,6 +25,11 @@ from consensus_flows.tasks.calls.request import Request
 
 TaskRuns = Literal["all", "failed", "none"]
 """Which calls are task runs."""
+
+LASTS_S = 1.0
+"""Seconds after which the server is told that a call is running; it writes down only once a second what it was told."""
+MOST_TOLD = 20
+"""Calls that it is told of in such a time: of each of hundreds that are under way at once, it is told later."""
 
 _shown: ContextVar[TaskRuns] = ContextVar("shown", default="all")
 _ours: set[str] = set()
@@ -44,16 +51,29 @@ def shows_all() -> bool:
     return _shown.get() == "all"
 
 
-class _QuietEngine(AsyncTaskRunEngine[[Request], Any]):
-    """Runs a task without telling the server of its states; with `failed`, of the last one of a task that failed.
+class CallEngine(AsyncTaskRunEngine[[Request], Any]):
+    """Prefect's engine, which tells the server no more of a call's states than somebody may want to see.
 
-    That one event holds the whole run: its start and end, and how often it was tried.
+    With `none` it tells nothing, with `failed` the last state of a task that failed, and with `all` that a call runs, when
+    it lasts, and how it ended. The event of the end holds the whole run: its start and end, and how often it was tried.
     """
 
+    under_way: ClassVar[int] = 0
+    """Calls that are being made in this process."""
+    _telling: asyncio.TimerHandle | None = None
+    """What will tell that the call runs, when it lasts."""
+    _runs: tuple[State[Any], State[Any]]
+    """The state before it ran, and that of running."""
+
     async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:  # noqa: ARG002
-        """Enter a state, as the engine does that sends its events."""
-        before, run = self.state, self.task_run
+        """Enter a state, as the engine does that sends an event of each."""
+        before, run, shown = self.state, self.task_run, _shown.get()
         assert run is not None  # it was given
+        if self._telling is not None:
+            self._telling.cancel()
+            if not state.is_completed():
+                self._tell(*self._runs)
+            self._telling = None
         state.state_details.task_run_id, state.state_details.flow_run_id = run.id, run.flow_run_id
         run.state, run.state_id, run.state_type, run.state_name = state, state.id, state.type, state.name
         if before.is_running():
@@ -62,10 +82,19 @@ class _QuietEngine(AsyncTaskRunEngine[[Request], Any]):
             run.run_count += 1
         if state.is_final() and run.start_time and not run.end_time:
             run.end_time = state.timestamp  # type: ignore[assignment]  # a name of Prefect's for the same
-        if _shown.get() == "failed" and (state.is_failed() or state.is_crashed()):
-            emit_task_run_state_change_event(task_run=run, initial_state=before, validated_state=state)
+        if shown == "all" and state.is_running() and run.run_count == 1:
+            seconds = LASTS_S * max(1.0, self.under_way / MOST_TOLD)
+            self._runs = before, state
+            self._telling = asyncio.get_running_loop().call_later(seconds, self._tell, before, state)
+        elif shown == "all" or (shown == "failed" and (state.is_failed() or state.is_crashed())):
+            self._tell(before, state)
         self._telemetry.update_state(state)
         return state
+
+    def _tell(self, before: State[Any], state: State[Any]) -> None:
+        assert self.task_run is not None
+        self._telling = None
+        self._last_event = emit_task_run_state_change_event(self.task_run, before, state, self._last_event)
 
 
 async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
@@ -75,24 +104,21 @@ async def run_call(task: Task[[Request], Any], request: Request) -> State[Any]:
     one. The request is quoted, or Prefect would look three times through all of it for results of other tasks.
     """
     _ours.add(task.name)
-    parameters = {"request": quote(request)}
     if _shown.get() != "none":
         await throttle()
     async with AsyncClientContext.get_or_create():
         run = await task.create_local_run()
-        if not shows_all():
-            return await _run_quietly(task, run, parameters)
-        state: State[Any] = await run_task_async(task, task_run=run, parameters=parameters, return_type="state")  # type: ignore[assignment]
-    return state
-
-
-async def _run_quietly(task: Task[[Request], Any], run: TaskRun, parameters: dict[str, Any]) -> State[Any]:
-    engine = _QuietEngine(task=task, parameters=parameters, task_run=run)
-    async with engine.start():
-        while engine.is_running():
-            await engine.wait_until_ready()
-            async with engine.run_context(), engine.transaction_context() as transaction:
-                await engine.call_task_fn(transaction)
+        engine = CallEngine(task=task, task_run=run, parameters={"request": quote(request)})
+        CallEngine.under_way += 1
+        try:
+            # As in Prefect's `run_task_async`, without the assets that a call does not have.
+            async with engine.start():
+                while engine.is_running():
+                    await engine.wait_until_ready()
+                    async with engine.run_context(), engine.transaction_context() as transaction:
+                        await engine.call_task_fn(transaction)
+        finally:
+            CallEngine.under_way -= 1
     return engine.state
 
 

@@ -37,7 +37,7 @@ from consensus_flows.tasks.calls.jobs import Job, JobLog, Line, NotAnswered, Out
 from consensus_flows.tasks.calls.prompt_cache import beginning
 from consensus_flows.tasks.calls.providers import Endpoint, endpoint_of, setting
 from consensus_flows.tasks.calls.request import Request, request_key
-from consensus_flows.tasks.calls.storage import path_of
+from consensus_flows.tasks.calls.storage import is_stored
 from consensus_flows.tasks.calls.vendors.vendor import Repairs
 from consensus_flows.tasks.errors import BudgetError, ConfigurationError
 from consensus_flows.tasks.plain_text import plural
@@ -237,8 +237,7 @@ class Waves:
     async def _is_stored(self, request: Request, key: str) -> bool:
         if self._store is None:
             self._store = await get_result_store().aupdate_for_task(ask_task(request.kind))
-        path = path_of(self._store, key)
-        return await self._store.aexists(key) if path is None else path.exists()
+        return await is_stored(self._store, key)
 
     async def _line(self, request: Request, endpoint: Endpoint, id: str) -> Delivered | None:
         """Wait until a call has come as a line; None if it is to be made at once."""

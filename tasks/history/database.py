@@ -38,6 +38,7 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    literal_column,
     make_url,
     text,
 )
@@ -117,8 +118,12 @@ runs = Table(
     # Last, because a list of runs does not read it.
     Column("record", Text, nullable=False),
     UniqueConstraint("flow_run_id", "position", name="runs_flow_run"),
-    Index("runs_started_at", "started_at"),
+    # With what tells whether a run is a row of a batch, so that a list of the others does not read a million rows.
+    Index("runs_started_at", "started_at", "id", "flow", "flow_run_id"),
 )
+IS_BATCH = runs.c.position == literal_column("0")
+"""Whether a run is a batch as a whole; spelled as in the index, which SQLite uses only where the number is in the query."""
+Index("runs_batches", runs.c.flow_run_id, runs.c.position, sqlite_where=IS_BATCH, postgresql_where=IS_BATCH)
 
 iterations = Table(
     "iterations",
@@ -157,7 +162,12 @@ calls = Table(
     Column("won", Boolean, nullable=False),
     Column("agreement", Float),
     Column("text", Text),
-    Index("calls_model", "provider", "model"),
+    # All that statistics read: the texts of a million calls are gigabytes.
+    Index(
+        "calls_model",
+        *("provider", "model", "error_kind", "cached", "latency_s", "role"),
+        *("cost_usd", "won", "agreement", "output_tokens", "run_id"),
+    ),
 )
 
 turns = Table(

@@ -59,6 +59,8 @@ def prune(database: "Database", before: datetime) -> Pruned:
         if not number:
             break
         deleted_runs, deleted_calls = deleted_runs + number, deleted_calls + of_calls
+    # Once, and not in each transaction: it reads all that is left.
+    database.write(lambda connection: _delete_unused(connection, before))
     return Pruned(deleted_runs, deleted_calls, database.read(lambda connection: count_old(connection, before)).kept)
 
 
@@ -78,10 +80,14 @@ def _delete_some(connection: Connection, before: datetime) -> tuple[int, int]:
     of_calls = connection.execute(delete(calls).where(calls.c.run_id.in_(found))).rowcount
     for table, column in ((turns, turns.c.run_id), (iterations, iterations.c.run_id), (runs, runs.c.id)):
         connection.execute(delete(table).where(column.in_(found)))
+    return len(found), of_calls
+
+
+def _delete_unused(connection: Connection, before: datetime) -> None:
+    """Delete the conversations of which no turn is left."""
     unused = conversations.c.id.not_in(select(turns.c.conversation_id))
     referred_to = conversations.c.id.in_(select(runs.c.conversation_id).where(runs.c.conversation_id.is_not(None)))
     connection.execute(delete(conversations).where(unused, ~referred_to, conversations.c.started_at < before))
-    return len(found), of_calls
 
 
 def _number(connection: Connection, query: Select[Any]) -> int:

@@ -5,10 +5,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import HistoryError
@@ -65,7 +76,7 @@ class Filter:
             found.append(runs.c.position > 0)
         if not self.rows:
             batches = runs.alias()
-            of_batch = select(batches.c.flow_run_id).where(batches.c.position == 0)
+            of_batch = select(batches.c.flow_run_id).where(batches.c.position == literal_column("0"))
             found.append(or_(runs.c.flow == BATCH, runs.c.flow_run_id.is_(None), runs.c.flow_run_id.not_in(of_batch)))
         return found
 
@@ -224,32 +235,29 @@ class ModelStats:
 
 def model_stats(connection: Connection, wanted: Filter) -> list[ModelStats]:
     """Return how each model did, most called first."""
-    latencies = {
-        name: [row.latency_s for row in rows]
-        for name, rows in groupby(connection.execute(_latencies(wanted)), lambda row: (row.provider, row.model))
-    }
-    found = []
-    for row in connection.execute(_sums(wanted)):
-        times = latencies.get((row.provider, row.model), [])
-        found.append(
-            ModelStats(
-                model=f"{row.provider}/{row.model}",
-                runs=row.runs,
-                calls=row.calls,
-                failures=row.failures,
-                cached=row.cached,
-                p50_s=percentile(times, 0.50),
-                p95_s=percentile(times, 0.95),
-                cost_usd=None if row.unpriced or row.cost is None else known_cost(round(row.cost, 10), row.lost),
-                wins=row.wins,
-                agreement=None if row.agreement is None else round(row.agreement, 4),
-            )
+    found = [
+        ModelStats(
+            model=f"{row.provider}/{row.model}",
+            runs=row.runs,
+            calls=row.calls,
+            failures=row.failures,
+            cached=row.cached,
+            p50_s=_latency(connection, wanted, row, 0.50),
+            p95_s=_latency(connection, wanted, row, 0.95),
+            cost_usd=None if row.unpriced or row.cost is None else known_cost(round(row.cost, 10), row.lost),
+            wins=row.wins,
+            agreement=None if row.agreement is None else round(row.agreement, 4),
         )
+        for row in connection.execute(_sums(wanted)).all()
+    ]
     return sorted(found, key=lambda one: (-one.calls, one.model))
 
 
 def _of_runs(query: Select[Any], wanted: Filter) -> Select[Any]:
-    query = query.join(runs, runs.c.id == calls.c.run_id).where(calls.c.role != "recorded", *wanted.conditions())
+    query = query.where(calls.c.role != "recorded")
+    if wanted != Filter():
+        # Not a join, for which a database would read each run where it is, and not in the index.
+        query = query.where(calls.c.run_id.in_(select(runs.c.id).where(*wanted.conditions())))
     return query.where(is_model(wanted.model)) if wanted.model else query
 
 
@@ -262,6 +270,7 @@ def _sums(wanted: Filter) -> Select[Any]:
         func.count().label("calls"),
         func.sum(one).label("failures"),
         func.sum(case((calls.c.cached, 1), else_=0)).label("cached"),
+        func.sum(case((calls.c.error_kind.is_(None) & (calls.c.cached == false()), 1), else_=0)).label("asked"),
         func.sum(case((calls.c.cost_usd.is_(None) & calls.c.error_kind.is_(None), 1), else_=0)).label("unpriced"),
         func.sum(case((calls.c.cost_usd.is_(None) & calls.c.error_kind.is_not(None), 1), else_=0)).label("lost"),
         func.sum(calls.c.cost_usd).label("cost"),
@@ -271,11 +280,28 @@ def _sums(wanted: Filter) -> Select[Any]:
     return _of_runs(query, wanted).group_by(calls.c.provider, calls.c.model)
 
 
-def _latencies(wanted: Filter) -> Select[Any]:
-    query: Select[Any] = select(calls.c.provider, calls.c.model, calls.c.latency_s)
-    query = _of_runs(query, wanted).where(calls.c.error_kind.is_(None), calls.c.cached.is_(False))
-    ordered: Select[Any] = query.order_by(calls.c.provider, calls.c.model, calls.c.latency_s)
-    return ordered
+def _latency(connection: Connection, wanted: Filter, of: Any, share: float) -> float | None:
+    """Return the latency that `share` of a model's answers do not exceed, the nearest rank; found in the index, not in memory."""
+    number = of.asked
+    query = _of_runs(select(calls.c.latency_s), wanted).where(
+        calls.c.provider == of.provider,
+        calls.c.model == of.model,
+        calls.c.error_kind.is_(None),
+        calls.c.cached == false(),
+    )
+    ranked = query.order_by(calls.c.latency_s).offset(nearest_rank(number, share) - 1).limit(1)
+    found = connection.execute(ranked).scalar() if number else None
+    return None if found is None else float(found)
+
+
+def nearest_rank(number: int, share: float) -> int:
+    """Return which of so many values in ascending order is the smallest that `share` of all do not exceed, from 1.
+
+    Args:
+        number: How many there are, at least 1.
+        share: Above 0 and up to 1.
+    """
+    return max(1, math.ceil(share * number))
 
 
 Lengths = dict[tuple[str, str, str], float]
@@ -290,16 +316,6 @@ def mean_output_tokens(connection: Connection) -> Lengths:
         .group_by(calls.c.provider, calls.c.model, calls.c.role)
     )
     return {(row.provider, row.model, row.role): float(row.mean) for row in connection.execute(query)}
-
-
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that `share` of all do not exceed: the nearest rank.
-
-    Args:
-        ordered: The values, ascending.
-        share: Above 0 and up to 1.
-    """
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 def _plain(row: Any) -> Row:

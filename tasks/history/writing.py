@@ -313,7 +313,7 @@ def save_batch(connection: "Connection", entry: BatchEntry) -> str:
     """
     from sqlalchemy import delete, insert, update
 
-    from consensus_flows.tasks.history.database import runs
+    from consensus_flows.tasks.history.database import IS_BATCH, runs
 
     summary = entry.summary
     row = {
@@ -335,10 +335,10 @@ def save_batch(connection: "Connection", entry: BatchEntry) -> str:
         "error": summary.get("error"),
         "record": json.dumps(summary, ensure_ascii=False),
     }
-    other = runs.c.flow_run_id != entry.flow_run_id, runs.c.flow == BATCH, runs.c.answer == entry.output
+    other = IS_BATCH, runs.c.flow_run_id != entry.flow_run_id, runs.c.flow == BATCH, runs.c.answer == entry.output
     if entry.flow == BATCH:
         connection.execute(update(runs).where(*other, runs.c.status == "running").values(status="killed"))
-    connection.execute(delete(runs).where(runs.c.flow_run_id == entry.flow_run_id, runs.c.position == 0))
+    connection.execute(delete(runs).where(runs.c.flow_run_id == entry.flow_run_id, IS_BATCH))
     connection.execute(insert(runs), _clean(row))
     return entry.flow_run_id
 

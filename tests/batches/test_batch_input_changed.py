@@ -103,8 +103,8 @@ async def test_a_file_that_another_takes_the_place_of_is_found_too(vendors, tmp_
     source, out = prompts(tmp_path, 4, "p.jsonl"), tmp_path / "out.jsonl"
     real = Source.inspect
 
-    def inspect(self: Source) -> Any:
-        found = real(self)
+    def inspect(self: Source, held: Any = None) -> Any:
+        found = real(self, held)
         (tmp_path / "new.jsonl").write_text('{"id": "n0", "prompt": "New?"}\n')
         (tmp_path / "new.jsonl").replace(source)
         return found

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.flows.batch_shards import share
+from consensus_flows.flows.batch_shards import number_of_parts, share
 from consensus_flows.tasks.batches import addresses
+from consensus_flows.tasks.batches import journal as batches_journal
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, journal_path, same_place
 from consensus_flows.tasks.batches.journal import Journal
 from consensus_flows.tasks.batches.rows import Row
@@ -104,6 +105,81 @@ def test_a_damaged_line_counts_for_nothing(path, line):
     again = opened(path)
     assert len(again) == 4
     again.close()
+
+
+def indexed(path: Path, rows: int = 7) -> Path:
+    """A journal of many rows, each with a request and a call, with an index after every second row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_journal, "INDEXED", 2)
+        journal = Journal(path, PLAN)
+        for number in range(rows):
+            entered = journal.sent("openai/a", 100, 1.0)
+            journal.settled(entered, 10, 0.25, lost=False)
+            journal.add_call(
+                {"call": "openai/a", "s": number / 8, "usd": 0.25, "requests": 1, "tokens": 10, "error": None}
+                | {"entries": [entered]}
+            )
+            journal.add(row(number), result(number))
+        journal.sent("openai/a", 100, 1.0)
+        journal.close()
+    return path
+
+
+def said(path: Path) -> tuple[object, ...]:
+    journal = opened(path)
+    journal.close()
+    totals = journal.totals
+    return list(journal.finished()), totals.models(), totals.spent, totals.possibly_billed, totals.next_request()
+
+
+def test_an_index_stands_for_the_lines_before_it(tmp_path, monkeypatch):
+    path, plain = indexed(tmp_path / "indexed.partial"), tmp_path / "plain.partial"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [at for at, line in enumerate(lines) if line.startswith(b'{"index"')] == [9, 18, 27]
+    plain.write_bytes(b"".join(line for line in lines if not line.startswith(b'{"index"')))
+    parsed: list[bytes] = []
+    real = batches_journal._parsed
+    monkeypatch.setattr(batches_journal, "_parsed", lambda line: parsed.append(line) or real(line))
+    whole = said(plain)
+    assert len(whole[0]) == 7 and whole[2] == (8, 170, 2.75) and whole[3] == 1 and len(parsed) == 30
+    parsed.clear()
+    assert said(path) == whole and len(parsed) == 1 + 3 + 5, "the first line, the indexes, and what comes after"
+    resumed = opened(path)
+    resumed.add(row(7), result(7))
+    resumed.close()
+    assert len(said(path)[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("at", "damage"), [(4, (b":", b";")), (13, (b":", b";")), (9, (b":", b";")), (18, (b"1", b"2"))]
+)
+def test_what_is_damaged_is_found_in_spite_of_an_index(tmp_path, at, damage):
+    """Of a row that is damaged no other line says what it was; of an index the lines say it themselves."""
+    path = indexed(tmp_path / "out.partial")
+    whole, lines = said(path), path.read_bytes().splitlines(keepends=True)
+    is_row = lines[at].startswith(b'{"row"')
+    assert is_row or lines[at].startswith(b'{"index"')
+    lines[at] = lines[at][:20] + lines[at][20:].replace(*damage)
+    path.write_bytes(b"".join(lines))
+    found = said(path)
+    if is_row:
+        assert len(found[0]) == 6 and found[1:] == whole[1:]
+    else:
+        assert found == whole
+
+
+def test_a_row_that_is_forgotten_stays_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches_journal, "INDEXED", 2)
+    path = tmp_path / "out.partial"
+    journal = Journal(path, PLAN)
+    for number in (0, 1, 2):
+        journal.add(row(number), result(number))
+    journal.forget(0)
+    journal.forget(2)
+    for number in (3, 4, 2):
+        journal.add(row(number), result(number))
+    journal.close()
+    assert [one.number for one in opened(path).finished()] == [1, 2, 3, 4]
 
 
 def test_a_first_line_that_is_nested_without_end_is_no_journal(tmp_path):
@@ -346,9 +422,21 @@ def test_sums_are_put_together():
 
 
 def test_a_budget_is_shared_to_the_last_call():
-    shares = share(Budget(max_calls=11, max_tokens=100, max_cost_usd=1.5, max_seconds=60), 3)
-    assert [one.max_calls for one in shares] == [4, 4, 3] and sum(one.max_tokens or 0 for one in shares) == 100
-    assert {(one.max_cost_usd, one.max_seconds) for one in shares} == {(0.5, 60)}
-    assert share(Budget(), 2) == [Budget(), Budget()]
+    budget, taken = Budget(max_calls=11, max_tokens=100, max_cost_usd=1.5, max_seconds=60), []
+    for of in (3, 2, 1):
+        taken.append(share(budget, taken, of))
+    assert [calls for calls, _, _ in taken] == [4, 4, 3] and sum(tokens for _, tokens, _ in taken) == 100
+    assert sum(usd for _, _, usd in taken) == 1.5
+    taken[0] = (1, 10, 0.1)  # so much is what it has spent
+    assert share(budget, taken, 1) == (3, 24, pytest.approx(0.4)), "what one leaves is there for the next"
+    assert (
+        share(Budget(), taken, 2) == (0, 0, 0.0) == share(Budget(max_calls=1, max_tokens=1, max_cost_usd=1), taken, 1)
+    )
     with pytest.raises(ConfigurationError, match="max_calls: 2 cannot be shared among 3 shards"):
-        share(Budget(max_calls=2), 3)
+        number_of_parts(1000, 3, Budget(max_calls=2))
+
+
+def test_many_rows_are_more_parts_than_runs_at_once():
+    assert [number_of_parts(rows, 4, Budget()) for rows in (7, 1000, 1500, 1_000_000)] == [4, 4, 6, 32]
+    assert number_of_parts(1_000_000, 4, Budget(max_calls=9)) == 9, "each part has a call"
+    assert number_of_parts(1_000_000, 4, Budget(max_seconds=60)) == 4, "all end by then"

@@ -23,7 +23,7 @@ def environment(results, vendors, tmp_path) -> dict[str, str]:
 def stored(environment: dict[str, str]) -> int:
     """Answers in the store that are whole."""
     folder = Path(environment["PREFECT_RESULTS_LOCAL_STORAGE_PATH"])
-    return sum(path.read_bytes().endswith(b"}") for path in folder.glob("answer-*")) if folder.is_dir() else 0
+    return sum(path.read_bytes().endswith(b"}") for path in folder.rglob("answer-*")) if folder.is_dir() else 0
 
 
 def settled(vendors: LoopbackVendors) -> int:

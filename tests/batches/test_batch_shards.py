@@ -9,8 +9,9 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import UUID, uuid4
 
 import pytest
 from httpx import ConnectError
@@ -20,7 +21,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
-from prefect.states import Running
+from prefect.states import Completed, Running
 
 from consensus_flows.flows.batch import batch
 from consensus_flows.flows.batching import run_batch
@@ -249,7 +250,7 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
     work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl")
     folder = place_of(str(tmp_path), "output")
     inventory = work.source.inspect()
-    shards = batch_shards._Shards(work, batch_shards.share(work.budget, 1), folder, inventory)
+    shards = batch_shards._Shards(work, 1, 1, folder, inventory)
     batch_shards.leave_summary(shards.shards[0].address, BatchSummary(status="budget"), inventory)
     assert shards._done(shards.shards[0]) and not shards._done(shards.shards[0], finished=True)
 
@@ -261,8 +262,61 @@ async def test_what_an_earlier_try_left_is_not_taken_for_the_end_of_the_next(ven
 
     monkeypatch.setattr(batch_shards, "arun_deployment", run_deployment)
     monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    shards._reserve(shards.shards[0])
     assert await shards._start(shards.shards[0]) == Run.id
     assert shards._done(shards.shards[0]) is None
+
+
+@pytest.mark.parametrize("needed", [[3, 9, 1, 1, 1, 1], [1, 1, 1, 1, 1, 20]])
+async def test_a_run_that_ends_makes_room_and_what_it_leaves_is_for_others(tmp_path, monkeypatch, needed):
+    """Six parts, two at a time, with 18 calls in all: some need more than their share, others less."""
+    from consensus_flows.blocks.settings import Budget
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.batches.addresses import place_of
+
+    work = batch_of(prompts(tmp_path, 12), tmp_path / "out.jsonl", budget=Budget(max_calls=18))
+    inventory, folder = work.source.inspect(), place_of(str(tmp_path), "output")
+    going: dict[UUID, tuple[int, str]] = {}
+    spent, most = [0] * 6, [0]
+
+    class Client:
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def read_flow_runs(self, **_: object) -> list[FlowRun]:
+            return []
+
+        async def read_flow_run(self, id: UUID) -> Any:
+            number, output = going.pop(id)
+            left = spent[number - 1] < needed[number - 1]
+            summary = BatchSummary(status="budget" if left else "finished", error="used up" if left else None)
+            batch_shards.leave_summary(output, summary, inventory, (spent[number - 1], 0, 0.0))
+            return SimpleNamespace(state=Completed(), work_pool_name=None)
+
+    async def run_deployment(*_: object, parameters: dict[str, Any], **options: object) -> Any:
+        run, number = SimpleNamespace(id=uuid4(), name="run"), parameters["shard"]
+        going[run.id] = number, parameters["output"]
+        most.append(len(going))
+        spent[number - 1] = min(needed[number - 1], parameters["budget"]["max_calls"])
+        reserved = sum(spent)
+        assert reserved <= 18
+        return run
+
+    monkeypatch.setattr(batch_shards, "arun_deployment", run_deployment)
+    monkeypatch.setattr(batch_shards, "get_client", Client)
+    monkeypatch.setattr(batch_shards, "PAUSE_S", 0.0)
+    monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    shards = batch_shards._Shards(work, 2, 6, folder, inventory)
+    await shards.finish()
+    assert max(most) == 2 and not going
+    ended = [(shard.done or {})["status"] for shard in shards.shards]
+    if sum(needed) <= 18:
+        assert spent == needed and set(ended) == {"finished"}, "what some leave is enough for the others"
+    else:
+        assert sum(spent) == 18 and ended.count("budget") == 1, "all of the budget is used, and no more"
 
 
 @pytest.mark.usefixtures("results")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ from consensus_flows.blocks import OpenAICompatibleCredentials, OpenAICredential
 from consensus_flows.tasks.calls import providers
 from consensus_flows.tasks.calls.ask import _under_way, ask, ask_task, once
 from consensus_flows.tasks.calls.call import Caller
-from consensus_flows.tasks.calls.pacing import Pace, _paces, pace_of
+from consensus_flows.tasks.calls.pace import Pace, _paces, pace_of
 from consensus_flows.tasks.calls.providers import _clients, client_of, close_clients
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.errors import ConfigurationError, ModelError
 from consensus_flows.tasks.judging.judgements import Extraction
 from tests.kits import processes
-from tests.kits.asking import VENDORS, answer, asking, forget, outcome, question, stored
+from tests.kits.asking import VENDORS, answer, asking, file_of, forget, outcome, question, stored
 from tests.vendors import LoopbackVendors, Reply, faults
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,13 +94,28 @@ async def test_a_half_written_answer_is_asked_for_again(server: LoopbackVendors)
     before = set(stored())
     await answer(request)
     (name,) = set(stored()) - before
-    path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / name
+    path = file_of(name)
     half = path.read_bytes()[:-20]
     path.write_bytes(half)
     await answer(request)
     await answer(request)
     assert path.with_name(f"{name}.rejected").read_bytes() == half
     assert server.count(request.model) == 2
+
+
+async def test_answers_lie_in_many_folders_and_those_of_an_earlier_version_are_found(server: LoopbackVendors) -> None:
+    request, before = question(), set(stored())
+    first = await answer(request)
+    (name,) = set(stored()) - before
+    path = file_of(name)
+    results = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
+    assert path == results / name.removeprefix("answer-")[:2] / name
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.rename(results / name)
+    assert await answer(request) == first and server.count(request.model) == 1
+    refreshed, book = await outcome(request, fresh=True)
+    assert isinstance(refreshed, Answer) and book.stored_at == path, "a new one goes where new ones are"
+    assert path.exists() and server.count(request.model) == 2
 
 
 async def test_identical_calls_at_once_are_sent_once(server: LoopbackVendors) -> None:
@@ -172,7 +188,7 @@ async def test_cancelling_frees_the_slot_and_is_booked(server: LoopbackVendors) 
     with pytest.raises(asyncio.CancelledError):
         await call
     endpoint = await providers.endpoint_of(request.provider, request.model)
-    assert pace_of(endpoint)._slots._value == endpoint.max_concurrency
+    assert pace_of(endpoint).under_way.total() == 0
 
 
 @pytest.mark.parametrize("provider", VENDORS)

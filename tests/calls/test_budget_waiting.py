@@ -23,7 +23,7 @@ from consensus_flows.tasks.calls.budget import (
     reserve,
     spending,
 )
-from consensus_flows.tasks.calls.pacing import Pace
+from consensus_flows.tasks.calls.pace import Pace
 from consensus_flows.tasks.calls.providers import _endpoint
 from consensus_flows.tasks.calls.request import Answer, Message, Request
 from consensus_flows.tasks.calls.request import Usage as Tokens
@@ -251,9 +251,9 @@ async def test_calls_that_waited_for_a_budget_keep_their_distance() -> None:
     large = await budget.reserve(ask(1000), END)
 
     async def call() -> None:
-        async with pace.turn():
+        async with pace.turn() as turn:
             with spending_from(budget):
-                reservation = await reserve(ask(100), END, pace.released)
+                reservation = await reserve(ask(100), END, turn.released)
             assert reservation is not None
             sent.append(time.monotonic())
             reservation.settle(Tokens(), 0.0)

@@ -55,4 +55,4 @@ async def test_a_server_of_ones_own_needs_no_key_and_costs_nothing(
     given = await answer(question(provider).model_copy(update={"model": "m"}))
     await close_clients()
     assert given.text and given.cost_usd == 0.0
-    assert (await endpoint_of(provider, "m")).max_concurrency == (built_in()[provider].max_concurrency or 32)
+    assert (await endpoint_of(provider, "m")).max_concurrency == built_in()[provider].max_concurrency

@@ -21,7 +21,7 @@ from consensus_flows.tasks.calls.request import KEYED, LEFT_OUT, Answer, Message
 from consensus_flows.tasks.calls.storage import is_answer_record, private_folder
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.record import Attachment
-from tests.kits.asking import Bomb, answer, asking, outcome, question, stored
+from tests.kits.asking import Bomb, answer, asking, file_of, outcome, question, stored
 from tests.vendors import LoopbackVendors
 
 BASE = Request(
@@ -173,7 +173,7 @@ async def test_a_foreign_record_is_moved_aside_and_never_run(
     before = set(stored())
     await answer(request)
     (key,) = set(stored()) - before
-    path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / key
+    path = file_of(key)
     path.write_bytes(content)
 
     found = await answer(request)

@@ -13,15 +13,19 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.runtime import flow_run
 from prefect.serializers import JSONSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
 
 from consensus_flows.blocks import Budget
+from consensus_flows.blocks.http_client import ModelClient
+from consensus_flows.tasks.calls import task_runs
 from consensus_flows.tasks.calls.ask import _ended
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Caller
@@ -58,32 +62,80 @@ async def test_a_flow_run_does_not_remember_its_calls(server: LoopbackVendors) -
     assert server.count(good.model) == 1
 
 
-async def test_every_call_is_a_task_run_that_runs_and_ends(server: LoopbackVendors) -> None:
-    ids: list[Any] = []
+async def _task_runs(flow_run_id: Any, number: int) -> dict[str, tuple[TaskRun, list[str]]]:
+    """The task runs of a flow run by name, with the states that the server was told of, once it knows how all have ended."""
+    async with get_client() as client, asyncio.timeout(30):
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        while True:
+            runs = await client.read_task_runs(flow_run_filter=chosen)
+            if len(runs) == number and all(run.state and run.state.is_final() for run in runs):
+                break
+            await asyncio.sleep(0.2)
+        states = [sorted(await client.read_task_run_states(run.id), key=lambda state: state.timestamp) for run in runs]
+    return {run.name: (run, [state.type.value for state in of]) for run, of in zip(runs, states, strict=True)}
 
+
+async def test_every_call_is_a_task_run_and_a_short_one_is_one_event(server: LoopbackVendors) -> None:
     @flow
-    async def asks() -> None:
-        context = FlowRunContext.get()
-        assert context is not None
-        assert context.flow_run is not None
-        ids.append(context.flow_run.id)
+    async def asks() -> Any:
         responses = await asyncio.gather(*(Caller()(question(label=f"call {number}")) for number in range(5)))
         assert all(response.answered for response in responses)
+        return flow_run.id
 
-    await asks()
-    async with get_client() as client:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=ids))
-        async with asyncio.timeout(30):
-            while True:
-                runs = await client.read_task_runs(flow_run_filter=chosen)
-                if len(runs) == 5 and all(run.state and run.state.is_completed() for run in runs):
-                    break
-                await asyncio.sleep(0.2)
-        assert {run.name for run in runs} == {f"ask call {number}" for number in range(5)}
-        states = await client.read_task_run_states(runs[0].id)
-    # Two events and no third: of a run that starts at once, nobody has to know that it was pending.
-    assert [state.type.value for state in sorted(states, key=lambda state: state.timestamp)] == ["RUNNING", "COMPLETED"]
-    assert all(run.start_time and run.end_time and run.run_count == 1 for run in runs)
+    found = await _task_runs(await asks(), 5)
+    assert set(found) == {f"ask call {number}" for number in range(5)}
+    for run, states in found.values():
+        assert states == ["COMPLETED"], "when it started is in the event of its end"
+        assert run.start_time and run.end_time and run.run_count == 1
+        assert run.start_time < run.end_time
+        assert run.total_run_time.total_seconds() > 0
+
+
+async def test_a_call_that_lasts_or_fails_is_told_of_when_it_runs(
+    server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runs, "LASTS_S", 0.05)
+    slow, wrong, again = question(label="slow"), question(label="wrong"), question(label="again")
+    server.script(slow.model, then=Reply(delay=0.3))
+    server.script(wrong.model, then=faults.bad_request())
+    server.script(again.model, faults.server_error(), Reply(text="now"))
+
+    @flow
+    async def asks() -> Any:
+        await asyncio.gather(*(Caller()(request) for request in (slow, wrong, again)))
+        return flow_run.id
+
+    found = {name: states for name, (_, states) in (await _task_runs(await asks(), 3)).items()}
+    assert found["ask slow"] == ["RUNNING", "COMPLETED"]
+    assert found["ask wrong"] == ["RUNNING", "FAILED"]
+    assert found["ask again"] == ["RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
+
+
+async def test_of_many_calls_at_once_the_server_is_told_later(
+    server: LoopbackVendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runs, "LASTS_S", 0.05)
+    monkeypatch.setattr(task_runs, "MOST_TOLD", 0.05)
+    model = question().model
+    server.script(model, then=Reply(delay=0.3))
+
+    @flow
+    async def asks() -> Any:
+        await Caller()(question(model=model, label="one of many"))
+        return flow_run.id
+
+    assert [states for _, states in (await _task_runs(await asks(), 1)).values()] == [["COMPLETED"]]
+    assert task_runs.CallEngine.under_way == 0
+
+
+async def test_the_connections_of_many_calls_at_once_are_kept() -> None:
+    with LoopbackVendors(delay=0.2) as vendors:
+        url = f"{vendors.openai_url}/chat/completions"
+        body = {"model": "any", "messages": [{"role": "user", "content": "hello"}]}
+        async with ModelClient(vendors.openai_url, timeout=30, max_response_mb=1) as client:
+            await asyncio.gather(*(client.post(url, json=body) for _ in range(120)))
+            await asyncio.sleep(0.2)
+            assert len(vendors._connections) == 120
 
 
 async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
@@ -107,7 +159,7 @@ async def test_a_call_that_went_well_is_not_logged_and_one_that_failed_is(
 def test_a_stored_answer_is_its_owners_alone_and_whole(server: LoopbackVendors) -> None:
     asyncio.run(Caller()(question()))
     folder = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
-    files = list(folder.glob("answer-*"))
+    files = list(folder.rglob("answer-*"))
     assert files
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert not list(folder.glob("*.part"))

@@ -43,7 +43,7 @@ def start(environment):
 def stored(environment):
     """The answers in the result folder that are whole, and not still under the name they are written to."""
     folder = Path(environment["PREFECT_RESULTS_LOCAL_STORAGE_PATH"])
-    return [path for path in folder.glob("answer-*") if path.suffix != ".part"] if folder.is_dir() else []
+    return [path for path in folder.rglob("answer-*") if path.suffix != ".part"] if folder.is_dir() else []
 
 
 def test_after_a_kill_only_what_is_missing_is_asked(environment, vendors):

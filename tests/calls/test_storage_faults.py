@@ -23,7 +23,7 @@ from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks.calls.storage import LOOKED_S, ROOM, PrivateFolder
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.history.writing import close_writers
-from tests.kits.asking import Bomb, answer, outcome, question, stored
+from tests.kits.asking import Bomb, answer, file_of, outcome, question, stored
 from tests.kits.command_kit import Command, commands
 from tests.kits.consortium_kit import asked, config, judged, say
 from tests.kits.kinds import kinds
@@ -239,7 +239,7 @@ async def test_the_file_of_another_user_cannot_be_a_pickle(vendors: LoopbackVend
     before = set(stored())
     first = await answer(request)
     (key,) = set(stored()) - before
-    path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / key
+    path = file_of(key)
     os.chown(path, 65534, 65534)
     assert await answer(request) == first
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "was here")))
@@ -261,7 +261,7 @@ def test_a_damaged_record_is_never_paid_for_again_in_silence(
     before = set(stored())
     first = consensus("pump", "What?", "-m", "openai/one")
     (key,) = set(stored()) - before
-    path = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()) / key
+    path = file_of(key)
     path.write_bytes(damage(path.read_bytes()))
     again = consensus("pump", "What?", "-m", "openai/one", "--json")
     assert (first.code, again.code, vendors.count("one")) == (0, 0, 2)

@@ -146,7 +146,7 @@ def stored(flow: str, folder: Path) -> list[str]:
         return [f"{trial['model']} {trial['endpoint']}" for trial in found]
     results = folder / "results"
     texts = []
-    for path in results.glob("answer-*") if results.is_dir() else ():
+    for path in results.rglob("answer-*") if results.is_dir() else ():
         try:
             texts.append(json.loads(json.loads(path.read_text())["result"])["data"]["text"])
         except ValueError:  # killed while it was written: it is no answer

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from sqlalchemy import event
 
 from consensus_flows.flows.consortium import consortium
 from consensus_flows.tasks.errors import HistoryError, QuorumError
 from consensus_flows.tasks.history.address import FILE, known_address
 from consensus_flows.tasks.history.database import Database, metadata, newest_revision
-from consensus_flows.tasks.history.reading import Filter, list_runs, model_stats, percentile, read_run
+from consensus_flows.tasks.history.reading import Filter, list_batches, list_runs, model_stats, nearest_rank, read_run
 from consensus_flows.tasks.history.writing import (
     BATCH,
     PART,
@@ -398,10 +399,40 @@ def test_stats_of_each_model(database):
     assert [one.model for one in database.read(lambda c: model_stats(c, Filter(model="m2")))] == ["openai/m2"]
 
 
-@pytest.mark.parametrize(("values", "share", "found"), [([], 0.5, None), ([1], 0.95, 1), ([1, 2, 3, 4], 0.5, 2)])
-def test_percentile_is_the_nearest_rank(values, share, found):
-    assert percentile(values, share) == found
-    assert percentile(list(range(1, 101)), 0.95) == 95
+@pytest.mark.parametrize(("number", "share", "rank"), [(1, 0.95, 1), (4, 0.5, 2), (100, 0.95, 95), (3, 0.01, 1)])
+def test_percentile_is_the_nearest_rank(number, share, rank):
+    assert nearest_rank(number, share) == rank
+
+
+def test_lists_and_statistics_of_millions_read_indexes_alone(database, file):
+    """A record takes kilobytes, and a batch leaves as many records as it has rows."""
+    written(database, entry())
+    asked: list[str] = []
+
+    def plan_of(work):
+        def explained(connection):
+            def note(conn, cursor, statement, parameters, *rest):
+                if statement.lstrip().upper().startswith(("SELECT", "UPDATE")):
+                    cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                    asked.extend(step[3] for step in cursor.fetchall())
+
+            event.listen(connection, "before_cursor_execute", note)
+            work(connection)
+
+        asked.clear()
+        database.read(explained)
+        return asked
+
+    steps = plan_of(lambda connection: model_stats(connection, Filter()))
+    assert len(steps) > 3 and all("COVERING INDEX calls_model" in one for one in steps if "calls" in one.split()[1])
+    assert any("latency" not in one and "provider=? AND model=? AND error_kind=? AND cached=?" in one for one in steps)
+    assert not any("TEMP B-TREE FOR ORDER BY" in one for one in steps)
+    steps = plan_of(lambda connection: list_runs(connection, Filter(rows=False), 20))
+    assert "SCAN runs USING INDEX runs_started_at" in steps
+    assert any("COVERING INDEX runs_batches" in one for one in steps)
+    assert not any("TEMP B-TREE" in one for one in steps)
+    steps = plan_of(lambda connection: list_batches(connection, 20))
+    assert steps == ["SCAN runs USING INDEX runs_started_at"], "which has the flow, so that no other row is read"
 
 
 def test_an_abbreviation_must_fit_one_run(database):

@@ -296,6 +296,12 @@ def test_old_answers_are_deleted_and_nothing_else(consensus, results):
     assert len(list(folder.iterdir())) == 4
     assert "deleted 2 answers" in consensus("store", "prune", "--older-than", "30d").out
     assert sorted(path.name for path in folder.iterdir()) == ["0f0f0f-a-flow", "answer-new"]
+    (folder / "0f").mkdir()
+    for name in ("answer-0fold", "0f-a-flow"):
+        (folder / "0f" / name).write_text("x" * 1000)
+        os.utime(folder / "0f" / name, (old, old))
+    assert "deleted 1 answer" in consensus("cache", "prune", "--older-than", "30d").out
+    assert [path.name for path in (folder / "0f").iterdir()] == ["0f-a-flow"]
 
 
 def test_old_inputs_that_were_piped_are_deleted(consensus):

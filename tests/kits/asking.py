@@ -91,7 +91,13 @@ async def answer(request: Request, *, fresh: bool = False) -> Answer:
 
 def stored() -> dict[str, bytes]:
     """The answers in the result folder."""
-    return {path.name: path.read_bytes() for path in Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()).glob("answer-*")}
+    return {path.name: path.read_bytes() for path in Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()).rglob("answer-*")}
+
+
+def file_of(name: str) -> Path:
+    """The file of a stored answer."""
+    (found,) = Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()).rglob(name)
+    return found
 
 
 class Bomb:

@@ -226,9 +226,19 @@ class OpenAI(Vendor):
         return tuple(name for name, value in given.items() if value is not None)
 
     async def send(self, client: Any, request: Request, body: Mapping[str, Any]) -> Any:
-        """Send one request."""
-        api = {"chat": client.chat.completions, "completion": client.completions, "embedding": client.embeddings}
-        return await api[request.kind].create(**body, timeout=request.timeout)
+        """Send one request as it was built: the SDK's `create` goes through all of it by the types of its parameters first."""
+        from openai.types import Completion, CreateEmbeddingResponse
+        from openai.types.chat import ChatCompletion
+
+        path, answer = {
+            "chat": ("/chat/completions", ChatCompletion),
+            "completion": ("/completions", Completion),
+            "embedding": ("/embeddings", CreateEmbeddingResponse),
+        }[request.kind]
+        whole = {name: value for name, value in body.items() if name != "extra_body"} | body.get("extra_body", {})
+        return await client.post(
+            path, cast_to=answer, body=whole, options={"timeout": request.timeout, "security": {"bearer_auth": True}}
+        )
 
     def stream_arguments(self, request: Request, repairs: Repairs) -> dict[str, Any]:
         """Ask for a stream with its usage, or as much of that as the server takes."""
