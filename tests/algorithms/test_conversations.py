@@ -122,6 +122,7 @@ def test_continue_goes_on_after_the_latest_answer(consensus, panel, file):
         ["vote", "And of Italy?", "-m", "openai/one", "-m", "openai/two"],
         ["prefer", "-p", "And of Italy?", "-m", "openai/one", "-m", "openai/two", "-m", "openai/three"],
         ["pump", "-p", "And of Italy?", "-m", "openai/one", "-m", "openai/two"],
+        ["swarm", "And of Italy?", "-m", "openai/one", "-m", "openai/two", "--orchestrator", "openai/judge"],
         ["demo", "And of Italy?"],
     ],
     ids=lambda command: command[0],
