@@ -53,6 +53,8 @@ PARTS_A_SHARD = 8
 """Parts for each run at once, at most: the last ones end together but for one of them."""
 ROWS_A_PART = 250
 """Rows of a part, at least, where there are more parts than runs at once: a run takes seconds to start."""
+NOTHING = Budget(max_tokens=1)
+"""The share of a part for which nothing is left: no call fits into it, so that its run ends at once and says so."""
 TRIES = 3
 """How often a shard is started at most."""
 PAUSE_S = 2.0
@@ -236,6 +238,10 @@ class _Shards:
         spent = shard.spent or (0, 0, 0.0)
         calls, tokens, usd = (sum(one) for one in zip(spent, self._share(shard), strict=True))
         budget = self._batch.budget
+        limits = (budget.max_calls, budget.max_tokens, budget.max_cost_usd)
+        if any(limit is not None and one <= 0 for limit, one in zip(limits, (calls, tokens, usd), strict=True)):
+            shard.share = NOTHING
+            return
         shard.share = Budget(
             max_calls=None if budget.max_calls is None else int(calls),
             max_tokens=None if budget.max_tokens is None else int(tokens),

@@ -319,6 +319,24 @@ async def test_a_run_that_ends_makes_room_and_what_it_leaves_is_for_others(tmp_p
         assert sum(spent) == 18 and ended.count("budget") == 1, "all of the budget is used, and no more"
 
 
+@pytest.mark.parametrize(
+    ("limit", "spent"),
+    [({"max_calls": 2}, (2, 0, 0.0)), ({"max_tokens": 9}, (1, 10, 0.0)), ({"max_cost_usd": 1}, (1, 9, 1.2))],
+)
+def test_a_part_for_which_nothing_is_left_may_call_nobody(tmp_path, limit, spent):
+    """The last call of another part took more than was reserved; or the batch is run again after its budget has ended."""
+    from consensus_flows.blocks.settings import Budget
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.addresses import place_of
+
+    work = batch_of(prompts(tmp_path, 2), tmp_path / "out.jsonl", budget=Budget(**limit))
+    parts = batch_shards._Shards(work, 2, 2, place_of(str(tmp_path), "output"), work.source.inspect())
+    parts.shards[0].spent, parts.shards[0].done = spent, {"status": "finished"}
+    parts._waiting.append(parts.shards[1])
+    parts._reserve(parts.shards[1])
+    assert parts.shards[1].share == Budget(max_tokens=1)
+
+
 @pytest.mark.usefixtures("results")
 async def test_parts_are_merged_in_the_order_of_the_input(vendors, tmp_path):
     from consensus_flows.tasks.batches.output import merged
