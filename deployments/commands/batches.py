@@ -66,6 +66,8 @@ def list_them(
     )
     if not found:
         say("no batch is in the history")
+    if any(state_of(batch) == "waiting" for batch in found):
+        say("`consensus batches vendors` shows what is at the vendors")
     return Exit.ANSWER
 
 

@@ -325,6 +325,11 @@ def test_what_is_at_the_vendors_is_listed(vendors: LoopbackVendors, tmp_path: Pa
         (THREE[0], "in_progress", 5, str(out)),
         (THREE[1], "in_progress", 5, str(out)),
     ]
+    listed = subprocess.run(
+        command[:-2], env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "\twaiting\t" in listed.stdout
+    assert "`consensus batches vendors`" in listed.stderr
 
 
 async def test_a_line_reserves_half_of_what_a_call_does(vendors: LoopbackVendors) -> None:
