@@ -155,12 +155,12 @@ class PrivateFolder(LocalFileSystem):
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write a record as a whole or not at all, for its owner's eyes only."""
         resolved = self._resolve_path(path)
-        if not resolved.parent.exists():  # the first of its folder, or cleaned away while the model answered
-            private_folder(self._folder)
-            private_folder(resolved.parent)
         # Not in a thread: that costs ten times as much as writing these few bytes, and a kill meanwhile the answer.
         part = f"{resolved.name}.{os.urandom(6).hex()}.part"
         try:
+            if not resolved.parent.exists():  # the first of its folder, or cleaned away while the model answered
+                private_folder(self._folder)
+                private_folder(resolved.parent)
             with atomic_write(resolved, part=part, mode=0o600, follow=False) as file:
                 file.write_bytes(content)
         except BaseException:

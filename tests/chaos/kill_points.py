@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "vote": {"members": PANEL, "pairwise_judge": JUDGE},
     "pump": {"members": PANEL},
+    "swarm": {"members": PANEL, "orchestrator": JUDGE},
     "prefer": {"members": PANEL, "rounds": 2},
     "completion": {"members": [f"openrouter/{name}" for name in FREE]},
     "batch_records": {"members": PANEL, "rounds": 1},
@@ -45,6 +47,7 @@ ARTIFACTS: dict[str, tuple[str, ...]] = {
     "check_models": ("check-models",),
     "openrouter_working_models": ("openrouter-working-models-trials",),
     "batch": ("batch-summary",),
+    "swarm": ("swarm-iteration",),
 }
 """What each flow shows of an iteration, where it has some, and of its result."""
 ENDS = {"check_models": "row"}
@@ -162,16 +165,14 @@ async def run(name: str, folder: Path) -> Any:
             (prompts / f"{number}.md").write_text(f"What is {number}?")
         await flow(str(prompts), str(records / OUTPUT), flow="prefer", config=settings, records=str(records))
         return [results_of(records / f"{number}.json") for number in range(PROMPTS)]
-    annotation = flow.fn.__annotations__["config"]
-    made = next(iter(getattr(annotation, "__args__", ())), annotation).model_validate(settings)
     if name == "openrouter_working_models":
-        found = await flow(made.model_copy(update={"output_dir": str(folder / "models")}))
+        found = await flow(settings | {"output_dir": str(folder / "models")})
         trials = sorted([trial.model, trial.endpoint, trial.works] for trial in found.trials)
         return [found.chat_completions, found.completions, trials]
     if name == "check_models":
-        report = await flow(made)
+        report = await flow(settings)
         return [[call.text for call in calls] for calls in report.responses]
-    record = await flow("What?", made)
+    record = await flow("What?", settings)
     return [record.answer, record.status]
 
 
@@ -221,6 +222,9 @@ def main() -> None:
             code = 1
             try:
                 code = work(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 sys.stderr.flush()
                 os._exit(code)
