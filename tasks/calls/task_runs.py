@@ -1,9 +1,9 @@
-"""Whether a call is a task run on the Prefect server, and how much the server is told of it.
+"""Which calls Prefect shows as task runs, and how many events each of them sends.
 
-A task run costs its server some 6 ms of CPU and 15 kB of its database. What makes it visible is the events of its states, and
-each of them goes through this process's queue and a web socket, is read by four services, and becomes rows: Prefect's engine
-runs a task without its server. So a short call is one event, and one that is not shown is none; it is run by the same
-engine, and stored, retried and cancelled like any other.
+A task run costs the Prefect server about 6 ms of CPU and 15 kB of its database. The cost is in the events of its states: each
+goes through this process's queue and a web socket, is read by four services, and becomes rows. To run a task, Prefect's engine
+needs no server. So a short call sends one event, and a call that is not shown sends none. The same engine runs both, and they
+are stored, retried and canceled like any other call.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ TaskRuns = Literal["all", "failed", "none"]
 """Which calls are task runs."""
 
 LASTS_S = 1.0
-"""Seconds after which the server is told that a call is running; it writes down only once a second what it was told."""
+"""Seconds until the server is told that a call is running. The server writes only once a second what it is told."""
 MOST_TOLD = 20
-"""Calls that it is told of in such a time: of each of hundreds that are under way at once, it is told later."""
+"""How many running calls it is told of in that time. With more calls in progress, it is told of each one later."""
 
 _shown: ContextVar[TaskRuns] = ContextVar("shown", default="all")
 _ours: set[str] = set()

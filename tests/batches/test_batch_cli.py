@@ -1,6 +1,7 @@
 """`consensus batch`: what it prints and writes, exit codes, bad input before the first call, budgets, the estimate."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.chaos.kill_points import CONFIGURATIONS
 from tests.kits import processes
 from tests.kits.batch_kit import ONE, THREE, column, environment_of, failing_for, prompts, read, same, serve, start
 from tests.kits.command_kit import Command, commands
-from tests.vendors import LoopbackVendors, Reply, Usage, faults
+from tests.vendors import LoopbackVendors, Reply, SeenRequest, Usage, faults
 
 COLUMNS = [
     "id",
@@ -55,6 +56,22 @@ def test_rows_in_the_order_of_the_input_with_their_own_columns(consensus, vendor
     assert summary["calls_per_s"] > 0 and summary["sent_calls"] == 6
     assert summary["models"][0]["model"] == "openai/a" and summary["models"][0]["p95_s"] >= 0.5
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_batch_gives_way_to_other_processes(results, vendors, tmp_path):
+    """Its priority is lower from before its first call; a question beside it would take three times as long otherwise."""
+    seen: list[int] = []
+
+    def asked(_: SeenRequest) -> Reply:
+        seen.append(os.getpriority(os.PRIO_PROCESS, running.pid))
+        return Reply(text="yes")
+
+    vendors.script("a", then=asked)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    running = start([prompts(tmp_path, 2), "-o", tmp_path / "out.jsonl", *ONE], environment_of(tmp_path))
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert seen and set(seen) == {max(10, own)}
 
 
 @pytest.mark.parametrize("flow", [one.name for one in BUILT_IN])

@@ -55,7 +55,9 @@ class HF(OpenAI):
             )
         if model and not model.startswith("/"):
             if model.count("/") != 1:
-                raise ValueError(f"{model!r} is no model of the hub or folder: write hf/OWNER/NAME or hf//path")
+                raise ValueError(
+                    f"hf/{model} names neither a model of the hub nor a folder: write hf/OWNER/NAME or hf//path"
+                )
             await asyncio.to_thread(hub.find_model, model, token)
 
     def address(self, model: str) -> str:
@@ -213,7 +215,7 @@ def folder_id(folder: Path) -> str:
     """Name the model in a folder for cache keys: by its files, their sizes and times, and what its configuration says.
 
     Raises:
-        ValueError: If there is no model in it.
+        ValueError: If the folder has no model that can be read.
     """
     config = folder / "config.json"
     if not config.is_file():
