@@ -1,4 +1,4 @@
-"""The same batch by bare asyncio, LangGraph, litellm, inspect_ai and the `batch` flow: speed, cost of a call, what is stored.
+"""The same batch by bare asyncio, LangGraph, litellm, inspect_ai, plain Prefect tasks and the `batch` flow: speed, cost of a call.
 
 Three members and an arbiter of 200 ms each at one vendor on loopback, so many rows at once. They run in turn, round after round,
 each in a process of its own that has answered a few rows to warm up; a round's figures are compared with each other, never with
@@ -17,13 +17,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from common import Targets, prefect_server, vendors
-from throughput import CALLS, DELAY, run_batch, save_credentials
+from throughput import CALLS, DELAY, WARM_UP, cpu_of, run_batch, save_credentials
 
 SCRIPTS = Path(__file__).parent / "peer_scripts"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consensus-flows" / "peers"
@@ -36,9 +37,12 @@ PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "litellm": ("with_litellm.py", ("litellm==1.110.2",)),
     "inspect_ai": ("with_inspect.py", ("inspect_ai==0.3.285", OPENAI)),
+    "Prefect": ("with_prefect.py", ()),
 }
 """The script of each peer and what it needs; nothing, where it runs in this environment."""
 BATCH = "batch flow"
+SETTLES_S = 4
+"""Seconds after which the server has written what it was told of."""
 
 
 def environment(needed: tuple[str, ...]) -> str:
@@ -55,13 +59,18 @@ def environment(needed: tuple[str, ...]) -> str:
     return str(python)
 
 
-def peer(what: str, name: str, rows: int, concurrency: int) -> dict[str, Any]:
+def peer(what: str, server: int, name: str, rows: int, concurrency: int) -> dict[str, Any]:
     """Measure a peer in a process of its own."""
     script, needed = PEERS[what]
+    before = cpu_of(server)
     with tempfile.TemporaryDirectory(prefix="consensus-peer-") as folder:
         command = [environment(needed), str(SCRIPTS / script), name, str(rows), str(concurrency), folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if what == "Prefect":
+        time.sleep(SETTLES_S)
+        after = cpu_of(server)
+        measured["server_ms"] = (after - before) / (rows + WARM_UP) / CALLS * 1e3 if before and after else None
     return measured
 
 
@@ -115,7 +124,7 @@ def main(rows: int, concurrency: int, rounds: int, only: list[str]) -> bool:
                 if what == BATCH:
                     found[what].append(batch(server.pid, name, rows, concurrency))
                 else:
-                    found[what].append(peer(what, name, rows, concurrency))
+                    found[what].append(peer(what, server.pid, name, rows, concurrency))
     print(HEAD)
     for what, measured in found.items():
         print(line(what, measured, found["bare"], rows * CALLS))
@@ -125,6 +134,8 @@ def main(rows: int, concurrency: int, rounds: int, only: list[str]) -> bool:
     targets.ratio("calls/s, of bare asyncio and the SDK", ratios(found["bare"], ours), 0.5)
     if "LangGraph" in found:
         targets.ratio("calls/s, of LangGraph with checkpoints", ratios(found["LangGraph"], ours), 1.0)
+    if "Prefect" in found:
+        targets.ratio("calls/s, of plain Prefect tasks", ratios(found["Prefect"], ours), 1.0)
     targets.figure("CPU ms a call, in the flow", [one["cpu"] / rows / CALLS * 1e3 for one in ours], 5.0)
     targets.figure("CPU ms a call, in the server", [one["server_ms"] for one in ours if one["server_ms"]], 3.0)
     return targets.met

@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.figures import LINES
 from tests.chaos.own_server import Server
+from tests.kits.postgres import INSTALLED, create, postgres
 
 
 @pytest.fixture
@@ -17,6 +18,20 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.start()
     yield made
     made.close()
+
+
+@pytest.fixture
+def server_on_postgres(tmp_path: Path) -> Iterator[Server]:
+    """Start one on PostgreSQL, which the history is in, too."""
+    if not INSTALLED:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres() as address:
+        database = create(address, "prefect").replace("postgresql:", "postgresql+asyncpg:")
+        made = Server(tmp_path / "home", database=database)
+        made.set(CONSENSUS_HISTORY_URL=create(address, "history"))
+        made.start()
+        yield made
+        made.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -23,9 +23,11 @@ CALLS_OF_A_ROW = 2
 class Server:
     """A Prefect server of its own, which is killed and started again over the same database."""
 
-    def __init__(self, home: Path, results: Path | None = None, *, plain: bool = False) -> None:
+    def __init__(
+        self, home: Path, results: Path | None = None, *, plain: bool = False, database: str | None = None
+    ) -> None:
         """Take where it keeps its data, and whether it is Prefect's own server, and not ours without the password."""
-        self.home, self.results, self._plain = home, results or home / "results", plain
+        self.home, self.results, self._plain, self._database = home, results or home / "results", plain, database
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -55,6 +57,9 @@ class Server:
 
     def start(self) -> None:
         database = self.home / "prefect.db"
+        if self._database is not None:
+            self._start({"PREFECT_API_DATABASE_CONNECTION_URL": self._database})
+            return
         if database.exists():
             self._start({})
             return

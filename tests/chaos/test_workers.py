@@ -1,4 +1,4 @@
-"""Batches that run on workers: one of two is killed with all that it runs, and the server goes away under one."""
+"""Batches that run on workers: one of two and two of four are killed with all that they run; the server goes away under one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +69,13 @@ class Worker:
 
 @pytest.fixture
 def workers(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
-    """A work pool and the deployment of the batch; gives what starts a worker."""
+    with working(server, tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def working(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+    """Make a work pool and the deployment of the batch; give what starts a worker."""
     made: list[Worker] = []
     for command in ([*PREFECT, "work-pool", "create", POOL, "--type", "process"], [sys.executable, "-c", DEPLOY]):
         done = subprocess.run(
@@ -80,9 +87,11 @@ def workers(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Worker]]
         made.append(Worker(server, name, tmp_path))
         return made[-1]
 
-    yield start
-    for worker in made:
-        worker.kill()
+    try:
+        yield start
+    finally:
+        for worker in made:
+            worker.kill()
 
 
 def wait_for(what: Callable[[], Found | None], run: subprocess.Popen[str] | None = None, seconds: float = 180) -> Found:
@@ -169,6 +178,48 @@ def test_one_of_two_workers_is_killed_with_its_shard(
         requests_of_a_quiet_run=ROWS * CALLS_OF_A_ROW,
         requests=asked.total(),
         paid_twice=len(twice),
+    )
+
+
+@pytest.mark.timeout(1200)
+def test_two_of_four_workers_are_killed(server_on_postgres: Server, vendors: LoopbackVendors, tmp_path: Path) -> None:
+    """On PostgreSQL. The work is leased in parts: the time is that of the workers that there are, and the budget one."""
+    server, rows, at_once, latency = server_on_postgres, 4000, 4, 1.0
+    most_calls = rows * CALLS_OF_A_ROW * 102 // 100
+    serve(vendors, delay=latency)
+    with working(server, tmp_path) as start:
+        four = [start(f"worker-{number}") for number in range(4)]
+        started = time.monotonic()
+        batch = start_batch(server, tmp_path, rows, "--shards", "4", "--max-calls", str(most_calls), at_once=at_once)
+        wait_for(lambda: vendors.count() >= rows * CALLS_OF_A_ROW * 4 // 10 or None, batch, 400)
+        killed_after = time.monotonic() - started
+        for worker in four[:2]:
+            worker.kill()
+        out, err = batch.communicate(timeout=900)
+        took = time.monotonic() - started
+    assert batch.returncode == 0, err[-2000:]
+    summary = json.loads(out)
+    assert (summary["rows"], summary["done"], summary["failed"]) == (rows, rows, 0)
+    assert sorted(row["prompt"] for row in read(tmp_path / "answers.jsonl")) == sorted(
+        f"What is {number}?" for number in range(rows)
+    )
+    asked = Counter((seen.model, seen.prompt) for seen in vendors.seen if seen.kind == "chat")
+    assert len(asked) == rows * CALLS_OF_A_ROW
+    assert asked.total() <= most_calls
+    assert asked.total() - len(asked) <= 2 * at_once * CALLS_OF_A_ROW, "only what was under way is paid twice"
+    # Four workers up to the kill, and then two.
+    a_worker = at_once / latency
+    ideal = killed_after + max(0.0, rows - 4 * a_worker * killed_after) / (2 * a_worker)
+    tell(
+        "two of four workers killed, on PostgreSQL",
+        rows=rows,
+        calls=asked.total(),
+        most_calls=most_calls,
+        paid_twice=asked.total() - len(asked),
+        killed_after_s=round(killed_after, 1),
+        took_s=round(took, 1),
+        ideal_s=round(ideal, 1),
+        of_ideal=round(took / ideal, 3),
     )
 
 

@@ -1,12 +1,6 @@
 """The same history in PostgreSQL, where its programs are installed."""
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,41 +9,23 @@ from consensus_flows.tasks.history.database import Database
 from consensus_flows.tasks.history.reading import Filter, latest, list_runs, model_stats, named, read_run
 from consensus_flows.tasks.history.writing import Conversation, close_writers, writer_of
 from tests.kits.history_kit import START, entry, in_processes, record, written
+from tests.kits.postgres import INSTALLED, create, postgres
 
-PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("none"))
 RUNS, CALLS = 20, 10
 
-pytestmark = pytest.mark.skipif(not (PROGRAMS / "initdb").exists(), reason="PostgreSQL is not installed")
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="PostgreSQL is not installed")
 
 
 @pytest.fixture(scope="module")
 def server():
-    """Start a server of the tests' own; PostgreSQL refuses to run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="consensus-postgres-"))
-    other = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-    if other:
-        shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(program, *arguments):
-        command = [PROGRAMS / program, "-D", folder / "data", *arguments]
-        subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, **other)
-
-    run("initdb", "-U", "me", "-A", "trust", "--no-sync")
-    run("pg_ctl", "-w", "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off", "start")
-    yield f"postgresql://me@127.0.0.1:{port}"
-    run("pg_ctl", "-w", "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgres() as address:
+        yield address
 
 
 @pytest.fixture
 def url(server, request):
     """Return the address of an empty database."""
-    name = "".join(char for char in request.node.name if char.isalpha())
-    subprocess.run([PROGRAMS / "createdb", "--maintenance-db", f"{server}/postgres", name], check=True)
-    yield f"{server}/{name}"
+    yield create(server, "".join(char for char in request.node.name if char.isalpha()))
     close_writers()
 
 
