@@ -253,8 +253,12 @@ for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options
 
 
-def entry() -> None:
-    """Run the command line as a process of its own."""
+def entry(done: Callable[[int], None] | None = None) -> None:
+    """Run the command line as a process of its own.
+
+    Args:
+        done: Is told the exit code when nothing is left but to send Prefect's logs and events.
+    """
     open_streams()
     code: list[int] = []
 
@@ -270,6 +274,8 @@ def entry() -> None:
         main()
     except SystemExit as left:
         code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
+        if done:
+            done(code[0])
         raise
     finally:
         if not code:
