@@ -1,6 +1,7 @@
 """The command `consensus`."""
 
 import atexit
+import gc
 import logging
 import os
 import re
@@ -291,6 +292,10 @@ def main() -> None:
 def _dispatch() -> int | None:
     given = tokens(sys.argv[1:])
     try:
+        if not gc.isenabled():
+            app.parse_commands(given)  # imports the command
+            gc.freeze()
+            gc.enable()
         result: int | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None

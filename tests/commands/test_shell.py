@@ -250,6 +250,28 @@ def test_without_an_answer_the_command_runs_by_itself(tmp_path, monkeypatch, ans
     assert ran == ["by itself"]
 
 
+COLLECTED = """
+import gc, os, sys
+before, leave = gc.get_freeze_count(), os._exit
+
+def end(code):
+    print(gc.isenabled(), gc.get_freeze_count() > before, "prefect" in sys.modules, flush=True)
+    leave(code)
+
+os._exit = end
+from consensus_flows.deployments.shell import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "prefect"), [(["vote", "--help"], True), (["--version"], False)])
+def test_what_a_command_imports_is_never_looked_through_for_garbage(tmp_path, arguments, prefect):
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", COLLECTED, *arguments]  # one that has not imported Prefect
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"True True {prefect}"
+
+
 def test_it_can_be_turned_off(environment, vendors):
     _, err = start({**environment, shell.OFF: "0"}, "--version").communicate(timeout=60)
     assert "resident" not in err
