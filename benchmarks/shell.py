@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from common import ROOT, Targets, free_port, prefect_server, vendors
+from common import Targets, free_port, prefect_server, vendors
 
 DELAY = 0.2
 MEMBERS = ("a", "b", "c")
@@ -79,7 +79,7 @@ def children(pid: int) -> list[int]:
 def gateway() -> Iterator[int]:
     """Start a gateway; gives the process that runs commands for a shell."""
     command = [consensus(), "serve", "--port", str(free_port())]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=folder(), stderr=subprocess.DEVNULL)
     socket = Path(os.environ["PREFECT_HOME"], "consensus-shell.sock")
     try:
         while not socket.exists():
@@ -96,11 +96,23 @@ def consensus() -> str:
     return str(Path(sys.executable).with_name("consensus"))
 
 
+def folder() -> str:
+    """Return the folder in which commands run: one without settings for Prefect, as those of most people."""
+    return os.environ["PREFECT_HOME"]
+
+
 def timed(command: list[str], forks: Forks | None = None, **environment: str) -> Took:
     """Run a command, and tell what it took."""
     before, forked = os.times(), forks.total() if forks else 0.0
     began = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        cwd=folder(),
+        env=os.environ | environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wall, after = time.perf_counter() - began, os.times()
     if forks:
         return Took(wall, forks.total() - forked)

@@ -1,6 +1,7 @@
 """The command `consensus`."""
 
 import atexit
+import gc
 import logging
 import os
 import re
@@ -253,8 +254,12 @@ for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options
 
 
-def entry() -> None:
-    """Run the command line as a process of its own."""
+def entry(done: Callable[[int], None] | None = None) -> None:
+    """Run the command line as a process of its own.
+
+    Args:
+        done: Is told the exit code when nothing is left but to send Prefect's logs and events.
+    """
     open_streams()
     code: list[int] = []
 
@@ -270,6 +275,8 @@ def entry() -> None:
         main()
     except SystemExit as left:
         code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
+        if done:
+            done(code[0])
         raise
     finally:
         if not code:
@@ -285,6 +292,10 @@ def main() -> None:
 def _dispatch() -> int | None:
     given = tokens(sys.argv[1:])
     try:
+        if not gc.isenabled():
+            app.parse_commands(given)  # imports the command
+            gc.freeze()
+            gc.enable()
         result: int | None = app(given, exit_on_error=False, print_error=True)
     except CycloptsError:
         raise Stop("", Exit.BAD_INPUT) from None

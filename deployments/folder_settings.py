@@ -9,7 +9,6 @@ import contextlib
 import importlib.util
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +70,8 @@ def _names_prefect(path: Path) -> bool:
 
 
 def _has_prefect_table(path: Path) -> bool:
+    import tomllib  # here, because most folders have no such file
+
     try:
         return "prefect" in tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
     except OSError:

@@ -6,6 +6,7 @@ there are two more: one runs it; the other passes signals on, says how it ended,
 
 import gc
 import os
+import platform
 import select
 import signal
 import socket
@@ -14,13 +15,15 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from genai_prices import Usage, calc_price
 from prefect.context import refresh_global_settings_context
 from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
@@ -39,6 +42,7 @@ from consensus_flows.deployments.shell import (
     receive,
     socket_path,
 )
+from consensus_flows.deployments.terminal import flush
 from consensus_flows.flows.algorithms import algorithms
 from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 
@@ -49,7 +53,6 @@ ALSO_NEEDED = (
     CLI,
     "encodings.idna",
     "fastapi.encoders",
-    "genai_prices.data",
     "httpcore2",
     "openai.resources.chat.chat",
     "openai.resources.completions",
@@ -60,7 +63,7 @@ ALSO_NEEDED = (
     "truststore",
 )
 """What a question imports only while it is asked."""
-BUILT_LATE = ("prefect.", "openai.types.chat.", "openai.types.completion_usage")
+BUILT_LATE = ("consensus_flows.", "prefect.", "openai.types.chat.", "openai.types.completion_usage")
 """Where models are that pydantic would build only while a question is asked."""
 
 
@@ -101,8 +104,8 @@ def main() -> None:
         settings.refresh()
         if os.fork() == 0:
             listener.close()
-            _take(connection, code, settings)
-            import_module(CLI).entry()
+            done = _take(connection, code, settings)
+            import_module(CLI).entry(done)
         connection.close()
     if path.exists() and path.stat().st_ino == socket_number:  # of no other gateway
         path.unlink()
@@ -119,6 +122,9 @@ def preload() -> None:
             vendor.load()
     for name in ALSO_NEEDED:
         import_module(name)
+    platform.platform()  # asks another program, once
+    with suppress(LookupError):  # compiles a pattern for each provider that has prices
+        calc_price(Usage(), model_ref="", provider_api_url="")
     for model in _models_of(BaseModel):
         if model.__module__.startswith(BUILT_LATE):
             model.model_rebuild(raise_errors=False)
@@ -173,8 +179,8 @@ class Settings:
         return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _take(connection: socket.socket, code: float, settings: Settings) -> None:
-    """Take a command, if it is one to be run here. Return in the process that is to run it."""
+def _take(connection: socket.socket, code: float, settings: Settings) -> Callable[[int], None]:
+    """Take a command, if it is one to be run here. Return in the process that is to run it, with what lets the shell go on."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     connection.settimeout(PATIENCE_S)
     try:
@@ -205,6 +211,7 @@ def _take(connection: socket.socket, code: float, settings: Settings) -> None:
     os.close(ended)
     connection.close()
     _become(asked, handles)
+    return partial(_let_go, lives)
 
 
 def _asks(arguments: list[str]) -> bool:
@@ -216,7 +223,7 @@ def _asks(arguments: list[str]) -> bool:
 
 
 def _look_after(child: int, ended: int, connection: socket.socket) -> None:
-    """Pass signals on until the command has ended, and say how."""
+    """Pass signals on until the command is done, and say how it ended."""
     connection.settimeout(None)
     watched: list[Any] = [connection, ended]
     while ended not in select.select(watched, [], [])[0]:
@@ -224,9 +231,22 @@ def _look_after(child: int, ended: int, connection: socket.socket) -> None:
         os.kill(child, given[0] if given else signal.SIGKILL)
         if not given:
             break
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not (status := os.read(ended, 4)):
+        status = struct.pack("i", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     with suppress(OSError):
-        connection.sendall(struct.pack("i", status))
+        connection.sendall(status)
+    connection.close()
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def _let_go(lives: int, code: int) -> None:
+    """Let the shell go on: what is left is to send Prefect's logs and events. That they cannot be sent is still said on stderr."""
+    flush()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(nowhere, number)
+    os.write(lives, struct.pack("i", code))
 
 
 def _become(asked: dict[str, Any], handles: list[int]) -> None:

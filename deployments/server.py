@@ -55,6 +55,9 @@ from consensus_flows.tasks.files import atomic_write
 START_TIMEOUT_S = 180.0  # A first start on a busy machine can take a minute or more; one that fails ends much sooner.
 STOP_TIMEOUT_S = 15.0
 CHECK_TIMEOUT_S = 5.0  # Only an overloaded server, or no web server at all, takes longer than some milliseconds.
+MOMENT_S = 1.0
+"""Seconds for which a server of ours that has answered is not asked again."""
+_checked: dict["ServerInfo", float] = {}
 _MODULE = "consensus_flows.deployments.prefect_server"
 _COMMANDS = (_MODULE, "prefect --no-prompt server start")
 """What a server of ours is known by; the second one was started without a password, by an earlier version."""
@@ -219,6 +222,8 @@ def _find() -> ServerInfo | None:
     """The server that an earlier command started in this PREFECT_HOME."""
     if (info := _remembered()) is None:
         return None
+    if time.monotonic() - _checked.get(info, -MOMENT_S) < MOMENT_S:  # one command connects more than once
+        return info
     again = "Run `consensus down`; the next command starts it again."
     # Its process lives, so it may take its time: a second server on the same database would be worse.
     without_password, _ = _get(f"{info.api_url}/admin/version", timeout=6 * CHECK_TIMEOUT_S)
@@ -238,6 +243,7 @@ def _find() -> ServerInfo | None:
         raise ServerUnavailable(
             f"The Prefect server at {info.api_url} is version {theirs}, this is Prefect {ours}. {again}"
         )
+    _checked[info] = time.monotonic()
     return info
 
 

@@ -380,6 +380,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
+        print(self.path, flush=True)
         known = sys.argv[2] == "open" or self.path == "/api/health" or self.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
         self.send_response(200 if known else 401)
         self.end_headers()
@@ -389,6 +390,25 @@ server = HTTPServer(("127.0.0.1", 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
+
+
+@contextmanager
+def earlier(
+    env: dict[str, str], version: str, password: str, door: str
+) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
+    """Run what looks like the server of an earlier command; gives its address, and the process, which prints what it is asked."""
+    home = Path(env["PREFECT_HOME"])
+    home.mkdir()
+    # The last argument is what a server of ours is known by.
+    command = [sys.executable, "-c", EARLIER, json.dumps(version), door, "consensus_flows.deployments.prefect_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = f"http://127.0.0.1:{server.stdout.readline().strip()}/api"
+            home.joinpath("consensus-server.json").write_text(json.dumps({"api_url": url, "pid": server.pid}))
+            home.joinpath("consensus-server-auth").write_text(password)
+            yield url, server
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize(
@@ -401,22 +421,21 @@ server.serve_forever()
     ],
 )
 def test_the_server_of_an_earlier_command_is_used_if_its_version_and_password_fit(env, version, password, door, fits):
-    home = Path(env["PREFECT_HOME"])
-    home.mkdir()
-    # The last argument is what a server of ours is known by.
-    command = [sys.executable, "-c", EARLIER, json.dumps(version), door, "consensus_flows.deployments.prefect_server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}/api"
-            home.joinpath("consensus-server.json").write_text(json.dumps({"api_url": url, "pid": server.pid}))
-            home.joinpath("consensus-server-auth").write_text(password)
-            found = run(FIND, env)
-        finally:
-            server.kill()
+    with earlier(env, version, password, door) as (url, _):
+        found = run(FIND, env)
     if fits:
         assert (found["api_url"], found["started"]) == (url, False)
     else:
         assert "consensus down" in found["error"]
+
+
+@pytest.mark.parametrize(("pause", "asked"), [(0, 2), (1.1, 4)])
+def test_a_command_that_connects_again_asks_the_server_only_after_a_while(env, pause, asked):
+    with earlier(env, prefect.__version__, "user:secret", "closed") as (url, server):
+        again = f"time.sleep({pause})\nassert info == find_or_start_server(said.append)\n"
+        assert run(FIND.replace("use_server(info)\n", again), env)["api_url"] == url
+        server.kill()
+        assert server.stdout.read().split() == ["/api/admin/version"] * asked
 
 
 def test_a_note_of_a_dead_server_misleads_nobody(env):

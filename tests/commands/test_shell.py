@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -18,6 +19,7 @@ from consensus_flows.deployments import shell
 from consensus_flows.deployments.commands.operations.up import with_descendants
 from consensus_flows.deployments.resident import resident
 from tests.kits import processes
+from tests.kits.sick_proxy import sick_proxy
 from tests.vendors import LoopbackVendors, Reply
 
 ROOT = Path(__file__).parents[2]
@@ -31,15 +33,38 @@ entry()
 PANEL = ["-m", "openai/a", "-m", "openai/b"]
 
 
+class Logs:
+    """What becomes of the logs that are sent to the server."""
+
+    refused = False
+    taken = 0
+
+    def __call__(self, method: str, path: str, body: bytes) -> int | None:
+        """Take them, or say that the server is too busy for them."""
+        if path == "/api/logs/":
+            if self.refused:
+                return 503
+            self.taken += 1
+        return None
+
+
 @pytest.fixture(scope="module")
-def house(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def logs() -> Logs:
+    """What becomes of the logs."""
+    return Logs()
+
+
+@pytest.fixture(scope="module")
+def house(prefect_server: None, logs: Logs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Keep a resident process, and give the environment in which it is found."""
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
+    port = urlsplit(PREFECT_API_URL.value() or "").port
+    assert port is not None
+    with pytest.MonkeyPatch.context() as patch, sick_proxy(port, logs) as url:
         for name, value in {
             "PREFECT_HOME": str(home),
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "results"),
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
+            "PREFECT_API_URL": url,
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "PYTHONPATH": str(ROOT),
         }.items():
@@ -117,6 +142,21 @@ def test_the_environment_is_that_of_the_shell(environment, vendors):
     assert {seen.headers["authorization"] for seen in vendors.seen} == {"Bearer sk-of-the-shell"}
 
 
+def test_the_shell_does_not_wait_until_the_logs_are_sent(environment, vendors, logs, tmp_path):
+    logs.refused, before = True, logs.taken
+    try:
+        # What is left may still speak on stderr, so that a pipe would not end before.
+        with (tmp_path / "err").open("w") as err:
+            asked = start(environment, "vote", "Which logs?", *PANEL, "--raw", "--no-stdin", stderr=err)
+            out, _ = asked.communicate(timeout=60)
+        assert asked.returncode == 0 and out
+        assert len(with_descendants(listening())) > 1
+    finally:
+        logs.refused = False
+    wait_until_over()
+    assert logs.taken > before
+
+
 def test_it_is_interrupted(environment, vendors):
     vendors.delay = 60
     asked = start(environment, "vote", "How long?", *PANEL, "--no-stdin")
@@ -131,13 +171,9 @@ def test_it_ends_with_its_shell(environment, vendors):
     vendors.delay = 60
     asked = start(environment, "vote", "How long?", *PANEL, "--no-stdin")
     wait_for_calls(vendors)
-    home = listening()
-    assert len(with_descendants(home)) > 1
+    assert len(with_descendants(listening())) > 1
     asked.kill()
-    deadline = time.monotonic() + 30
-    while len(with_descendants(home)) > 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until_over()
 
 
 def wait_for_calls(vendors: LoopbackVendors) -> None:
@@ -145,6 +181,14 @@ def wait_for_calls(vendors: LoopbackVendors) -> None:
     while vendors.count() < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def wait_until_over() -> None:
+    """Wait until no process is left that runs a command."""
+    home, deadline = listening(), time.monotonic() + 60
+    while len(with_descendants(home)) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def listening() -> int:
@@ -206,9 +250,46 @@ def test_without_an_answer_the_command_runs_by_itself(tmp_path, monkeypatch, ans
     assert ran == ["by itself"]
 
 
+COLLECTED = """
+import gc, os, sys
+before, leave = gc.get_freeze_count(), os._exit
+
+def end(code):
+    print(gc.isenabled(), gc.get_freeze_count() > before, "prefect" in sys.modules, flush=True)
+    leave(code)
+
+os._exit = end
+from consensus_flows.deployments.shell import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "prefect"), [(["vote", "--help"], True), (["--version"], False)])
+def test_what_a_command_imports_is_never_looked_through_for_garbage(tmp_path, arguments, prefect):
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", COLLECTED, *arguments]  # one that has not imported Prefect
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"True True {prefect}"
+
+
 def test_it_can_be_turned_off(environment, vendors):
     _, err = start({**environment, shell.OFF: "0"}, "--version").communicate(timeout=60)
     assert "resident" not in err
+
+
+BUILT = """
+from pydantic import BaseModel
+from consensus_flows.deployments import resident
+resident.preload()
+ours = [one for one in resident._models_of(BaseModel) if one.__module__.startswith("consensus_flows.")]
+print(bool(ours), [one.__name__ for one in ours if not one.__pydantic_complete__])
+"""
+
+
+def test_every_model_is_built_before_a_question_comes(tmp_path):
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = processes.run([sys.executable, "-c", BUILT], env=environment, cwd=tmp_path, text=True, check=True)
+    assert done.stdout == "True []\n"
 
 
 AHEAD = """
