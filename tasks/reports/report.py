@@ -81,10 +81,11 @@ class Report:
             self._write(self._of_iteration(self._record, value))
         elif event == "ended":
             self._emit_end(value)
-            of_run = [] if self._of_run is None else self._of_run(value)
-            self._write([*of_run, Artifact("answer", verdict.of_run(value).message, answer_page(value))])
+            self._write([] if self._of_run is None else self._of_run(value))
             assert self._written is not None
-            await self._written
+            # The answer has one version only, so it need not come after the others.
+            answer = Artifact("answer", verdict.of_run(value).message, answer_page(value))
+            await asyncio.gather(self._written, self._write_all([answer]))
 
     def _write(self, artifacts: Iterable[Artifact]) -> None:
         """Write artifacts in the background, after those before, so that the last one written is the latest version."""
@@ -93,6 +94,9 @@ class Report:
     async def _write_after(self, before: "asyncio.Task[None] | None", artifacts: list[Artifact]) -> None:
         if before is not None:
             await before
+        await self._write_all(artifacts)
+
+    async def _write_all(self, artifacts: Iterable[Artifact]) -> None:
         for outcome in await asyncio.gather(*map(self._create, artifacts), return_exceptions=True):
             if isinstance(outcome, Exception):
                 get_logger("consensus").warning("An artifact could not be written: %r", outcome)
