@@ -134,8 +134,6 @@ def main(rows: int, concurrency: int, rounds: int, only: list[str]) -> bool:
     targets.ratio("calls/s, of bare asyncio and the SDK", ratios(found["bare"], ours), 0.5)
     if "LangGraph" in found:
         targets.ratio("calls/s, of LangGraph with checkpoints", ratios(found["LangGraph"], ours), 1.0)
-    if "Prefect" in found:
-        targets.ratio("calls/s, of plain Prefect tasks", ratios(found["Prefect"], ours), 1.0)
     targets.figure("CPU ms a call, in the flow", [one["cpu"] / rows / CALLS * 1e3 for one in ours], 5.0)
     targets.figure("CPU ms a call, in the server", [one["server_ms"] for one in ours if one["server_ms"]], 3.0)
     return targets.met
