@@ -20,6 +20,7 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from consensus_flows.flows.consortium import page
@@ -85,6 +86,8 @@ def server_with_ui(tmp_path: Path) -> Iterator[str]:
         assert "<html" in page.text, page.text[:200]
         with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
             yield address
+            # Events of later tests would be sent here too, and wait for a server that is gone.
+            EventsWorker.drain_all()
     finally:
         process.terminate()
         process.wait(30)
