@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from pydantic import SecretStr
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
@@ -59,6 +60,10 @@ async def test_three_vendors_answer_by_batches_at_half_the_price(vendors: Loopba
     assert summary.cost_usd is not None and at_once.cost_usd is not None
     assert summary.cost_usd == pytest.approx(at_once.cost_usd * (57 * 0.5 + 3) / 60)
     assert all(model.batch_calls == 19 for model in summary.models)
+    async with get_client() as client:
+        shown = await client.request("POST", "/artifacts/filter", json={"artifacts": {"type": {"any_": ["progress"]}}})
+    progress = [one["data"] for one in shown.json() for job in vendors.jobs.jobs if f"({job.id})" in one["description"]]
+    assert progress == [100.0] * 3
 
 
 async def test_no_wait_submits_and_ends_and_the_next_run_collects(vendors: LoopbackVendors, tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ async def test_by_its_end_what_has_not_come_is_asked_at_once(vendors: LoopbackVe
     vendors.script(ANY, then=Reply(text="yes", usage=Usage(input=100, output=10)))
     vendors.jobs.hold = True
     source, out = prompts(tmp_path, 9), tmp_path / "out.jsonl"
-    summary = await run_batch(vote_of(source, out, ends_at=time.time() + 4))
+    summary = await run_batch(vote_of(source, out, ends_at=time.time() + 12))
     assert (summary.status, summary.done) == ("finished", 9)
     assert [job.state for job in vendors.jobs.jobs] == ["cancelled"] * 3
     assert vendors.count() == 27, "nothing twice"

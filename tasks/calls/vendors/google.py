@@ -225,6 +225,8 @@ def _job(job: Any) -> BatchJob:
     status = job.state.value.removeprefix("JOB_STATE_") if job.state else "UNSPECIFIED"
     stats = job.completion_stats
     done = (field_of(stats, "successful_count") or 0) + (field_of(stats, "failed_count") or 0)
+    # The SDK leaves out the counts of the Gemini API, so nothing is known until the answers are there.
+    done = done or len(field_of(job, "dest", "inlined_responses") or ())
     said = field_of(job.error, "message") or "the batch failed"
     fault = Fault(400, message=said) if status == "FAILED" else None
     late = status in {"SUCCEEDED", "PARTIALLY_SUCCEEDED"} and job.dest is None
