@@ -13,9 +13,7 @@ WIDE = 16
 """Least width of the column that is cut."""
 
 
-def put_rows(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str = "", least: Sequence[str] = ()
-) -> None:
+def put_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: str, least: Sequence[str] = ()) -> None:
     """Print rows on stdout. On a terminal the id comes last, whole.
 
     Args:

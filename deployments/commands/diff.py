@@ -28,7 +28,7 @@ def diff(a: str, b: str, *, json: Annotated[bool, Parameter(negative="")] = Fals
         return Exit.ANSWER
     if found.changes:
         put_rows(
-            ["id", "before", "after", "agree before", "after"],
+            ["id", "before", "after", "agree before", "agree after"],
             [
                 [
                     one.id,
@@ -39,6 +39,8 @@ def diff(a: str, b: str, *, json: Annotated[bool, Parameter(negative="")] = Fals
                 ]
                 for one in found.changes
             ],
+            wide="after",
+            least=("agree before", "agree after"),
         )
     for name, ids in ((a, found.only_before), (b, found.only_after)):
         if ids:

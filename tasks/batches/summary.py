@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.tasks.batches.frames import Library, frame_of
-from consensus_flows.tasks.batches.results import ABSTAINED, NOT_STARTED, UNSURE
+from consensus_flows.tasks.batches.results import ABSTAINED, DECIDED, NOT_STARTED, UNSURE
 from consensus_flows.tasks.batches.review import ReasonKind, reasons
 from consensus_flows.tasks.batches.rows import BadRow
 from consensus_flows.tasks.batches.totals import ModelSummary, Totals
@@ -121,7 +121,7 @@ class RowSums(BaseModel):
             self.done += 1
             self.degraded += bool(result["degraded"])
         self.unsure += result["status"] == UNSURE
-        self.ties += bool(result.get("tie"))
+        self.ties += bool(result.get("tie")) and result["status"] != DECIDED
         votes, answers = result.get("votes"), (result.get("answers") or {}).values()
         self.counted += bool(votes)
         self.unanimous += len(votes or ()) == 1 and all(one["answer"] is not None for one in answers)

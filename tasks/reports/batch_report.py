@@ -265,7 +265,7 @@ def of_batch(summary: BatchSummary) -> Verdict:
         name = "Degraded"
     elif summary.ties:
         name = "Tie"
-    elif summary.unsure:
+    elif summary.unsure or summary.abstained:
         name = "LowConfidence"
     rows = plural(summary.rows, "row") if not summary.not_started else f"{started} of {summary.rows} rows"
     lead = ", ".join([rows, *counts]) if counts else f"{rows} answered"

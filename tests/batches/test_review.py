@@ -9,6 +9,7 @@ import pytest
 
 from consensus_flows.tasks.batches.results import RowResult
 from consensus_flows.tasks.batches.review import Decision, abstained, decided, reasons, worst
+from consensus_flows.tasks.batches.summary import BatchSummary
 from tests.kits.batch_kit import read
 from tests.kits.command_kit import Command, commands
 from tests.vendors import LoopbackVendors, Reply
@@ -64,6 +65,14 @@ def test_no_answer_below_a_share_and_a_decision_above_all():
         "bob",
     )
     assert decided(row, None) == row
+
+
+def test_a_tie_that_a_person_decided_is_none():
+    tie, decision = result(status="tie", tie=True), Decision("digest", "B", "ann", "2026-11-27T08:00:00+00:00")
+    left, settled = BatchSummary(), BatchSummary()
+    left.add(tie)
+    settled.add(decided(tie, decision))
+    assert (left.ties, left.to_review, settled.ties, settled.to_review) == (1, 1, 0, 0)
 
 
 PANEL = ["--flow", "vote", "-m", "openai/one", "-m", "anthropic/two", "-m", "google/three", "--extract", "number"]

@@ -1,9 +1,11 @@
 """Tables of the command line, on a terminal of 80 columns and more."""
 
+import json
 import time
 
 import pytest
 
+from consensus_flows.deployments.commands.diff import diff
 from consensus_flows.deployments.tables import clock, put_rows
 
 ID = "01a21af5-3b8f-70a6-8f59-fcf79ead0e76"
@@ -46,3 +48,16 @@ def test_a_pipe_gets_times_in_utc_and_a_terminal_those_of_its_place(terminal, sh
 def test_a_pipe_gets_every_column_in_its_order(capsys):
     put_rows(HEADER, [ROW], wide="prompt", least=LEAST)
     assert capsys.readouterr().out.rstrip("\n").split("\t") == [" ".join(text.split()) for text in ROW]
+
+
+def test_a_comparison_on_a_terminal(tmp_path, monkeypatch, capsys):
+    a, b = (tmp_path / f"{name}.jsonl" for name in "ab")
+    for path, answer in ((a, "old"), (b, "new")):
+        path.write_text(json.dumps({"id": "r1", "answer": answer, "agreement": 1.0, "status": "finished"}) + "\n")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    diff(str(a), str(b))
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["before", "after", "agree", "before", "agree", "after", "id"]
+    assert line.split() == ["old", "new", "1.00", "1.00", "r1"]

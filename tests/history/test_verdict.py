@@ -98,6 +98,7 @@ WEAK = ModelSummary(model="google/y", calls=48, failed=3)
             "30 of 48 rows, budget ended · $0.5000",
         ),
         (summary(done=0, failed=48, failures=["1: auth"]), "Failed", "48 rows, 48 failed: 1: auth · $0.5000"),
+        (summary(done=46, abstained=2), "LowConfidence", "48 rows, 2 abstained · $0.5000"),
         (summary(status="stopped", error="25 in a row"), "Failed", "48 rows answered: 25 in a row · $0.5000"),
     ],
 )
