@@ -117,7 +117,7 @@ up: setup ## Start the Prefect server, the work pool, the deployments and a work
 down: setup ## Stop the worker and the server that were started
 	@$(VENV)/bin/consensus down
 
-screenshots: setup ## Make the pictures of the docs anew; needs Chromium
+screenshots: setup ## Retake the screenshots of the docs; needs Chromium
 	PYTHONPATH=. $(VENV)/bin/python docs/screenshots.py
 
 bench: setup ## Run everything in benchmarks/

@@ -166,7 +166,7 @@ def page(iteration: Iteration) -> str:
     if synthesis.dissent:
         sections += ["## Dissent", prose(synthesis.dissent)]
     if synthesis.refinement_areas:
-        sections += ["## What to refine", prose("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
+        sections += ["## Open points", prose("\n".join(f"- {area}" for area in synthesis.refinement_areas))]
     if synthesis.comparison:
         sections += comparison_section(synthesis.comparison)
     if synthesis.analysis:

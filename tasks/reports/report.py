@@ -232,6 +232,6 @@ def _row(response: Response, role: str) -> dict[str, Any]:
         "cost USD": "unknown" if response.cost_usd is None else round(response.cost_usd, 6),
         "attempts": response.attempts,
         "cached": "yes" if response.cached else "no",
-        "looks like an attack": ", ".join(response.hazards),
+        "suspicious": ", ".join(response.hazards),
         "error": cell(response.error.message) if response.error else "",
     }

@@ -140,7 +140,7 @@ def iteration(text, synthesis=True, *, chosen=None):
 def test_nothing_that_a_model_wrote_leaves_its_fence(text, synthesis):
     """Whatever the text, what is rendered around the fences is the same."""
     seen, plain = (outside(page(iteration(said, synthesis))) for said in (text, "plain"))
-    optional = {"Dissent", "What to refine", "Analysis", "Reasoning before it:"} if not text.strip() else set()
+    optional = {"Dissent", "Open points", "Analysis", "Reasoning before it:"} if not text.strip() else set()
     for wanted in plain:
         if wanted.type == "inline" and wanted.content not in optional:
             assert any(wanted.content == token.content for token in seen)

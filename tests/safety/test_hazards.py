@@ -165,7 +165,7 @@ def test_markup_is_in_the_record_and_no_reason_to_warn():
 
 def test_it_is_in_the_artifacts():
     iteration = Iteration(number=1, responses=[marked(response("a\u202eb [end answer A")), response("fine")])
-    assert [row["looks like an attack"] for row in calls_table(iteration)] == ["fence, direction", ""]
+    assert [row["suspicious"] for row in calls_table(iteration)] == ["fence, direction", ""]
     iteration.synthesis = Synthesis(text="fine")
     shown = page(iteration)
     assert "## Looked like an attack\n\n```text\nopenai/one#1: fence, direction\n```" in shown
