@@ -42,7 +42,7 @@ PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
 """The script of each peer and what it needs; nothing, where it runs in this environment."""
 BATCH = "batch flow"
 SETTLES_S = 4
-"""Seconds after which the server has written what it was told of."""
+"""Seconds that the server takes at most to write the last events."""
 
 
 def environment(needed: tuple[str, ...]) -> str:

@@ -29,7 +29,7 @@ TaskRuns = Literal["all", "failed", "none"]
 LASTS_S = 1.0
 """Seconds until the server is told that a call is running. The server writes only once a second what it is told."""
 MOST_TOLD = 20
-"""How many running calls it is told of in that time. With more calls in progress, it is told of each one later."""
+"""Running calls reported in that time, at most. With more in progress, each is reported later."""
 
 _shown: ContextVar[TaskRuns] = ContextVar("shown", default="all")
 _ours: set[str] = set()

@@ -16,9 +16,10 @@ from consensus_flows.flows.consortium import consortium, page
 from consensus_flows.tasks.plain_text import visible
 from consensus_flows.tasks.record import CallError, Iteration, Response, Synthesis
 from consensus_flows.tasks.reports.markdown import LIMIT, cell, prose, quoted
-from consensus_flows.tasks.reports.report import calls_table, key, run_name
+from consensus_flows.tasks.reports.report import Report, calls_table, key, run_name
 from consensus_flows.tasks.watch import emit, watched_by
 from tests.kits.consortium_kit import config, judged
+from tests.kits.history_kit import record
 from tests.vendors import faults
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -365,3 +366,19 @@ def test_a_members_name_is_no_markup_in_the_table_either(name):
     """The UI renders the HTML in a cell: a browser would fetch the picture."""
     row = calls_table(Iteration(number=1, responses=[Response(member=name, provider="p", model="m", text="x")]))[0]
     assert not set("<>[]!") & set(row["member"])
+
+
+async def test_the_answer_is_written_beside_the_artifacts_before_it(prefect_server):
+    answered = asyncio.Event()
+
+    class Slow(Report):
+        async def _create(self, artifact):
+            if artifact.key == "answer":
+                answered.set()
+            await answered.wait()
+
+    report, found = Slow(), record()
+    await report.on_event("started", found)
+    await report.on_event("iterated", found.iterations[0])
+    async with asyncio.timeout(10):
+        await report.on_event("ended", found)
