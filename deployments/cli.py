@@ -16,6 +16,7 @@ from cyclopts.completion.install import create_install_completion_command
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.folder_settings import ignore_folder_settings, quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
@@ -28,7 +29,6 @@ from consensus_flows.deployments.terminal import (
     say,
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
-from consensus_flows.tasks.plain_text import did_you_mean
 
 quiet_prefect()  # before it is imported
 if "--verbose" in sys.argv:
@@ -42,7 +42,10 @@ Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 def _panel(error: CycloptsError) -> Any:
     """Say what is wrong with the arguments."""
     text = None
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and (inner := _subcommands(error.app)):
+        word = error.unused_tokens[0]
+        text = f"unknown command {word!r}.{did_you_mean(word, inner)} Use one of {', '.join(inner)}"
+    elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         text = f"unexpected argument {error.unused_tokens[0]!r}: a question of several words needs quotes"
     elif isinstance(error, MissingArgumentError) and error.argument and not error.keyword:
         name = error.argument.name
@@ -57,7 +60,24 @@ def _panel(error: CycloptsError) -> Any:
 def _unknown_option(given: str, arguments: ArgumentCollection) -> str:
     option = given.partition("=")[0]
     known = [name for argument in arguments if argument.parse for name in argument.names]
+    if "--config" in known and (owners := _owners(option)):
+        return f"unknown option {option}: it belongs to {' and '.join(owners)}"
     return f"unknown option {option}.{did_you_mean(option, [*known, '--help', '--version'])}"
+
+
+def _owners(option: str) -> list[str]:
+    """Name the algorithms that have an option."""
+    from consensus_flows.deployments.options import options
+
+    return [
+        f"`consensus {one.alias or one.name}`"
+        for one in algorithms().values()
+        if any(option in each.names for each in options(one.config_class()))
+    ]
+
+
+def _subcommands(command: App | None) -> list[str]:
+    return [name for name in command or () if not name.startswith("-")]
 
 
 app = App(
