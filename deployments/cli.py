@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,6 @@ from cyclopts.completion.install import create_install_completion_command
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
-from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.folder_settings import ignore_folder_settings, quiet_prefect
 from consensus_flows.deployments.terminal import (
     Exit,
@@ -44,7 +43,7 @@ def _panel(error: CycloptsError) -> Any:
     text = None
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens and (inner := _subcommands(error.app)):
         word = error.unused_tokens[0]
-        text = f"unknown command {word!r}.{did_you_mean(word, inner)} Use one of {', '.join(inner)}"
+        text = f"unknown command {word!r}.{_near(word, inner)} Use one of {', '.join(inner)}"
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         text = f"unexpected argument {error.unused_tokens[0]!r}: a question of several words needs quotes"
     elif isinstance(error, MissingArgumentError) and error.argument and not error.keyword:
@@ -62,7 +61,7 @@ def _unknown_option(given: str, arguments: ArgumentCollection) -> str:
     known = [name for argument in arguments if argument.parse for name in argument.names]
     if "--config" in known and (owners := _owners(option)):
         return f"unknown option {option}: it belongs to {' and '.join(owners)}"
-    return f"unknown option {option}.{did_you_mean(option, [*known, '--help', '--version'])}"
+    return f"unknown option {option}.{_near(option, [*known, '--help', '--version'])}"
 
 
 def _owners(option: str) -> list[str]:
@@ -356,7 +355,13 @@ def unknown_command(word: str, *others: str) -> Stop:
 
 
 def _nearest(word: str) -> str:
-    return did_you_mean(word, (name for name in app if not name.startswith("-")))
+    return _near(word, _subcommands(app))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    from consensus_flows.blocks.spelling import did_you_mean  # here, because blocks import Prefect
+
+    return did_you_mean(word, known)
 
 
 if __name__ == "__main__":

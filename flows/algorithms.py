@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.errors import ConfigurationError
 
 GROUP = "consensus_flows.algorithms"
@@ -187,6 +186,8 @@ def algorithm(name: str) -> Algorithm:
     for one in algorithms().values():
         if name in {one.name, one.alias or one.name, one.identifier}:
             return one
+    from consensus_flows.blocks.spelling import did_you_mean  # here, because blocks import Prefect
+
     names = algorithms()
     raise ConfigurationError(
         f"flow: unknown algorithm {name!r}.{did_you_mean(name, names)} Use one of {', '.join(names)}"
