@@ -23,6 +23,7 @@ from consensus_flows.deployments.terminal import (
     Stop,
     flush,
     leave,
+    let_shell_go,
     open_streams,
     read_stdin,
     say,
@@ -254,12 +255,8 @@ for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options
 
 
-def entry(done: Callable[[int], None] | None = None) -> None:
-    """Run the command line as a process of its own.
-
-    Args:
-        done: Is told the exit code when nothing is left but to send Prefect's logs and events.
-    """
+def entry() -> None:
+    """Run the command line as a process of its own."""
     open_streams()
     code: list[int] = []
 
@@ -275,8 +272,7 @@ def entry(done: Callable[[int], None] | None = None) -> None:
         main()
     except SystemExit as left:
         code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
-        if done:
-            done(code[0])
+        let_shell_go(code[0])
         raise
     finally:
         if not code:

@@ -42,7 +42,7 @@ from consensus_flows.deployments.shell import (
     receive,
     socket_path,
 )
-from consensus_flows.deployments.terminal import flush
+from consensus_flows.deployments.terminal import flush, started_by_shell
 from consensus_flows.flows.algorithms import algorithms
 from consensus_flows.tasks.calls.vendors.vendor import all_vendors
 
@@ -104,8 +104,8 @@ def main() -> None:
         settings.refresh()
         if os.fork() == 0:
             listener.close()
-            done = _take(connection, code, settings)
-            import_module(CLI).entry(done)
+            started_by_shell(_take(connection, code, settings))
+            import_module(CLI).entry()
         connection.close()
     if path.exists() and path.stat().st_ino == socket_number:  # of no other gateway
         path.unlink()
@@ -241,7 +241,7 @@ def _look_after(child: int, ended: int, connection: socket.socket) -> None:
 
 
 def _let_go(lives: int, code: int) -> None:
-    """Let the shell go on: what is left is to send Prefect's logs and events. That they cannot be sent is still said on stderr."""
+    """Let the shell go on: what is left is to tell the Prefect server. That it cannot be told is still said on stderr."""
     flush()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1):
