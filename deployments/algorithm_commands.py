@@ -135,9 +135,7 @@ def _ask_command(one: Algorithm) -> Callable[..., Exit]:
         text = source.question(prompt)
         # The command `consensus "PROMPT"` runs whatever flow was saved.
         chosen, config = choose(name, given or {}, None if one.name == MAIN else one.name)
-        return ask(
-            chosen, text, config, out or TurnOptions(), attachments=source.attachments(), ends_command=True
-        )
+        return ask(chosen, text, config, out or TurnOptions(), attachments=source.attachments(), ends_command=True)
 
     command.__annotations__["given"] = options_type(one.config_class())
     return command

@@ -32,8 +32,6 @@ from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 from consensus_flows.tasks.plain_text import did_you_mean
 
 quiet_prefect()  # before it is imported
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""
@@ -66,7 +64,6 @@ app = App(
     help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
     version=lambda: version("consensus-flows"),
     version_flags=["--version", "-V"],
-    error_console=Console(stderr=True),
     error_formatter=_panel,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
@@ -281,6 +278,9 @@ def entry() -> None:
 
 def main() -> None:
     """Run the command line."""
+    if "--verbose" in sys.argv:  # `quiet_prefect` has seen it
+        sys.argv.remove("--verbose")
+    app.error_console = Console(stderr=True)
     ignore_folder_settings(say)
     leave(_dispatch)
 
