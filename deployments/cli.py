@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,6 @@ from consensus_flows.deployments.terminal import (
     say,
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
-from consensus_flows.tasks.plain_text import did_you_mean
 
 quiet_prefect()  # before it is imported
 
@@ -41,7 +40,10 @@ Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 def _panel(error: CycloptsError) -> Any:
     """Say what is wrong with the arguments."""
     text = None
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and (inner := _subcommands(error.app)):
+        word = error.unused_tokens[0]
+        text = f"unknown command {word!r}.{_near(word, inner)} Use one of {', '.join(inner)}"
+    elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         text = f"unexpected argument {error.unused_tokens[0]!r}: a question of several words needs quotes"
     elif isinstance(error, MissingArgumentError) and error.argument and not error.keyword:
         name = error.argument.name
@@ -56,7 +58,24 @@ def _panel(error: CycloptsError) -> Any:
 def _unknown_option(given: str, arguments: ArgumentCollection) -> str:
     option = given.partition("=")[0]
     known = [name for argument in arguments if argument.parse for name in argument.names]
-    return f"unknown option {option}.{did_you_mean(option, [*known, '--help', '--version'])}"
+    if "--config" in known and (owners := _owners(option)):
+        return f"unknown option {option}: it belongs to {' and '.join(owners)}"
+    return f"unknown option {option}.{_near(option, [*known, '--help', '--version'])}"
+
+
+def _owners(option: str) -> list[str]:
+    """Name the algorithms that have an option."""
+    from consensus_flows.deployments.options import options
+
+    return [
+        f"`consensus {one.alias or one.name}`"
+        for one in algorithms().values()
+        if any(option in each.names for each in options(one.config_class()))
+    ]
+
+
+def _subcommands(command: App | None) -> list[str]:
+    return [name for name in command or () if not name.startswith("-")]
 
 
 app = App(
@@ -332,7 +351,13 @@ def unknown_command(word: str, *others: str) -> Stop:
 
 
 def _nearest(word: str) -> str:
-    return did_you_mean(word, (name for name in app if not name.startswith("-")))
+    return _near(word, _subcommands(app))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    from consensus_flows.blocks.spelling import did_you_mean  # here, because blocks import Prefect
+
+    return did_you_mean(word, known)
 
 
 if __name__ == "__main__":
