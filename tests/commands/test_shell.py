@@ -61,7 +61,9 @@ def server_told() -> Told:
 
 
 @pytest.fixture(scope="module")
-def house(prefect_server: None, server_told: Told, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def house(
+    prefect_server: None, server_told: Told, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """Keep a resident process, and give the environment in which it is found."""
     home = tmp_path_factory.mktemp("home")
     port = urlsplit(PREFECT_API_URL.value() or "").port
