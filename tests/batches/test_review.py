@@ -125,6 +125,7 @@ def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path)
     batch = ["batch", source, "-o", out, *PANEL, "--wide", "--abstain-below", "0.5", "--review", review]
     ran = consensus(*batch, "--json")
     summary = json.loads(ran.out)
+    batch_id = summary["flow_run_id"]
     assert (ran.code, summary["done"], summary["failed"], summary["abstained"], summary["ties"]) == (0, 1, 0, 2, 2)
     first, second, _ = read(out)
     assert (first["answer"], first["status"], first["panel_answer"]) == ("", "abstained", "1")
@@ -154,10 +155,16 @@ def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path)
         "ann",
     )
     assert first["decided_at"] and read(out)[1]["answer"] == "7"
+    shown = consensus("batches", "show", batch_id).out
+    assert "1 row is decided by a person, and not among the rows to review" in shown and "suspicious text" in shown
 
     rows[2]["decision"] = "later"
     _write(review, rows)
-    assert consensus(*batch).code == 0, "run again, it keeps decisions, and those that were not applied yet"
+    ran = consensus(*batch)
+    assert ran.code == 0, "run again, it keeps decisions, and those that were not applied yet"
+    assert "0 failed, 1 abstained, 0 not started" in ran.err
+    shown = consensus("batches", "show", batch_id)
+    assert f"has written {out} since: `consensus batches show " in shown.err and "suspicious text" not in shown.out
     assert [row["status"] for row in read(out)] == ["decided", "finished", "abstained"]
     assert [row["decision"] for row in read(review)] == ["42", "", "later"]
     source.write_text("id,prompt\na,split of another kind\nb,same\nc,split 2\n")
