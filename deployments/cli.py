@@ -23,6 +23,7 @@ from consensus_flows.deployments.terminal import (
     Stop,
     flush,
     leave,
+    let_shell_go,
     open_streams,
     read_stdin,
     say,
@@ -30,8 +31,6 @@ from consensus_flows.deployments.terminal import (
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
 
 quiet_prefect()  # before it is imported
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""
@@ -84,7 +83,6 @@ app = App(
     help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
     version=lambda: version("consensus-flows"),
     version_flags=["--version", "-V"],
-    error_console=Console(stderr=True),
     error_formatter=_panel,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
@@ -273,12 +271,8 @@ for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options
 
 
-def entry(done: Callable[[int], None] | None = None) -> None:
-    """Run the command line as a process of its own.
-
-    Args:
-        done: Is told the exit code when nothing is left but to send Prefect's logs and events.
-    """
+def entry() -> None:
+    """Run the command line as a process of its own."""
     open_streams()
     code: list[int] = []
 
@@ -294,8 +288,7 @@ def entry(done: Callable[[int], None] | None = None) -> None:
         main()
     except SystemExit as left:
         code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
-        if done:
-            done(code[0])
+        let_shell_go(code[0])
         raise
     finally:
         if not code:
@@ -304,6 +297,9 @@ def entry(done: Callable[[int], None] | None = None) -> None:
 
 def main() -> None:
     """Run the command line."""
+    if "--verbose" in sys.argv:  # `quiet_prefect` has seen it
+        sys.argv.remove("--verbose")
+    app.error_console = Console(stderr=True)
     ignore_folder_settings(say)
     leave(_dispatch)
 
