@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
+from consensus_flows.flows.batch import batch
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.results import RowResult
 from consensus_flows.tasks.batches.review import Decision, abstained, decided, reasons, worst
 from consensus_flows.tasks.batches.summary import BatchSummary
@@ -85,6 +89,32 @@ def consensus(results: str, vendors: LoopbackVendors, monkeypatch, capsys) -> Co
 
 def says(number: int) -> Reply:
     return Reply(text=f"The answer is {number}. ![<b>x</b>](https://evil.example/a)")
+
+
+@pytest.mark.usefixtures("results")
+async def test_the_page_and_the_message_of_a_batch_name_its_files_so_that_they_can_be_opened(
+    vendors, tmp_path, monkeypatch
+):
+    """A notification has the message, and nothing else of the batch; it is read elsewhere than the batch was started."""
+    monkeypatch.chdir(tmp_path)
+    for name, number in (("one", 1), ("two", 2), ("three", 3)):
+        vendors.script(name, then=says(number))
+    (tmp_path / "prompts.csv").write_text("prompt\nWhy?\nHow?\n")
+    config = {"members": ["openai/one", "anthropic/two", "google/three"], "extract": "number"}
+    given = {"input": "prompts.csv", "output": "answers-{date}.jsonl", "flow": "vote", "config": config}
+    plain = await batch(**given, return_state=True)
+    answers = tmp_path / dated("answers-{date}.jsonl")
+    assert plain.message.endswith(f" · {answers} · 2 to review")
+    state = await batch(**given, review="review.csv", return_state=True)
+    assert state.name == "Tie" and state.message.endswith(f" · {answers} · 2 to review in {tmp_path / 'review.csv'}")
+    summary = await state.result()
+    assert (summary.output, summary.review_file) == (str(answers), str(tmp_path / "review.csv"))
+    async with get_client() as client:
+        mine = FlowRunFilter.model_validate({"id": {"any_": [summary.flow_run_id]}})
+        page = ArtifactFilter.model_validate({"key": {"any_": ["batch-summary"]}})
+        (found,) = await client.read_artifacts(artifact_filter=page, flow_run_filter=mine)
+    assert f"The answers are in `{answers}`, the rows to look at in `{tmp_path / 'review.csv'}`." in found.data
+    assert "[the run before](/runs/flow-run/" in found.data, "it is still the same batch"
 
 
 def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path):
