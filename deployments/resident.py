@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from genai_prices import Usage, calc_price
 from prefect.context import refresh_global_settings_context
@@ -45,6 +45,7 @@ from consensus_flows.deployments.shell import (
 from consensus_flows.deployments.terminal import flush, started_by_shell
 from consensus_flows.flows.algorithms import algorithms
 from consensus_flows.tasks.calls.vendors.vendor import all_vendors
+from consensus_flows.tasks.judging.judgements import Kind, arbiter_verdict
 
 ALSO_NEEDED = (
     "anyio._backends._asyncio",
@@ -61,6 +62,8 @@ ALSO_NEEDED = (
     "truststore",
 )
 """What a question imports only while it is asked."""
+USUAL_PANEL = 8
+"""For how many answers at most what an arbiter writes is built ahead."""
 BUILT_LATE = ("consensus_flows.", "prefect.", "openai.types.chat.", "openai.types.completion_usage")
 """Where models are that pydantic would build only while a question is asked."""
 
@@ -126,6 +129,8 @@ def preload() -> None:
     for model in _models_of(BaseModel):
         if model.__module__.startswith(BUILT_LATE):
             model.model_rebuild(raise_errors=False)
+    for kind, count in product(get_args(Kind), range(1, USUAL_PANEL + 1)):
+        arbiter_verdict(kind, count).json_schema()
     gc.collect()
     gc.freeze()  # else the first collection of each command would copy all memory
 

@@ -44,7 +44,7 @@ from consensus_flows.tasks.calibration import differences, figures
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
+from consensus_flows.tasks.calls.pricing import price_table, priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
 from consensus_flows.tasks.calls.providers import (
     Endpoint,
@@ -258,6 +258,7 @@ async def checked(batch: Batch) -> Inventory:
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
     await prepare(endpoints)
+    await price_table()  # takes as long to import as some calls take, and is no part of the first row
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
         readers = [*batch.config.readers(), *batch.config.grading.models()]

@@ -416,3 +416,29 @@ def test_memory_stays_within_bounds(tmp_path, rows, outputs, most_kb):
     print(json.dumps({"batch memory": found}))
     assert found["rows"] == rows and found["peak_kb"] < most_kb
     assert sum(1 for _ in (tmp_path / outputs[-1]).open()) >= rows
+
+
+IMPORTED = """
+import asyncio, sys
+from consensus_flows import batch
+from consensus_flows.tasks.watch import watched_by
+
+class Watch:
+    async def on_event(self, event, value):
+        if event == "batch_started":
+            print(*(name in sys.modules for name in ("openai", "anthropic", "google.genai", "genai_prices.data")))
+
+async def main():
+    with watched_by(Watch()):
+        await batch([{"prompt": "Why?"}], flow="pump", config={"members": ["openai/a", "anthropic/b", "google/c"]}, probe=False)
+
+asyncio.run(main())
+"""
+
+
+def test_the_time_of_the_first_row_is_not_that_of_imports(prefect_server, vendors, tmp_path):
+    serve(vendors)
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPORTED], env=environment_of(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.split() == ["True"] * 4, ran.stderr
