@@ -264,7 +264,7 @@ async def checked(batch: Batch) -> Inventory:
         readers = [*batch.config.readers(), *batch.config.grading.models()]
         await check_attachments({name: endpoints[name] for name in batch.config.reached(readers)}, kinds)
     if batch.probe:
-        await _check_answering(endpoints, batch.config.embedding())
+        await check_answering(endpoints, batch.config.embedding())
     return inventory
 
 
@@ -285,7 +285,12 @@ def _examples(files: Files) -> list[Attachment]:
     return [Attachment(name=name, type=kind, sha256="0" * 64, size=0) for name, kind, number in kinds if number]
 
 
-async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
+async def check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None = None) -> None:
+    """Look for models that cannot answer: misspelt names, dead keys, addresses that cannot be reached.
+
+    Raises:
+        ConfigurationError: Naming them.
+    """
     found = await probe(endpoints, embedding)
     if found.tested:
         await emit("notice", found.describe())
