@@ -211,6 +211,17 @@ async def test_the_flow_takes_a_saved_configuration_or_one_that_is_given(vendors
         await Vote.adelete("batch-panel")
 
 
+async def test_the_flow_takes_a_configuration(vendors, tmp_path):
+    from consensus_flows import VoteConfig
+
+    serve(vendors)
+    config, source, out = VoteConfig(members=["openai/a:2"]), str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl")
+    with pytest.raises(ConfigurationError, match="config: these are settings of vote, not of pump"):
+        await batch(source, out, flow="pump", config=config)
+    summary = await batch(source, out, config=config)
+    assert (summary.algorithm, summary.calls) == ("vote", 4)
+
+
 async def _saved_twice(source, out):
     from consensus_flows.blocks.pump import Pump
 
