@@ -45,8 +45,8 @@ def write_page(path: Path, rows: Iterable[Mapping[str, Any]], *, title: str, fil
         counts.update(row["reasons"])
         if number <= MOST:
             shown.append("".join(_article(row)))
-    parts = ", ".join(f"{count} {WORDS[kind]}" for kind, count in counts.most_common())  # type: ignore[index]
-    how = f"Write decisions into the column <code>decision</code> of {_text(file)}, then run <code>consensus review apply</code>."
+    parts = ", ".join(f"{WORDS[kind]}: {count}" for kind, count in counts.most_common())  # type: ignore[index]
+    how = f"Write decisions into the column <code>decision</code> of {_text(file)}, then run <code>consensus review apply {_text(file)}</code>."
     more = f"<p>The first {MOST} rows are shown.</p>" if number > MOST else ""
     path.write_text(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
