@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -28,7 +28,6 @@ from prefect import tags
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger, get_run_logger
@@ -217,7 +216,9 @@ class _Shards:
         """Start what is not done, and wait until everything is."""
         async with get_client() as client:
             for shard in self.shards:
-                shard.share = self._noted_share(shard)
+                shard.share, shard.run = self._noted(shard)
+            handed = {shard.run for shard in self.shards}
+            for shard in self.shards:
                 if (before := self._done(shard)) is not None:
                     shard.spent = _spent(before)
                 shard.done = self._done(shard, finished=True)
@@ -225,8 +226,10 @@ class _Shards:
                     await self._ended(shard.done)
                     continue
                 # One that has ended for now needs no run, though the one that did it may go on with another part.
-                shard.run = await self._running(client, shard) if before is None else None
+                shard.run = await self._running(client, shard, handed) if before is None else None
                 if shard.run is None:
+                    if shard.share is not None:
+                        await self._end_within(client, shard, None)
                     self._waiting.append(shard)
             while any(shard.done is None for shard in self.shards):
                 await self._start_more()
@@ -272,8 +275,8 @@ class _Shards:
         said: dict[str, Any] = {}
         if run.run_count <= 1 and self._waiting:
             shard = self._next()
-            self._begin(shard)
             shard.run = run.id
+            self._begin(shard)
             said = {"tags": self._tags(shard), "parameters": self._own_parameters(shard)}
             get_run_logger().info("Shard %s of %s is within flow run %s", shard.number, len(self.shards), run.name)
         else:
@@ -317,12 +320,14 @@ class _Shards:
             and all(limit is None or one > 0 for limit, one in zip(limits, more, strict=True))
         )
 
-    def _noted_share(self, shard: _Shard) -> Budget | None:
-        """Return what an earlier run of this batch has reserved for a part, which it may have spent."""
+    def _noted(self, shard: _Shard) -> tuple[Budget | None, UUID | None]:
+        """Return what an earlier run of this batch has reserved for a part, which it may have spent, and to which run it was handed."""
         try:
-            return Budget.model_validate_json(_read(place_of(f"{shard.address}.share", "output")))
+            noted: dict[str, Any] = json.loads(_read(place_of(f"{shard.address}.share", "output")))
         except ValueError:
-            return None
+            return None, None
+        run = noted.pop("run", None)
+        return Budget.model_validate(noted), run and UUID(run)
 
     async def _ended(self, done: dict[str, Any]) -> None:
         self.progress.add_shard(done)
@@ -342,22 +347,32 @@ class _Shards:
             get_run_logger().warning("%s", text)
             await emit("notice", text)
 
-    async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
-        """Find the run at work on the shard that somebody has started before and that has not ended."""
+    async def _running(self, client: PrefectClient, shard: _Shard, handed: Container[UUID | None]) -> UUID | None:
+        """Find the run at work on the shard that somebody has started before, or has handed it to, and that has not ended.
+
+        Args:
+            client: Of the server.
+            shard: The shard.
+            handed: Runs that were handed other parts, and are done with the one for which they were started.
+        """
         shard.heard = time.monotonic()
-        for run in await self._going(client, shard):
-            if run.deployment_id is not None or run.parent_task_run_id is None:
-                return run.id
-            # It is within another part's run, which goes on with the next one when this ends.
-            return (await client.read_task_run(run.parent_task_run_id)).flow_run_id
-        return None
+        if shard.run is not None:
+            with suppress(ObjectNotFound):
+                state = (await client.read_flow_run(shard.run)).state
+                return None if state is None or state.is_final() else shard.run
+        going = [run.id for run in await self._going(client, shard) if run.deployment_id is not None]
+        return next((run for run in going if run not in handed), None)
 
     async def _going(self, client: PrefectClient, shard: _Shard) -> list[FlowRun]:
-        """Return the runs of a shard that have not ended, the newest first."""
+        """Return the runs of a shard that have not ended."""
         going = {"tags": {"all_": self._tags(shard)}, "state": {"type": {"not_any_": ENDED}}}
-        return await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(going), sort=FlowRunSort.EXPECTED_START_TIME_DESC
-        )
+        return await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going))
+
+    async def _end_within(self, client: PrefectClient, shard: _Shard, why: str | None) -> None:
+        """Let the server know that a shard's run has ended with the one around it, which was killed."""
+        for run in await self._going(client, shard):
+            if run.deployment_id is None:
+                await client.set_flow_run_state(run.id, Crashed(message=why), force=True)
 
     def _tags(self, shard: _Shard) -> list[str]:
         return [self._tag, f"shard-{shard.number}"]
@@ -373,12 +388,14 @@ class _Shards:
         _remove(place_of(f"{shard.address}.done", "output"))
         _remove(place_of(f"{shard.address}.next", "output"))
         assert shard.share is not None
-        _write(place_of(f"{shard.address}.share", "output"), shard.share.model_dump(mode="json"))
+        run = {"run": shard.run and str(shard.run)}
+        _write(place_of(f"{shard.address}.share", "output"), shard.share.model_dump(mode="json") | run)
         shard.tries += 1
         shard.heard = time.monotonic()
 
     async def _start(self, shard: _Shard) -> UUID:
         batch, of = self._batch, len(self.shards)
+        shard.run = None
         self._begin(shard)
         prompt_column, prompt_template, id_column = batch.prompts
         run: FlowRun = await arun_deployment(
@@ -452,9 +469,7 @@ class _Shards:
             get_run_logger().warning("Shard %s gives no sign of life", shard.number)
             state = Crashed(message="no sign of life")
             await client.set_flow_run_state(shard.run, state, force=True)
-        for within in await self._going(client, shard):
-            if within.deployment_id is None:  # whoever would have ended it is gone
-                await client.set_flow_run_state(within.id, Crashed(message=state.message), force=True)
+        await self._end_within(client, shard, state.message)
         if shard.tries >= TRIES:
             raise OutputError(
                 f"shard {shard.number} of {len(self.shards)} has ended without a result {shard.tries} times, the last time "

@@ -229,7 +229,9 @@ async def test_a_run_that_has_done_its_part_is_handed_the_next_one(worker, vendo
     async with get_client() as client:
         around = [await client.read_task_run(run.parent_task_run_id) for run in within if run.parent_task_run_id]
     assert len(around) == 4 and {run.flow_run_id for run in around} <= {run.id for run in taken}
-    assert {run.state.name for run in (*taken, *within) if run.state} == {"Tie"}, "all have ended"
+    for run in (*taken, *within):
+        assert run.state and run.state.name == "Tie", "all have ended"
+        assert run.state.message and run.state.message.endswith(run.parameters["output"]), "each with its own part"
     assert same(read(out)) == same(await undisturbed(source, tmp_path))
 
 
@@ -291,6 +293,43 @@ async def test_whoever_takes_over_hands_further_parts_to_the_runs_that_go_on(wor
     assert (summary.rows, summary.done, vendors.count()) == (120, 120, 360)
     taken, within = in_order(await shard_runs(out))
     assert (len(taken), len(within)) == (2, 4)
+
+
+@pytest.mark.usefixtures("results")
+async def test_a_part_that_was_handed_on_and_not_begun_is_found_at_its_run(vendors, tmp_path, monkeypatch):
+    """Whoever has handed it on is killed before the run begins it; it would be done twice."""
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.addresses import place_of
+
+    monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    work, folder = batch_of(prompts(tmp_path, 6), tmp_path / "out.jsonl"), place_of(str(tmp_path), "output")
+    inventory = work.source.inspect()
+    async with get_client() as client:
+
+        async def going(*tags: str) -> Any:
+            made = await client.create_flow_run(batch, parameters={}, tags=tags, state=Running())
+            made.deployment_id = uuid4()
+            return made
+
+        before = batch_shards._Shards(work, 1, 3, folder, inventory)
+        first = await going(*before._tags(before.shards[0]))
+        before._waiting.append(before.shards[1])
+        before._hand_on(before.shards[0], first)
+
+        after = batch_shards._Shards(work, 1, 3, folder, inventory)
+        for shard in after.shards:
+            shard.share, shard.run = after._noted(shard)
+        handed = {shard.run for shard in after.shards}
+
+        async def runs(*_: object) -> list[Any]:
+            return [first]
+
+        monkeypatch.setattr(after, "_going", runs)
+        found = [await after._running(client, shard, handed) for shard in after.shards]
+        assert found == [None, first.id, None], "the run is no longer at work on its first part"
+        assert after.shards[1].share == before.shards[1].share
+        await client.set_flow_run_state(first.id, Completed(), force=True)
+        assert await after._running(client, after.shards[1], handed) is None
 
 
 @pytest.mark.usefixtures("results")
