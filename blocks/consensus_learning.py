@@ -10,6 +10,7 @@ from consensus_flows.blocks.member import Member, ModelName, named, parse_member
 from consensus_flows.blocks.panel import OneModel, PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings, saved_config
+from consensus_flows.blocks.spelling import did_you_mean
 
 Approach = Literal["centralized_llm", "majority", "medoid", "decentralized"]
 PromptType = Literal["user", "assistant", "system"]
@@ -188,7 +189,9 @@ class ConsensusLearningConfig(PanelConfig):
         known = {str(member) for member in self.panel()}
         for name in self.instance_settings:
             if name not in known:
-                raise ValueError(f"instance_settings: {name!r} is not a member: use one of {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"instance_settings: {name!r} is not a member.{did_you_mean(name, known)} Use one of {', '.join(sorted(known))}"
+                )
         return self
 
     def _check_unused(self) -> None:

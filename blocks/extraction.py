@@ -2,7 +2,9 @@
 
 import re
 import string
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from consensus_flows.blocks.spelling import did_you_mean
 
 Kind = Literal["number", "choice", "json", "label", "text", "exact", "llm"]
 
@@ -52,4 +54,4 @@ def parse_extraction(text: str) -> Extraction:
         if len({label.casefold() for label in labels}) < len(labels):
             raise ValueError(f"{text!r} names a label twice")
         return Extraction("label", labels=labels)
-    raise ValueError(f"unknown extraction {text!r}: use one of {FORMS}")
+    raise ValueError(f"unknown extraction {text!r}.{did_you_mean(name, get_args(Kind))} Use one of {FORMS}")

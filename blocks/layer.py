@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from consensus_flows.blocks.member import Member, members_of
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
+from consensus_flows.blocks.spelling import did_you_mean
 
 
 class Layer(Settings):
@@ -43,7 +44,7 @@ class Layer(Settings):
         for name in self.member_settings:
             if name not in known:
                 raise ValueError(
-                    f"member_settings: {name!r} is not in the layer: use one of {', '.join(sorted(known))}"
+                    f"member_settings: {name!r} is not in the layer.{did_you_mean(name, known)} Use one of {', '.join(sorted(known))}"
                 )
         return self
 

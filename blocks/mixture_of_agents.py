@@ -10,6 +10,7 @@ from consensus_flows.blocks.member import Member, ModelName, named, parse_member
 from consensus_flows.blocks.panel import OneModel, PanelConfig, RunConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
+from consensus_flows.blocks.spelling import did_you_mean
 
 
 class MixtureOfAgentsConfig(RunConfig):
@@ -101,7 +102,9 @@ class MixtureOfAgentsConfig(RunConfig):
         known = {str(member.name) for layer in self.proposer_layers() for member in layer.panel()}
         for name in self.member_settings:
             if known and name not in known:
-                raise ValueError(f"member_settings: {name!r} is in no layer: use one of {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"member_settings: {name!r} is in no layer.{did_you_mean(name, known)} Use one of {', '.join(sorted(known))}"
+                )
         for number, layer in enumerate(self.proposer_layers(), 1):
             quorum = layer.quorum or self.quorum
             if quorum is not None and quorum > len(layer.panel()):

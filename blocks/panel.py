@@ -12,6 +12,7 @@ from consensus_flows.blocks.grading import Grading
 from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, parse_member, parse_model, parse_price
 from consensus_flows.blocks.sampling import Sampling, ServiceTier
 from consensus_flows.blocks.settings import Budget, Settings
+from consensus_flows.blocks.spelling import did_you_mean
 
 TIMEOUT_S = 120.0
 """Seconds that a request may take, where nothing is said."""
@@ -259,7 +260,9 @@ class PanelConfig(RunConfig):
         known = {str(member.name) for member in self.panel()}
         for name in self.member_settings:
             if name not in known:
-                raise ValueError(f"member_settings: {name!r} is not a member: use one of {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"member_settings: {name!r} is not a member.{did_you_mean(name, known)} Use one of {', '.join(sorted(known))}"
+                )
         return self
 
     def panel(self) -> list[Member]:

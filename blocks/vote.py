@@ -15,6 +15,7 @@ from consensus_flows.blocks.member import PANEL, Member, ModelName, members_of, 
 from consensus_flows.blocks.panel import OneModel, PanelConfig, StandIn
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import saved_config
+from consensus_flows.blocks.spelling import did_you_mean
 
 
 def _read_weights(value: Any) -> Any:
@@ -230,9 +231,9 @@ class VoteConfig(PanelConfig):
         ):
             for name in names:
                 if not _names_one(name, members):
-                    known = ", ".join(dict.fromkeys(str(member.name) for member in members))
+                    known = [*dict.fromkeys(str(member.name) for member in members)]
                     raise ValueError(
-                        f"{field}: {name!r} is not the name of exactly one member model: use one of {known}"
+                        f"{field}: {name!r} is not the name of exactly one member model.{did_you_mean(name, known)} Use one of {', '.join(known)}"
                     )
 
     def _check_stops(self) -> None:

@@ -82,6 +82,7 @@ def ask(
     *,
     shape: Callable[[Any], dict[str, Any]] | None = None,
     attachments: Sequence[Attachment] = (),
+    ends_command: bool = False,
     **parameters: Any,
 ) -> Exit:
     """Run an algorithm.
@@ -93,6 +94,7 @@ def ask(
         out: What is printed and written.
         shape: Makes the document that is written as JSON, in place of the whole record.
         attachments: Files that the question is about.
+        ends_command: Whether nothing is printed after the report, so that the shell can go on.
         parameters: Further parameters of its flow.
     """
     flow, view = one.flow(), own(one, "view", None)
@@ -105,6 +107,7 @@ def ask(
         view=view and view(config),
         show=own(one, "show", None),
         shape=shape,
+        ends_command=ends_command,
     )
 
 
@@ -132,7 +135,7 @@ def _ask_command(one: Algorithm) -> Callable[..., Exit]:
         text = source.question(prompt)
         # The command `consensus "PROMPT"` runs whatever flow was saved.
         chosen, config = choose(name, given or {}, None if one.name == MAIN else one.name)
-        return ask(chosen, text, config, out or TurnOptions(), attachments=source.attachments())
+        return ask(chosen, text, config, out or TurnOptions(), attachments=source.attachments(), ends_command=True)
 
     command.__annotations__["given"] = options_type(one.config_class())
     return command

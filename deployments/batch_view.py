@@ -211,9 +211,10 @@ def batch_summary(summary: BatchSummary, ui_url: str | None) -> None:
 def batch_in_short(summary: BatchSummary) -> str:
     """Say in a line how a batch ended, and what it took."""
     price = bill_of(summary)
+    abstained = f"{summary.abstained} abstained, " if summary.abstained else ""
     spared = f", {summary.calls_not_made} not needed" if summary.calls_not_made else ""
     return (
         f"{summary.status} · {plural(summary.rows, 'row')}: {summary.done} answered ({summary.degraded} degraded), {summary.failed} "
-        f"failed, {summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache{spared} · {price} "
+        f"failed, {abstained}{summary.not_started} not started · {plural(summary.sent_calls, 'call')} sent in {plural(summary.requests, 'request')}, {summary.cached_calls} from the cache{spared} · {price} "
         f"· {summary.duration_s:.1f} s, {summary.calls_per_s:g} calls/s"
     )

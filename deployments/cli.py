@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,16 +23,14 @@ from consensus_flows.deployments.terminal import (
     Stop,
     flush,
     leave,
+    let_shell_go,
     open_streams,
     read_stdin,
     say,
 )
 from consensus_flows.flows.algorithms import MAIN, algorithm, algorithms
-from consensus_flows.tasks.plain_text import did_you_mean
 
 quiet_prefect()  # before it is imported
-if "--verbose" in sys.argv:
-    sys.argv.remove("--verbose")
 
 _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What looks like the name of a command, and so is no question."""
@@ -42,7 +40,10 @@ Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 def _panel(error: CycloptsError) -> Any:
     """Say what is wrong with the arguments."""
     text = None
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and (inner := _subcommands(error.app)):
+        word = error.unused_tokens[0]
+        text = f"unknown command {word!r}.{_near(word, inner)} Use one of {', '.join(inner)}"
+    elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         text = f"unexpected argument {error.unused_tokens[0]!r}: a question of several words needs quotes"
     elif isinstance(error, MissingArgumentError) and error.argument and not error.keyword:
         name = error.argument.name
@@ -57,7 +58,24 @@ def _panel(error: CycloptsError) -> Any:
 def _unknown_option(given: str, arguments: ArgumentCollection) -> str:
     option = given.partition("=")[0]
     known = [name for argument in arguments if argument.parse for name in argument.names]
-    return f"unknown option {option}.{did_you_mean(option, [*known, '--help', '--version'])}"
+    if "--config" in known and (owners := _owners(option)):
+        return f"unknown option {option}: it belongs to {' and '.join(owners)}"
+    return f"unknown option {option}.{_near(option, [*known, '--help', '--version'])}"
+
+
+def _owners(option: str) -> list[str]:
+    """Name the algorithms that have an option."""
+    from consensus_flows.deployments.options import options
+
+    return [
+        f"`consensus {one.alias or one.name}`"
+        for one in algorithms().values()
+        if any(option in each.names for each in options(one.config_class()))
+    ]
+
+
+def _subcommands(command: App | None) -> list[str]:
+    return [name for name in command or () if not name.startswith("-")]
 
 
 app = App(
@@ -65,7 +83,6 @@ app = App(
     help='Many models, one answer, as workflows on Prefect. `consensus "PROMPT"` alone runs the saved default.',
     version=lambda: version("consensus-flows"),
     version_flags=["--version", "-V"],
-    error_console=Console(stderr=True),
     error_formatter=_panel,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `leave` says what an interruption means
@@ -254,12 +271,8 @@ for _option in ("--help", "--install-completion", "--version"):
     app[_option].group = _options
 
 
-def entry(done: Callable[[int], None] | None = None) -> None:
-    """Run the command line as a process of its own.
-
-    Args:
-        done: Is told the exit code when nothing is left but to send Prefect's logs and events.
-    """
+def entry() -> None:
+    """Run the command line as a process of its own."""
     open_streams()
     code: list[int] = []
 
@@ -275,8 +288,7 @@ def entry(done: Callable[[int], None] | None = None) -> None:
         main()
     except SystemExit as left:
         code.append(left.code if isinstance(left.code, int) else int(left.code is not None))
-        if done:
-            done(code[0])
+        let_shell_go(code[0])
         raise
     finally:
         if not code:
@@ -285,6 +297,9 @@ def entry(done: Callable[[int], None] | None = None) -> None:
 
 def main() -> None:
     """Run the command line."""
+    if "--verbose" in sys.argv:  # `quiet_prefect` has seen it
+        sys.argv.remove("--verbose")
+    app.error_console = Console(stderr=True)
     ignore_folder_settings(say)
     leave(_dispatch)
 
@@ -336,7 +351,13 @@ def unknown_command(word: str, *others: str) -> Stop:
 
 
 def _nearest(word: str) -> str:
-    return did_you_mean(word, (name for name in app if not name.startswith("-")))
+    return _near(word, _subcommands(app))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    from consensus_flows.blocks.spelling import did_you_mean  # here, because blocks import Prefect
+
+    return did_you_mean(word, known)
 
 
 if __name__ == "__main__":

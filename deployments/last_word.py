@@ -15,7 +15,7 @@ from typing import Any
 from consensus_flows.deployments.killed_runs import RunKeeper
 from consensus_flows.deployments.server import server_is_up
 from consensus_flows.deployments.server_away import CLIENT
-from consensus_flows.deployments.terminal import Exit, Stop, flush, say, server_failure
+from consensus_flows.deployments.terminal import Exit, Stop, flush, let_shell_go, say, server_failure
 
 PATIENCE_S = 90.0
 """Seconds that a command waits for the Prefect server when its own work is done."""
@@ -32,13 +32,23 @@ class LastWord:
         event: The event with which the work ends.
         report: Prints what came of it, given the event's value, and returns the exit code.
         patience: Seconds that Prefect has to end the run.
+        ends_command: Whether nothing is printed after the report, so that the shell can go on.
     """
 
-    def __init__(self, api_url: str, event: str, report: Callable[[Any], Exit], patience: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        api_url: str,
+        event: str,
+        report: Callable[[Any], Exit],
+        patience: float = PATIENCE_S,
+        *,
+        ends_command: bool = False,
+    ) -> None:
         self._api_url = api_url
         self._event = event
         self._report = report
         self._patience = patience
+        self._ends_command = ends_command
         self._code: Exit | None = None
         self._error: Exception | None = None
         """Why the report failed."""
@@ -54,6 +64,8 @@ class LastWord:
             # From now on this says what is waited for, and for how long.
             logging.getLogger(CLIENT).setLevel(logging.WARNING)
             threading.Thread(target=self._watch, name="last-word", daemon=True).start()
+            if self._ends_command and self._code is not None and self._error is None:
+                let_shell_go(self._code)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Exit:
         """Run what this watches, report on it, and return the exit code.

@@ -16,10 +16,10 @@ from consensus_flows.blocks.member import counted
 from consensus_flows.blocks.panel import SINGLE, OneModel, PanelConfig, RunConfig
 from consensus_flows.blocks.sampling import Sampling
 from consensus_flows.blocks.settings import Settings
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.terminal import NotAnOptionError, Stop, explain, read_text, say
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
-from consensus_flows.tasks.plain_text import did_you_mean
 from consensus_flows.tasks.prompting.prompt_sets import is_path, path_of, prompt_set
 
 PANEL = Group("Panel", sort_key=1)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from genai_prices import Usage, calc_price
 from prefect.context import refresh_global_settings_context
@@ -29,7 +29,7 @@ from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
 from pydantic import BaseModel
 
-from consensus_flows.deployments import algorithm_commands
+from consensus_flows.deployments import algorithm_commands, cli
 from consensus_flows.deployments.folder_settings import PROJECT, files_with_settings
 from consensus_flows.deployments.server import client_environment, running_server
 from consensus_flows.deployments.shell import (
@@ -42,15 +42,14 @@ from consensus_flows.deployments.shell import (
     receive,
     socket_path,
 )
-from consensus_flows.deployments.terminal import flush
+from consensus_flows.deployments.terminal import flush, started_by_shell
 from consensus_flows.flows.algorithms import algorithms
 from consensus_flows.tasks.calls.vendors.vendor import all_vendors
+from consensus_flows.tasks.judging.judgements import Kind, arbiter_verdict
 
-CLI = "consensus_flows.deployments.cli"
 ALSO_NEEDED = (
     "anyio._backends._asyncio",
     "consensus_flows.blocks.http_client",
-    CLI,
     "encodings.idna",
     "fastapi.encoders",
     "httpcore2",
@@ -63,6 +62,8 @@ ALSO_NEEDED = (
     "truststore",
 )
 """What a question imports only while it is asked."""
+USUAL_PANEL = 8
+"""For how many answers at most what an arbiter writes is built ahead."""
 BUILT_LATE = ("consensus_flows.", "prefect.", "openai.types.chat.", "openai.types.completion_usage")
 """Where models are that pydantic would build only while a question is asked."""
 
@@ -104,8 +105,8 @@ def main() -> None:
         settings.refresh()
         if os.fork() == 0:
             listener.close()
-            done = _take(connection, code, settings)
-            import_module(CLI).entry(done)
+            started_by_shell(_take(connection, code, settings))
+            cli.entry()
         connection.close()
     if path.exists() and path.stat().st_ino == socket_number:  # of no other gateway
         path.unlink()
@@ -128,7 +129,8 @@ def preload() -> None:
     for model in _models_of(BaseModel):
         if model.__module__.startswith(BUILT_LATE):
             model.model_rebuild(raise_errors=False)
-    del sys.modules[CLI]  # it reads the environment when it is imported
+    for kind, count in product(get_args(Kind), range(1, USUAL_PANEL + 1)):
+        arbiter_verdict(kind, count).json_schema()
     gc.collect()
     gc.freeze()  # else the first collection of each command would copy all memory
 
@@ -216,8 +218,6 @@ def _take(connection: socket.socket, code: float, settings: Settings) -> Callabl
 
 def _asks(arguments: list[str]) -> bool:
     """Whether this is a question. Other commands may want a terminal of their own, and are seldom called."""
-    from consensus_flows.deployments import cli
-
     asking = [names for target, names, _ in cli.COMMANDS["Ask"] if str(target).startswith(algorithm_commands.__name__)]
     return not arguments or arguments[0] not in cli.app or any(arguments[0] in names for names in asking)
 
@@ -241,7 +241,7 @@ def _look_after(child: int, ended: int, connection: socket.socket) -> None:
 
 
 def _let_go(lives: int, code: int) -> None:
-    """Let the shell go on: what is left is to send Prefect's logs and events. That they cannot be sent is still said on stderr."""
+    """Let the shell go on: what is left is to tell the Prefect server. That it cannot be told is still said on stderr."""
     flush()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1):

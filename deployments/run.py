@@ -51,6 +51,7 @@ def run_flow(
     view: Watcher | None = None,
     show: Callable[[Record, str], None] | None = None,
     shape: Callable[[Record], dict[str, Any]] | None = None,
+    ends_command: bool = False,
 ) -> Exit:
     """Run a flow and report on it.
 
@@ -61,6 +62,7 @@ def run_flow(
         view: Looks on in place of the live view.
         show: Shows the record, given the address of the UI, in place of the answer and its summary.
         shape: Makes the document that is printed and written as JSON, in place of the whole record.
+        ends_command: Whether nothing is printed after the report, so that the shell can go on.
     """
     output = checked_output(options.output)
     conversation = options.conversation if isinstance(options, ConversationOptions) else Conversation()
@@ -72,6 +74,7 @@ def run_flow(
         info.api_url,
         "recorded",
         lambda record: _report(record, options, ui_url=info.ui_url, output=output, show=show, shape=shape),
+        ends_command=ends_command,
     )
     try:
         with continuing(conversation):

@@ -59,6 +59,20 @@ class NotAnOptionError(ValueError):
     """A text looks like an option that there is not."""
 
 
+_shell: list[Callable[[int], None]] = []
+
+
+def started_by_shell(go_on: Callable[[int], None]) -> None:
+    """Note that a shell waits for this command in another process (`resident.py`); `go_on` tells it the exit code."""
+    _shell.append(go_on)
+
+
+def let_shell_go(code: int) -> None:
+    """Let a shell that waits for this command go on: all is printed, and what is left concerns only the Prefect server."""
+    if _shell:
+        _shell.pop()(code)
+
+
 def say(text: str) -> None:
     """Print a line for the person who looks on; what models and servers say in it cannot steer the terminal."""
     try:

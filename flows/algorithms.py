@@ -186,7 +186,12 @@ def algorithm(name: str) -> Algorithm:
     for one in algorithms().values():
         if name in {one.name, one.alias or one.name, one.identifier}:
             return one
-    raise ConfigurationError(f"flow: unknown algorithm {name!r}: use one of {', '.join(algorithms())}")
+    from consensus_flows.blocks.spelling import did_you_mean  # here, because blocks import Prefect
+
+    names = algorithms()
+    raise ConfigurationError(
+        f"flow: unknown algorithm {name!r}.{did_you_mean(name, names)} Use one of {', '.join(names)}"
+    )
 
 
 def algorithm_of(config: object) -> Algorithm:

@@ -21,7 +21,7 @@ from consensus_flows.flows.batch_shards import alive, done_before, inspected, le
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, with_panels
-from consensus_flows.tasks.addresses import confined
+from consensus_flows.tasks.addresses import confined, input_address, whole
 from consensus_flows.tasks.attachments import attach
 from consensus_flows.tasks.batches.addresses import dated, day_of_run, next_time
 from consensus_flows.tasks.batches.frames import kept_rows, unnamed_output
@@ -69,9 +69,16 @@ class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
 
 
 def _verdict(summary: BatchSummary) -> Verdict:
-    """Judge a batch, and say where its answers are: notifications have no other way to tell the file of a `{date}`."""
+    """Judge a batch, and name its files: notifications have no other way to tell those of a `{date}`."""
     verdict = of_batch(summary)
-    return verdict._replace(message=f"{verdict.message} · {summary.output}")
+    return verdict._replace(message=f"{verdict.message} · {_files(summary)}")
+
+
+def _files(summary: BatchSummary) -> str:
+    if not summary.to_review:
+        return summary.output
+    where = f" in {summary.review_file}" if summary.review_file else ""
+    return f"{summary.output} · {summary.to_review} to review{where}"
 
 
 @partial(
@@ -177,10 +184,10 @@ async def batch(
     if by is not None and within is not None:
         raise ConfigurationError("by: give the time of day or, with within, the seconds from now")
     ends_at = next_time(by, timezone) if by is not None else None if within is None else time.time() + within
-    address, today = confined(output, "output"), day_of_run(timezone)
+    address, today = whole(confined(output, "output"), "output"), day_of_run(timezone)
     work = Batch(
         source=Source(
-            confined(input, "input"),
+            input_address(input),
             prompt_column=prompt_column,
             prompt_template=prompt_template,
             id_column=id_column,
@@ -200,7 +207,7 @@ async def batch(
         attached_from=tuple(attachments or ()),
         wide=wide,
         abstain_below=abstain_below,
-        review=None if review is None else confined(dated(review, today), "review"),
+        review=None if review is None else whole(confined(dated(review, today), "review"), "review"),
         review_below=review_below,
         part=(0 if shard is None else shard - 1, shards if shard is not None else 1),
         probe=probe,
@@ -244,7 +251,7 @@ def _or_failure(summary: BatchSummary) -> BatchSummary:
     if summary.status == "stopped" or (summary.failed and not summary.done):
         first = f"; the first one, {summary.failures[0]}" if summary.failures else ""
         error = QuorumError(
-            f"{summary.error or f'none of {summary.rows} rows has an answer{first}'} · {summary.output}"
+            f"{summary.error or f'none of {summary.rows} rows has an answer{first}'} · {_files(summary)}"
         )
         error.record = summary  # type: ignore[attr-defined]
         raise error

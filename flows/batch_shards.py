@@ -36,7 +36,7 @@ from prefect.states import Crashed
 
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.batching import SHOWN, Batch
-from consensus_flows.tasks.addresses import Place, place_of
+from consensus_flows.tasks.addresses import Place, place_of, whole
 from consensus_flows.tasks.batches.addresses import day_of_run
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.output import merged, write_output
@@ -199,9 +199,8 @@ class _Shards:
         self._tag = f"{TAG}{_short(folder.address)}"
         self._folder = folder
         self.progress = batch.progress(wanted=inventory.rows)
-        place = None if batch.records is None else place_of(batch.records, "records")
         # The shards may stand elsewhere.
-        self._records = place and (place.path if place.local else place.address)
+        self._records = None if batch.records is None else whole(batch.records, "records")
         self._pool: str | None = None
         self._notice = time.monotonic() + WAITING_S
         self.shards = [

@@ -23,7 +23,7 @@ from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import algorithm
 from consensus_flows.flows.grading import run_enough
 from consensus_flows.flows.run import attaching
-from consensus_flows.tasks.addresses import place_of
+from consensus_flows.tasks.addresses import whole
 from consensus_flows.tasks.attachments import attached, check_size
 from consensus_flows.tasks.batches.addresses import journal_path, same_place
 from consensus_flows.tasks.batches.journal import Finished, Journal, peek
@@ -155,8 +155,7 @@ class Batch:
 
     def whole_output(self) -> str:
         """Return the output's address as it holds wherever one stands."""
-        place = place_of(self.output, "output")
-        return place.path if place.local else place.address
+        return whole(self.output, "output")
 
     def files(self, inventory: Inventory) -> Files:
         """Return the files of all rows together, those of every row among them."""

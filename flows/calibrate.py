@@ -21,7 +21,7 @@ from consensus_flows.flows.ask_rows import VOTE, Plan, planned, run_plan
 from consensus_flows.flows.evaluate import run_name
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, validated
-from consensus_flows.tasks.addresses import confined
+from consensus_flows.tasks.addresses import input_address
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calibration import prompts_digest
 from consensus_flows.tasks.calls.budget import spending
@@ -267,7 +267,7 @@ async def calibrate(
     wanted = goal_of(goal, margin)
     _, given = await settings_of(VOTE, config)
     source = Source(
-        confined(input, "input"),
+        input_address(input),
         prompt_column=prompt_column,
         prompt_template=prompt_template,
         id_column=id_column,

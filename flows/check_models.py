@@ -29,10 +29,12 @@ from consensus_flows.tasks.check_cases import CheckReport, as_expected, shipped_
 from consensus_flows.tasks.errors import QuorumError
 from consensus_flows.tasks.judging.aggregator import LayerPrompt, in_order
 from consensus_flows.tasks.judging.judge import TEXT
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import CallError, Record, Response
 from consensus_flows.tasks.reports.batch_report import BatchReport
 from consensus_flows.tasks.reports.markdown import cell
 from consensus_flows.tasks.reports.recorded import Recorded
+from consensus_flows.tasks.reports.verdict import Verdict, concluded
 from consensus_flows.tasks.watch import emit, watched_by
 
 CASES_AT_ONCE = 4
@@ -131,6 +133,22 @@ def _responses(file: Path, config: CheckModelsConfig, summary: BatchSummary) -> 
     ]
 
 
+def _concluded(report: CheckReport) -> Verdict:
+    """Judge a check for the state of its run."""
+    calls = [response for responses in report.responses for response in responses]
+    if any(call.error is not None and call.error.kind == "budget" for call in calls):
+        return Verdict("BudgetEnded", "the budget ended before every candidate was asked")
+    found = [
+        as_expected(one.text, case)
+        for case, said in zip(report.cases, report.responses, strict=True)
+        for one in said
+        if one.answered
+    ]
+    told = [one for one in found if one is not None]
+    expected = f"; {sum(told)} of {len(told)} as expected" if told else ""
+    return Verdict("Completed", f"{len(found)} of {plural(len(calls), 'call')} answered{expected}")
+
+
 def run_name() -> str:
     """Name a flow run after the role and the candidates."""
     config = flow_run.parameters.get("config") or {}
@@ -145,6 +163,7 @@ def run_name() -> str:
     result_serializer="json",
     validate_parameters=True,
 )
+@concluded(_concluded)
 async def check_models(config: CheckModelsConfig) -> CheckReport:
     """Try models out as proposers or as aggregators of a mixture of agents.
 

@@ -19,7 +19,7 @@ from consensus_flows.flows.algorithms import FlowName
 from consensus_flows.flows.ask_rows import VOTE, planned, run_plan
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of
-from consensus_flows.tasks.addresses import confined
+from consensus_flows.tasks.addresses import input_address
 from consensus_flows.tasks.batches.source import Selection, Source
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.errors import ConfigurationError
@@ -183,7 +183,7 @@ async def evaluate(
     one, settings = await settings_of(flow, config, VOTE)
     earlier = None if baseline is None else read_baseline(place(baseline, "baseline"))
     source = Source(
-        confined(input, "input"),
+        input_address(input),
         prompt_column=prompt_column,
         prompt_template=prompt_template,
         id_column=id_column,

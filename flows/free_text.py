@@ -27,7 +27,7 @@ from consensus_flows.flows.batching import Batch, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
 from consensus_flows.flows.run import Attachments, Run, begin
 from consensus_flows.flows.text_plan import planned_text, read_text_baseline, refuse_own_judges
-from consensus_flows.tasks.addresses import confined
+from consensus_flows.tasks.addresses import input_address
 from consensus_flows.tasks.batches.output import record_name
 from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.rows import Row
@@ -293,7 +293,7 @@ async def evaluate_text(
         probe: Look for models that cannot answer before the first row.
     """
     plan = await planned_text(
-        confined(input, "input"),
+        input_address(input),
         judges,
         flow,
         config,

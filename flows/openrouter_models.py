@@ -33,6 +33,7 @@ from consensus_flows.tasks.openrouter import (
 )
 from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.reports.record_files import record_folder
+from consensus_flows.tasks.reports.verdict import Verdict, concluded
 from consensus_flows.tasks.watch import emit, watched_by
 
 MINUTE_S = 60.0
@@ -133,7 +134,14 @@ class _Progress:
             )
 
 
+def _concluded(result: WorkingModels) -> Verdict:
+    """Judge a run for its state."""
+    works = f"at /chat/completions {plural(len(result.chat_completions), 'model')}, at /completions {len(result.completions)}"
+    return Verdict("Degraded", f"{works}; stopped: {result.stopped}") if result.stopped else Verdict("Completed", works)
+
+
 @flow(name=SLUG, persist_result=True, result_serializer="json", validate_parameters=True)
+@concluded(_concluded)
 async def openrouter_working_models(config: FreeModelsConfig | None = None) -> WorkingModels:
     """Try OpenRouter's free models at both endpoints, and write those that work as JSON.
 

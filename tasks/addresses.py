@@ -1,6 +1,6 @@
 """Where a file is: a local path, or an address that `fsspec` understands; and which of them a run may touch."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from consensus_flows.tasks.errors import ConfigurationError
@@ -21,6 +21,8 @@ EXTRAS = {
 These stores are also all that a run which was started from a deployment may reach beside its folder.
 """
 
+EXAMPLES = Path(__file__).parent / "examples"
+"""Files that come with the package, so that its deployments run as they are."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 
 
@@ -79,6 +81,30 @@ def place_of(address: str, parameter: str) -> Place:
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"{parameter}: {address} cannot be used: {error}") from None
     return Place(address, fs, str(path))
+
+
+def whole(address: str, parameter: str) -> str:
+    """Return an address as it holds wherever one stands: that of a local file is its absolute path.
+
+    Raises:
+        ConfigurationError: As of `place_of`.
+    """
+    place = place_of(address, parameter)
+    return place.path if place.local else place.address
+
+
+def input_address(address: str) -> str:
+    """Return the address of an input that may be read.
+
+    It is confined, but where the worker's folder has no such file, a deployed run may read `examples/NAME` of the package.
+
+    Raises:
+        ConfigurationError: As of `confined`.
+    """
+    found = confined(address, "input")
+    if deployed() and not Path(found).exists():
+        return next((str(one.resolve()) for one in EXAMPLES.iterdir() if address == f"examples/{one.name}"), found)
+    return found
 
 
 def confined(address: str, parameter: str) -> str:

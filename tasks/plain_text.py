@@ -8,8 +8,6 @@ hundred ideographs with a selector each can still carry a message.
 """
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from string import ascii_uppercase
 
 FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"
@@ -89,9 +87,3 @@ def plural(count: int, noun: str, form: str = "s") -> str:
 def code_fence(text: str) -> str:
     """Return a fence of backticks that is longer than any in `text`."""
     return "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean ...?` with the names that are nearest to a word that is none of them, or nothing."""
-    near = get_close_matches(word.lower(), list(known), n=3)
-    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -3,6 +3,8 @@
 import asyncio
 import fcntl
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from consensus_flows.deployments.tables import clock, figure, one_line, put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, put, put_json, say
 from consensus_flows.tasks.batches.addresses import journal_path
 from consensus_flows.tasks.batches.frames import output_rows
+from consensus_flows.tasks.batches.results import DECIDED
 from consensus_flows.tasks.batches.review import WORDS, reasons, worst
 from consensus_flows.tasks.calls.jobs import SentJob, look_at
 from consensus_flows.tasks.calls.providers import close_clients
@@ -85,18 +88,23 @@ def show(
         rows: Maximum number of rows.
         json: Print JSON.
     """
-    from consensus_flows.tasks.history.reading import read_run
+    from consensus_flows.tasks.history.reading import list_batches, read_run
     from consensus_flows.tasks.history.writing import BATCH
 
     batch, summary = from_history(lambda connection: read_run(connection, id))
     if batch["flow"] != BATCH:
         raise Stop(f"{id!r} is a run of {batch['flow']}, not a batch: consensus run {id}")
     batch["record"] = summary
-    try:
-        found = worst(output_rows(batch["answer"]), rows)
-    except ConfigurationError as error:
-        found = []
-        say(f"  ! {error.message}")
+    later = from_history(lambda connection: list_batches(connection, MOST))
+    writer = next((one["id"] for one in later if one["answer"] == batch["answer"]), batch["id"])
+    found, statuses = [], Counter[str]()
+    if writer != batch["id"]:
+        say(f"  ! batch {writer} has written {batch['answer']} since: `consensus batches show {writer}` shows its rows")
+    else:
+        try:
+            found = worst(_counted(output_rows(batch["answer"]), statuses), rows)
+        except ConfigurationError as error:
+            say(f"  ! {error.message}")
     if json:
         put_json({**facts_of(batch), "summary": summary, "worst": found})
         return Exit.ANSWER
@@ -136,7 +144,18 @@ def show(
             ],
             wide="answer",
         )
+    if settled := statuses[DECIDED]:
+        put("")
+        put(
+            f"{plural(settled, 'row')} {'is' if settled == 1 else 'are'} decided by a person, and not among the rows to review."
+        )
     return Exit.ANSWER
+
+
+def _counted(rows: Iterable[dict[str, Any]], statuses: Counter[str]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        statuses[row["status"]] += 1
+        yield row
 
 
 @app.command

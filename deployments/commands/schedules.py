@@ -23,6 +23,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from consensus_flows.blocks.settings import Budget
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.algorithm_commands import Flow, Given, choose
 from consensus_flows.deployments.commands.algorithms.batch import BUDGET_OPTIONS, BatchOptions
 from consensus_flows.deployments.commands.operations.up import POOL, running_worker, up
@@ -284,6 +285,22 @@ async def _of_name(client: PrefectClient, name: str) -> DeploymentResponse | Non
     return found
 
 
+async def _all(client: PrefectClient) -> list[DeploymentResponse]:
+    return await client.read_deployments(deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}))
+
+
+async def _there(client: PrefectClient, name: str) -> DeploymentResponse:
+    """Return the schedule of this name.
+
+    Raises:
+        Stop: If there is none, or it is another deployment's name.
+    """
+    if (found := await _of_name(client, name)) is None:
+        near = did_you_mean(name, (one.name for one in await _all(client)))
+        raise Stop(f"no schedule is called {name!r}.{near} `consensus schedules` lists them")
+    return found
+
+
 async def _runs(client: PrefectClient) -> tuple[dict[str, str], dict[str, str]]:
     """Return how the last run of each deployment ended, and when its next one is."""
     last: dict[str, str] = {}
@@ -343,9 +360,7 @@ def list_schedules(*, json: Annotated[bool, Parameter(negative="")] = False) -> 
                     "flow": one.parameters["flow"],
                     "config": one.parameters["config"],
                 }
-                for one in await client.read_deployments(
-                    deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}})
-                )
+                for one in await _all(client)
             ]
 
     found = asyncio.run(read())
@@ -375,10 +390,7 @@ def _change(name: str, action: Callable[[PrefectClient, DeploymentResponse], Any
 
     async def change() -> None:
         async with get_client() as client:
-            found = await _of_name(client, name)
-            if found is None:
-                raise Stop(f"no schedule is called {name!r}: `consensus schedules` lists them")
-            await action(client, found)
+            await action(client, await _there(client, name))
 
     asyncio.run(change())
     say(f"{said} {name}")
@@ -434,7 +446,6 @@ def run_now(name: str) -> Exit:
 
 async def _started(name: str, info: ServerInfo) -> None:
     async with get_client() as client:
-        if await _of_name(client, name) is None:
-            raise Stop(f"no schedule is called {name!r}: `consensus schedules` lists them")
+        await _there(client, name)
     run = await arun_deployment(f"batch/{name}", timeout=0, as_subflow=False)
     put(f"{info.ui_url}/runs/flow-run/{run.id}")

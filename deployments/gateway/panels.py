@@ -7,12 +7,12 @@ from pydantic import ValidationError
 
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.pump import PumpConfig
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.commands.settings.saved import Saved, saved_configurations
 from consensus_flows.deployments.gateway.errors import GatewayError, invalid
 from consensus_flows.deployments.options import overlaid
 from consensus_flows.flows.algorithms import Algorithm, algorithm
 from consensus_flows.flows.saved_algorithm import with_panels
-from consensus_flows.tasks.plain_text import did_you_mean
 
 TITLE = ":title"
 """The end of a companion's name."""

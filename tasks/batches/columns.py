@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.batches.rows import MAX_PROMPT_CHARACTERS, Broken, Item, fault_in
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.json_text import parse
@@ -146,7 +147,9 @@ class Columns:
         """
         for name, parameter in self._wanted.items():
             if name in self._unseen and self._known:
-                raise ConfigurationError(f"{parameter}: no column {name!r}; {self._listed()}")
+                raise ConfigurationError(
+                    f"{parameter}: no column {name!r}.{did_you_mean(name, self._known)} The {self._listed()}"
+                )
 
     def read(self, item: Item, number: int) -> tuple[str, str, dict[str, Any]] | str:
         """Return the id, the prompt and the columns of a row, or what is wrong with it.
@@ -201,12 +204,12 @@ class Columns:
         if len(self._known) == 1:
             return next(iter(self._known))
         raise ConfigurationError(
-            f"prompt_column: name the column that is the prompt, or give prompt_template; {self._listed()}"
+            f"prompt_column: name the column that is the prompt, or give prompt_template; the {self._listed()}"
         )
 
     def _listed(self) -> str:
         names = [repr(name) for name in self._known]
-        return f"the columns are {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
+        return f"columns are {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
 
     def prompt(self, columns: dict[str, Any]) -> str | ValueError:
         """Return the prompt of a row, or what is wrong with it."""

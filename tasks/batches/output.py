@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.addresses import Place, place_of
 from consensus_flows.tasks.batches.journal import Finished
 from consensus_flows.tasks.batches.parquet import pyarrow_for, write_parquet
@@ -151,19 +152,21 @@ def check_replaced(address: str, source: Source, inventory: Inventory) -> None:
             "replace it with --overwrite (overwrite: true)"
         )
     names = own_names(inventory.columns, source.id_column)
-    for row in source.all_rows() if old else ():
-        if (
-            isinstance(row, Row)
-            and (before := old.get(row.id))
-            and all(
-                before.get(names[name]) == value
-                for name, value in row.columns.items()
-                if name in names and isinstance(value, str)
-            )
-        ):
+
+    def texts(row: Row) -> dict[str, str]:
+        return {names[name]: value for name, value in row.columns.items() if name in names and isinstance(value, str)}
+
+    rows = (row for row in (source.all_rows() if old else ()) if isinstance(row, Row))
+    first: list[dict[str, str]] = []
+    for row in rows:
+        if (before := old.get(row.id)) and texts(row).items() <= before.items():
             return
+        if len(first) < COMPARED:
+            first.append(texts(row))
+    other_ids = any(one and one.items() <= before.items() for one in first for before in old.values())
     raise ConfigurationError(
-        f"output: {address} is there and holds nothing of this input: --overwrite (overwrite: true) replaces it, or name another file"
+        f"output: {address} is there and {'holds rows of this input under other ids' if other_ids else 'holds nothing of this input'}: "
+        "--overwrite (overwrite: true) replaces it, or name another file"
     )
 
 
@@ -312,7 +315,7 @@ def ending_of(address: str, parameter: str) -> str:
     ending, compression = place.suffixes()
     if ending not in FORMATS or (compression and (ending == ".parquet" or compression != "gzip")):
         raise ConfigurationError(
-            f"{parameter}: {place.address} has an unsupported extension: use one of {', '.join(FORMATS)}; all but "
+            f"{parameter}: {place.address} has an unsupported extension.{did_you_mean(ending, FORMATS)} Use one of {', '.join(FORMATS)}; all but "
             ".parquet also with .gz"
         )
     return ending

@@ -29,7 +29,7 @@ WORDS: dict[ReasonKind, str] = {
     "split_fields": "members differ about a field",
     "few_votes": "few members gave an answer that could be read",
     "low_agreement": "low agreement",
-    "not_confident": "the arbiter was never confident",
+    "not_confident": "no answer was confident enough and final",
     "dissent": "a minority disagrees",
     "hazard": "suspicious text",
     "degraded": "a call failed or a stand-in answered",

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.addresses import Place, place_of
 from consensus_flows.tasks.attachments import local_file, looked_at
 from consensus_flows.tasks.batches.columns import Columns, Template
@@ -277,11 +278,13 @@ class Source:
         if ending not in FORMATS or (compression and ending == ".parquet"):
             known = ", ".join(FORMATS)
             raise ConfigurationError(
-                f"input: {self.address} has an unsupported extension: use one of {known}; all but .parquet also with "
+                f"input: {self.address} has an unsupported extension.{did_you_mean(ending, FORMATS)} Use one of {known}; all but .parquet also with "
                 ".gz; or a folder of prompts"
             )
         if not self._place.fs.exists(self._place.path):
-            raise ConfigurationError(f"input: no such file: {self.address}")
+            folder = Path(self._place.path).parent
+            beside = [one.name for one in folder.iterdir()] if self._place.local and folder.is_dir() else []
+            raise ConfigurationError(f"input: no such file: {self.address}.{did_you_mean(self._place.name, beside)}")
         return ending, compression
 
     def _nothing(self, names: list[str] | None) -> str:

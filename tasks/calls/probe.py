@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.sampling import Sampling
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.calls.attempt import CallLog, attempt, call_log
 from consensus_flows.tasks.calls.providers import BACKOFF_S, Endpoint, client_of, setting
 from consensus_flows.tasks.calls.redact import redact
 from consensus_flows.tasks.calls.request import Message, Request
 from consensus_flows.tasks.errors import ErrorKind, ModelError
-from consensus_flows.tasks.plain_text import did_you_mean, plural
+from consensus_flows.tasks.plain_text import plural
 from consensus_flows.tasks.record import bill
 
 PATIENCE_S = 15.0

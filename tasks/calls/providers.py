@@ -25,10 +25,10 @@ from pydantic import ValidationError
 from consensus_flows.blocks.addresses import checked_base_url, proxy_for
 from consensus_flows.blocks.credentials import MAX_RESPONSE_MB, ModelCredentials
 from consensus_flows.blocks.member import PANEL, ModelName
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.calls.request import CallKind
 from consensus_flows.tasks.calls.vendors.vendor import Provider, Vendor, all_vendors
 from consensus_flows.tasks.errors import ConfigurationError
-from consensus_flows.tasks.plain_text import did_you_mean
 from consensus_flows.tasks.record import Attachment
 from consensus_flows.tasks.watch import emit
 

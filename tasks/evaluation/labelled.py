@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from consensus_flows.blocks.calibration import Calibration
 from consensus_flows.blocks.extraction import Extraction, parse_extraction
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.batches.columns import ID, PREFERRED
 from consensus_flows.tasks.batches.frames import output_rows
 from consensus_flows.tasks.batches.results import ANSWERS, MemberAnswer
@@ -223,7 +224,9 @@ def _questions(rows: Iterator[Found], label: str | None, extract: str, by: str |
             found.append(question)
     for option, column in (("label", label), ("by", by)):
         if column is not None and column not in columns:
-            raise ConfigurationError(f"{option}: no column {column!r}; the columns are {', '.join(map(repr, columns))}")
+            raise ConfigurationError(
+                f"{option}: no column {column!r}.{did_you_mean(column, columns)} The columns are {', '.join(map(repr, columns))}"
+            )
     if unreadable:
         shown = "\n".join(unreadable[:SHOWN])
         raise ConfigurationError(

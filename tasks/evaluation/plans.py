@@ -33,6 +33,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from consensus_flows.blocks.calibration import LearnedVote
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.counting.learned import probabilities
 from consensus_flows.tasks.evaluation.fits import Fits, fit_members, fit_without_labels, without_label_weights
 from consensus_flows.tasks.evaluation.learned import fit_cases, fit_learned
@@ -383,7 +384,9 @@ class PlanFitter:
 
     def _position(self, member: str, name: str) -> int:
         if member not in self.members:
-            raise ValueError(f"{name!r}: {member!r} is not a member: use one of {', '.join(self.members)}")
+            raise ValueError(
+                f"{name!r}: {member!r} is not a member.{did_you_mean(member, self.members)} Use one of {', '.join(self.members)}"
+            )
         return self.members.index(member)
 
     def searched(self) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.tasks.calls.request import Message
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.files import place
@@ -131,7 +132,7 @@ def path_of(name: str) -> Path:
             f" ({FOLDER} names {own!r}, which is not a folder)" if own and not Path(own).expanduser().is_dir() else ""
         )
         raise ConfigurationError(
-            f"unknown prompt set {name!r}: use one of {', '.join(sets)}{missing}, or the path of a file",
+            f"unknown prompt set {name!r}.{did_you_mean(name, sets)} Use one of {', '.join(sets)}{missing}, or the path of a file",
             field="prompt_set",
         )
     return sets[name]

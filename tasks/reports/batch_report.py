@@ -122,7 +122,7 @@ def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str
     parts = [
         f"# {summary.algorithm} over `{cell(summary.input)}`",
         f"**{verdict.name}** · {verdict.message}",
-        f"The answers are in `{cell(summary.output)}`.",
+        f"The answers are in `{cell(summary.output)}`{_review_file(summary)}.",
     ]
     if summary.error:
         parts += ["## Why it ended early", prose(summary.error)]
@@ -144,6 +144,10 @@ def summary_markdown(summary: BatchSummary, before: Before | None = None) -> str
     if summary.bad_rows:
         parts += ["## Bad rows", quoted("\n".join(summary.bad_rows))]
     return "\n\n".join(parts)
+
+
+def _review_file(summary: BatchSummary) -> str:
+    return f", the rows to look at in `{cell(summary.review_file)}`" if summary.review_file else ""
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -103,7 +103,7 @@ def of_run(record: Record) -> Verdict:
     if record.status == "budget":
         lead = f"budget ended, {lead}"
     if record.status == "max_iterations":
-        lead += f" after {plural(len(record.iterations), 'iteration')}"
+        lead += _unconvinced(record)
     if failed := [f"{one.member} ({one.error.kind})" for one in responses(record) if one.error is not None]:
         lead += f" without {listed(failed)}"
     return Verdict(name, f"{lead}{_answer(record)} · {_cost(record)}")
@@ -137,6 +137,15 @@ def _lead(record: Record) -> str:
         asked = responses(record)
         return f"{sum(one.answered for one in asked)} of {len(asked)} members answered"
     return "answered" if record.agreement is None else f"agreement {percent(record.agreement)}"
+
+
+def _unconvinced(record: Record) -> str:
+    """Say why an answer whose confidence may be high did not end the run before the last iteration."""
+    count = len(record.iterations)
+    best = record.best_iteration or count
+    made = record.iterations[best - 1].synthesis
+    reason = ", but not final" if made and made.needs_iteration else ""
+    return reason + (f" after {plural(count, 'iteration')}" if best == count else f" in iteration {best} of {count}")
 
 
 def _side_by_side(record: Record) -> bool:

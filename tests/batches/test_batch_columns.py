@@ -25,7 +25,7 @@ def test_the_column_of_the_prompt(tmp_path):
     assert refused(path) == (
         "prompt_column: name the column that is the prompt, or give prompt_template; the columns are 'x', 'y'"
     )
-    assert refused(path, prompt_column="z") == "prompt_column: no column 'z'; the columns are 'x', 'y'"
+    assert refused(path, prompt_column="z") == "prompt_column: no column 'z'. The columns are 'x', 'y'"
     assert refused(path, prompt_column="x", id_column="z").startswith("id_column: no column 'z'")
     assert "not both" in refused(path, prompt_column="x", prompt_template="{x}")
 
@@ -51,7 +51,7 @@ def test_templates(tmp_path):
     found = rows_of(path, prompt_template="{a} {{{b}}} {c}{e}!")
     assert found[0].prompt == 'x {2} {"d": [true]}!'
     assert [row.message for row in found[1:]] == ["column 'b' is empty", "column 'a' is missing"]
-    assert "prompt_template: no column 'zz'; the columns are 'a', 'b'" in refused(path, prompt_template="{zz}")
+    assert "prompt_template: no column 'zz'. The columns are 'a', 'b'" in refused(path, prompt_template="{zz}")
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_a_line_that_is_too_long_is_bad_and_never_held(tmp_path, monkeypatch):
             "input: {} cannot be read: Compressed file ended before",
         ),
         ("q.parquet", b"PAR1", "input: not readable as Parquet"),
-        ("q.xlsx", b"", "input: {} has an unsupported extension: use one of .csv, .tsv, .jsonl"),
+        ("q.xlsx", b"", "input: {} has an unsupported extension. Use one of .csv, .tsv, .jsonl"),
         ("q.parquet.gz", b"", "input: {} has an unsupported extension"),
     ],
 )

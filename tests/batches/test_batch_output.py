@@ -313,7 +313,7 @@ async def test_a_batch_whose_bucket_closes_keeps_all_rows(bucket, vendors, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.json", "has an unsupported extension: use one of .jsonl, .ndjson, .csv, .parquet"),
+        ("out.json", "has an unsupported extension. Use one of .jsonl, .ndjson, .csv, .parquet"),
         ("out", "has an unsupported extension"),
         ("out.parquet.gz", "has an unsupported extension"),
         ("out.csv.xz", "has an unsupported extension"),
@@ -391,7 +391,8 @@ def test_a_hundred_thousand_rows_are_written_in_constant_memory(tmp_path, ending
         (["a", "b"], ["a", "b"], {}, None),
         (["a", "b"], ["a", "mended"], {}, None),
         (["a", "b"], ["mended", "also mended"], {}, "holds nothing of this input"),
-        (["a", "b"], ["b", "a"], {}, "holds nothing of this input"),  # the ids are the same, the rows are not
+        (["a", "b"], ["b", "a"], {}, "under other ids"),
+        (["a", "b"], ["c", "d"], {}, "holds nothing of this input"),  # the ids are the same, the rows are not
         ("notes of mine", ["a"], {}, "holds nothing of this input"),
         (["a", "b", "c"], ["a", "b"], {}, None),  # rows were taken out
         (["a", "b", "c"], ["a", "b", "c"], {"limit": 2}, "has 3 rows, and this run of some rows would leave 2"),

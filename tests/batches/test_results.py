@@ -117,5 +117,5 @@ def test_the_answers_are_those_of_the_iteration_that_was_returned():
 
 
 def test_the_docs_list_the_columns_as_the_code_has_them():
-    text = (ROOT / "docs" / "batch.md").read_text()
+    text = (ROOT / "docs" / "batch_files.md").read_text()
     assert all(f"| `{one.name}` | {one.meaning} |\n" in text for one in output_columns())

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
+from consensus_flows.flows.batch import batch
+from consensus_flows.tasks.batches.addresses import dated
 from consensus_flows.tasks.batches.results import RowResult
 from consensus_flows.tasks.batches.review import Decision, abstained, decided, reasons, worst
 from consensus_flows.tasks.batches.summary import BatchSummary
@@ -87,6 +91,32 @@ def says(number: int) -> Reply:
     return Reply(text=f"The answer is {number}. ![<b>x</b>](https://evil.example/a)")
 
 
+@pytest.mark.usefixtures("results")
+async def test_the_page_and_the_message_of_a_batch_name_its_files_so_that_they_can_be_opened(
+    vendors, tmp_path, monkeypatch
+):
+    """A notification has the message, and nothing else of the batch; it is read elsewhere than the batch was started."""
+    monkeypatch.chdir(tmp_path)
+    for name, number in (("one", 1), ("two", 2), ("three", 3)):
+        vendors.script(name, then=says(number))
+    (tmp_path / "prompts.csv").write_text("prompt\nWhy?\nHow?\n")
+    config = {"members": ["openai/one", "anthropic/two", "google/three"], "extract": "number"}
+    given = {"input": "prompts.csv", "output": "answers-{date}.jsonl", "flow": "vote", "config": config}
+    plain = await batch(**given, return_state=True)
+    answers = tmp_path / dated("answers-{date}.jsonl")
+    assert plain.message.endswith(f" · {answers} · 2 to review")
+    state = await batch(**given, review="review.csv", return_state=True)
+    assert state.name == "Tie" and state.message.endswith(f" · {answers} · 2 to review in {tmp_path / 'review.csv'}")
+    summary = await state.result()
+    assert (summary.output, summary.review_file) == (str(answers), str(tmp_path / "review.csv"))
+    async with get_client() as client:
+        mine = FlowRunFilter.model_validate({"id": {"any_": [summary.flow_run_id]}})
+        page = ArtifactFilter.model_validate({"key": {"any_": ["batch-summary"]}})
+        (found,) = await client.read_artifacts(artifact_filter=page, flow_run_filter=mine)
+    assert f"The answers are in `{answers}`, the rows to look at in `{tmp_path / 'review.csv'}`." in found.data
+    assert "[the run before](/runs/flow-run/" in found.data, "it is still the same batch"
+
+
 def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path):
     for name, number in (("one", 1), ("two", 2), ("three", 3)):
         vendors.script(name, then=lambda seen, number=number: says(number if "split" in seen.prompt else 7))
@@ -95,6 +125,7 @@ def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path)
     batch = ["batch", source, "-o", out, *PANEL, "--wide", "--abstain-below", "0.5", "--review", review]
     ran = consensus(*batch, "--json")
     summary = json.loads(ran.out)
+    batch_id = summary["flow_run_id"]
     assert (ran.code, summary["done"], summary["failed"], summary["abstained"], summary["ties"]) == (0, 1, 0, 2, 2)
     first, second, _ = read(out)
     assert (first["answer"], first["status"], first["panel_answer"]) == ("", "abstained", "1")
@@ -124,10 +155,16 @@ def test_from_a_review_file_to_decisions_that_last(consensus, vendors, tmp_path)
         "ann",
     )
     assert first["decided_at"] and read(out)[1]["answer"] == "7"
+    shown = consensus("batches", "show", batch_id).out
+    assert "1 row is decided by a person, and not among the rows to review" in shown and "suspicious text" in shown
 
     rows[2]["decision"] = "later"
     _write(review, rows)
-    assert consensus(*batch).code == 0, "run again, it keeps decisions, and those that were not applied yet"
+    ran = consensus(*batch)
+    assert ran.code == 0, "run again, it keeps decisions, and those that were not applied yet"
+    assert "0 failed, 1 abstained, 0 not started" in ran.err
+    shown = consensus("batches", "show", batch_id)
+    assert f"has written {out} since: `consensus batches show " in shown.err and "suspicious text" not in shown.out
     assert [row["status"] for row in read(out)] == ["decided", "finished", "abstained"]
     assert [row["decision"] for row in read(review)] == ["42", "", "later"]
     source.write_text("id,prompt\na,split of another kind\nb,same\nc,split 2\n")

@@ -82,7 +82,9 @@ async def test_one_flow_run_with_a_progress_artifact_and_a_table(vendors):
     assert float(found["batch-progress"]) == 100
     table = json.loads(found["check-models"])
     assert [row["as expected"] for row in table] == ["yes", "no"] * 3
-    again = await check_models(config(cases=cases))
+    state = await check_models(config(cases=cases), return_state=True)
+    assert state.message == "6 of 6 calls answered; 3 of 6 as expected"
+    again = await state.result()
     assert (vendors.count(), again.answers()) == (6, report.answers()), "the second run is taken from the cache"
 
 
@@ -104,6 +106,8 @@ async def test_when_no_candidate_answers_the_run_fails_with_every_cause(vendors)
         vendors.script(model, then=faults.unauthorized())
     with pytest.raises(QuorumError, match=r"no candidate has answered\. openai/a: auth.*openai/b: auth") as raised:
         await check_models(config(cases=[{"prompt": "Why?"}]))
+    state = await check_models(config(cases=[{"prompt": "Why?"}]), return_state=True)
+    assert state.is_failed() and state.message.startswith("no candidate has answered. ")
     assert "error" in raised.value.report.answers()["Why?"]["openai/a"]
 
 

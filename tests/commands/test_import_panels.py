@@ -54,6 +54,25 @@ def test_a_panel_of_llm_consortium_is_saved_as_a_consortium(consensus, tmp_path)
         consensus("remove", "night-panel")
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        [{"name": "night_panel", "config": json.dumps({"models": {"gpt-x": 2, "o3": 1}, "arbiter": "gemini-x"})}],
+        {"name": "night_panel", "config_json": json.dumps({"models": {"gpt-x": 2, "o3": 1}, "arbiter": "gemini-x"})},
+        {"night_panel": {"models": {"gpt-x": 2, "o3": 1}, "arbiter": "gemini-x"}},
+        {"name": "night_panel", "models": ["gpt-x", "gpt-x:1", "o3:1"], "arbiter": "gemini-x"},
+    ],
+)
+def test_rows_of_its_database_panels_by_name_and_listed_models_are_read(consensus, file):
+    ran = consensus("import", "-", stdin=json.dumps(file))
+    assert ran.code == 0, ran.err
+    try:
+        shown = json.loads(consensus("show", "night-panel").out)
+        assert (shown["members"], shown["arbiter"]) == (["openai/gpt-x:2", "openai/o3:1"], "google/gemini-x")
+    finally:
+        consensus("remove", "night-panel")
+
+
 def test_count_is_that_of_the_models_without_one(consensus):
     given = ["-m", "openai/a", "-m", "openai/b:2", "-n", "3"]
     assert consensus("save", "many", "--flow", "vote", *given).code == 0
@@ -66,3 +85,5 @@ def test_a_file_without_panels_is_named(consensus, tmp_path):
     file.write_text("{}")
     assert str(file) in consensus("import", str(file)).err
     assert "standard input" in consensus("import", "-", stdin="{}").err
+    assert "not valid JSON" in consensus("import", "-", stdin="Name: night").err
+    assert consensus("import", "-", stdin='{"config": "no JSON"}').code == 2

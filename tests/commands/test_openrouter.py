@@ -162,7 +162,9 @@ async def test_each_is_tried_at_both_endpoints_and_what_was_tried_is_kept(server
         FILES["chat_completions"]: ["a/free:free"],
         FILES["completions"]: ["b/free:free"],
     }
-    again = await openrouter_working_models(config(tmp_path))
+    state = await openrouter_working_models(config(tmp_path), return_state=True)
+    assert state.message == "at /chat/completions 1 model, at /completions 1"
+    again = await state.result()
     assert server.count() == 4 and again.tried_now == 0 and again.chat_completions == found.chat_completions
     server.listed.append(described("e/new:free", FREE))
     assert (await openrouter_working_models(config(tmp_path))).tried_now == 2
@@ -228,6 +230,8 @@ async def test_one_request_a_trial_and_never_from_the_store(server, tmp_path, mo
 async def test_bad_input_tries_nothing(server, tmp_path):
     with pytest.raises(ConfigurationError, match="not among OpenRouter's 2 free ones: c/paid"):
         await openrouter_working_models(config(tmp_path, models=["c/paid"]))
+    state = await openrouter_working_models(config(tmp_path, models=["c/paid"]), return_state=True)
+    assert state.is_failed() and state.message.startswith("models: not among OpenRouter's 2 free ones")
     (tmp_path / TRIED).write_text("{")
     with pytest.raises(ConfigurationError, match=TRIED.replace(".", r"\.")):
         await openrouter_working_models(config(tmp_path))

@@ -323,6 +323,29 @@ async def test_a_deployed_batch_works_in_its_folder(
         assert "pip install 'consensus-flows[" in state.message or scheme == "abfss", state.message
 
 
+async def test_a_deployed_batch_reads_an_example_of_the_package_where_the_folder_has_none(
+    vendors: LoopbackVendors, worker: Any
+) -> None:
+    given = {"input": "examples/prompts.csv", "output": "out.jsonl", "flow": "pump", "config": PANEL}
+    state = await worker(batch, **given)
+    assert state.is_completed(), state.message
+    assert vendors.count() == 5
+    assert [one.name for one in worker.folder.iterdir()] == ["out.jsonl"]
+    (worker.folder / "examples").mkdir()
+    (worker.folder / "examples" / "prompts.csv").write_text("prompt\nMine?\n")
+    state = await worker(batch, **given | {"overwrite": True})
+    assert state.is_completed(), state.message
+    assert vendors.seen[-1].prompt == "Mine?"
+    for changed in (
+        {"input": "examples/../errors.py"},
+        {"input": "examples/gone.csv"},
+        {"output": "examples/gone/out.jsonl"},
+    ):
+        state = await worker(batch, **given | changed)
+        assert state.is_failed() and str(worker.folder) in state.message, state.message
+    assert vendors.count() == 6
+
+
 @pytest.mark.parametrize("field", ["input", "output", "records"])
 async def test_a_deployed_run_writes_nothing_outside_of_its_folder(
     field: str, vendors: LoopbackVendors, worker: Any, tmp_path: Path

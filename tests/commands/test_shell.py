@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,34 +34,41 @@ entry()
 PANEL = ["-m", "openai/a", "-m", "openai/b"]
 
 
-class Logs:
-    """What becomes of the logs that are sent to the server."""
+class Told:
+    """What the server is told when the answer is known: the end of the run, and its logs."""
 
-    refused = False
-    taken = 0
+    refused: str | None = None
+
+    def __init__(self) -> None:
+        self.taken = Counter[str]()
 
     def __call__(self, method: str, path: str, body: bytes) -> int | None:
-        """Take them, or say that the server is too busy for them."""
-        if path == "/api/logs/":
-            if self.refused:
-                return 503
-            self.taken += 1
+        """Take it, or say that the server is too busy for it."""
+        ends = path.endswith("/set_state") and b"COMPLETED" in body
+        what = "logs" if path == "/api/logs/" else "end" if ends else None
+        if what is None:
+            return None
+        if what == self.refused:
+            return 503
+        self.taken[what] += 1
         return None
 
 
 @pytest.fixture(scope="module")
-def logs() -> Logs:
-    """What becomes of the logs."""
-    return Logs()
+def server_told() -> Told:
+    """What the server is told when the answer is known."""
+    return Told()
 
 
 @pytest.fixture(scope="module")
-def house(prefect_server: None, logs: Logs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def house(
+    prefect_server: None, server_told: Told, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """Keep a resident process, and give the environment in which it is found."""
     home = tmp_path_factory.mktemp("home")
     port = urlsplit(PREFECT_API_URL.value() or "").port
     assert port is not None
-    with pytest.MonkeyPatch.context() as patch, sick_proxy(port, logs) as url:
+    with pytest.MonkeyPatch.context() as patch, sick_proxy(port, server_told) as url:
         for name, value in {
             "PREFECT_HOME": str(home),
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "results"),
@@ -142,19 +150,20 @@ def test_the_environment_is_that_of_the_shell(environment, vendors):
     assert {seen.headers["authorization"] for seen in vendors.seen} == {"Bearer sk-of-the-shell"}
 
 
-def test_the_shell_does_not_wait_until_the_logs_are_sent(environment, vendors, logs, tmp_path):
-    logs.refused, before = True, logs.taken
+@pytest.mark.parametrize("what", ["logs", "end"])
+def test_the_shell_does_not_wait_until_the_server_is_told(environment, vendors, server_told, tmp_path, what):
+    server_told.refused, before = what, server_told.taken[what]
     try:
         # What is left may still speak on stderr, so that a pipe would not end before.
         with (tmp_path / "err").open("w") as err:
-            asked = start(environment, "vote", "Which logs?", *PANEL, "--raw", "--no-stdin", stderr=err)
+            asked = start(environment, "vote", f"Which {what}?", *PANEL, "--raw", "--no-stdin", stderr=err)
             out, _ = asked.communicate(timeout=60)
         assert asked.returncode == 0 and out
         assert len(with_descendants(listening())) > 1
     finally:
-        logs.refused = False
+        server_told.refused = None
     wait_until_over()
-    assert logs.taken > before
+    assert server_told.taken[what] > before
 
 
 def test_it_is_interrupted(environment, vendors):

@@ -100,7 +100,12 @@ def test_rows_without_a_label_and_duplicates_are_left_out_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "label", "extract", "message"),
     [
-        ([{}] * 12, "golden", "number", "label: no column 'golden'; the columns are 'id', 'prompt', 'gold'"),
+        (
+            [{}] * 12,
+            "golden",
+            "number",
+            "label: no column 'golden'. Did you mean gold? The columns are 'id', 'prompt', 'gold'",
+        ),
         ([{}] * 11 + [{"gold": "B or C"}], "gold", "number", "label: 1 labels cannot be read as number"),
         ([{}] * 9, "gold", "number", "label: only 9 rows have a label"),
         ([{}] * 12, "gold", "numbers", "extract: unknown extraction 'numbers'"),

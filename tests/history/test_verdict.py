@@ -1,6 +1,7 @@
 """What the final state of a run says: its name, for filters and automations, and its message."""
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -17,16 +18,16 @@ from tests.kits.consortium_kit import config, judged, say
 from tests.vendors import faults
 
 
-def record(*, failed: int = 0, **fields):
+def record(*, failed: int = 0, needs: Sequence[bool] = (False,), **fields):
     answered = [Response(member=f"p/m#{n}", provider="p", model="m", text="Yes", cost_usd=0.0041) for n in range(3)]
     for one in answered[:failed]:
         one.text, one.cost_usd, one.error = None, None, CallError(kind="auth", message="p/m: auth")
-    made = Synthesis(text="Yes")
+    made = [Synthesis(text="Yes", needs_iteration=one) for one in needs]
     return Record(
         flow="consortium",
         prompt="?",
         **{"answer": "Yes, **prime**", "best_iteration": 1, "cost_usd": 0.0123, "calls": 4} | fields,
-        iterations=[Iteration(number=1, responses=answered, synthesis=made)],
+        iterations=[Iteration(number=n, responses=answered, synthesis=one) for n, one in enumerate(made, 1)],
     )
 
 
@@ -44,6 +45,16 @@ def record(*, failed: int = 0, **fields):
             {"status": "max_iterations", "confidence": 0.4},
             "LowConfidence",
             "confidence 40 % after 1 iteration: Yes, prime · $0.0123",
+        ),
+        (
+            {"status": "max_iterations", "confidence": 1.0, "needs": [True]},
+            "LowConfidence",
+            "confidence 100 %, but not final after 1 iteration: Yes, prime · $0.0123",
+        ),
+        (
+            {"status": "max_iterations", "confidence": 0.95, "needs": [False, True]},
+            "LowConfidence",
+            "confidence 95 % in iteration 1 of 2: Yes, prime · $0.0123",
         ),
         (
             {"status": "budget", "cost_usd": None, "degraded": True},

@@ -80,6 +80,27 @@ async def test_a_schedule_makes_runs(prefect_server):
     assert len(runs) >= 2 and all(run["auto_scheduled"] for run in runs)
 
 
+@pytest.mark.parametrize("name", ["batch", "prefer-prompts", "evaluate", "calibrate"])
+async def test_a_deployment_runs_as_it_is_in_an_empty_folder(name, results, vendors, tmp_path, monkeypatch):
+    """Its own parameters, but for the model, which answers over loopback."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow_async
+
+    monkeypatch.setenv("CONSENSUS_FILES", str(tmp_path))
+    say(vendors, one="12")
+    (found,) = (one for one in DEPLOYMENTS if one["name"] == name)
+    own = found["parameters"]
+    own = own | {"config": own["config"] | {"members": ["openai/one:3"]}}
+    flow = load_flow_from_entrypoint(found["entrypoint"], use_placeholder_flow=False)
+    async with get_client() as client:
+        deployment = await client.create_deployment(flow_id=await client.create_flow(flow), name=name, parameters=own)
+        made = await client.create_flow_run_from_deployment(deployment)
+        state = await run_flow_async(flow, flow_run=made, parameters=made.parameters, return_type="state")
+        await client.delete_deployment(deployment)
+    assert state.is_completed(), state.message
+    assert vendors.count() >= 6
+
+
 # What a run is given, and what its deployment sets.
 
 

@@ -40,7 +40,9 @@ def image(tmp_path):
             *sources, target = (one for one in rest.split() if not one.startswith("--"))
             for source in sources:
                 to = whole / target.strip("/") if target.startswith("/") else folder / target
-                to = to / source if target == "./" else to
+                if target.endswith("/"):
+                    to.mkdir(exist_ok=True)
+                    to /= Path(source).name
                 if (ROOT / source).is_dir():
                     shutil.copytree(ROOT / source, to, symlinks=True)
                 else:
@@ -64,6 +66,13 @@ def test_the_folder_of_files_belongs_to_the_user_and_the_code_does_not(image):
     ui = image / setting("PREFECT_UI_STATIC_DIRECTORY").strip("/")
     assert {one.stat().st_uid for one in (results, ui, files, *files.rglob("*"))} == {USER}
     assert {one.lstat().st_uid for one in (image / "opt" / "consensus").rglob("*")} == {0}
+
+
+def test_what_the_package_links_to_is_in_the_image(image):
+    """Else the package cannot be built there."""
+    whole = image / "opt" / "consensus"
+    links = [one for one in whole.rglob("*") if one.is_symlink()]
+    assert links and all(one.resolve(strict=True).is_relative_to(whole) for one in links)
 
 
 @pytest.mark.parametrize("name", ["batch", "prefer-prompts"])

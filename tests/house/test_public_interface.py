@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import consensus_flows
 from tests.kits.batch_kit import ROOT, environment_of
@@ -58,6 +59,10 @@ def test_the_wheel_works_in_a_project_with_folders_of_the_same_names(
     subprocess.run([*build, str(tmp_path), str(ROOT)], check=True, timeout=200)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
+    shipped = tmp_path / "site" / "consensus_flows"
+    deployed = yaml.safe_load((shipped / "deployments" / "prefect.yaml").read_text())["deployments"]
+    inputs = {one["parameters"]["input"] for one in deployed if "input" in one["parameters"]}
+    assert len(inputs) == 3 and all((shipped / "tasks" / name).exists() for name in inputs)
     project = tmp_path / "project"
     for name in ("blocks", "tasks", "flows", "deployments"):
         (project / name).mkdir(parents=True)

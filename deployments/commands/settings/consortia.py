@@ -1,11 +1,13 @@
-"""`consensus import`: the panels of llm-consortium, as its `llm consortium info NAME --json` and `list --json` print them."""
+"""`consensus import`: the panels of llm-consortium, as its commands print them, its database has them, or a script names them."""
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from consensus_flows.blocks.consortium import ConsortiumConfig
 from consensus_flows.deployments.algorithm_commands import save_config
@@ -29,6 +31,23 @@ class Panel(BaseModel, extra="allow"):
     minimum_iterations: int = 1
     judging_method: str = "default"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_row(cls, value: Any) -> Any:
+        """Take a row of the table `consortium_configs`, and models that are listed as `name:count`."""
+        if not isinstance(value, dict):
+            return value
+        if isinstance(row := value.get("config") or value.get("config_json"), str):
+            config = json.loads(row)
+            value = {"name": value.get("name"), **(config if isinstance(config, dict) else {})}
+        if isinstance(listed := value.get("models"), list):
+            counts = Counter[str]()
+            for one in map(str, listed):
+                name, _, count = one.rpartition(":")
+                counts.update({name: int(count)} if name and count.isdecimal() else {one: 1})
+            value = {**value, "models": dict(counts)}
+        return value
+
 
 def import_panels(
     file: Annotated[Path, Parameter(allow_leading_hyphen=True)],
@@ -37,6 +56,8 @@ def import_panels(
     map: Annotated[list[str] | None, Parameter(negative="", metavar="NAME=MODEL")] = None,
 ) -> Exit:
     """Save the panels of llm-consortium that `llm consortium list --json` or `info NAME --json` prints.
+
+    Rows of its table `consortium_configs`, an object of panels by name, and models listed as `name:count` are read too.
 
     Args:
         file: JSON file; - reads standard input.
@@ -64,9 +85,17 @@ def import_panels(
 
 def _panels(text: str, name: str) -> list[Panel]:
     try:
-        return TypeAdapter(list[Panel]).validate_json(text if text.lstrip().startswith("[") else f"[{text}]")
+        found = json.loads(text)
+        if isinstance(found, dict):
+            by_name = (
+                all(isinstance(one, dict) for one in found.values()) and not found.keys() & Panel.model_fields.keys()
+            )
+            found = [{"name": key, **one} for key, one in found.items()] if found and by_name else [found]
+        return TypeAdapter(list[Panel]).validate_python(found)
     except ValidationError as error:
         raise Stop(f"{name} holds no panels of llm-consortium: {explain(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise Stop(f"{name} is not valid JSON: {error}") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from consensus_flows.blocks.credentials import ModelCredentials, OpenAICompatibleCredentials
 from consensus_flows.blocks.member import PANEL, parse_model
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
 from consensus_flows.deployments.terminal import Exit, Stop, explain, say
@@ -118,7 +119,7 @@ def import_keys(file: Path) -> Exit:
             fields.setdefault("base_url", default_url)
         unknown = sorted(set(fields) - set(block_class.model_fields))
         if unknown:
-            raise Stop(f"{provider}: unknown field {unknown[0].replace('_', '-')}")
+            raise Stop(f"{provider}: unknown field {unknown[0]!r}.{did_you_mean(unknown[0], block_class.model_fields)}")
         blocks[provider] = _make(block_class, provider, fields)
     connect()
     asyncio.run(_save(blocks))
@@ -241,8 +242,9 @@ def _class_of(provider: str, base_url: str | None, like: str | None) -> tuple[ty
     if known is not None and known.block is not None:
         return known.block, known.base_url
     if base_url is None or like is not None:
+        names = [name for name, one in built_in().items() if one.block]
         raise Stop(
-            f"unknown provider {like or provider!r}: use one of {', '.join(name for name, one in built_in().items() if one.block)}, or set the address of an OpenAI-compatible server with --base-url"
+            f"unknown provider {like or provider!r}.{did_you_mean(like or provider, names)} Use one of {', '.join(names)}, or set the address of an OpenAI-compatible server with --base-url"
         )
     return OpenAICompatibleCredentials, None
 

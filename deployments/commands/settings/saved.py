@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from consensus_flows.blocks.calibration import Calibration, Cascade, LearnedVote
 from consensus_flows.blocks.member import ModelName
 from consensus_flows.blocks.panel import RunConfig
+from consensus_flows.blocks.spelling import did_you_mean
 from consensus_flows.deployments.run_form import offer_saved
 from consensus_flows.deployments.server import connect
 from consensus_flows.deployments.tables import put_rows
@@ -19,7 +20,6 @@ from consensus_flows.deployments.terminal import Exit, Stop, explain, put_json, 
 from consensus_flows.flows.algorithms import algorithm, algorithms
 from consensus_flows.flows.saved_algorithm import DEFAULT, with_panels
 from consensus_flows.tasks.calls.providers import check_models
-from consensus_flows.tasks.plain_text import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
 
