@@ -179,8 +179,11 @@ class VoteConfig(PanelConfig):
 
     @model_validator(mode="after")
     def _check_vote(self) -> Self:
-        if (parse_extraction(self.extract).kind == "llm") != (self.extractor is not None):
-            raise ValueError("extractor: required with extract llm, and only then")
+        reads = parse_extraction(self.extract).kind == "llm"
+        if reads and self.extractor is None:
+            raise ValueError("extractor: missing; extract llm needs a model that reads the answers")
+        if self.extractor is not None and not reads:
+            raise ValueError("extractor: it is only used with extract llm")
         if self.fuse is not None and self.pairwise_judge is None:
             raise ValueError("fuse: requires a pairwise_judge, which finds the best answers")
         if self.comparisons is not None and self.pairwise_judge is None:

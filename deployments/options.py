@@ -79,6 +79,7 @@ FLAGS = {
     "timeout": Flag(metavar="SECONDS"),
     "prompt_set": Flag(metavar="NAME"),
     "order_seed": Flag(group=JUDGING),
+    "prices": Flag(metavar="MODEL=IN/OUT"),
     "fresh": Flag(group=OUTPUT),
     "grading.model": Flag(("--grade",), metavar="MODEL"),
     "grading.easy": Flag(metavar="MODEL"),

@@ -103,7 +103,7 @@ def capital(seen: SeenRequest) -> Reply:
     """Answer a row of the batch: now and then wrong, and one model refuses some rows."""
     country = re.findall(r"of ([A-Z][a-z]+)\?", seen.prompt)[-1]
     if seen.model == "gemini-3.8-lite" and len(country) % 4 == 0:
-        return Reply(status=400)
+        return Reply(status=400, text="the prompt is too short")
     wrong = (len(country) * 7 + len(seen.model)) % 9 == 0
     return Reply(text="Vienna" if wrong else CAPITALS[country], usage=Usage(input=21, output=4))
 
@@ -263,7 +263,8 @@ def work(environment: dict[str, str]) -> tuple[str, str]:
     rows = Path(environment["PREFECT_HOME"], "capitals.csv")
     rows.write_text("prompt\n" + "".join(f"What is the capital of {country}?\n" for country in CAPITALS))
     panel = ("-m", "openai/gpt-6-nano", "-m", "anthropic/claude-haiku-5-5", "-m", "google/gemini-3.8-lite")
-    batch = ("batch", rows.name, "-o", "answers.jsonl", "--flow", "vote", *panel, "--json")
+    consensus(environment, "save", "night", "--flow", "vote", *panel)
+    batch = ("batch", rows.name, "-o", "answers.jsonl", "--name", "night", "--review", "review.csv", "--json")
     consensus(environment, *batch)
     return question, run_of(consensus(environment, *batch))
 
@@ -303,6 +304,10 @@ class Server:
         going = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         return f"/runs/flow-run/{self._client.post('/flow_runs/filter', json=going).json()[0]['id']}"
 
+    def form(self, name: str) -> str:
+        """Return the address of the form of a deployment's runs."""
+        return f"/deployments/deployment/{self._client.get(f'/deployments/name/{name}').json()['id']}/run"
+
     def artifact(self, key: str) -> str:
         """Return the address of the newest artifact with a key."""
         wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
@@ -315,19 +320,21 @@ async def take(server: Server, pages: dict[str, tuple[str, str, int]], folder: P
         browser = Browser(socket)
         await browser.open(f"{server.ui}{SIGN_IN_PATH}#{quote(server.password, safe='')}", "Dashboard")
         for name, (address, text, height) in pages.items():
-            await browser.shoot(folder / f"{name}.png", server.ui + address, text, height=height)
+            whole = address if "://" in address else server.ui + address
+            await browser.shoot(folder / f"{name}.png", whole, text, height=height)
 
 
 def main() -> None:
     """Take the pictures."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
     with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        tempfile.TemporaryDirectory(prefix="consensus-", ignore_cleanup_errors=True) as home,
         LoopbackVendors(models=[*ANSWERS, "claude-opus-5-5", *ROW_MODELS]) as vendors,
     ):
         play(vendors)
         with product(Path(home), vendors) as environment, chromium(Path(home, "browser")) as page:
             question, _ = work(environment)
+            consensus(environment, "up")
             server = Server(environment)
             pages = {
                 "run": (f"/runs/flow-run/{question}", "Beginning", 1000),
@@ -335,6 +342,8 @@ def main() -> None:
                 "rounds": (server.artifact("consortium-iteration"), "Iteration", 1200),
                 "batch": (server.artifact("batch-summary"), "Figures", 1500),
                 "runs": ("/runs", "capitals", 900),
+                "form": (server.form("batch/batch"), "prompt_column", 740),
+                "review": (Path(environment["PREFECT_HOME"], "review.html").as_uri(), "capital", 1000),
             }
             asyncio.run(take(server, pages, folder, page))
             with at_the_vendors(environment, vendors):

@@ -15,8 +15,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.settings import Budget
-from consensus_flows.flows.algorithms import MAIN, FlowName
+from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm_of
 from consensus_flows.flows.batch_shards import alive, done_before, inspected, leave_summary, run_next_parts, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
@@ -57,11 +58,19 @@ class BatchFlow(Flow[..., Coroutine[Any, Any, BatchSummary]]):
         Args:
             input: A path or an address; or the rows: a data frame of pandas, Polars or Arrow, or a list of objects or texts.
             output: File of answers; without one `to_frame()` of the result has them.
-            parameters: Further parameters of the flow.
+            parameters: Further parameters of the flow; `config` may be a configuration too, such as `VoteConfig(...)`.
 
         Returns:
             What awaits the `BatchSummary`.
+
+        Raises:
+            ConfigurationError: If `flow` is another algorithm than that of the configuration.
         """
+        if isinstance(config := parameters.get("config"), RunConfig):
+            name = algorithm_of(config).name
+            if parameters.get("flow") not in {None, name}:
+                raise ConfigurationError(f"config: these are settings of {name}, not of {parameters['flow']}")
+            parameters |= {"flow": name, "config": config.model_dump(mode="json", exclude_defaults=True)}
         source = fspath(input) if isinstance(input, str | PathLike) else kept_rows(input)
         answers = unnamed_output(source, parameters) if output is None else fspath(output)
         running: Coroutine[Any, Any, BatchSummary] = super().__call__(source, answers, **parameters)

@@ -44,7 +44,7 @@ from consensus_flows.tasks.calibration import differences, figures
 from consensus_flows.tasks.calls.breaker import KINDS, Breaker, breaking
 from consensus_flows.tasks.calls.budget import BudgetTracker, most_tokens, spending
 from consensus_flows.tasks.calls.call import Call, Caller
-from consensus_flows.tasks.calls.pricing import priced, uncovered, unpriced
+from consensus_flows.tasks.calls.pricing import price_table, priced, uncovered, unpriced
 from consensus_flows.tasks.calls.probe import probe
 from consensus_flows.tasks.calls.providers import (
     Endpoint,
@@ -258,12 +258,13 @@ async def checked(batch: Batch) -> Inventory:
     for text in (*conflicts(endpoints.values()), *differences(batch.config)):
         await emit("notice", text)
     await prepare(endpoints)
+    await price_table()  # takes as long to import as some calls take, and is no part of the first row
     if batch.attachments or any(inventory.files[:2]):
         kinds = [*batch.attachments, *_examples(inventory.files)]
         readers = [*batch.config.readers(), *batch.config.grading.models()]
         await check_attachments({name: endpoints[name] for name in batch.config.reached(readers)}, kinds)
     if batch.probe:
-        await _check_answering(endpoints, batch.config.embedding())
+        await check_answering(endpoints, batch.config.embedding())
     return inventory
 
 
@@ -284,7 +285,12 @@ def _examples(files: Files) -> list[Attachment]:
     return [Attachment(name=name, type=kind, sha256="0" * 64, size=0) for name, kind, number in kinds if number]
 
 
-async def _check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None) -> None:
+async def check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None = None) -> None:
+    """Look for models that cannot answer: misspelt names, dead keys, addresses that cannot be reached.
+
+    Raises:
+        ConfigurationError: Naming them.
+    """
     found = await probe(endpoints, embedding)
     if found.tested:
         await emit("notice", found.describe())

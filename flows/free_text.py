@@ -23,7 +23,7 @@ from consensus_flows.blocks.member import ModelName, named
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import FlowName
 from consensus_flows.flows.ask_rows import check_whole
-from consensus_flows.flows.batching import Batch, run_batch
+from consensus_flows.flows.batching import Batch, check_answering, run_batch
 from consensus_flows.flows.check_judges import LEAST, PAIRS_AT_ONCE, judge_pair
 from consensus_flows.flows.run import Attachments, Run, begin
 from consensus_flows.flows.text_plan import planned_text, read_text_baseline, refuse_own_judges
@@ -33,6 +33,7 @@ from consensus_flows.tasks.batches.results import member_key
 from consensus_flows.tasks.batches.rows import Row
 from consensus_flows.tasks.calls.budget import spending
 from consensus_flows.tasks.calls.call import Call
+from consensus_flows.tasks.calls.providers import check_models
 from consensus_flows.tasks.counting.judges import consistency
 from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import (
@@ -311,6 +312,10 @@ async def evaluate_text(
     with spending(judges.budget), tempfile.TemporaryDirectory(prefix="consensus-evaluate-") as name:
         rows = plan.recorded
         if plan.source is not None and plan.config is not None:
+            # Else one learns that nobody can judge when all rows are paid for.
+            judging = await check_models(plan.judges.all_models())
+            if probe:
+                await check_answering(judging)
             records = Path(name, "records")
             batch = Batch(
                 source=plan.source,

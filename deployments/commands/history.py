@@ -159,7 +159,7 @@ def show_run(id: str, *, json: Annotated[bool, Parameter(negative="")] = False) 
 
 def logs(
     *,
-    count: Annotated[int, Parameter(name=["--count", "-n"], validator=Number(gte=1), metavar="N")] = 3,
+    count: Annotated[int, Parameter(name=["--count", "-n", "--limit"], validator=Number(gte=1), metavar="N")] = 3,
     query: Annotated[str | None, Parameter(name=["--query", "-q"], metavar="TEXT")] = None,
     model: Annotated[str | None, Parameter(name=["--model", "-m"], metavar="MODEL")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,

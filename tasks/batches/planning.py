@@ -92,7 +92,7 @@ def calls_in_words(plans: Sequence[Planned]) -> str:
         tasks[plan.task] = least + plan.least, most + plan.most
     total = tuple(sum(pair) for pair in zip(*tasks.values(), strict=True)) or (0, 0)
     parts = ", ".join(f"{task} {span(*pair)}" for task, pair in tasks.items())
-    return f"{span(*total)} calls: {parts}"
+    return f"{span(*total)} {'call' if total == (1, 1) else 'calls'}: {parts}"
 
 
 def span(least: float, most: float, form: str = ",") -> str:

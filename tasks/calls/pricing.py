@@ -23,12 +23,13 @@ BATCH_FACTOR = 0.5
 _loaded: Any = None
 
 
-async def _table() -> Any:
+async def price_table() -> Any:
     """Return the module of the price table once it is whole: `sys.modules` has it while another thread still imports it."""
     global _loaded  # noqa: PLW0603 - filled once.
     if _loaded is None:
         # It takes 0.3 s to import; a thread keeps the other calls going.
-        _loaded = await asyncio.to_thread(import_module, "genai_prices")
+        await asyncio.to_thread(import_module, "genai_prices.data")
+        _loaded = import_module("genai_prices")
     return _loaded
 
 
@@ -89,7 +90,7 @@ async def price(endpoint: Endpoint, model: str, usage: Usage, service_tier: str 
         return cost * _factor(endpoint, service_tier)
     if endpoint.is_free:
         return 0.0
-    prices = await _table()
+    prices = await price_table()
     wanted = prices.Usage(
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cached_input_tokens,

@@ -10,7 +10,7 @@ from consensus_flows.tasks.errors import ConfigurationError
 from consensus_flows.tasks.evaluation.free_text import FreeTextRow
 from tests.kits.consortium_kit import asked, judged, say
 from tests.kits.judges_kit import BETTER, by
-from tests.vendors import json_reply
+from tests.vendors import ANY, faults, json_reply
 
 pytestmark = [
     pytest.mark.usefixtures("results"),
@@ -92,6 +92,17 @@ async def test_a_panel_is_asked_and_judged_beside_what_its_members_said_at_first
     shown = asked(judges, "good")[-1].prompt
     assert "Be brief." in shown, "the judge knows the instructions of the members"
     assert made.flow_run_id
+
+
+@pytest.mark.parametrize(("judge", "why"), [("anthropic/claude", "no key for anthropic"), ("openai/goood", "goood")])
+async def test_a_judge_that_cannot_answer_is_found_before_the_panel_is_asked(judges, tmp_path, monkeypatch, judge, why):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    (tmp_path / "prompts.csv").write_text("id,prompt\nx,Why?\n", encoding="utf-8")
+    monkeypatch.setattr(judges, "models", ["a", "b", "arbiter"])
+    judges.script(ANY, then=faults.not_found())
+    with pytest.raises(ConfigurationError, match=why):
+        await evaluate_text(str(tmp_path / "prompts.csv"), config(judge), flow="consortium", config=PANEL)
+    assert not asked(judges, "a")
 
 
 async def test_the_output_of_a_batch_is_judged_and_the_panel_is_not_asked(judges, tmp_path):

@@ -93,8 +93,8 @@ def test_every_vote_is_counted_once(values):
     ("settings", "cause"),
     [
         ({"extract": "regex"}, "unknown extraction 'regex'"),
-        ({"extract": "llm"}, "extractor: required with extract llm"),
-        ({"extractor": "openai/x"}, "extractor: required with extract llm"),
+        ({"extract": "llm"}, "extractor: missing; extract llm needs a model"),
+        ({"extractor": "openai/x"}, "extractor: it is only used with extract llm"),
         ({"stop_when": 4}, "stop_when is 4, but all members together have 3 votes"),
         ({"waves": 2}, "waves: requires stop_when or stop_at_confidence"),
         ({"weights": {"nobody": 1}}, "'nobody' is not the name of exactly one"),

@@ -211,6 +211,17 @@ async def test_the_flow_takes_a_saved_configuration_or_one_that_is_given(vendors
         await Vote.adelete("batch-panel")
 
 
+async def test_the_flow_takes_a_configuration(vendors, tmp_path):
+    from consensus_flows import VoteConfig
+
+    serve(vendors)
+    config, source, out = VoteConfig(members=["openai/a:2"]), str(prompts(tmp_path, 2)), str(tmp_path / "out.jsonl")
+    with pytest.raises(ConfigurationError, match="config: these are settings of vote, not of pump"):
+        await batch(source, out, flow="pump", config=config)
+    summary = await batch(source, out, config=config)
+    assert (summary.algorithm, summary.calls) == ("vote", 4)
+
+
 async def _saved_twice(source, out):
     from consensus_flows.blocks.pump import Pump
 
@@ -416,3 +427,29 @@ def test_memory_stays_within_bounds(tmp_path, rows, outputs, most_kb):
     print(json.dumps({"batch memory": found}))
     assert found["rows"] == rows and found["peak_kb"] < most_kb
     assert sum(1 for _ in (tmp_path / outputs[-1]).open()) >= rows
+
+
+IMPORTED = """
+import asyncio, sys
+from consensus_flows import batch
+from consensus_flows.tasks.watch import watched_by
+
+class Watch:
+    async def on_event(self, event, value):
+        if event == "batch_started":
+            print(*(name in sys.modules for name in ("openai", "anthropic", "google.genai", "genai_prices.data")))
+
+async def main():
+    with watched_by(Watch()):
+        await batch([{"prompt": "Why?"}], flow="pump", config={"members": ["openai/a", "anthropic/b", "google/c"]}, probe=False)
+
+asyncio.run(main())
+"""
+
+
+def test_the_time_of_the_first_row_is_not_that_of_imports(prefect_server, vendors, tmp_path):
+    serve(vendors)
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPORTED], env=environment_of(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.split() == ["True"] * 4, ran.stderr

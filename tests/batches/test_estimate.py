@@ -168,6 +168,7 @@ def test_the_calls_in_words():
     plans = planned_calls(ConsortiumConfig(members=MEMBERS, arbiter="openai/arbiter"))
     assert calls_in_words(plans) == "4 to 15 calls: member 3 to 9, arbiter 1 to 6"
     assert calls_in_words(planned_calls(PumpConfig(members=MEMBERS))) == "3 calls: member 3"
+    assert calls_in_words(planned_calls(PumpConfig(members=["openai/a"]))) == "1 call: member 1"
 
 
 def _table(model: str) -> float:

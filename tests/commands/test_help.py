@@ -45,6 +45,13 @@ def test_every_option_says_what_its_value_is_and_not_its_type():
     assert plain == []
 
 
+def test_a_price_and_a_limit_are_written_as_elsewhere(capsys):
+    app(["vote", "--help"], result_action="return_value")
+    assert "--price MODEL=IN/OUT" in capsys.readouterr().out
+    app(["logs", "--help"], result_action="return_value")
+    assert "--limit" in capsys.readouterr().out
+
+
 def test_every_command_is_in_a_group_of_the_help(capsys):
     app(["--help"])
     shown = capsys.readouterr().out

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -119,3 +120,11 @@ def test_a_worker_of_yesterday_is_not_taken_for_the_one_that_is_started(tmp_path
         monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", "no number")  # so that the worker ends at once
         with pytest.raises(Stop, match="the worker ended at once"):
             up._worker()
+
+
+def test_the_command_to_try_is_there_where_a_tool_hides_its_environment(monkeypatch, tmp_path):
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Path(up.prefect_command()) == folder / "prefect" and (folder / "prefect").is_file()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{folder}")
+    assert up.prefect_command() == "prefect"

@@ -62,7 +62,7 @@ def test_the_wheel_works_in_a_project_with_folders_of_the_same_names(
     shipped = tmp_path / "site" / "consensus_flows"
     deployed = yaml.safe_load((shipped / "deployments" / "prefect.yaml").read_text())["deployments"]
     inputs = {one["parameters"]["input"] for one in deployed if "input" in one["parameters"]}
-    assert len(inputs) == 3 and all((shipped / "tasks" / name).exists() for name in inputs)
+    assert len(inputs) == 4 and all((shipped / "tasks" / name).exists() for name in inputs)
     project = tmp_path / "project"
     for name in ("blocks", "tasks", "flows", "deployments"):
         (project / name).mkdir(parents=True)

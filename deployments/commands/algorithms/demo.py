@@ -16,11 +16,12 @@ from consensus_flows.deployments.local_model import install_local_model
 from consensus_flows.deployments.run import TurnOptions
 from consensus_flows.deployments.terminal import Exit, put, say
 from consensus_flows.flows.algorithms import algorithm
+from consensus_flows.tasks.addresses import EXAMPLES
 from consensus_flows.tasks.batches.summary import BatchSummary
 
 MODEL = "local/smollm2"
 SAMPLES = 5
-ROWS = Path(__file__).parents[2] / "capitals.csv"
+ROWS = EXAMPLES / "capitals.csv"
 LIMIT = 10
 
 

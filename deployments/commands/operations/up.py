@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,10 +58,17 @@ def up() -> Exit:
         say(f"Finished runs are kept in the UI for {days:g} days; set {RETENTION} (seconds) to change it.")
     profile = "" if info.auth_string is None else f" --profile {PROFILE}"
     say(
-        f"""Try: prefect{profile} deployment run 'vote/vote' --param prompt="How many days are in a week?" --watch """.rstrip()
+        f"""Try: {prefect_command()}{profile} deployment run 'vote/vote' --param prompt="How many days are in a week?" --watch """.rstrip()
     )
     say("Or the Run button in the UI, which `consensus ui` opens.")
     return Exit.ANSWER
+
+
+def prefect_command() -> str:
+    """Return what a shell starts the Prefect of this environment by; that of a tool's environment is not on the path."""
+    own = Path(sys.executable).with_name("prefect")
+    found = shutil.which("prefect")
+    return "prefect" if found is not None and Path(found).parent.samefile(own.parent) else shlex.quote(str(own))
 
 
 async def deploy() -> None:
