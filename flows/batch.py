@@ -18,7 +18,7 @@ from pydantic import Field
 from consensus_flows.blocks.panel import RunConfig
 from consensus_flows.blocks.settings import Budget
 from consensus_flows.flows.algorithms import MAIN, FlowName, algorithm_of
-from consensus_flows.flows.batch_shards import alive, leave_summary, run_shards
+from consensus_flows.flows.batch_shards import alive, done_before, inspected, leave_summary, run_next_parts, run_shards
 from consensus_flows.flows.batching import Batch, checked, run_batch
 from consensus_flows.flows.run import Attachments
 from consensus_flows.flows.saved_algorithm import settings_of, with_panels
@@ -228,13 +228,17 @@ async def batch(
         task_runs=task_runs,
     )
     async with record_runs(BatchReport(), in_conversation=False, many=True), alive(work.output if shard else None):
-        inventory = await checked(work)
+        inventory = inspected.get() or await checked(work)
         if shard is not None:
-            summary = await run_batch(work, leave=partial(leave_summary, work.output), inventory=inventory)
+            summary = done_before(work.output, inventory) or await run_batch(
+                work, leave=partial(leave_summary, work.output), inventory=inventory
+            )
         elif shards > 1:
             summary = await run_shards(work, shards, inventory, address, today)
         else:
             summary = await run_batch(await _or_unfinished(work, address, today, inventory), inventory=inventory)
+    if shard is not None and inspected.get() is None:
+        await run_next_parts(batch, work.output, inventory)
     return _or_failure(summary)
 
 

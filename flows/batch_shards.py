@@ -1,8 +1,9 @@
 """A batch in shards: deployment runs of the batch flow, each with every n-th row, on as many workers as there are.
 
-There are more parts than runs at once where there are many rows. A run that has ended makes room for the next part, so that a
-slow machine does fewer of them, and those of one that is gone go to the others. The budget is one: a part reserves its share of
-what is left when it starts, and what it has not spent is there for the parts that follow.
+There are more parts than runs at once where there are many rows. A run that has done its part is handed the next one, which it
+runs as a flow run within itself: nothing has to be scheduled, started and inspected again. So a slow machine does fewer of them,
+and those of one that is gone go to the others. The budget is one: a part reserves its share of what is left when it is begun, and
+what it has not spent is there for the parts that follow.
 
 The shards share a folder beside the output. What a shard has done is there when it is done; a shard that dies is run
 again alone, finds its journal if it can see it, and its calls in the result store. The flow that has started the shards
@@ -14,14 +15,16 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 from httpx import HTTPError
+from prefect import tags
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
@@ -57,15 +60,24 @@ NOTHING = Budget(max_tokens=1)
 """The share of a part for which nothing is left: no call fits into it, so that its run ends at once and says so."""
 TRIES = 3
 """How often a shard is started at most."""
-PAUSE_S = 2.0
+PAUSE_S = 1.0
 """Seconds between two looks at the shards."""
+ASKING_S = 0.2
+"""Seconds between two looks of a shard that has done its part for the next one."""
+HANDED_S = 30.0
+"""Seconds that it waits for one: whoever hands them on may have died."""
 BEAT_S = 5.0
 """Seconds between two signs of life of a shard."""
 SILENT_S = 60.0
 """Seconds without one after which a shard that is said to run is taken for dead."""
 STARTING_S = 600.0
 """Seconds that infrastructure may take from the claim of a run to its start: pulling an image takes its time."""
-
+ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+"""The states of runs that have ended."""
+TAG = "consensus-batch-"
+"""How the tag begins that the runs of one batch have in common."""
+inspected: ContextVar[Inventory | None] = ContextVar("inspected", default=None)
+"""What is in the input, in a part that another one's run goes on with: it has been looked at, as have the models."""
 
 WAITING_S = 15.0
 """Seconds after which it is said that a shard still waits for a worker, and that a worker may be missing."""
@@ -184,7 +196,7 @@ class _Shards:
         self._inventory = inventory
         self._at_once = at_once
         # By their place: another batch of the same rows, with another output, has runs of its own.
-        self._tag = f"consensus-batch-{_short(folder.address)}"
+        self._tag = f"{TAG}{_short(folder.address)}"
         self._folder = folder
         self.progress = batch.progress(wanted=inventory.rows)
         # The shards may stand elsewhere.
@@ -196,21 +208,28 @@ class _Shards:
         ]
         self._waiting = deque[_Shard]()
         """Those that are to be started."""
+        self._ending = set[UUID]()
+        """Runs that were told that no part is left."""
 
     async def finish(self) -> None:
         """Start what is not done, and wait until everything is."""
         async with get_client() as client:
             for shard in self.shards:
-                shard.share = self._noted_share(shard)
+                shard.share, shard.run = self._noted(shard)
+            handed = {shard.run for shard in self.shards}
+            for shard in self.shards:
                 if (before := self._done(shard)) is not None:
                     shard.spent = _spent(before)
                 shard.done = self._done(shard, finished=True)
                 if shard.done is not None:
                     await self._ended(shard.done)
-                else:
-                    shard.run = await self._running(client, shard)
-                    if shard.run is None:
-                        self._waiting.append(shard)
+                    continue
+                # One that has ended for now needs no run, though the one that did it may go on with another part.
+                shard.run = await self._running(client, shard, handed) if before is None else None
+                if shard.run is None:
+                    if shard.share is not None:
+                        await self._end_within(client, shard, None)
+                    self._waiting.append(shard)
             while any(shard.done is None for shard in self.shards):
                 await self._start_more()
                 await asyncio.sleep(PAUSE_S)
@@ -221,16 +240,47 @@ class _Shards:
                         except HTTPError as error:  # the shards go on without the server for a while, and so do we
                             get_run_logger().warning("Shard %s cannot be looked at: %r", shard.number, error)
                 await self._report_waiting()
+            await self._wait_for_ends(client)
+
+    async def _wait_for_ends(self, client: PrefectClient) -> None:
+        """Let the runs end that were told so: nobody should find one at work on a batch that is done."""
+        deadline = time.monotonic() + SILENT_S
+        while self._ending and time.monotonic() < deadline:
+            with suppress(HTTPError):
+                going = {"id": {"any_": list(self._ending)}, "state": {"type": {"not_any_": ENDED}}}
+                found = await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going))
+                self._ending = {run.id for run in found}
+            if self._ending:
+                await asyncio.sleep(ASKING_S)
 
     async def _start_more(self) -> None:
         """Start the parts for which there is room."""
         going = sum(shard.done is None and shard.run is not None for shard in self.shards)
         while self._waiting and going < self._at_once:
-            if self._waiting[0].share is None or self._waiting[0].spent is not None:
-                self._reserve(self._waiting[0])
-            shard = self._waiting.popleft()
+            shard = self._next()
             shard.run = await self._start(shard)
             going += 1
+
+    def _next(self) -> _Shard:
+        if self._waiting[0].share is None or self._waiting[0].spent is not None:
+            self._reserve(self._waiting[0])
+        return self._waiting.popleft()
+
+    def _hand_on(self, ended: _Shard, run: FlowRun) -> None:
+        """Give the next part to the run of one that has ended, or tell it that there is none.
+
+        A run that is retried takes none: Prefect would give it the results of the parts that it had before.
+        """
+        said: dict[str, Any] = {}
+        if run.run_count <= 1 and self._waiting:
+            shard = self._next()
+            shard.run = run.id
+            self._begin(shard)
+            said = {"tags": self._tags(shard), "parameters": self._own_parameters(shard)}
+            get_run_logger().info("Shard %s of %s is within flow run %s", shard.number, len(self.shards), run.name)
+        else:
+            self._ending.add(run.id)
+        _write(place_of(f"{ended.address}.next", "output"), said)
 
     def _reserve(self, shard: _Shard) -> None:
         """Add to what a part has spent its share of what is left."""
@@ -269,12 +319,14 @@ class _Shards:
             and all(limit is None or one > 0 for limit, one in zip(limits, more, strict=True))
         )
 
-    def _noted_share(self, shard: _Shard) -> Budget | None:
-        """Return what an earlier run of this batch has reserved for a part, which it may have spent."""
+    def _noted(self, shard: _Shard) -> tuple[Budget | None, UUID | None]:
+        """Return what an earlier run of this batch has reserved for a part, which it may have spent, and to which run it was handed."""
         try:
-            return Budget.model_validate_json(_read(place_of(f"{shard.address}.share", "output")))
+            noted: dict[str, Any] = json.loads(_read(place_of(f"{shard.address}.share", "output")))
         except ValueError:
-            return None
+            return None, None
+        run = noted.pop("run", None)
+        return Budget.model_validate(noted), run and UUID(run)
 
     async def _ended(self, done: dict[str, Any]) -> None:
         self.progress.add_shard(done)
@@ -294,34 +346,61 @@ class _Shards:
             get_run_logger().warning("%s", text)
             await emit("notice", text)
 
-    async def _running(self, client: PrefectClient, shard: _Shard) -> UUID | None:
-        """Find a run of the shard that somebody has started before and that has not ended."""
-        found = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(
-                {
-                    "tags": {"all_": [self._tag, f"shard-{shard.number}"]},
-                    "state": {"type": {"not_any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
-                }
-            )
-        )
+    async def _running(self, client: PrefectClient, shard: _Shard, handed: Container[UUID | None]) -> UUID | None:
+        """Find the run at work on the shard that somebody has started before, or has handed it to, and that has not ended.
+
+        Args:
+            client: Of the server.
+            shard: The shard.
+            handed: Runs that were handed other parts, and are done with the one for which they were started.
+        """
         shard.heard = time.monotonic()
-        return found[0].id if found else None
+        if shard.run is not None:
+            with suppress(ObjectNotFound):
+                state = (await client.read_flow_run(shard.run)).state
+                return None if state is None or state.is_final() else shard.run
+        going = [run.id for run in await self._going(client, shard) if run.deployment_id is not None]
+        return next((run for run in going if run not in handed), None)
+
+    async def _going(self, client: PrefectClient, shard: _Shard) -> list[FlowRun]:
+        """Return the runs of a shard that have not ended."""
+        going = {"tags": {"all_": self._tags(shard)}, "state": {"type": {"not_any_": ENDED}}}
+        return await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going))
+
+    async def _end_within(self, client: PrefectClient, shard: _Shard, why: str | None) -> None:
+        """Let the server know that a shard's run has ended with the one around it, which was killed."""
+        for run in await self._going(client, shard):
+            if run.deployment_id is None:
+                await client.set_flow_run_state(run.id, Crashed(message=why), force=True)
+
+    def _tags(self, shard: _Shard) -> list[str]:
+        return [self._tag, f"shard-{shard.number}"]
+
+    def _own_parameters(self, shard: _Shard) -> dict[str, Any]:
+        """Return the parameters in which the runs of the parts differ."""
+        assert shard.share is not None
+        return {"output": shard.address, "shard": shard.number, "budget": shard.share.model_dump(mode="json")}
+
+    def _begin(self, shard: _Shard) -> None:
+        """Note that a part is begun, and what it may spend."""
+        # What an earlier run has left would be taken for the end of this one if it were killed.
+        _remove(place_of(f"{shard.address}.done", "output"))
+        _remove(place_of(f"{shard.address}.next", "output"))
+        assert shard.share is not None
+        run = {"run": shard.run and str(shard.run)}
+        _write(place_of(f"{shard.address}.share", "output"), shard.share.model_dump(mode="json") | run)
+        shard.tries += 1
+        shard.heard = time.monotonic()
 
     async def _start(self, shard: _Shard) -> UUID:
         batch, of = self._batch, len(self.shards)
-        # What an earlier run has left would be taken for the end of this one if it were killed.
-        _remove(place_of(f"{shard.address}.done", "output"))
-        share = place_of(f"{shard.address}.share", "output")
-        assert shard.share is not None
-        share.fs.pipe_file(share.path, shard.share.model_dump_json().encode())
-        shard.tries += 1
-        shard.heard = time.monotonic()
+        shard.run = None
+        self._begin(shard)
         prompt_column, prompt_template, id_column = batch.prompts
         run: FlowRun = await arun_deployment(
             deployment.id or DEPLOYMENT,
             parameters={
                 "input": batch.source.whole_address,
-                "output": shard.address,
                 "flow": batch.algorithm,
                 "config": batch.config.model_dump(mode="json", exclude_defaults=True),
                 "prompt_column": prompt_column,
@@ -337,12 +416,10 @@ class _Shards:
                 "abstain_below": None,
                 "review": None,
                 "review_below": None,
-                "budget": shard.share.model_dump(mode="json"),
                 "limit": batch.source.selection.limit,
                 "sample": batch.source.selection.sample,
                 "sample_seed": batch.source.selection.seed,
                 "shards": of,
-                "shard": shard.number,
                 "probe": False,  # this run has looked
                 "overwrite": batch.overwrite,
                 "strict": batch.strict,
@@ -352,9 +429,10 @@ class _Shards:
                 "wait": True,
                 "task_runs": batch.task_runs,
                 "timezone": None,  # the output has its day
+                **self._own_parameters(shard),
             },
             timeout=0,
-            tags=[self._tag, f"shard-{shard.number}"],
+            tags=self._tags(shard),
         )
         get_run_logger().info("Shard %s of %s is flow run %s (try %s)", shard.number, of, run.name, shard.tries)
         return run.id
@@ -363,6 +441,7 @@ class _Shards:
         """See whether a shard is done, goes on, or has to be started again."""
         assert shard.run is not None
         shard.waits = ""
+        run: FlowRun | None = None
         try:
             run = await client.read_flow_run(shard.run)
             state = run.state
@@ -370,12 +449,6 @@ class _Shards:
                 shard.waits, self._pool = state.name or "Scheduled", run.work_pool_name
         except ObjectNotFound:
             state = Crashed(message="somebody has deleted the run")
-        if state is None or not state.is_final():
-            if state is None or not self._dead(shard, state):
-                return
-            get_run_logger().warning("Shard %s gives no sign of life", shard.number)
-            state = Crashed(message="no sign of life")
-            await client.set_flow_run_state(shard.run, state, force=True)
         shard.done = self._done(shard)
         if shard.done is not None:
             before, shard.spent = shard.spent, _spent(shard.done)
@@ -384,18 +457,29 @@ class _Shards:
                 self._waiting.append(shard)
             else:
                 await self._ended(shard.done)
-        elif shard.tries >= TRIES:
+            if run is not None and (state is None or not state.is_final()):
+                self._hand_on(shard, run)
+            return
+        if state is None:
+            return
+        if not state.is_final():
+            if not self._dead(shard, state):
+                return
+            get_run_logger().warning("Shard %s gives no sign of life", shard.number)
+            state = Crashed(message="no sign of life")
+            await client.set_flow_run_state(shard.run, state, force=True)
+        await self._end_within(client, shard, state.message)
+        if shard.tries >= TRIES:
             raise OutputError(
                 f"shard {shard.number} of {len(self.shards)} has ended without a result {shard.tries} times, the last time "
                 f"with: {state.message}. What is done is kept in {self._folder.address}: the same command goes on from there"
             )
-        else:
-            why = f": {state.message.rstrip('.')}" if state.message else ""
-            await emit(
-                "notice",
-                f"shard {shard.number} of {len(self.shards)} has ended without a result{why}; it is started again",
-            )
-            shard.run = await self._start(shard)
+        why = f": {state.message.rstrip('.')}" if state.message else ""
+        await emit(
+            "notice",
+            f"shard {shard.number} of {len(self.shards)} has ended without a result{why}; it is started again",
+        )
+        shard.run = await self._start(shard)
 
     def _dead(self, shard: _Shard, state: State[Any]) -> bool:
         """Tell whether a shard that is said to begin or to run does so no more; one that waits for a worker may wait."""
@@ -407,13 +491,16 @@ class _Shards:
 
     def _done(self, shard: _Shard, *, finished: bool = False) -> dict[str, Any] | None:
         """Return the summary that a shard has left; with `finished` only if nothing of it is left to do."""
-        try:
-            found: dict[str, Any] = json.loads(_read(place_of(f"{shard.address}.done", "output")))
-        except ValueError:
-            return None
-        if finished and (found["status"] != "finished" or not _of_same_input(found, self._inventory)):
-            return None
-        return found
+        return _summary_left(shard.address, self._inventory if finished else None)
+
+
+def _summary_left(address: str, of: Inventory | None = None) -> dict[str, Any] | None:
+    """Return the summary that a part has left; with an inventory only if nothing of that is left to do."""
+    try:
+        found: dict[str, Any] = json.loads(_read(place_of(f"{address}.done", "output")))
+    except ValueError:
+        return None
+    return None if of is not None and (found["status"] != "finished" or not _of_same_input(found, of)) else found
 
 
 def _spent(done: Mapping[str, Any]) -> tuple[int, int, float]:
@@ -498,6 +585,10 @@ def _clear(folder: Place) -> None:
         get_logger("consensus").warning("%s cannot be deleted, and is needed no more: %r", folder.address, error)
 
 
+def _write(place: Place, what: dict[str, Any]) -> None:
+    place.fs.pipe_file(place.path, json.dumps(what).encode())
+
+
 def _remove(place: Place) -> None:
     with suppress(FileNotFoundError):
         place.fs.rm_file(place.path)
@@ -529,6 +620,47 @@ async def alive(output: str | None) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+
+
+def done_before(output: str, inventory: Inventory) -> BatchSummary | None:
+    """Return the summary of a part that is done, where its run is retried because it has died within a later one."""
+    done = _summary_left(output, inventory) if flow_run.run_count > 1 else None
+    return None if done is None else BatchSummary.model_validate(done)
+
+
+async def run_next_parts(flow: Callable[..., Coroutine[Any, Any, Any]], output: str, inventory: Inventory) -> None:
+    """Go on with the parts that the run which has started this one hands on, each as a flow run within this one.
+
+    Args:
+        flow: That of a batch.
+        output: That of the part that this run has done.
+        inventory: What is in the input.
+
+    Raises:
+        ConsensusError: If one has ended without a word: this run would be waited for in vain.
+    """
+    if flow_run.run_count > 1 or not any(tag.startswith(TAG) for tag in flow_run.tags):
+        return  # nobody hands on parts to such a run
+    inspected.set(inventory)
+    while part := await _next_part(output):
+        output = part["parameters"]["output"]
+        with tags(*part["tags"]):
+            state = await flow(**flow_run.parameters | part["parameters"], return_state=True)
+        if _summary_left(output) is None:
+            await state.aresult()
+
+
+async def _next_part(output: str) -> dict[str, Any]:
+    """Wait for the part that comes after one, which is empty if there is none."""
+    place, deadline = place_of(f"{output}.next", "output"), time.monotonic() + HANDED_S
+    async with alive(output):
+        while time.monotonic() < deadline:
+            with suppress(ValueError):  # not there, or not all of it
+                part: dict[str, Any] = json.loads(await asyncio.to_thread(_read, place))
+                _remove(place)
+                return part
+            await asyncio.sleep(ASKING_S)
+    return {}
 
 
 def leave_summary(

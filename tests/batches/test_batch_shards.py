@@ -2,11 +2,13 @@
 
 import asyncio
 import inspect
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +203,184 @@ async def test_a_parent_that_is_killed_adopts_the_runs_when_it_is_started_again(
     summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2, concurrency=2)
     assert (summary.rows, summary.done) == (60, 60)
     assert len(await shard_runs(out)) == 2 and vendors.count() == 180
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many parts of few rows."""
+    monkeypatch.setattr("consensus_flows.flows.batch_shards.ROWS_A_PART", 2)
+
+
+def in_order(runs: list[FlowRun]) -> tuple[list[FlowRun], list[FlowRun]]:
+    """The runs that workers have taken, and those within them."""
+    return [run for run in runs if run.deployment_id], [run for run in runs if not run.deployment_id]
+
+
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.timeout(300)
+async def test_a_run_that_has_done_its_part_is_handed_the_next_one(worker, vendors, tmp_path):
+    serve(vendors)
+    source, out = prompts(tmp_path, 12), tmp_path / "out.jsonl"
+    summary = await batch(str(source), str(out), flow="vote", config=CONFIG, shards=2)
+    assert (summary.rows, summary.done, summary.status, vendors.count()) == (12, 12, "finished", 36)
+    taken, within = in_order(await shard_runs(out))
+    assert sorted(shard(run) for run in taken) == [1, 2] and sorted(shard(run) for run in within) == [3, 4, 5, 6]
+    assert {run.name for run in within} == {f"vote · prompts.csv, part {number} of 6" for number in (3, 4, 5, 6)}
+    async with get_client() as client:
+        around = [await client.read_task_run(run.parent_task_run_id) for run in within if run.parent_task_run_id]
+    assert len(around) == 4 and {run.flow_run_id for run in around} <= {run.id for run in taken}
+    for run in (*taken, *within):
+        assert run.state and run.state.name == "Tie", "all have ended"
+        assert run.state.message and run.parameters["output"] in run.state.message, "each with its own part"
+    assert same(read(out)) == same(await undisturbed(source, tmp_path))
+
+
+def has_rows(run: FlowRun) -> bool:
+    journal = Path(f"{run.parameters['output']}.partial")
+    return journal.exists() and '"row":' in journal.read_text()
+
+
+async def _within(out: Path) -> tuple[FlowRun, FlowRun]:
+    """Wait for a run that goes on with another part; return it and the run of that part, which has finished rows."""
+    for _ in range(1200):
+        taken, within = in_order(await shard_runs(out))
+        for run in within:
+            if has_rows(run) and run.parent_task_run_id:
+                async with get_client() as client:
+                    around = await client.read_task_run(run.parent_task_run_id)
+                return next(one for one in taken if one.id == around.flow_run_id), run
+        await asyncio.sleep(0.1)
+    pytest.fail("no run has gone on")
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.timeout(600)
+async def test_a_run_that_is_killed_with_a_later_part_loses_that_alone(worker, vendors, tmp_path, monkeypatch):
+    monkeypatch.setattr("consensus_flows.flows.batch_shards.PARTS_A_SHARD", 3)
+    serve(vendors, delay=0.3)
+    source, out = prompts(tmp_path, 60), tmp_path / "out.jsonl"
+    parent = asyncio.create_task(batch(str(source), str(out), flow="vote", config=CONFIG, shards=2, concurrency=1))
+    victim, part = await _within(out)
+    assert victim.infrastructure_pid
+    os.kill(int(victim.infrastructure_pid.rpartition(":")[2]), signal.SIGKILL)
+    summary = await parent
+    assert (summary.rows, summary.done) == (60, 60)
+    runs = await shard_runs(out)
+    assert Counter(shard(run) for run in runs) == {number: 1 + (number == shard(part)) for number in range(1, 7)}
+    ended = {run.id: run.state.name for run in runs if run.state}
+    assert ended.pop(victim.id) == ended.pop(part.id) == "Crashed", "the server was told of the part, too"
+    assert set(ended.values()) == {"Tie"}
+    assert 180 <= vendors.count() <= 180 + 3, "what was under way, of one row and three members"
+    vendors.delay = 0
+    assert same(read(out)) == same(await undisturbed(source, tmp_path))
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.timeout(600)
+async def test_whoever_takes_over_hands_further_parts_to_the_runs_that_go_on(worker, vendors, tmp_path, monkeypatch):
+    monkeypatch.setattr("consensus_flows.flows.batch_shards.PARTS_A_SHARD", 3)
+    serve(vendors, delay=0.5)
+    source, out = prompts(tmp_path, 120), tmp_path / "out.jsonl"
+    options: dict[str, Any] = {"flow": "vote", "config": CONFIG, "shards": 2, "concurrency": 1}
+    parent = asyncio.create_task(batch(str(source), str(out), **options))
+    await _within(out)
+    parent.cancel()
+    with suppress(asyncio.CancelledError):
+        await parent
+    summary = await batch(str(source), str(out), **options)
+    assert (summary.rows, summary.done, vendors.count()) == (120, 120, 360)
+    taken, within = in_order(await shard_runs(out))
+    assert (len(taken), len(within)) == (2, 4)
+
+
+@pytest.mark.usefixtures("results")
+async def test_a_part_that_was_handed_on_and_not_begun_is_found_at_its_run(vendors, tmp_path, monkeypatch):
+    """Whoever has handed it on is killed before the run begins it; it would be done twice."""
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.addresses import place_of
+
+    monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    work, folder = batch_of(prompts(tmp_path, 6), tmp_path / "out.jsonl"), place_of(str(tmp_path), "output")
+    inventory = work.source.inspect()
+    async with get_client() as client:
+
+        async def going(*tags: str) -> Any:
+            made = await client.create_flow_run(batch, parameters={}, tags=tags, state=Running())
+            made.deployment_id = uuid4()
+            return made
+
+        before = batch_shards._Shards(work, 1, 3, folder, inventory)
+        first = await going(*before._tags(before.shards[0]))
+        before._waiting.append(before.shards[1])
+        before._hand_on(before.shards[0], first)
+
+        after = batch_shards._Shards(work, 1, 3, folder, inventory)
+        for shard in after.shards:
+            shard.share, shard.run = after._noted(shard)
+        handed = {shard.run for shard in after.shards}
+
+        async def runs(*_: object) -> list[Any]:
+            return [first]
+
+        monkeypatch.setattr(after, "_going", runs)
+        found = [await after._running(client, shard, handed) for shard in after.shards]
+        assert found == [None, first.id, None], "the run is no longer at work on its first part"
+        assert after.shards[1].share == before.shards[1].share
+        await client.set_flow_run_state(first.id, Completed(), force=True)
+        assert await after._running(client, after.shards[1], handed) is None
+
+
+@pytest.mark.usefixtures("results")
+async def test_a_retried_run_does_nothing_of_a_part_that_is_done(vendors, tmp_path, monkeypatch):
+    """It has died within a later one."""
+    serve(vendors)
+    source, out = prompts(tmp_path, 4), tmp_path / "out.jsonl"
+    part: dict[str, Any] = {"flow": "vote", "config": CONFIG | {"fresh": True}, "shards": 2, "shard": 1}
+    first = await batch(str(source), str(out), **part)
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", "2")
+    again = await batch(str(source), str(out), **part)
+    assert (first.done, again.done, vendors.count()) == (2, 2, 6)
+    prompts(tmp_path, 6)
+    assert (await batch(str(source), str(out), **part)).done == 3, "another input"
+
+
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.timeout(300)
+async def test_a_later_part_that_ends_without_a_word_ends_the_run_around_it(worker, vendors, tmp_path, told):
+    serve(vendors)
+    source, out = prompts(tmp_path, 6), tmp_path / "out.jsonl"
+    parent = asyncio.create_task(batch(str(source), str(out), flow="vote", config=CONFIG, shards=2))
+    while not (found := list(tmp_path.glob("out.jsonl.shards-*"))):  # noqa: ASYNC110  # it is the flow that makes it
+        await asyncio.sleep(0.02)
+    journal = found[0] / "0003-of-0003.jsonl.partial"
+    journal.mkdir()
+    while not (notices := [text for event, text in told if event == "notice" and "3 of 3" in text]):
+        assert not parent.done()
+        await asyncio.sleep(0.1)
+    journal.rmdir()
+    summary = await parent
+    assert "shard 3 of 3 has ended without a result" in notices[0] and journal.name in notices[0]
+    assert (summary.done, vendors.count()) == (6, 18)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_a_run_that_is_retried_is_handed_nothing(tmp_path, monkeypatch, runs):
+    """Prefect would take the first flow run within it for that of its first time, which was about another part."""
+    from consensus_flows.flows import batch_shards
+    from consensus_flows.tasks.addresses import place_of
+
+    monkeypatch.setattr(batch_shards, "get_run_logger", lambda: logging.getLogger("test"))
+    work = batch_of(prompts(tmp_path, 4), tmp_path / "out.jsonl")
+    parts = batch_shards._Shards(work, 1, 2, place_of(str(tmp_path), "output"), work.source.inspect())
+    first, second = parts.shards
+    parts._waiting.append(second)
+    run: Any = SimpleNamespace(id=uuid4(), name="run", run_count=runs)
+    parts._hand_on(first, run)
+    said = json.loads(batch_shards._read(place_of(f"{first.address}.next", "output")))
+    assert (said.get("parameters", {}).get("shard"), second.run) == ((2, run.id) if runs == 1 else (None, None))
+    assert list(parts._waiting) == ([] if runs == 1 else [second])
 
 
 async def _of_a_shard_with_rows(out: Path) -> int:
