@@ -287,14 +287,16 @@ def test_the_budget_of_a_configuration_stays_that_of_a_row(consensus, vendors, t
     assert json.loads(ran.out)["status"] == "finished" and json.loads(ran.out)["done"] == 4
 
 
-def test_a_dry_run_sends_nothing_and_prints_calls_and_cost_by_model(consensus, vendors, tmp_path):
+def test_a_dry_run_sends_nothing_and_prints_calls_and_cost_by_model(consensus, vendors, tmp_path, monkeypatch):
+    # Else the answers are as long as those of the tests before it.
+    monkeypatch.setenv("CONSENSUS_HISTORY_URL", f"sqlite:///{tmp_path}/history.db")
     panel = ["--flow", "vote", "-m", "openai/gpt-4o-mini:2", "-m", "openai/unheard-of"]
     source, out = prompts(tmp_path, 10), tmp_path / "out.jsonl"
     ran = consensus("batch", source, "-o", out, *panel, "--dry-run")
     assert ran.code == 0 and vendors.count() == 0 and not out.exists() and not list(tmp_path.glob("*.partial"))
     line = next(line for line in ran.out.splitlines() if "openai/gpt-4o-mini" in line)
     assert " 20 " in line and "$" in line
-    assert "10 rows: 30 calls, $0.0072 + 10 calls of unknown price" in ran.out
+    assert "10 rows: 30 calls, $0.0060 + 10 calls of unknown price" in ran.out
     found = json.loads(consensus("batch", source, "-o", out, *panel, "--dry-run", "--json").out)
     assert [(one["model"], one["calls_most"]) for one in found["models"]] == [
         ("openai/gpt-4o-mini", 20),
