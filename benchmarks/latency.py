@@ -1,7 +1,7 @@
 """One question, three members and an arbiter that take 200 ms each: what the flow adds to the critical path.
 
-Baseline, in the same run: the same four calls by bare asyncio and the openai SDK, nothing else. Then the whole process
-from the shell, beside a process that only imports Prefect and the SDK.
+Baselines, in the same run: the same four calls by bare asyncio and the openai SDK, nothing else, and by a flow of Prefect whose calls
+are cached tasks, with nothing of ours. Then the whole process from the shell, beside a process that only imports Prefect and the SDK.
 """
 
 import asyncio
@@ -33,6 +33,33 @@ async def bare(number: int) -> float:
     took = time.perf_counter() - started
     await client.close()
     return took
+
+
+async def plain() -> list[float]:
+    """Time a flow of Prefect alone, round after round in one process."""
+    from openai import AsyncOpenAI
+    from prefect import flow, task
+    from prefect.cache_policies import INPUTS
+
+    client = AsyncOpenAI(max_retries=0)
+
+    @task(cache_policy=INPUTS, retries=4, persist_result=True, result_serializer="json")
+    async def ask(model: str, prompt: str) -> str:
+        done = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
+        return done.choices[0].message.content or ""
+
+    @flow
+    async def question(prompt: str) -> None:
+        await asyncio.gather(*(ask(model, prompt) for model in MEMBERS))
+        await ask("judge", prompt)
+
+    times = []
+    async with client:
+        for number in range(ROUNDS + 1):
+            started = time.perf_counter()
+            await question(f"plain {number}")
+            times.append(time.perf_counter() - started)
+    return times[1:]
 
 
 async def flows(name: str) -> list[float]:
@@ -79,9 +106,10 @@ def main() -> bool:
     targets = Targets()
     with vendors(DELAY) as url, prefect_server(url):
         alone = [asyncio.run(bare(number)) for number in range(ROUNDS)]
-        warm = asyncio.run(flows("flow"))
-        base, flow = statistics.median(alone), statistics.median(warm)
+        tasks, warm = asyncio.run(plain()), asyncio.run(flows("flow"))
+        base, prefect, flow = map(statistics.median, (alone, tasks, warm))
         print(f"bare asyncio and SDK            {base:.3f} s  (critical path {2 * DELAY:.1f} s)")
+        print(f"flow of Prefect alone, warm     {prefect:.3f} s, {prefect - 2 * DELAY:.3f} s over the critical path")
         print(
             f"consortium flow, warm process   {flow:.3f} s  = {flow / base:.2f} x, {flow - 2 * DELAY:.3f} s over the critical path"
         )

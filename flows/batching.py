@@ -286,7 +286,7 @@ def _examples(files: Files) -> list[Attachment]:
 
 
 async def check_answering(endpoints: Mapping[ModelName, Endpoint], embedding: ModelName | None = None) -> None:
-    """Look for models that cannot answer: misspelt names, dead keys, addresses that cannot be reached.
+    """Look for models that cannot answer: misspelled names, dead keys, addresses that cannot be reached.
 
     Raises:
         ConfigurationError: Naming them.
