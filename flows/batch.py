@@ -164,7 +164,7 @@ async def batch(
         budget: What the whole batch may spend.
         shards: Split the rows over so many deployment runs of this flow.
         shard: Which of these runs this is, from 1; empty for the run that starts them.
-        probe: Look for models that cannot answer before the first row: misspelt names, dead keys, addresses that cannot be
+        probe: Look for models that cannot answer before the first row: misspelled names, dead keys, addresses that cannot be
             reached.
         strict: Fail the batch when a model never answers, or is disabled because it keeps failing.
         overwrite: Replace an output that holds nothing of this input.

@@ -65,7 +65,7 @@ def dated(address: str, day: date | None = None) -> str:
         day: None for that of the run, in the time zone of this machine.
 
     Raises:
-        ConfigurationError: If another name is in braces: one misspelt, every night would write over the night before.
+        ConfigurationError: If another name is in braces: one misspelled, every night would write over the night before.
     """
     folder, _, name = address.rpartition("/")
     # A folder that is there may be called what it likes.
