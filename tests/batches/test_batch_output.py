@@ -313,7 +313,10 @@ async def test_a_batch_whose_bucket_closes_keeps_all_rows(bucket, vendors, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.json", "has an unsupported extension. Did you mean .jsonl or .ndjson? Use one of .jsonl, .ndjson, .csv, .parquet"),
+        (
+            "out.json",
+            "has an unsupported extension. Did you mean .jsonl or .ndjson? Use one of .jsonl, .ndjson, .csv, .parquet",
+        ),
         ("out", "has an unsupported extension"),
         ("out.parquet.gz", "has an unsupported extension"),
         ("out.csv.xz", "has an unsupported extension"),
