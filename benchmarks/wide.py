@@ -5,7 +5,7 @@ figures: CPU time a row since the last line, memory of the flow's process and of
 Needs /proc, so Linux.
 
     python benchmarks/wide.py [--rows 2000] [--at 500,1000]
-    python benchmarks/wide.py --rows 200000 --at 20000,50000,100000
+    python benchmarks/wide.py --rows 200000 --at 20000,50000,100000 --kill-at 199900
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Journal:
         self.rows += new.count(b'{"row":')
 
 
-def main(rows: int, marks: list[int]) -> None:
+def main(rows: int, marks: list[int], kill_at: int | None) -> None:
     """Print the figures."""
     with vendors(0.0) as url, prefect_server(url) as server:
         assert server.pid is not None
@@ -95,15 +95,26 @@ def main(rows: int, marks: list[int]) -> None:
         print(f"{rows} rows, {len(MEMBERS)} calls a row, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         print(HEAD)
         started = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--child", str(source), str(output)], stdout=subprocess.PIPE, text=True
-        )
+        child = [sys.executable, __file__, "--child", str(source), str(output)]
+        process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True)
         since, left = (started, 0.0, cpu_of(server.pid) or 0.0, 0), sorted(mark for mark in marks if mark < rows)
         while process.poll() is None:
             journal.look()
             while left and journal.rows >= left[0]:
                 since = line(journal.rows, since)
                 left = [mark for mark in left if mark > journal.rows]
+            if kill_at is not None and journal.rows >= kill_at:
+                process.kill()
+                process.wait()
+                journal.look()
+                before, kill_at, killed = journal.rows, None, time.monotonic()
+                process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True)
+                while process.poll() is None and journal.rows == before:
+                    time.sleep(0.05)
+                    journal.look()
+                print(
+                    f"killed after {before} rows, started again: the next row after {time.monotonic() - killed:.1f} s"
+                )
             time.sleep(LOOK_S)
         assert process.stdout is not None
         ended = time.monotonic() - started
@@ -127,8 +138,9 @@ if __name__ == "__main__":
         options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         options.add_argument("--rows", type=int, default=2000)
         options.add_argument("--at", default="500,1000", help="after how many rows, separated by commas")
+        options.add_argument("--kill-at", type=int, help="kill the batch after so many rows, and start it again")
         given = options.parse_args()
         if Path("/proc/self/status").exists():
-            main(given.rows, [int(mark) for mark in given.at.split(",")])
+            main(given.rows, [int(mark) for mark in given.at.split(",")], given.kill_at)
         else:
             print("There is no /proc here, so nothing is measured.")
