@@ -12,6 +12,7 @@ from prefect.utilities.callables import parameter_schema
 
 from consensus_flows.tasks.errors import ConfigurationError
 from tests.kits.consortium_kit import say
+from tests.kits.deployment_kit import run_deployment
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -82,21 +83,9 @@ async def test_a_schedule_makes_runs(prefect_server):
 
 @pytest.mark.parametrize("name", ["batch", "prefer-prompts", "evaluate", "calibrate"])
 async def test_a_deployment_runs_as_it_is_in_an_empty_folder(name, results, vendors, tmp_path, monkeypatch):
-    """Its own parameters, but for the model, which answers over loopback."""
-    from prefect.client.orchestration import get_client
-    from prefect.flow_engine import run_flow_async
-
     monkeypatch.setenv("CONSENSUS_FILES", str(tmp_path))
     say(vendors, one="12")
-    (found,) = (one for one in DEPLOYMENTS if one["name"] == name)
-    own = found["parameters"]
-    own = own | {"config": own["config"] | {"members": ["openai/one:3"]}}
-    flow = load_flow_from_entrypoint(found["entrypoint"], use_placeholder_flow=False)
-    async with get_client() as client:
-        deployment = await client.create_deployment(flow_id=await client.create_flow(flow), name=name, parameters=own)
-        made = await client.create_flow_run_from_deployment(deployment)
-        state = await run_flow_async(flow, flow_run=made, parameters=made.parameters, return_type="state")
-        await client.delete_deployment(deployment)
+    state = await run_deployment(next(one for one in DEPLOYMENTS if one["name"] == name))
     assert state.is_completed(), state.message
     assert vendors.count() >= 6
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.kits.consortium_kit import say
+from tests.kits.deployment_kit import run_deployment
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = ROOT / "deployments" / "docker" / "Dockerfile"
@@ -77,23 +78,11 @@ def test_what_the_package_links_to_is_in_the_image(image):
 
 @pytest.mark.parametrize("name", ["batch", "prefer-prompts"])
 async def test_a_deployment_runs_as_it_is_in_the_image(name, image, results, vendors, monkeypatch):
-    """Its own parameters, but for the model, which answers over loopback."""
-    from prefect.client.orchestration import get_client
-    from prefect.flow_engine import run_flow_async
-    from prefect.flows import load_flow_from_entrypoint
-
     say(vendors, one="of the loopback model")
     files = image / setting("CONSENSUS_FILES").strip("/")
     monkeypatch.setenv("CONSENSUS_FILES", str(files))
-    own = DEPLOYMENTS[name]["parameters"]
-    own = own | {"config": own["config"] | {"members": ["openai/one:3"]}}
     before = set(image.rglob("*"))
-    flow = load_flow_from_entrypoint(DEPLOYMENTS[name]["entrypoint"])
-    async with get_client() as client:
-        deployment = await client.create_deployment(flow_id=await client.create_flow(flow), name=name, parameters=own)
-        made = await client.create_flow_run_from_deployment(deployment)
-        state = await run_flow_async(flow, flow_run=made, parameters=made.parameters, return_type="state")
-        await client.delete_deployment(deployment)
+    state = await run_deployment(DEPLOYMENTS[name])
     assert state.is_completed(), state.message
     written = set(image.rglob("*")) - before
     assert written
