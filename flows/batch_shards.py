@@ -27,7 +27,7 @@ from httpx import HTTPError
 from prefect import tags
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger, get_run_logger
@@ -72,8 +72,6 @@ SILENT_S = 60.0
 """Seconds without one after which a shard that is said to run is taken for dead."""
 STARTING_S = 600.0
 """Seconds that infrastructure may take from the claim of a run to its start: pulling an image takes its time."""
-ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-"""The states of runs that have ended."""
 TAG = "consensus-batch-"
 """How the tag begins that the runs of one batch have in common."""
 inspected: ContextVar[Inventory | None] = ContextVar("inspected", default=None)
@@ -247,7 +245,7 @@ class _Shards:
         deadline = time.monotonic() + SILENT_S
         while self._ending and time.monotonic() < deadline:
             with suppress(HTTPError):
-                going = {"id": {"any_": list(self._ending)}, "state": {"type": {"not_any_": ENDED}}}
+                going = {"id": {"any_": list(self._ending)}, "state": {"type": {"not_any_": list(TERMINAL_STATES)}}}
                 found = await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going))
                 self._ending = {run.id for run in found}
             if self._ending:
@@ -364,7 +362,7 @@ class _Shards:
 
     async def _going(self, client: PrefectClient, shard: _Shard) -> list[FlowRun]:
         """Return the runs of a shard that have not ended."""
-        going = {"tags": {"all_": self._tags(shard)}, "state": {"type": {"not_any_": ENDED}}}
+        going = {"tags": {"all_": self._tags(shard)}, "state": {"type": {"not_any_": list(TERMINAL_STATES)}}}
         return await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going))
 
     async def _end_within(self, client: PrefectClient, shard: _Shard, why: str | None) -> None:
